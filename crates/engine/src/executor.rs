@@ -1,0 +1,137 @@
+//! The port behind which tensors live: a real model, a scripted one in tests, a pretended one in simulation.
+
+use dsde_policy::{DraftPosition, PositionSignals, SeqId, Signals};
+use dsde_sampling::{Params, Proposal, TokenLogprobs, Verdict};
+
+use crate::rows::{BlockCopy, RowBatch};
+
+/// What an executor can hold; constant for its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Tokens in the vocabulary, shared by target and draft.
+    pub vocab_len: u32,
+    /// Longest sequence, prompt and output together.
+    pub context_len_max: u32,
+    /// Slots per block.
+    pub block_len: u32,
+    /// Blocks in each store.
+    pub n_blocks: u32,
+    /// Whether a draft model is loaded.
+    pub has_draft: bool,
+}
+
+/// Asks for one drafted token after the last row of sequence `seq_idx` of a draft pass.
+#[derive(Clone, Copy, Debug)]
+pub struct DraftDraw<'a> {
+    /// Index of the sequence in the batch.
+    pub seq_idx: usize,
+    /// Whose token it is; the executor keeps its distribution under this id until the verification of the same step.
+    pub seq: SeqId,
+    /// Sampling parameters.
+    pub params: &'a Params,
+    /// Prompt and emitted tokens.
+    pub history: &'a [u32],
+    /// Length of the prompt inside `history`.
+    pub prompt_len: u32,
+    /// Tokens drafted so far in this step; the new one gets position `history.len() + proposal.len()`.
+    pub proposal: &'a Proposal,
+    /// Tokens that may not be emitted yet (end-of-text under `min_tokens` or `ignore_eos`): probability zero.
+    pub banned: &'a [u32],
+    /// Which features of the distribution are wanted.
+    pub signals: Signals,
+}
+
+/// One drafted token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Drafted {
+    /// Drawn from the draft's distribution (its arg max for greedy requests).
+    pub token: u32,
+    /// Features of that distribution; `index` is the proposal's length before the draw.
+    pub position: DraftPosition,
+}
+
+/// Asks for a verdict on sequence `seq_idx` of a target pass, whose last `1 + proposal.len()` rows are the last known token
+/// and the proposal.
+#[derive(Clone, Copy, Debug)]
+pub struct TargetDraw<'a> {
+    /// Index of the sequence in the batch.
+    pub seq_idx: usize,
+    /// Whose verdict it is.
+    pub seq: SeqId,
+    /// Sampling parameters.
+    pub params: &'a Params,
+    /// Prompt and emitted tokens.
+    pub history: &'a [u32],
+    /// Length of the prompt inside `history`.
+    pub prompt_len: u32,
+    /// What to verify; a prefix of what was drafted. Empty for plain decoding.
+    pub proposal: &'a Proposal,
+    /// Whether the proposal came from the draft model of this executor; otherwise it is deterministic (one-hot).
+    pub is_model_drafted: bool,
+    /// Tokens that may not be emitted yet, as in [`DraftDraw::banned`].
+    pub banned: &'a [u32],
+    /// Which comparisons of draft and target are wanted.
+    pub signals: Signals,
+}
+
+/// Verdict on one sequence and what was measured on the way.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Verification {
+    /// Accepted path and next token.
+    pub verdict: Verdict,
+    /// One entry per verified node if divergence was requested and the draft model made the proposal, else empty.
+    pub signals: Vec<PositionSignals>,
+    /// One entry per emitted token if the parameters ask for them, else empty.
+    pub logprobs: Vec<TokenLogprobs>,
+}
+
+/// A failed pass. Everything in the batch is lost; the engine fails those requests and goes on with others.
+#[derive(Debug, thiserror::Error)]
+#[error("the {pass} pass failed: {source}")]
+pub struct ExecutorError {
+    /// Which pass.
+    pub pass: &'static str,
+    /// Why.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// Runs passes of draft and target over a shared set of blocks.
+pub trait Executor {
+    /// Limits of this executor.
+    fn shape(&self) -> Shape;
+
+    /// Copies blocks in every store.
+    ///
+    /// # Errors
+    /// If the copy failed; the blocks' contents are then undefined.
+    fn copy_blocks(&mut self, copies: &[BlockCopy]) -> Result<(), ExecutorError>;
+
+    /// One draft pass: stores keys and values of `rows` in the draft store and draws the tokens asked for.
+    ///
+    /// * `draws`: at most one per sequence, ascending `seq_idx`; sequences without one only catch up.
+    /// * `drafted`: cleared and filled in the order of `draws`.
+    ///
+    /// # Errors
+    /// If the pass failed or no draft model is loaded.
+    fn draft(
+        &mut self,
+        rows: &RowBatch,
+        draws: &[DraftDraw<'_>],
+        drafted: &mut Vec<Drafted>,
+    ) -> Result<(), ExecutorError>;
+
+    /// One target pass: stores keys and values of `rows` in the target store and judges the proposals.
+    ///
+    /// * `draws`: at most one per sequence, ascending `seq_idx`; sequences without one are prompt chunks that go on.
+    /// * `verifications`: cleared and filled in the order of `draws`.
+    ///
+    /// # Errors
+    /// If the pass failed.
+    fn verify(
+        &mut self,
+        rows: &RowBatch,
+        draws: &[TargetDraw<'_>],
+        verifications: &mut Vec<Verification>,
+    ) -> Result<(), ExecutorError>;
+}

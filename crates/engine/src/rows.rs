@@ -1,0 +1,132 @@
+//! The ragged layout of one pass: prompt chunks, plain decodes and verifications are n, 1 and 1 + l rows of a sequence.
+
+use dsde_sampling::Proposal;
+
+/// Index of a block in the key/value stores; target and draft use the same ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlockId(pub u32);
+
+/// Contents of `from` are copied to `to`, in every store, before the next pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockCopy {
+    /// Source block.
+    pub from: BlockId,
+    /// Destination block.
+    pub to: BlockId,
+}
+
+/// Rows of all sequences of a pass, flattened. Row `r` of sequence `i` has `offsets[i] <= r < offsets[i + 1]`.
+///
+/// A row's key and value are written to slot `slots[r]` of its sequence. It sees the slots `0..visible_len[r]` and, above
+/// them, slot `visible_len[r] + b` for every set bit `b` of `tree_mask[r]`. Rows of known tokens and of chains have
+/// `visible_len = slot + 1` and no mask; the mask carries the ancestry of nodes of branching proposals.
+#[derive(Clone, Debug, Default)]
+pub struct RowBatch {
+    /// Input token of each row, `[n_rows]`.
+    pub tokens: Vec<u32>,
+    /// Position for rotary embedding, `[n_rows]`.
+    pub positions: Vec<u32>,
+    /// Where key and value are stored, counted in the sequence's own slots, `[n_rows]`.
+    pub slots: Vec<u32>,
+    /// Slots that the row sees without exception, `[n_rows]`.
+    pub visible_len: Vec<u32>,
+    /// Further visible slots, relative to `visible_len`, `[n_rows]`.
+    pub tree_mask: Vec<u64>,
+    /// First row of each sequence, `[n_seqs + 1]`.
+    pub offsets: Vec<u32>,
+    /// Block tables of all sequences, one after the other.
+    pub tables: Vec<BlockId>,
+    /// First entry of each sequence's table, `[n_seqs + 1]`.
+    pub table_offsets: Vec<u32>,
+}
+
+impl RowBatch {
+    /// Empties the batch, keeping its memory.
+    pub fn clear(&mut self) {
+        self.tokens.clear();
+        self.positions.clear();
+        self.slots.clear();
+        self.visible_len.clear();
+        self.tree_mask.clear();
+        self.offsets.clear();
+        self.offsets.push(0);
+        self.tables.clear();
+        self.table_offsets.clear();
+        self.table_offsets.push(0);
+    }
+
+    /// Appends a sequence: rows of `known` tokens that continue `context_len` stored ones, then rows of a proposal.
+    ///
+    /// * `known`: at least one token; they take the slots from `context_len` on.
+    /// * `table`: covers `context_len + known.len() + proposal.len()` slots.
+    pub fn push(&mut self, context_len: u32, known: &[u32], proposal: &Proposal, table: &[BlockId]) {
+        if self.offsets.is_empty() {
+            self.clear();
+        }
+        for (i, &token) in known.iter().enumerate() {
+            self.push_row(token, context_len + i as u32);
+        }
+        let base = context_len + known.len() as u32;
+        if proposal.is_chain() {
+            for (i, &token) in proposal.tokens().iter().enumerate() {
+                self.push_row(token, base + i as u32);
+            }
+        } else {
+            self.push_tree(base, proposal);
+        }
+        self.offsets.push(self.tokens.len() as u32);
+        self.tables.extend_from_slice(table);
+        self.table_offsets.push(self.tables.len() as u32);
+    }
+
+    fn push_row(&mut self, token: u32, slot: u32) {
+        self.tokens.push(token);
+        self.positions.push(slot);
+        self.slots.push(slot);
+        self.visible_len.push(slot + 1);
+        self.tree_mask.push(0);
+    }
+
+    fn push_tree(&mut self, base: u32, proposal: &Proposal) {
+        let first = self.tokens.len();
+        for (i, (&token, &parent)) in proposal.tokens().iter().zip(proposal.parents()).enumerate() {
+            let (depth, above) = match parent {
+                None => (0, 0),
+                Some(p) => {
+                    let parent_row = first + p as usize;
+                    (self.positions[parent_row] - base + 1, self.tree_mask[parent_row])
+                }
+            };
+            self.tokens.push(token);
+            self.positions.push(base + depth);
+            self.slots.push(base + i as u32);
+            self.visible_len.push(base);
+            self.tree_mask.push(above | 1 << i);
+        }
+    }
+
+    /// Number of rows.
+    pub fn n_rows(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Number of sequences.
+    pub fn n_seqs(&self) -> usize {
+        self.offsets.len().saturating_sub(1)
+    }
+
+    /// Rows of sequence `i`.
+    pub fn rows_of(&self, i: usize) -> std::ops::Range<usize> {
+        self.offsets[i] as usize..self.offsets[i + 1] as usize
+    }
+
+    /// Block table of sequence `i`.
+    pub fn table_of(&self, i: usize) -> &[BlockId] {
+        &self.tables[self.table_offsets[i] as usize..self.table_offsets[i + 1] as usize]
+    }
+
+    /// Slots that row `r` may read: one past the last visible one.
+    pub fn extent(&self, r: usize) -> u32 {
+        self.visible_len[r] + (u64::BITS - self.tree_mask[r].leading_zeros())
+    }
+}

@@ -1,0 +1,169 @@
+//! Arithmetic for one kind of hardware, over ragged rows.
+
+use dsde_engine::{BlockCopy, RowBatch};
+
+/// Element type of stored weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// bfloat16.
+    Bf16,
+}
+
+/// A dense row-major weight matrix `[n_out, n_in]` as stored in a checkpoint (little endian).
+#[derive(Clone, Copy, Debug)]
+pub struct Dense<'a> {
+    /// Element type.
+    pub dtype: Dtype,
+    /// Rows.
+    pub n_out: usize,
+    /// Columns.
+    pub n_in: usize,
+    /// `n_out * n_in` elements; not necessarily aligned.
+    pub bytes: &'a [u8],
+}
+
+/// How several matrices with the same `n_in` become one packed matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stacking {
+    /// Outputs one after the other (query, key, value).
+    Concat,
+    /// Exactly two matrices of equal shape, gate and up, for [`Epilogue::SwiGlu`].
+    GateUp,
+}
+
+/// Left operand of [`Backend::linear`].
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// Activations, `[n_rows, n_in]`.
+    pub x: &'a [f32],
+    /// RMS normalisation applied to each row first.
+    pub norm: Option<RmsNorm<'a>>,
+}
+
+/// `x / sqrt(mean(x^2) + eps) * weight`.
+#[derive(Clone, Copy, Debug)]
+pub struct RmsNorm<'a> {
+    /// `[n_in]`.
+    pub weight: &'a [f32],
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+/// What happens to the product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Epilogue {
+    /// `out = product`.
+    Store,
+    /// `out += product` (residual connections).
+    Add,
+    /// `out[r, i] = silu(gate[r, i]) * up[r, i]` of a [`Stacking::GateUp`] matrix; `out` has half as many columns.
+    SwiGlu,
+}
+
+/// Shape of attention in every layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// Query heads.
+    pub n_heads: usize,
+    /// Key/value heads; divides `n_heads`.
+    pub n_kv_heads: usize,
+    /// Elements per head; even.
+    pub head_dim: usize,
+}
+
+/// Size of a paged key/value store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvShape {
+    /// Layers.
+    pub n_layers: usize,
+    /// Blocks.
+    pub n_blocks: usize,
+    /// Attention shape shared by all layers.
+    pub attention: AttentionShape,
+}
+
+/// Rotary embedding of the half-split convention: dimension `i` pairs with `i + head_dim / 2`.
+#[derive(Clone, Debug)]
+pub struct RopeTable {
+    /// `[n_positions, head_dim / 2]`.
+    pub cos: Vec<f32>,
+    /// `[n_positions, head_dim / 2]`.
+    pub sin: Vec<f32>,
+}
+
+/// What is done to queries and keys between projection and attention.
+#[derive(Clone, Copy, Debug)]
+pub struct QkTransform<'a> {
+    /// Per-head normalisation of queries and keys (`weight: [head_dim]`), where the family has it.
+    pub q_norm: Option<RmsNorm<'a>>,
+    /// See `q_norm`.
+    pub k_norm: Option<RmsNorm<'a>>,
+    /// Rotary embedding, applied after the normalisation.
+    pub rope: &'a RopeTable,
+}
+
+/// Arithmetic for one kind of hardware.
+///
+/// Batch invariance is part of the contract: what a row receives depends on that row and what it sees alone, bit for bit,
+/// never on the number of rows beside it, their order, or the number of threads.
+pub trait Backend: Send {
+    /// A weight matrix in the backend's own layout.
+    type Matrix: Send + Sync;
+    /// Paged keys and values of all layers, zeroed at creation.
+    type KvStore: Send;
+
+    /// What runs and with how many threads, for people.
+    fn describe(&self) -> String;
+
+    /// Slots per block of the stores it makes.
+    fn block_len(&self) -> usize;
+
+    /// Packs `parts` (equal `n_in`) and an optional bias `[sum of n_out]` into one matrix.
+    fn pack(&self, parts: &[Dense<'_>], stacking: Stacking, bias: Option<&[f32]>) -> Self::Matrix;
+
+    /// Bytes a packed matrix occupies.
+    fn matrix_bytes(&self, matrix: &Self::Matrix) -> usize;
+
+    /// Makes an empty store.
+    fn kv_store(&self, shape: KvShape) -> Self::KvStore;
+
+    /// Copies blocks of all layers.
+    fn copy_blocks(&self, kv: &mut Self::KvStore, copies: &[BlockCopy]);
+
+    /// `epilogue(norm(x) · matrixᵀ + bias)`; `out` is `[n_rows, n_out]` (`[n_rows, n_out / 2]` for SwiGLU).
+    fn linear(
+        &self,
+        input: Input<'_>,
+        n_rows: usize,
+        matrix: &Self::Matrix,
+        epilogue: Epilogue,
+        out: &mut [f32],
+    );
+
+    /// `out[r, :] = norm(x[r, :])`, rows of the norm's width.
+    fn rms_norm(&self, input: &[f32], norm: RmsNorm<'_>, out: &mut [f32]);
+
+    /// Normalises and rotates queries (in place) and keys, and stores keys and values of `rows` in their slots.
+    ///
+    /// `qkv`: `[n_rows, (n_heads + 2 * n_kv_heads) * head_dim]`, queries first, then keys, then values.
+    fn store_kv(
+        &self,
+        layer: usize,
+        qkv: &mut [f32],
+        transform: QkTransform<'_>,
+        rows: &RowBatch,
+        kv: &mut Self::KvStore,
+    );
+
+    /// Scaled dot-product attention of `rows` over what each of them sees (see [`RowBatch`]).
+    ///
+    /// `qkv` as left by [`Backend::store_kv`]; `out`: `[n_rows, n_heads * head_dim]`.
+    fn attention(&self, layer: usize, qkv: &[f32], rows: &RowBatch, kv: &Self::KvStore, out: &mut [f32]);
+
+    /// Runs `work(i)` for `i in 0..n`, in parallel where there are threads; for work that is not the backend's own.
+    fn for_each(&self, n: usize, work: &(dyn Fn(usize) + Sync));
+}

@@ -1,0 +1,3 @@
+//! Placeholder head.
+
+pub mod backend;

@@ -1,0 +1,55 @@
+//! What a policy learns after a step.
+
+use std::time::Duration;
+
+use crate::view::SeqId;
+
+/// How draft `q` and target `p` compared at one verified position.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PositionSignals {
+    /// KL(target || draft) over the full vocabulary, nats, both clamped below at 1e-8.
+    pub kld: f32,
+    /// Total variation distance, `1 - sum(min(p, q))`, in `0..=1`; the exact rejection probability of a sampled draft.
+    pub tv: f32,
+    /// Entropy of the draft, nats.
+    pub draft_entropy: f32,
+    /// Entropy of the target, nats.
+    pub target_entropy: f32,
+}
+
+/// One sequence's part of a step. `accepted <= verified <= drafted <= planned`.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome<'a> {
+    /// Whose outcome this is.
+    pub seq: SeqId,
+    /// Length the policy asked for, after clipping to the limit.
+    pub planned: u32,
+    /// Tokens that were drafted.
+    pub drafted: u32,
+    /// Drafted tokens that were verified.
+    pub verified: u32,
+    /// Verified tokens that were kept.
+    pub accepted: u32,
+    /// Sampling temperature; 0 means greedy.
+    pub temperature: f32,
+    /// One entry per verified position, root first, rejected ones included; empty unless
+    /// [`Signals::divergence`](crate::Signals::divergence) was requested or when the drafter has no distribution.
+    pub signals: &'a [PositionSignals],
+}
+
+/// A whole step: who achieved what, and what it cost.
+#[derive(Clone, Copy, Debug)]
+pub struct StepFeedback<'a> {
+    /// The step the outcomes belong to.
+    pub step: u64,
+    /// Every sequence that emitted in this step, speculating or not.
+    pub outcomes: &'a [Outcome<'a>],
+    /// Rows of the target pass, prompt chunks included.
+    pub target_rows: u32,
+    /// Time spent drafting.
+    pub draft_time: Duration,
+    /// Time of the target pass and the verdicts.
+    pub verify_time: Duration,
+    /// Time of the whole step.
+    pub step_time: Duration,
+}

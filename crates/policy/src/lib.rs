@@ -1,0 +1,52 @@
+//! How far to speculate: for every running sequence and every step, how many tokens the draft should guess.
+//!
+//! A policy is a pure state machine behind the four moments of [`Policy`]: it plans lengths before anything is drafted, may
+//! stop a sequence while it drafts, may trim what was drafted before it is verified, and learns from the outcome. It sees
+//! numbers only, never token ids, and reads no clock: the same views and feedback give the same plans.
+//!
+//! The one rule that keeps every policy lossless (*non-anticipation*): whether position `j` is verified may depend on
+//! anything known before its token was drawn, and never on the token itself. The views are built so that the rule holds by
+//! construction for lengths planned up front; stop and trim rules see features of the draft's *distribution* only.
+//!
+//! One file per published system, each opening with its citation, a table equation -> function, and its deviations.
+
+pub mod feedback;
+pub mod view;
+
+pub use feedback::{Outcome, PositionSignals, StepFeedback};
+pub use view::{DraftPosition, PlanView, Planned, Reason, SeqId, SequenceView, Signals};
+
+/// Chooses speculation lengths; see the crate head for the rule every implementation obeys.
+///
+/// The engine calls the moments in this order, every step: `plan` once, `keep_drafting` after each drafted token, `trim`
+/// once, `observe` once; and `forget` when a sequence ends.
+pub trait Policy: Send {
+    /// Name as typed on the command line, with every parameter that differs from its default.
+    fn name(&self) -> String;
+
+    /// Which signals the policy reads; the executor skips the arithmetic of the others.
+    fn signals(&self) -> Signals;
+
+    /// Plans one length per sequence of `view`, in its order. `plan` arrives filled with [`Planned::none`].
+    ///
+    /// Lengths above a sequence's `limit` are clipped by the engine, so a policy need not read it.
+    fn plan(&mut self, view: &PlanView<'_>, plan: &mut [Planned]);
+
+    /// Whether the sequence goes on drafting after the position just drafted (which itself stays in the proposal).
+    ///
+    /// Called only while the planned length is not reached. `position` holds features of the draft's distribution, which is
+    /// a function of the prefix, so stopping *after* a token is lossless.
+    fn keep_drafting(&mut self, _seq: SeqId, _position: &DraftPosition) -> bool {
+        true
+    }
+
+    /// Cuts drafted lengths to what is worth verifying. `verify_lens[i]` arrives as the drafted length of sequence `i` of
+    /// `view` and may only be lowered. `drafted[i]` holds the features of its positions, root first.
+    fn trim(&mut self, _view: &PlanView<'_>, _drafted: &[&[DraftPosition]], _verify_lens: &mut [u32]) {}
+
+    /// Learns what the step achieved and what it cost.
+    fn observe(&mut self, feedback: &StepFeedback<'_>);
+
+    /// Drops whatever is remembered of a sequence that has ended.
+    fn forget(&mut self, seq: SeqId);
+}

@@ -1,0 +1,89 @@
+//! What a policy may see before tokens are drawn.
+
+use std::time::Duration;
+
+/// Identity of a running sequence; unique for the life of an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SeqId(pub u64);
+
+/// Signals that cost arithmetic, requested by [`Policy::signals`](crate::Policy::signals).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signals {
+    /// Divergence of target and draft at every verified position ([`PositionSignals`](crate::PositionSignals)).
+    pub divergence: bool,
+    /// Entropy and top probability of the draft at every drafted position ([`DraftPosition`]).
+    pub draft_shape: bool,
+}
+
+/// One sequence that could speculate in this step: its prompt is stored and one token waits to be processed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SequenceView {
+    /// Whose row this is.
+    pub seq: SeqId,
+    /// Largest length that still makes sense: bounded by the configured limit, the context and the remaining tokens.
+    pub limit: u32,
+    /// Positions whose keys and values the target has stored.
+    pub context_len: u32,
+    /// Tokens the draft must read before it can guess (0 is impossible: the last token is always unread).
+    pub draft_lag: u32,
+    /// Sampling temperature; 0 means greedy.
+    pub temperature: f32,
+    /// Tokens emitted so far.
+    pub emitted: u32,
+}
+
+/// The batch as `plan` and `trim` see it.
+#[derive(Clone, Copy, Debug)]
+pub struct PlanView<'a> {
+    /// Steps taken so far; strictly increasing.
+    pub step: u64,
+    /// Sequences that may speculate, in the engine's order.
+    pub sequences: &'a [SequenceView],
+    /// Rows of prompt chunks that share this step's target pass.
+    pub prefill_rows: u32,
+    /// Requests waiting for admission.
+    pub n_waiting: u32,
+    /// Free blocks, counting cached ones that can be evicted.
+    pub blocks_free: u32,
+    /// All blocks.
+    pub blocks_total: u32,
+    /// Engine clock at the start of the step.
+    pub now: Duration,
+}
+
+/// Why a length was chosen; ends up in traces and metrics.
+pub type Reason = &'static str;
+
+/// A planned length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// Tokens to draft; 0 means plain decoding.
+    pub len: u32,
+    /// Whether the length comes from the policy's settled rule rather than from a calibration phase; a batch-wide cap
+    /// neither counts nor cuts unsettled lengths.
+    pub is_settled: bool,
+    /// Short, stable, lower-case reason.
+    pub reason: Reason,
+}
+
+impl Planned {
+    /// No speculation.
+    pub const fn none() -> Self {
+        Self {
+            len: 0,
+            is_settled: true,
+            reason: "none",
+        }
+    }
+}
+
+/// Features of the draft's distribution at one drafted position: functions of the prefix, never of the drawn token.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct DraftPosition {
+    /// 0 for the first drafted token.
+    pub index: u32,
+    /// Entropy of the draft's distribution, nats; 0 unless [`Signals::draft_shape`] was requested.
+    pub entropy: f32,
+    /// Largest probability of the draft's distribution; 1 unless [`Signals::draft_shape`] was requested.
+    pub top_prob: f32,
+}
