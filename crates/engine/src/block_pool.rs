@@ -1,0 +1,376 @@
+//! Who owns which block, and which blocks are remembered for their contents.
+//!
+//! A block is *owned* (by one or more sequences), *cached* (by nobody, contents kept for later requests) or *blank*. Owned
+//! plus free (cached and blank) is the total, always. Full blocks are remembered under `(prefix, tokens)`, where `prefix`
+//! is the serial number of the block before: serials are never used twice, so a lookup is exact and not a matter of hash
+//! quality. Cached blocks are evicted in the order in which they were released, the end of a sequence before its start.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::rows::{BlockCopy, BlockId};
+
+/// Names the contents of a chain of full blocks; equal values mean equal tokens from the first one on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Prefix(u64);
+
+impl Prefix {
+    /// The empty prefix.
+    pub(crate) const EMPTY: Self = Self(0);
+}
+
+#[derive(Debug, Default)]
+struct Block {
+    n_owners: u32,
+    /// Key under which the block is remembered.
+    key: Option<(Prefix, Box<[u32]>)>,
+    /// Its own serial, if remembered.
+    prefix: Prefix,
+    /// When it was released, if cached.
+    released: u64,
+    /// Whether the draft's store of this block is filled as well.
+    has_draft: bool,
+}
+
+/// A remembered block that a new sequence can share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CachedBlock {
+    pub(crate) id: BlockId,
+    pub(crate) prefix: Prefix,
+    pub(crate) has_draft: bool,
+}
+
+/// All blocks of the key/value stores.
+#[derive(Debug)]
+pub(crate) struct BlockPool {
+    blocks: Vec<Block>,
+    blank: Vec<BlockId>,
+    cached: BTreeMap<u64, BlockId>,
+    index: HashMap<(Prefix, Box<[u32]>), BlockId>,
+    next_serial: u64,
+    next_release: u64,
+}
+
+impl BlockPool {
+    pub(crate) fn new(n_blocks: u32) -> Self {
+        Self {
+            blocks: (0..n_blocks).map(|_| Block::default()).collect(),
+            blank: (0..n_blocks).rev().map(BlockId).collect(),
+            cached: BTreeMap::new(),
+            index: HashMap::new(),
+            next_serial: 1,
+            next_release: 0,
+        }
+    }
+
+    pub(crate) fn n_total(&self) -> u32 {
+        self.blocks.len() as u32
+    }
+
+    /// Blocks nobody owns, remembered ones included.
+    pub(crate) fn n_free(&self) -> u32 {
+        (self.blank.len() + self.cached.len()) as u32
+    }
+
+    /// Takes a block, evicting the longest released cached one if no blank one is left; `None` if all are owned.
+    pub(crate) fn allocate(&mut self) -> Option<BlockId> {
+        let id = match self.blank.pop() {
+            Some(id) => id,
+            None => self.evict()?,
+        };
+        let block = self.block_mut(id);
+        debug_assert!(
+            block.n_owners == 0 && block.key.is_none(),
+            "an allocated block is blank"
+        );
+        block.n_owners = 1;
+        block.has_draft = false;
+        Some(id)
+    }
+
+    fn evict(&mut self) -> Option<BlockId> {
+        let (_, id) = self.cached.pop_first()?;
+        let key = self
+            .block_mut(id)
+            .key
+            .take()
+            .expect("a cached block is remembered");
+        self.index.remove(&key);
+        Some(id)
+    }
+
+    /// Adds an owner.
+    pub(crate) fn share(&mut self, id: BlockId) {
+        let block = self.block_mut(id);
+        if block.n_owners == 0 {
+            let released = block.released;
+            block.n_owners = 1;
+            let was_cached = self.cached.remove(&released);
+            assert_eq!(
+                was_cached,
+                Some(id),
+                "a block without owners that is shared was cached"
+            );
+        } else {
+            block.n_owners += 1;
+        }
+    }
+
+    /// Removes an owner.
+    pub(crate) fn release(&mut self, id: BlockId) {
+        let release = self.next_release;
+        let block = self.block_mut(id);
+        assert!(block.n_owners > 0, "a released block has an owner");
+        block.n_owners -= 1;
+        if block.n_owners > 0 {
+            return;
+        }
+        if block.key.is_some() {
+            block.released = release;
+            self.next_release += 1;
+            self.cached.insert(release, id);
+        } else {
+            self.blank.push(id);
+        }
+    }
+
+    /// Releases `table` from its end, so that a prefix outlives what follows it, and empties it.
+    pub(crate) fn release_all(&mut self, table: &mut Vec<BlockId>) {
+        while let Some(id) = table.pop() {
+            self.release(id);
+        }
+    }
+
+    /// Makes `table[idx]` safe to write: a block with other owners is replaced by a fresh one, to be filled by the returned
+    /// copy. `Err` if none is free.
+    pub(crate) fn make_writable(
+        &mut self,
+        table: &mut [BlockId],
+        idx: usize,
+    ) -> Result<Option<BlockCopy>, OutOfBlocks> {
+        let from = table[idx];
+        if self.block(from).n_owners == 1 {
+            return Ok(None);
+        }
+        let to = self.allocate().ok_or(OutOfBlocks)?;
+        self.release(from);
+        table[idx] = to;
+        Ok(Some(BlockCopy { from, to }))
+    }
+
+    /// The remembered block with these `tokens` behind `prefix`.
+    pub(crate) fn lookup(&self, prefix: Prefix, tokens: &[u32]) -> Option<CachedBlock> {
+        // One allocation per lookup; lookups happen at admission only.
+        let id = *self.index.get(&(prefix, tokens.into()))?;
+        let block = self.block(id);
+        Some(CachedBlock {
+            id,
+            prefix: block.prefix,
+            has_draft: block.has_draft,
+        })
+    }
+
+    /// Remembers the full block `id` for its contents and returns the prefix that ends with it. If the same contents are
+    /// remembered already, that block keeps the key.
+    pub(crate) fn remember(&mut self, id: BlockId, prefix: Prefix, tokens: &[u32]) -> Prefix {
+        if let Some(existing) = self.lookup(prefix, tokens) {
+            return existing.prefix;
+        }
+        if self.block(id).key.is_some() {
+            // Remembered behind a prefix that has been evicted since; the chain goes on from there.
+            return self.block(id).prefix;
+        }
+        let own = Prefix(self.next_serial);
+        let block = self.block_mut(id);
+        debug_assert!(block.n_owners > 0, "only owned blocks are remembered");
+        block.key = Some((prefix, tokens.into()));
+        block.prefix = own;
+        self.next_serial += 1;
+        self.index.insert((prefix, tokens.into()), id);
+        own
+    }
+
+    /// Notes that the draft's store of an owned block is filled.
+    pub(crate) fn mark_draft(&mut self, id: BlockId) {
+        self.block_mut(id).has_draft = true;
+    }
+
+    /// Forgets every remembered block that nobody owns.
+    pub(crate) fn forget_cached(&mut self) {
+        while let Some(id) = self.evict() {
+            self.blank.push(id);
+        }
+    }
+
+    /// Panics unless the books balance with `tables`, the block tables of all sequences.
+    pub(crate) fn check<'a>(&self, tables: impl Iterator<Item = &'a [BlockId]>) {
+        let mut n_owners = vec![0; self.blocks.len()];
+        for id in tables.flatten() {
+            n_owners[id.0 as usize] += 1;
+        }
+        for (i, block) in self.blocks.iter().enumerate() {
+            assert_eq!(block.n_owners, n_owners[i], "owners of block {i}");
+        }
+        let n_owned = n_owners.iter().filter(|&&n| n > 0).count();
+        assert_eq!(
+            self.n_free() as usize + n_owned,
+            self.blocks.len(),
+            "free plus owned equals total"
+        );
+        for id in &self.blank {
+            let block = self.block(*id);
+            assert!(
+                block.n_owners == 0 && block.key.is_none(),
+                "blank block {} has neither owner nor contents",
+                id.0
+            );
+        }
+        for (released, id) in &self.cached {
+            let block = self.block(*id);
+            assert!(
+                block.n_owners == 0 && block.released == *released,
+                "cached block {} has no owner",
+                id.0
+            );
+        }
+        for (key, id) in &self.index {
+            assert_eq!(
+                self.block(*id).key.as_ref(),
+                Some(key),
+                "block {} knows its key",
+                id.0
+            );
+        }
+    }
+
+    fn block(&self, id: BlockId) -> &Block {
+        &self.blocks[id.0 as usize]
+    }
+
+    fn block_mut(&mut self, id: BlockId) -> &mut Block {
+        &mut self.blocks[id.0 as usize]
+    }
+}
+
+/// All blocks are owned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OutOfBlocks;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn blocks_run_out_and_come_back() {
+        let mut pool = BlockPool::new(2);
+        let (a, b) = (pool.allocate().unwrap(), pool.allocate().unwrap());
+        assert_eq!((pool.allocate(), pool.n_free()), (None, 0));
+        pool.release(a);
+        assert_eq!(pool.allocate(), Some(a));
+        pool.release_all(&mut vec![a, b]);
+        assert_eq!(pool.n_free(), 2);
+    }
+
+    #[test]
+    fn remembered_contents_are_found_until_evicted() {
+        let mut pool = BlockPool::new(2);
+        let a = pool.allocate().unwrap();
+        let after_a = pool.remember(a, Prefix::EMPTY, &[1, 2]);
+        assert_eq!(pool.lookup(Prefix::EMPTY, &[1, 2]).unwrap().id, a);
+        assert_eq!(
+            pool.lookup(after_a, &[1, 2]),
+            None,
+            "the same tokens behind another prefix are other contents"
+        );
+        pool.release(a);
+        assert_eq!(pool.n_free(), 2);
+        let blank = pool.allocate().unwrap();
+        assert_ne!(blank, a, "blank blocks go first");
+        assert!(pool.lookup(Prefix::EMPTY, &[1, 2]).is_some());
+        assert_eq!(pool.allocate(), Some(a));
+        assert_eq!(pool.lookup(Prefix::EMPTY, &[1, 2]), None);
+    }
+
+    #[test]
+    fn the_end_of_a_sequence_is_evicted_before_its_start() {
+        let mut pool = BlockPool::new(2);
+        let mut table = vec![pool.allocate().unwrap(), pool.allocate().unwrap()];
+        let [start, end] = [table[0], table[1]];
+        let prefix = pool.remember(start, Prefix::EMPTY, &[1]);
+        pool.remember(end, prefix, &[2]);
+        pool.release_all(&mut table);
+        assert_eq!((pool.allocate(), pool.allocate()), (Some(end), Some(start)));
+    }
+
+    #[test]
+    fn a_shared_block_is_copied_by_the_first_writer_only() {
+        let mut pool = BlockPool::new(3);
+        let a = pool.allocate().unwrap();
+        pool.share(a);
+        let (mut first, mut second) = (vec![a], vec![a]);
+        let copy = pool.make_writable(&mut first, 0).unwrap().unwrap();
+        assert_eq!(
+            copy,
+            BlockCopy {
+                from: a,
+                to: first[0]
+            }
+        );
+        assert_eq!(pool.make_writable(&mut second, 0), Ok(None));
+        pool.check([&first[..], &second[..]].into_iter());
+    }
+
+    #[test]
+    fn duplicates_keep_the_first_key() {
+        let mut pool = BlockPool::new(2);
+        let (a, b) = (pool.allocate().unwrap(), pool.allocate().unwrap());
+        let prefix = pool.remember(a, Prefix::EMPTY, &[1]);
+        assert_eq!(pool.remember(b, Prefix::EMPTY, &[1]), prefix);
+        pool.release(b);
+        pool.check([&[a][..]].into_iter());
+    }
+
+    proptest! {
+        #[test]
+        fn the_books_balance_under_any_order_of_operations(operations in prop::collection::vec((0..6u8, 0..8usize, 0..3u32), 1..200)) {
+            let mut pool = BlockPool::new(5);
+            // Each table with the prefix that names its contents and how many of its blocks are remembered.
+            let mut tables: Vec<(Vec<BlockId>, Prefix, usize)> = vec![];
+            for (operation, i, token) in operations {
+                let n = tables.len().max(1);
+                match (operation, tables.get_mut(i % n)) {
+                    (0, _) => tables.push((vec![], Prefix::EMPTY, 0)),
+                    (1, Some((table, ..))) => table.extend(pool.allocate()),
+                    (2, Some((table, prefix, n_known))) if *n_known < table.len() => {
+                        let id = table[*n_known];
+                        if pool.block(id).key.is_none() {
+                            *prefix = pool.remember(id, *prefix, &[token]);
+                            *n_known += 1;
+                        }
+                    }
+                    (3, Some((table, prefix, n_known))) => {
+                        pool.release_all(table);
+                        (*prefix, *n_known) = (Prefix::EMPTY, 0);
+                    }
+                    (4, Some(_)) => {
+                        if let Some(found) = pool.lookup(Prefix::EMPTY, &[token]) {
+                            pool.share(found.id);
+                            tables.push((vec![found.id], found.prefix, 1));
+                        }
+                    }
+                    (5, Some((table, _, n_known))) if *n_known < table.len() => {
+                        let last = table.len() - 1;
+                        let _ = pool.make_writable(table, last);
+                    }
+                    _ => {}
+                }
+                pool.check(tables.iter().map(|(table, ..)| &table[..]));
+            }
+            for (table, ..) in &mut tables {
+                pool.release_all(table);
+            }
+            prop_assert_eq!(pool.n_free(), pool.n_total());
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! From a verdict to emitted tokens: lengths move, stop conditions are applied.
+
+use dsde_sampling::TokenLogprobs;
+
+use crate::executor::Verification;
+use crate::report::{EmittedToken, FinishReason, Origin};
+use crate::sequence::Sequence;
+use crate::vocabulary::Vocabulary;
+
+/// What one sequence gained in a step.
+#[derive(Debug)]
+pub(crate) struct Gain {
+    pub(crate) tokens: Vec<EmittedToken>,
+    pub(crate) text: Vec<u8>,
+    pub(crate) finish: Option<FinishReason>,
+}
+
+/// Appends what the verdict allows to `seq` and moves its lengths.
+///
+/// # Panics
+/// If the verdict breaks the funnel `accepted <= verified <= drafted <= planned`: a bug of the executor or a policy.
+pub(crate) fn commit(
+    seq: &mut Sequence,
+    verification: &mut Verification,
+    vocabulary: &dyn Vocabulary,
+    context_len_max: u32,
+) -> Gain {
+    let accepted = verification.verdict.accepted();
+    check_funnel(seq, accepted);
+    debug_assert!(
+        verification.verdict.path.iter().copied().eq(0..accepted),
+        "only chains are proposed, so accepted slots need no compaction"
+    );
+    let gain = emit(seq, verification, vocabulary, context_len_max);
+    // The last emitted token is never stored yet, also where a stop condition cut the verdict short.
+    seq.context_len = seq.len() - 1;
+    seq.draft_len = seq.draft_len.min(seq.context_len);
+    let timeline = &mut seq.timeline;
+    timeline.steps += 1;
+    timeline.drafted += seq.turn.drafted;
+    timeline.verified += seq.turn.proposal.len();
+    timeline.accepted += accepted;
+    timeline.emitted += gain.tokens.len() as u32;
+    gain
+}
+
+fn check_funnel(seq: &Sequence, accepted: u32) {
+    let (verified, drafted, planned) = (seq.turn.proposal.len(), seq.turn.drafted, seq.turn.planned);
+    assert!(
+        accepted <= verified && verified <= drafted && drafted <= planned,
+        "accepted {accepted} <= verified {verified} <= drafted {drafted} <= planned {planned}"
+    );
+}
+
+/// Emits the accepted path and the next token until a stop condition holds.
+fn emit(
+    seq: &mut Sequence,
+    verification: &mut Verification,
+    vocabulary: &dyn Vocabulary,
+    context_len_max: u32,
+) -> Gain {
+    let verdict = &verification.verdict;
+    let last_origin = match (seq.turn.proposal.is_empty(), verdict.is_bonus) {
+        (true, _) => Origin::Plain,
+        (false, true) => Origin::Bonus,
+        (false, false) => Origin::Recovered,
+    };
+    let mut logprobs = std::mem::take(&mut verification.logprobs).into_iter();
+    let mut gain = Gain {
+        tokens: Vec::with_capacity(verdict.path.len() + 1),
+        text: Vec::new(),
+        finish: None,
+    };
+    for i in 0..=verdict.path.len() {
+        let (token, origin) = match verdict.path.get(i) {
+            Some(&node) => (seq.turn.proposal.tokens()[node as usize], Origin::Accepted),
+            None => (verdict.next, last_origin),
+        };
+        emit_one(seq, token, origin, logprobs.next(), vocabulary, &mut gain);
+        if gain.finish.is_none() && (seq.emitted() >= seq.tokens_max || seq.len() >= context_len_max) {
+            gain.finish = Some(FinishReason::Length);
+            seq.stop_strings.flush(&mut gain.text);
+        }
+        if gain.finish.is_some() {
+            break;
+        }
+    }
+    gain
+}
+
+fn emit_one(
+    seq: &mut Sequence,
+    token: u32,
+    origin: Origin,
+    logprobs: Option<TokenLogprobs>,
+    vocabulary: &dyn Vocabulary,
+    gain: &mut Gain,
+) {
+    seq.tokens.push(token);
+    gain.tokens.push(EmittedToken {
+        token,
+        origin,
+        logprobs,
+    });
+    if seq.stop_tokens.contains(&token) {
+        seq.stop_strings.flush(&mut gain.text);
+        gain.finish = Some(FinishReason::Stop);
+    } else if seq
+        .stop_strings
+        .push(vocabulary.token_bytes(token), &mut gain.text)
+    {
+        gain.finish = Some(FinishReason::Stop);
+    }
+}

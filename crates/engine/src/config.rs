@@ -1,0 +1,96 @@
+//! What an engine needs to know; constant after construction.
+
+use dsde_sampling::proposal::NODES_MAX;
+
+use crate::drafter::PromptLookup;
+
+/// Where drafted tokens come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Drafter {
+    /// Nobody drafts: plain decoding whatever the policy says.
+    #[default]
+    None,
+    /// The executor's draft model.
+    Model,
+    /// Repetitions of what the sequence already contains.
+    PromptLookup(PromptLookup),
+}
+
+/// Limits of the serving loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Sequences that run at once; more wait. 64: beyond it a CPU gains nothing from batching.
+    pub sequences_max: u32,
+    /// Rows of known tokens per step (decodes first, then prompt chunks); speculation comes on top. 256: a chunk long
+    /// enough for full arithmetic speed, short enough not to stall running sequences.
+    pub rows_max: u32,
+    /// Sequences that may wait; more are refused. 1024.
+    pub waiting_max: u32,
+    /// Hard bound on the speculation length. 16: no published policy profits from more.
+    pub sl_limit: u32,
+    /// Who drafts.
+    pub drafter: Drafter,
+    /// Whether full blocks are kept for later requests with the same prefix.
+    pub prefix_cache: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            sequences_max: 64,
+            rows_max: 256,
+            waiting_max: 1024,
+            sl_limit: 16,
+            drafter: Drafter::None,
+            prefix_cache: true,
+        }
+    }
+}
+
+/// A configuration that contradicts itself or the executor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A bound outside its range.
+    #[error("{name} must be in {min}..={max}, got {got}")]
+    OutOfRange {
+        /// Field name.
+        name: &'static str,
+        /// What was given.
+        got: u32,
+        /// Smallest accepted value.
+        min: u32,
+        /// Largest accepted value.
+        max: u32,
+    },
+    /// Drafting by a model that is not there.
+    #[error("the drafter is a model, but the executor has no draft model")]
+    NoDraftModel,
+}
+
+impl Config {
+    /// Checks all bounds against each other and against the executor.
+    ///
+    /// # Errors
+    /// The first bound that does not hold.
+    pub fn check(&self, has_draft: bool) -> Result<(), ConfigError> {
+        let bounds = [
+            ("sequences_max", self.sequences_max, 1, 4096),
+            ("rows_max", self.rows_max, self.sequences_max, 1 << 16),
+            ("waiting_max", self.waiting_max, 1, 1 << 20),
+            ("sl_limit", self.sl_limit, 0, NODES_MAX - 1),
+        ];
+        for (name, got, min, max) in bounds {
+            if got < min || got > max {
+                return Err(ConfigError::OutOfRange { name, got, min, max });
+            }
+        }
+        if self.drafter == Drafter::Model && !has_draft {
+            return Err(ConfigError::NoDraftModel);
+        }
+        if let Drafter::PromptLookup(lookup) = self.drafter {
+            lookup.check()?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,191 @@
+//! The engine's outside: take requests, take steps, tell what happened.
+
+use std::sync::Arc;
+
+use dsde_policy::Policy;
+
+use crate::clock::Clock;
+use crate::config::{Config, ConfigError};
+use crate::executor::{Executor, Shape};
+use crate::report::{Event, FinishReason, Finished};
+use crate::request::{Refused, Request, RequestId};
+use crate::scheduler::{Limits, Scheduler};
+use crate::sequence::Sequence;
+use crate::step::Scratch;
+use crate::vocabulary::Vocabulary;
+use dsde_policy::SeqId;
+
+/// Serves requests one step at a time. Not a thread and not a future: the owner calls [`Engine::step`] while there is work.
+pub struct Engine<E, C> {
+    pub(crate) config: Config,
+    pub(crate) shape: Shape,
+    pub(crate) policy: Box<dyn Policy>,
+    pub(crate) vocabulary: Arc<dyn Vocabulary>,
+    pub(crate) executor: E,
+    pub(crate) clock: C,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) scratch: Scratch,
+    pub(crate) events: Vec<Event>,
+    pub(crate) n_steps: u64,
+    next_request: u64,
+    next_seq: u64,
+}
+
+impl<E: Executor, C: Clock> Engine<E, C> {
+    /// An idle engine.
+    ///
+    /// # Errors
+    /// If `config` contradicts itself or the executor.
+    pub fn new(
+        config: Config,
+        policy: Box<dyn Policy>,
+        vocabulary: Arc<dyn Vocabulary>,
+        executor: E,
+        clock: C,
+    ) -> Result<Self, ConfigError> {
+        let shape = executor.shape();
+        config.check(shape.has_draft)?;
+        let limits = Limits {
+            sequences_max: config.sequences_max as usize,
+            rows_max: config.rows_max,
+            block_len: shape.block_len,
+            has_prefix_cache: config.prefix_cache,
+        };
+        Ok(Self {
+            config,
+            shape: Shape {
+                context_len_max: context_len_max(&shape),
+                ..shape
+            },
+            policy,
+            vocabulary,
+            executor,
+            clock,
+            scheduler: Scheduler::new(limits, shape.n_blocks),
+            scratch: Scratch::default(),
+            events: Vec::new(),
+            n_steps: 0,
+            next_request: 0,
+            next_seq: 0,
+        })
+    }
+
+    /// Queues a request; its tokens arrive as events of later steps.
+    ///
+    /// # Errors
+    /// If the request makes no sense, cannot be served by this model, or the queue is full. Nothing is changed then.
+    pub fn submit(&mut self, request: Request) -> Result<RequestId, Refused> {
+        request.check(&self.shape)?;
+        let (waiting, waiting_max) = (self.scheduler.waiting.len(), self.config.waiting_max as usize);
+        if waiting + request.n_choices as usize > waiting_max {
+            return Err(Refused::QueueFull { waiting, waiting_max });
+        }
+        let id = RequestId(self.next_request);
+        self.next_request += 1;
+        let leader = SeqId(self.next_seq);
+        let arrival = self.clock.now();
+        for choice in 0..request.n_choices {
+            let seq_id = SeqId(self.next_seq);
+            self.next_seq += 1;
+            let mut seq = Sequence::new(seq_id, (choice > 0).then_some(leader), id, choice, &request);
+            seq.timeline.arrival = arrival;
+            self.scheduler.waiting.insert(seq.rank(), seq);
+        }
+        Ok(id)
+    }
+
+    /// Ends all choices of a request at once; their blocks are free when this returns. `false` if nothing of it is left.
+    pub fn cancel(&mut self, id: RequestId) -> bool {
+        let mut ended: Vec<Sequence> = self
+            .scheduler
+            .waiting
+            .extract_if(.., |_, seq| seq.request == id)
+            .map(|(_, s)| s)
+            .collect();
+        while let Some(i) = self.scheduler.running.iter().position(|seq| seq.request == id) {
+            ended.push(self.scheduler.retire(i));
+        }
+        let is_known = !ended.is_empty();
+        for seq in ended {
+            self.finish(seq, FinishReason::Cancelled);
+        }
+        is_known
+    }
+
+    /// Everything that happened since the last call, in order.
+    pub fn drain_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Whether no sequence runs or waits.
+    pub fn is_idle(&self) -> bool {
+        self.scheduler.running.is_empty() && self.scheduler.waiting.is_empty()
+    }
+
+    /// Sequences that run.
+    pub fn n_running(&self) -> u32 {
+        self.scheduler.running.len() as u32
+    }
+
+    /// Sequences that wait.
+    pub fn n_waiting(&self) -> u32 {
+        self.scheduler.waiting.len() as u32
+    }
+
+    /// Blocks nobody owns (those kept for their contents included), and all blocks.
+    pub fn blocks_free_and_total(&self) -> (u32, u32) {
+        (self.scheduler.pool.n_free(), self.scheduler.pool.n_total())
+    }
+
+    /// What the executor can hold; `context_len_max` is bounded by the blocks, too.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The executor, for what it alone knows.
+    pub fn executor(&self) -> &E {
+        &self.executor
+    }
+
+    /// Replaces the policy. What the old one learned about running sequences is lost.
+    pub fn set_policy(&mut self, policy: Box<dyn Policy>) {
+        self.policy = policy;
+    }
+
+    /// Forgets cached prefixes, so that a benchmark starts like a fresh engine.
+    pub fn clear_prefix_cache(&mut self) {
+        self.scheduler.pool.forget_cached();
+    }
+
+    /// Panics unless blocks, lengths and ranks are consistent; called after every step in debug builds.
+    pub fn check_invariants(&self) {
+        self.scheduler.check();
+        if self.is_idle() {
+            assert_eq!(
+                self.scheduler.pool.n_free(),
+                self.scheduler.pool.n_total(),
+                "an idle engine owns no block"
+            );
+        }
+    }
+
+    /// Tells the end of a sequence that has left the scheduler.
+    pub(crate) fn finish(&mut self, mut seq: Sequence, reason: FinishReason) {
+        debug_assert!(seq.table.is_empty(), "a finished sequence owns no block");
+        self.policy.forget(seq.id);
+        seq.timeline.finished = self.clock.now();
+        self.events.push(Event::Finished(Finished {
+            request: seq.request,
+            choice: seq.choice,
+            reason,
+            timeline: seq.timeline,
+        }));
+    }
+}
+
+/// A context longer than all blocks together can never be stored.
+fn context_len_max(shape: &Shape) -> u32 {
+    shape
+        .context_len_max
+        .min(shape.n_blocks.saturating_mul(shape.block_len))
+}

@@ -1,0 +1,208 @@
+//! What a user asks for, checked at the door.
+
+use dsde_sampling::Params;
+
+use crate::executor::Shape;
+
+/// Identity of a request; unique for the life of an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// When a sequence ends, besides its token bound.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stop {
+    /// Ends after any of these tokens, which stays in the output as a token but not as text. Put end-of-text here.
+    pub tokens: Vec<u32>,
+    /// Ends before any of these strings appears in the text; the string itself is not emitted. UTF-8, not empty.
+    pub strings: Vec<String>,
+}
+
+/// Latency targets of a request, milliseconds; `None` asks for nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Slo {
+    /// Arrival to first token.
+    pub ttft_ms_max: Option<f64>,
+    /// Mean time per token after the first.
+    pub tpot_ms_max: Option<f64>,
+}
+
+/// One prompt and how to continue it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// Prompt tokens, at least one.
+    pub prompt: Vec<u32>,
+    /// How tokens are drawn.
+    pub params: Params,
+    /// When to end early.
+    pub stop: Stop,
+    /// Most tokens to emit per choice, at least one; the context bounds it too.
+    pub tokens_max: u32,
+    /// Stop tokens have probability zero before this many tokens.
+    pub tokens_min: u32,
+    /// Independent continuations of the same prompt; choice `c > 0` has its own random stream derived from the seed.
+    pub n_choices: u32,
+    /// Lower runs first; equal priorities run in order of arrival.
+    pub priority: i32,
+    /// Latency targets.
+    pub slo: Slo,
+}
+
+impl Request {
+    /// Most continuations of one prompt.
+    pub const CHOICES_MAX: u32 = 128;
+    /// Most stop strings of a request.
+    pub const STOP_STRINGS_MAX: usize = 16;
+    /// Most bytes of one stop string.
+    pub const STOP_STRING_BYTES_MAX: usize = 1024;
+    /// Most stop tokens of a request.
+    pub const STOP_TOKENS_MAX: usize = 128;
+
+    /// A request with one choice and no extras.
+    pub fn new(prompt: Vec<u32>, params: Params, tokens_max: u32) -> Self {
+        Self {
+            prompt,
+            params,
+            stop: Stop::default(),
+            tokens_max,
+            tokens_min: 0,
+            n_choices: 1,
+            priority: 0,
+            slo: Slo::default(),
+        }
+    }
+
+    /// Refuses what `shape` cannot serve and values without meaning.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with what was expected and got.
+    pub fn check(&self, shape: &Shape) -> Result<(), Refused> {
+        if self.prompt.is_empty() {
+            return Err(Refused::EmptyPrompt);
+        }
+        // One slot must remain for the first emitted token.
+        let context_len_max = shape
+            .context_len_max
+            .min(shape.n_blocks.saturating_mul(shape.block_len));
+        let prompt_len_max = context_len_max.saturating_sub(1);
+        if self.prompt.len() > prompt_len_max as usize {
+            return Err(Refused::PromptTooLong {
+                prompt_len: self.prompt.len(),
+                prompt_len_max: prompt_len_max as usize,
+            });
+        }
+        let known_tokens = self.prompt.iter().chain(&self.stop.tokens);
+        if let Some(&token) = known_tokens.into_iter().find(|&&t| t >= shape.vocab_len) {
+            return Err(Refused::UnknownToken {
+                token,
+                vocab_len: shape.vocab_len,
+            });
+        }
+        self.check_bounds()?;
+        Ok(self.params.check(shape.vocab_len)?)
+    }
+
+    fn check_bounds(&self) -> Result<(), Refused> {
+        let bounds = [
+            ("tokens_max", self.tokens_max as usize, 1, u32::MAX as usize),
+            (
+                "tokens_min",
+                self.tokens_min as usize,
+                0,
+                self.tokens_max as usize,
+            ),
+            (
+                "n_choices",
+                self.n_choices as usize,
+                1,
+                Self::CHOICES_MAX as usize,
+            ),
+            (
+                "number of stop tokens",
+                self.stop.tokens.len(),
+                0,
+                Self::STOP_TOKENS_MAX,
+            ),
+            (
+                "number of stop strings",
+                self.stop.strings.len(),
+                0,
+                Self::STOP_STRINGS_MAX,
+            ),
+        ];
+        let lengths = self
+            .stop
+            .strings
+            .iter()
+            .map(|s| ("bytes of a stop string", s.len(), 1, Self::STOP_STRING_BYTES_MAX));
+        for (name, got, min, max) in bounds.into_iter().chain(lengths) {
+            if got < min || got > max {
+                return Err(Refused::OutOfRange { name, got, min, max });
+            }
+        }
+        for (name, slo) in [
+            ("ttft_ms_max", self.slo.ttft_ms_max),
+            ("tpot_ms_max", self.slo.tpot_ms_max),
+        ] {
+            if let Some(got) = slo.filter(|ms| !ms.is_finite() || *ms <= 0.0) {
+                return Err(Refused::Slo { name, got });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a request was not taken.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refused {
+    /// Nothing to continue.
+    #[error("the prompt is empty; at least one token is needed")]
+    EmptyPrompt,
+    /// The prompt leaves no room for a token.
+    #[error("the prompt has {prompt_len} tokens, at most {prompt_len_max} fit the context")]
+    PromptTooLong {
+        /// Length of the prompt, tokens.
+        prompt_len: usize,
+        /// Longest prompt that can be served, tokens.
+        prompt_len_max: usize,
+    },
+    /// A token id outside the vocabulary.
+    #[error("token {token} is outside the vocabulary of {vocab_len} tokens")]
+    UnknownToken {
+        /// The offending id.
+        token: u32,
+        /// Tokens in the vocabulary.
+        vocab_len: u32,
+    },
+    /// A count or length outside its bounds.
+    #[error("{name} must be in {min}..={max}, got {got}")]
+    OutOfRange {
+        /// What was counted.
+        name: &'static str,
+        /// What was given.
+        got: usize,
+        /// Smallest accepted value.
+        min: usize,
+        /// Largest accepted value.
+        max: usize,
+    },
+    /// A latency target that is not a positive number.
+    #[error("{name} must be a positive number of milliseconds, got {got}")]
+    Slo {
+        /// Which target.
+        name: &'static str,
+        /// What was given.
+        got: f64,
+    },
+    /// A sampling parameter outside its range.
+    #[error(transparent)]
+    Sampling(#[from] dsde_sampling::Error),
+    /// The queue is full; try again later.
+    #[error("{waiting} sequences are waiting already, at most {waiting_max} may; try again later")]
+    QueueFull {
+        /// Sequences waiting now.
+        waiting: usize,
+        /// Bound of the queue.
+        waiting_max: usize,
+    },
+}

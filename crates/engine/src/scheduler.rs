@@ -1,0 +1,352 @@
+//! Who runs in a step, and where it is stored: admission, prompt chunks, preemption, block reservations.
+//!
+//! A running sequence owns blocks for all its known tokens. Before a step every sequence that takes part gets the slots it
+//! writes; when blocks run out, speculation is given up first, then the lowest ranked sequence is preempted: its blocks go,
+//! its tokens stay, and it is computed again later (mostly from the prefix cache).
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use crate::block_pool::{BlockPool, OutOfBlocks};
+use crate::rows::BlockCopy;
+use crate::sequence::{Rank, Sequence};
+
+/// Limits of [`Scheduler`], all from the configuration and the executor's shape.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) sequences_max: usize,
+    pub(crate) rows_max: u32,
+    pub(crate) block_len: u32,
+    pub(crate) has_prefix_cache: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Scheduler {
+    limits: Limits,
+    pub(crate) waiting: BTreeMap<Rank, Sequence>,
+    /// In rank order.
+    pub(crate) running: Vec<Sequence>,
+    pub(crate) pool: BlockPool,
+    /// Copies the executor owes before its next pass.
+    pub(crate) copies: Vec<BlockCopy>,
+}
+
+/// Why a waiting sequence did not start.
+enum Held {
+    /// Its leader is still reading the shared prompt.
+    ByLeader,
+    /// Not enough blocks.
+    ByBlocks,
+}
+
+impl Scheduler {
+    pub(crate) fn new(limits: Limits, n_blocks: u32) -> Self {
+        Self {
+            limits,
+            waiting: BTreeMap::new(),
+            running: Vec::new(),
+            pool: BlockPool::new(n_blocks),
+            copies: Vec::new(),
+        }
+    }
+
+    /// Decides what every sequence does in this step: admits, preempts, hands out rows and the slots they need.
+    /// Returns the number of preempted sequences.
+    pub(crate) fn schedule(&mut self) -> u32 {
+        let n_before = self.running.len();
+        self.secure_slots();
+        let n_preempted = n_before - self.running.len();
+        if n_preempted == 0 {
+            self.admit();
+        }
+        self.hand_out_rows();
+        n_preempted as u32
+    }
+
+    /// Gives every running sequence, best rank first, exclusive slots for its pending tokens.
+    fn secure_slots(&mut self) {
+        let mut i = 0;
+        while i < self.running.len() {
+            let slots_end = self.running[i].len();
+            match self.reserve(i, slots_end) {
+                Ok(()) => i += 1,
+                // The last one may be `i` itself; then the loop ends.
+                Err(OutOfBlocks) => self.preempt_last(),
+            }
+        }
+    }
+
+    /// Extends the table of running sequence `i` to `slots_end` slots and makes the slots from `context_len` on its own.
+    fn reserve(&mut self, i: usize, slots_end: u32) -> Result<(), OutOfBlocks> {
+        let seq = &mut self.running[i];
+        let first_written = (seq.context_len / self.limits.block_len) as usize;
+        for idx in first_written..seq.table.len() {
+            self.copies.extend(self.pool.make_writable(&mut seq.table, idx)?);
+        }
+        let n_blocks = slots_end.div_ceil(self.limits.block_len) as usize;
+        while seq.table.len() < n_blocks {
+            seq.table.push(self.pool.allocate().ok_or(OutOfBlocks)?);
+        }
+        Ok(())
+    }
+
+    /// Slots for `len` drafted tokens of running sequence `i` from free blocks alone; returns the length that fits.
+    pub(crate) fn reserve_speculation(&mut self, i: usize, len: u32) -> u32 {
+        let known_len = self.running[i].len();
+        // What was allocated before blocks ran out stays in the table until the step settles.
+        let _ = self.reserve(i, known_len + len);
+        let n_slots = self.running[i].table.len() as u32 * self.limits.block_len;
+        len.min(n_slots - known_len)
+    }
+
+    fn preempt_last(&mut self) {
+        let mut seq = self.running.pop().expect("preemption needs a running sequence");
+        // A copy into a block that is given back is no longer owed.
+        let table = &seq.table;
+        self.copies.retain(|copy| !table.contains(&copy.to));
+        self.pool.release_all(&mut seq.table);
+        seq.reset();
+        seq.timeline.preemptions += 1;
+        self.waiting.insert(seq.rank(), seq);
+    }
+
+    fn admit(&mut self) {
+        let mut after = None;
+        loop {
+            let next = match after {
+                None => self.waiting.first_key_value(),
+                Some(rank) => self
+                    .waiting
+                    .range((Bound::Excluded(rank), Bound::Unbounded))
+                    .next(),
+            };
+            let Some((&rank, _)) = next else { return };
+            if self.running.len() >= self.limits.sequences_max && !self.preempt_below(rank) {
+                return;
+            }
+            let mut seq = self.waiting.remove(&rank).expect("the rank was just found");
+            match self.start(&mut seq) {
+                Ok(()) => {
+                    let at = self.running.partition_point(|other| other.rank() < rank);
+                    self.running.insert(at, seq);
+                }
+                Err(Held::ByLeader) => {
+                    self.waiting.insert(rank, seq);
+                    after = Some(rank);
+                }
+                Err(Held::ByBlocks) => {
+                    self.waiting.insert(rank, seq);
+                    // Nobody overtakes: a long prompt would wait for ever.
+                    if !self.preempt_below(rank) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Preempts the last running sequence if its priority is strictly worse than that of `rank`.
+    fn preempt_below(&mut self, rank: Rank) -> bool {
+        let is_worse = self
+            .running
+            .last()
+            .is_some_and(|last| last.priority > rank.priority);
+        if is_worse {
+            self.preempt_last();
+        }
+        is_worse
+    }
+
+    /// Gives a waiting sequence blocks for all its known tokens, shared where they hold the same tokens already.
+    fn start(&mut self, seq: &mut Sequence) -> Result<(), Held> {
+        match self.leader_of(seq) {
+            Some(Leader::Ahead) => self.fork(seq),
+            Some(Leader::Reading) => return Err(Held::ByLeader),
+            None => self.adopt_cached(seq),
+        }
+        let n_blocks = seq.len().div_ceil(self.limits.block_len) as usize;
+        let first_written = (seq.context_len / self.limits.block_len) as usize;
+        // Beside running sequences, each of them is left a block to grow into, and a shared last block will be copied.
+        let n_left = if self.running.is_empty() {
+            0
+        } else {
+            1 + self.running.len()
+        };
+        if (self.pool.n_free() as usize) < n_blocks - seq.table.len() + n_left {
+            self.pool.release_all(&mut seq.table);
+            seq.reset();
+            return Err(Held::ByBlocks);
+        }
+        for idx in first_written..seq.table.len() {
+            let copy = self
+                .pool
+                .make_writable(&mut seq.table, idx)
+                .expect("a block for the copy is free");
+            self.copies.extend(copy);
+        }
+        while seq.table.len() < n_blocks {
+            seq.table
+                .push(self.pool.allocate().expect("enough blocks are free"));
+        }
+        if seq.timeline.admitted.is_none() {
+            seq.timeline.cached_tokens = seq.context_len;
+        }
+        Ok(())
+    }
+
+    fn leader_of(&self, seq: &Sequence) -> Option<Leader> {
+        let leader = seq.leader.filter(|_| seq.emitted() == 0)?;
+        if let Some(running) = self.running.iter().find(|other| other.id == leader) {
+            let is_ahead = running.context_len >= fork_len(seq);
+            return Some(if is_ahead { Leader::Ahead } else { Leader::Reading });
+        }
+        self.waiting
+            .values()
+            .any(|other| other.id == leader)
+            .then_some(Leader::Reading)
+    }
+
+    /// Shares the leader's blocks up to the last prompt token, the partly filled one included; who writes first copies it.
+    fn fork(&mut self, seq: &mut Sequence) {
+        let leader = seq
+            .leader
+            .and_then(|id| self.running.iter().find(|other| other.id == id))
+            .expect("the leader runs");
+        let fork_len = fork_len(seq);
+        seq.table
+            .extend_from_slice(&leader.table[..fork_len.div_ceil(self.limits.block_len) as usize]);
+        seq.context_len = fork_len;
+        seq.draft_len = leader.draft_len.min(fork_len);
+        for &id in &seq.table {
+            self.pool.share(id);
+        }
+    }
+
+    /// Shares remembered blocks from the start of the sequence; the last known token is always left to compute.
+    fn adopt_cached(&mut self, seq: &mut Sequence) {
+        if !self.limits.has_prefix_cache {
+            return;
+        }
+        let block_len = self.limits.block_len as usize;
+        let mut is_draft_unbroken = true;
+        for tokens in seq.tokens[..seq.tokens.len() - 1].chunks_exact(block_len) {
+            let Some(found) = self.pool.lookup(seq.prefix, tokens) else {
+                break;
+            };
+            self.pool.share(found.id);
+            seq.table.push(found.id);
+            seq.prefix = found.prefix;
+            seq.n_remembered += 1;
+            is_draft_unbroken &= found.has_draft;
+            if is_draft_unbroken {
+                seq.n_draft_marked += 1;
+            }
+        }
+        seq.context_len = (seq.n_remembered * block_len) as u32;
+        seq.draft_len = (seq.n_draft_marked * block_len) as u32;
+    }
+
+    /// Decodes first, one row each; prompt chunks share what is left, at least a block's worth in all.
+    fn hand_out_rows(&mut self) {
+        let n_decoding = self.running.iter().filter(|seq| seq.is_decoding()).count() as u32;
+        let mut budget = self
+            .limits
+            .rows_max
+            .saturating_sub(n_decoding)
+            .max(self.limits.block_len);
+        for seq in &mut self.running {
+            seq.turn.clear();
+            seq.turn.n_known = if seq.is_decoding() {
+                1
+            } else {
+                let n_rows = seq.n_pending().min(budget);
+                budget -= n_rows;
+                n_rows
+            };
+            seq.turn.is_drawing = seq.turn.n_known == seq.n_pending();
+        }
+    }
+
+    /// After a step: gives back slots that were reserved and not used, and remembers blocks that are full now.
+    pub(crate) fn settle(&mut self, i: usize) {
+        let block_len = self.limits.block_len as usize;
+        let seq = &mut self.running[i];
+        let n_needed = seq.tokens.len().div_ceil(block_len);
+        while seq.table.len() > n_needed {
+            self.pool
+                .release(seq.table.pop().expect("the table is longer than needed"));
+        }
+        if !self.limits.has_prefix_cache {
+            return;
+        }
+        while (seq.n_remembered + 1) * block_len <= seq.context_len as usize {
+            let start = seq.n_remembered * block_len;
+            let tokens = &seq.tokens[start..start + block_len];
+            seq.prefix = self
+                .pool
+                .remember(seq.table[seq.n_remembered], seq.prefix, tokens);
+            seq.n_remembered += 1;
+        }
+        while (seq.n_draft_marked + 1) * block_len <= seq.draft_len.min(seq.context_len) as usize {
+            self.pool.mark_draft(seq.table[seq.n_draft_marked]);
+            seq.n_draft_marked += 1;
+        }
+    }
+
+    /// Takes running sequence `i` out and returns its blocks.
+    pub(crate) fn retire(&mut self, i: usize) -> Sequence {
+        let mut seq = self.running.remove(i);
+        self.pool.release_all(&mut seq.table);
+        seq
+    }
+
+    /// Panics unless every block is accounted for and every sequence is in a possible state.
+    pub(crate) fn check(&self) {
+        self.pool.check(self.running.iter().map(|seq| &seq.table[..]));
+        assert!(
+            self.running.is_sorted_by_key(Sequence::rank),
+            "running sequences stand in rank order"
+        );
+        for seq in &self.running {
+            assert!(
+                seq.context_len < seq.len(),
+                "the last known token of {:?} is pending",
+                seq.id
+            );
+            assert!(
+                seq.draft_len < seq.len(),
+                "the draft of {:?} has not read the last token",
+                seq.id
+            );
+            let n_slots = seq.table.len() as u32 * self.limits.block_len;
+            assert!(
+                n_slots >= seq.context_len,
+                "blocks of {:?} cover its context",
+                seq.id
+            );
+        }
+        for seq in self.waiting.values() {
+            assert!(
+                seq.table.is_empty() && seq.context_len == 0,
+                "waiting {:?} owns nothing",
+                seq.id
+            );
+        }
+        assert!(
+            self.copies.is_empty(),
+            "copies are made before the pass they belong to"
+        );
+    }
+}
+
+enum Leader {
+    /// Still reading the prompt, or not running yet.
+    Reading,
+    /// Has stored all of the prompt but at most the last token.
+    Ahead,
+}
+
+/// Slots that all choices of a request share: everything but the last prompt token, which each reads for itself.
+fn fork_len(seq: &Sequence) -> u32 {
+    seq.prompt_len - 1
+}

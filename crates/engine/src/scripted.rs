@@ -1,0 +1,414 @@
+//! An executor without tensors, for tests and for measuring the engine alone.
+//!
+//! Its stores hold the *tokens* that were written to them, and the distribution after a row is a hash of the tokens the row
+//! sees through its block table. A wrong table, a stale slot, a lost copy or a draft that drafts from old state therefore
+//! changes the output, which [`Script::greedy_continuation`] tells without any engine.
+
+use std::collections::HashMap;
+
+use dsde_policy::{DraftPosition, PositionSignals, SeqId};
+use dsde_sampling::distribution::{Adjustment, Scratch, adjust, argmax, softmax};
+use dsde_sampling::{
+    CounterDraws, Divergence, Draws, Evidence, Params, Purpose, Rows, Rule, Verdict, Weights, verify,
+};
+
+use crate::executor::{DraftDraw, Drafted, Executor, ExecutorError, Shape, TargetDraw, Verification};
+use crate::rows::{BlockCopy, RowBatch};
+
+/// The pretended pair: two functions from a prefix to logits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Script {
+    /// Tokens in the vocabulary.
+    pub vocab_len: u32,
+    /// Share of prefixes after which the draft has the target's own logits; elsewhere it has unrelated ones.
+    pub agreement: f64,
+    /// Logits lie in `0..sharpness`, nats.
+    pub sharpness: f32,
+    /// Chooses the functions.
+    pub seed: u64,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Self {
+            vocab_len: 31,
+            agreement: 0.7,
+            sharpness: 6.0,
+            seed: 1,
+        }
+    }
+}
+
+impl Script {
+    /// Logits of the target after `prefix`, `[vocab_len]`.
+    pub fn target_logits(&self, prefix: impl Iterator<Item = u32>) -> Vec<f32> {
+        self.logits(self.hash(prefix))
+    }
+
+    /// Logits of the draft after `prefix`, `[vocab_len]`.
+    pub fn draft_logits(&self, prefix: impl Iterator<Item = u32>) -> Vec<f32> {
+        let hash = self.hash(prefix);
+        let agrees = unit(mix(hash ^ 0xA6EE)) < self.agreement;
+        self.logits(if agrees { hash } else { mix(hash ^ 0xD15A) })
+    }
+
+    /// What plain greedy decoding of the target emits after `prompt`.
+    pub fn greedy_continuation(&self, prompt: &[u32], len: usize) -> Vec<u32> {
+        let mut tokens = prompt.to_vec();
+        for _ in 0..len {
+            tokens.push(argmax(&self.target_logits(tokens.iter().copied())));
+        }
+        tokens.split_off(prompt.len())
+    }
+
+    fn hash(&self, prefix: impl Iterator<Item = u32>) -> u64 {
+        prefix.fold(mix(self.seed), |hash, token| mix(hash ^ u64::from(token)))
+    }
+
+    fn logits(&self, hash: u64) -> Vec<f32> {
+        (0..u64::from(self.vocab_len))
+            .map(|token| self.sharpness * unit(mix(hash ^ (token << 32))) as f32)
+            .collect()
+    }
+}
+
+/// A bijection of 64-bit words that spreads every bit (the finaliser of SplitMix64, Steele et al., OOPSLA 2014).
+fn mix(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 31)
+}
+
+/// The upper bits of a hash as a number in `[0, 1)`.
+fn unit(hash: u64) -> f64 {
+    (hash >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// Runs a [`Script`].
+#[derive(Debug)]
+pub struct ScriptedExecutor {
+    shape: Shape,
+    script: Script,
+    rule: Rule,
+    target: Store,
+    draft: Store,
+    /// Draft probabilities and logits of the current step, per sequence.
+    drafted: HashMap<SeqId, DraftedRows>,
+    scratch: Scratch,
+    n_passes: u64,
+    failing_pass: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+struct DraftedRows {
+    probabilities: Vec<f32>,
+    logits: Vec<f32>,
+}
+
+/// Token written to each slot of each block; `None` where nothing was written.
+#[derive(Debug)]
+struct Store {
+    slots: Vec<Option<u32>>,
+    block_len: usize,
+}
+
+impl Store {
+    fn new(shape: &Shape) -> Self {
+        let block_len = shape.block_len as usize;
+        Self {
+            slots: vec![None; shape.n_blocks as usize * block_len],
+            block_len,
+        }
+    }
+
+    fn copy(&mut self, copy: BlockCopy) {
+        let (from, to) = (
+            copy.from.0 as usize * self.block_len,
+            copy.to.0 as usize * self.block_len,
+        );
+        self.slots.copy_within(from..from + self.block_len, to);
+    }
+
+    fn index(&self, rows: &RowBatch, seq_idx: usize, slot: u32) -> usize {
+        let block = rows.table_of(seq_idx)[slot as usize / self.block_len];
+        block.0 as usize * self.block_len + slot as usize % self.block_len
+    }
+
+    fn write(&mut self, rows: &RowBatch) {
+        for seq_idx in 0..rows.n_seqs() {
+            for r in rows.rows_of(seq_idx) {
+                let index = self.index(rows, seq_idx, rows.slots[r]);
+                self.slots[index] = Some(rows.tokens[r]);
+            }
+        }
+    }
+
+    /// Tokens that row `r` sees, in the order of their slots.
+    fn visible<'a>(&'a self, rows: &'a RowBatch, seq_idx: usize, r: usize) -> impl Iterator<Item = u32> + 'a {
+        let base = rows.visible_len[r];
+        let nodes = (0..u64::BITS)
+            .filter(move |b| rows.tree_mask[r] >> b & 1 == 1)
+            .map(move |b| base + b);
+        (0..base).chain(nodes).map(move |slot| {
+            let token = self.slots[self.index(rows, seq_idx, slot)];
+            token.expect("a row sees only slots that were written")
+        })
+    }
+}
+
+impl ScriptedExecutor {
+    /// An executor whose stores are empty.
+    pub fn new(script: Script, shape: Shape, rule: Rule) -> Self {
+        Self {
+            shape: Shape {
+                vocab_len: script.vocab_len,
+                ..shape
+            },
+            script,
+            rule,
+            target: Store::new(&shape),
+            draft: Store::new(&shape),
+            drafted: HashMap::new(),
+            scratch: Scratch::default(),
+            n_passes: 0,
+            failing_pass: None,
+        }
+    }
+
+    /// Makes pass number `pass` (drafts and verifications counted together, from 0) fail.
+    pub fn fail_at(mut self, pass: u64) -> Self {
+        self.failing_pass = Some(pass);
+        self
+    }
+
+    fn begin_pass(&mut self, pass: &'static str) -> Result<(), ExecutorError> {
+        let is_failing = self.failing_pass == Some(self.n_passes);
+        self.n_passes += 1;
+        match is_failing {
+            true => Err(ExecutorError {
+                pass,
+                source: "scripted failure".into(),
+            }),
+            false => Ok(()),
+        }
+    }
+
+    fn draw_draft(&mut self, rows: &RowBatch, draw: &DraftDraw<'_>) -> Drafted {
+        let last = rows.rows_of(draw.seq_idx).end - 1;
+        let mut row = self
+            .script
+            .draft_logits(self.draft.visible(rows, draw.seq_idx, last));
+        let adjustment = Adjustment {
+            params: draw.params,
+            history: draw.history,
+            prompt_len: draw.prompt_len,
+            drafted: draw.proposal.tokens(),
+            banned: draw.banned,
+        };
+        adjust(&mut row, &adjustment, &mut self.scratch);
+        let kept = self.drafted.entry(draw.seq).or_default();
+        kept.logits.extend_from_slice(&row);
+        let token = if draw.params.is_greedy() {
+            argmax(&row)
+        } else {
+            softmax(&mut row, draw.params, &mut self.scratch);
+            kept.probabilities.extend_from_slice(&row);
+            let index = draw.proposal.len();
+            draws(draw.params, draw.history).token(Purpose::Draft, index, Weights::Row(&row))
+        };
+        let position = DraftPosition {
+            index: draw.proposal.len(),
+            entropy: 0.0,
+            top_prob: 1.0,
+        };
+        Drafted { token, position }
+    }
+
+    fn judge(&mut self, rows: &RowBatch, draw: &TargetDraw<'_>) -> Verification {
+        let n_nodes = draw.proposal.len() as usize;
+        let first = rows.rows_of(draw.seq_idx).end - 1 - n_nodes;
+        let (mut target, mut logits) = (Vec::new(), Vec::new());
+        for i in 0..=n_nodes {
+            let mut row = self
+                .script
+                .target_logits(self.target.visible(rows, draw.seq_idx, first + i));
+            let path = path_to(draw, i);
+            let adjustment = Adjustment {
+                params: draw.params,
+                history: draw.history,
+                prompt_len: draw.prompt_len,
+                drafted: &path,
+                banned: draw.banned,
+            };
+            adjust(&mut row, &adjustment, &mut self.scratch);
+            logits.extend_from_slice(&row);
+            if !draw.params.is_greedy() {
+                softmax(&mut row, draw.params, &mut self.scratch);
+            }
+            target.extend_from_slice(&row);
+        }
+        let kept = self.drafted.remove(&draw.seq).unwrap_or_default();
+        let vocab_len = self.script.vocab_len as usize;
+        let is_sampled = draw.is_model_drafted && !draw.params.is_greedy();
+        let evidence = Evidence {
+            proposal: draw.proposal,
+            target: Rows::new(&target, vocab_len),
+            draft: is_sampled.then(|| Rows::new(&kept.probabilities, vocab_len)),
+        };
+        let verdict = verify(
+            draw.params,
+            self.rule,
+            &evidence,
+            &mut draws(draw.params, draw.history),
+        );
+        let wants_signals = draw.signals.divergence && draw.is_model_drafted;
+        let signals = if wants_signals {
+            signals(draw, &logits, &kept.logits, vocab_len)
+        } else {
+            Vec::new()
+        };
+        Verification {
+            verdict,
+            signals,
+            logprobs: Vec::new(),
+        }
+    }
+}
+
+impl Executor for ScriptedExecutor {
+    fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    fn copy_blocks(&mut self, copies: &[BlockCopy]) -> Result<(), ExecutorError> {
+        for &copy in copies {
+            self.target.copy(copy);
+            self.draft.copy(copy);
+        }
+        Ok(())
+    }
+
+    fn draft(
+        &mut self,
+        rows: &RowBatch,
+        draws: &[DraftDraw<'_>],
+        drafted: &mut Vec<Drafted>,
+    ) -> Result<(), ExecutorError> {
+        self.begin_pass("draft")?;
+        self.draft.write(rows);
+        drafted.clear();
+        for draw in draws {
+            let one = self.draw_draft(rows, draw);
+            drafted.push(one);
+        }
+        Ok(())
+    }
+
+    fn verify(
+        &mut self,
+        rows: &RowBatch,
+        draws: &[TargetDraw<'_>],
+        verifications: &mut Vec<Verification>,
+    ) -> Result<(), ExecutorError> {
+        self.begin_pass("target")?;
+        self.target.write(rows);
+        verifications.clear();
+        for draw in draws {
+            let one = self.judge(rows, draw);
+            verifications.push(one);
+        }
+        self.drafted.clear();
+        Ok(())
+    }
+}
+
+fn draws(params: &Params, history: &[u32]) -> CounterDraws {
+    CounterDraws {
+        seed: params.seed,
+        position: history.len() as u32,
+    }
+}
+
+/// Tokens of the nodes from the root to the node whose row is `1 + node`; row 0 has none.
+fn path_to(draw: &TargetDraw<'_>, row: usize) -> Vec<u32> {
+    let mut path = Vec::new();
+    let mut node = (row as u32).checked_sub(1);
+    while let Some(n) = node {
+        path.push(draw.proposal.tokens()[n as usize]);
+        node = draw.proposal.parents()[n as usize];
+    }
+    path.reverse();
+    path
+}
+
+fn signals(draw: &TargetDraw<'_>, target: &[f32], draft: &[f32], vocab_len: usize) -> Vec<PositionSignals> {
+    let temperature = if draw.params.is_greedy() {
+        1.0
+    } else {
+        draw.params.temperature
+    };
+    let rows = target.chunks_exact(vocab_len).zip(draft.chunks_exact(vocab_len));
+    rows.take(draw.proposal.len() as usize)
+        .map(|(p, q)| {
+            let found = Divergence::of_logits(p, q, temperature);
+            PositionSignals {
+                kld: found.kld,
+                tv: found.tv,
+                draft_entropy: found.draft_entropy,
+                target_entropy: found.target_entropy,
+            }
+        })
+        .collect()
+}
+
+/// A step whose passes cost nothing: every draft is kept, every bonus is token 0. Measures the engine alone.
+#[derive(Debug)]
+pub struct IdleExecutor(pub Shape);
+
+impl Executor for IdleExecutor {
+    fn shape(&self) -> Shape {
+        self.0
+    }
+
+    fn copy_blocks(&mut self, _copies: &[BlockCopy]) -> Result<(), ExecutorError> {
+        Ok(())
+    }
+
+    fn draft(
+        &mut self,
+        _rows: &RowBatch,
+        draws: &[DraftDraw<'_>],
+        drafted: &mut Vec<Drafted>,
+    ) -> Result<(), ExecutorError> {
+        drafted.clear();
+        drafted.extend(draws.iter().map(|draw| Drafted {
+            token: 0,
+            position: DraftPosition {
+                index: draw.proposal.len(),
+                entropy: 0.0,
+                top_prob: 1.0,
+            },
+        }));
+        Ok(())
+    }
+
+    fn verify(
+        &mut self,
+        _rows: &RowBatch,
+        draws: &[TargetDraw<'_>],
+        verifications: &mut Vec<Verification>,
+    ) -> Result<(), ExecutorError> {
+        verifications.clear();
+        verifications.extend(draws.iter().map(|draw| Verification {
+            verdict: Verdict {
+                path: (0..draw.proposal.len()).collect(),
+                next: 0,
+                is_bonus: true,
+            },
+            signals: vec![PositionSignals::default(); draw.proposal.len() as usize],
+            logprobs: Vec::new(),
+        }));
+        Ok(())
+    }
+}

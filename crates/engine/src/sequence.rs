@@ -1,0 +1,183 @@
+//! The life of one continuation in the engine.
+
+use dsde_policy::{DraftPosition, SeqId};
+use dsde_sampling::{Params, Proposal};
+
+use crate::block_pool::Prefix;
+use crate::report::{FinishReason, RequestTimeline};
+use crate::request::{Request, RequestId};
+use crate::rows::BlockId;
+use crate::stop::StopStrings;
+
+/// Order of service: priority first, then arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rank {
+    pub(crate) priority: i32,
+    pub(crate) seq: SeqId,
+}
+
+/// One choice of a request: its tokens, where its keys and values are, and what it does in the current step.
+///
+/// `context_len < tokens.len()` always; while decoding they differ by one: the last token is row 0 of the next step.
+#[derive(Debug)]
+pub(crate) struct Sequence {
+    pub(crate) id: SeqId,
+    pub(crate) request: RequestId,
+    pub(crate) choice: u32,
+    pub(crate) priority: i32,
+    /// Whose prompt blocks it shares once they are computed: the first choice of the same request.
+    pub(crate) leader: Option<SeqId>,
+    pub(crate) params: Params,
+    pub(crate) stop_tokens: Vec<u32>,
+    pub(crate) stop_strings: StopStrings,
+    pub(crate) tokens_max: u32,
+    pub(crate) tokens_min: u32,
+    /// Prompt and emitted tokens.
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) prompt_len: u32,
+    /// Slots `0..context_len` of the target store hold the keys and values of the same tokens.
+    pub(crate) context_len: u32,
+    /// Likewise for the draft store; at most `tokens.len() - 1`.
+    pub(crate) draft_len: u32,
+    pub(crate) table: Vec<BlockId>,
+    /// Blocks of `table` already offered to the prefix cache, and the prefix that ends with them.
+    pub(crate) n_remembered: usize,
+    pub(crate) prefix: Prefix,
+    /// Blocks of `table` known to be filled in the draft store.
+    pub(crate) n_draft_marked: usize,
+    pub(crate) timeline: RequestTimeline,
+    pub(crate) turn: Turn,
+}
+
+/// What a sequence does in the current step.
+#[derive(Debug, Default)]
+pub(crate) struct Turn {
+    /// Known tokens it gives to the target, from `context_len` on; 0 if it sits this step out.
+    pub(crate) n_known: u32,
+    /// Whether the last of them is the last known token, so that a token is drawn.
+    pub(crate) is_drawing: bool,
+    pub(crate) planned: u32,
+    pub(crate) drafted: u32,
+    pub(crate) proposal: Proposal,
+    pub(crate) positions: Vec<DraftPosition>,
+    /// Set when a stop condition held in this step.
+    pub(crate) finish: Option<FinishReason>,
+}
+
+impl Turn {
+    pub(crate) fn clear(&mut self) {
+        self.n_known = 0;
+        self.is_drawing = false;
+        self.planned = 0;
+        self.drafted = 0;
+        self.proposal.clear();
+        self.positions.clear();
+        self.finish = None;
+    }
+}
+
+impl Sequence {
+    /// Makes the sequence of one choice of a checked request.
+    pub(crate) fn new(
+        id: SeqId,
+        leader: Option<SeqId>,
+        request_id: RequestId,
+        choice: u32,
+        request: &Request,
+    ) -> Self {
+        let prompt_len = request.prompt.len() as u32;
+        Self {
+            id,
+            request: request_id,
+            choice,
+            priority: request.priority,
+            leader,
+            params: Params {
+                seed: choice_seed(request.params.seed, choice),
+                ..request.params.clone()
+            },
+            stop_tokens: request.stop.tokens.clone(),
+            stop_strings: StopStrings::new(&request.stop.strings),
+            tokens_max: request.tokens_max,
+            tokens_min: request.tokens_min,
+            tokens: request.prompt.clone(),
+            prompt_len,
+            context_len: 0,
+            draft_len: 0,
+            table: Vec::new(),
+            n_remembered: 0,
+            prefix: Prefix::EMPTY,
+            n_draft_marked: 0,
+            timeline: RequestTimeline {
+                prompt_tokens: prompt_len,
+                ..RequestTimeline::default()
+            },
+            turn: Turn::default(),
+        }
+    }
+
+    pub(crate) fn rank(&self) -> Rank {
+        Rank {
+            priority: self.priority,
+            seq: self.id,
+        }
+    }
+
+    pub(crate) fn len(&self) -> u32 {
+        self.tokens.len() as u32
+    }
+
+    /// Tokens the target has not stored; 1 while decoding.
+    pub(crate) fn n_pending(&self) -> u32 {
+        self.len() - self.context_len
+    }
+
+    pub(crate) fn is_decoding(&self) -> bool {
+        self.n_pending() == 1
+    }
+
+    pub(crate) fn emitted(&self) -> u32 {
+        self.len() - self.prompt_len
+    }
+
+    /// Tokens that may not be emitted in this step.
+    pub(crate) fn banned(&self) -> &[u32] {
+        if self.emitted() < self.tokens_min {
+            &self.stop_tokens
+        } else {
+            &[]
+        }
+    }
+
+    /// Largest useful speculation length: a step emits at most the remaining tokens, fits the context, and does not cross
+    /// the point from which stop tokens are allowed.
+    pub(crate) fn sl_limit(&self, context_len_max: u32) -> u32 {
+        let remaining = self.tokens_max - self.emitted();
+        let room = context_len_max.saturating_sub(self.len());
+        let until_min = self
+            .tokens_min
+            .checked_sub(self.emitted())
+            .filter(|&n| n > 0)
+            .unwrap_or(u32::MAX);
+        // Of n emitted tokens, n - 1 were drafted.
+        remaining.min(room).min(until_min).saturating_sub(1)
+    }
+
+    /// Forgets what was computed, keeping the tokens: after preemption everything is read again.
+    pub(crate) fn reset(&mut self) {
+        debug_assert!(self.table.is_empty(), "blocks were released");
+        self.context_len = 0;
+        self.draft_len = 0;
+        self.n_remembered = 0;
+        self.prefix = Prefix::EMPTY;
+        self.n_draft_marked = 0;
+        self.turn.clear();
+    }
+}
+
+/// Seed of choice `choice`: the first one keeps the user's seed.
+fn choice_seed(seed: u64, choice: u32) -> u64 {
+    /// Odd, close to 2^64 divided by the golden ratio: successive multiples are spread evenly.
+    const STRIDE: u64 = 0x9E37_79B9_7F4A_7C15;
+    seed.wrapping_add(u64::from(choice).wrapping_mul(STRIDE))
+}

@@ -1,0 +1,443 @@
+//! One turn of the engine. [`Engine::step`] reads like the description of the method.
+
+use std::time::Duration;
+
+use dsde_policy::{DraftPosition, Outcome, PlanView, Planned, SequenceView, StepFeedback};
+use dsde_sampling::Proposal;
+
+use crate::clock::Clock;
+use crate::commit::commit;
+use crate::config::{Config, Drafter};
+use crate::drafter::PromptLookup;
+use crate::engine::Engine;
+use crate::executor::{DraftDraw, Drafted, Executor, ExecutorError, TargetDraw, Verification};
+use crate::report::{Emission, Event, FinishReason, StepReport};
+use crate::rows::RowBatch;
+use crate::scheduler::Scheduler;
+use crate::sequence::Sequence;
+
+/// Buffers of a step, kept between steps.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    views: Vec<SequenceView>,
+    /// Index in the running list of each view.
+    view_owners: Vec<usize>,
+    plan: Vec<Planned>,
+    rows: RowBatch,
+    drafting: Vec<usize>,
+    drafted: Vec<Drafted>,
+    verifications: Vec<Verification>,
+    /// Index in the running list of each verification.
+    drawing: Vec<usize>,
+}
+
+impl<E: Executor, C: Clock> Engine<E, C> {
+    /// Takes one step: plan, draft, trim, verify, commit, observe. Without work it does nothing.
+    ///
+    /// # Errors
+    /// If the executor failed. Every sequence that took part has then ended with [`FinishReason::Failed`]; the engine itself
+    /// stays usable.
+    pub fn step(&mut self) -> Result<StepReport, ExecutorError> {
+        let started = self.clock.now();
+        let mut report = StepReport {
+            step: self.n_steps,
+            ..StepReport::default()
+        };
+        self.n_steps += 1;
+        report.preempted = self.scheduler.schedule();
+        let result = self.run_passes(started, &mut report);
+        if result.is_err() {
+            self.fail_running();
+        }
+        report.step_time = self.clock.now() - started;
+        if result.is_ok() {
+            self.observe(&report);
+            self.retire_finished();
+        }
+        if cfg!(debug_assertions) {
+            self.check_invariants();
+        }
+        result.map(|()| report)
+    }
+
+    fn run_passes(&mut self, started: Duration, report: &mut StepReport) -> Result<(), ExecutorError> {
+        self.plan(started);
+        self.copy_blocks()?;
+        let drafting = self.clock.now();
+        self.draft()?;
+        report.draft_time = self.clock.now() - drafting;
+        self.trim(started);
+        let verifying = self.clock.now();
+        self.verify()?;
+        report.verify_time = self.clock.now() - verifying;
+        self.commit(started, report);
+        Ok(())
+    }
+
+    /// Asks the policy for a length per decoding sequence and reserves what fits.
+    fn plan(&mut self, now: Duration) {
+        let Scratch {
+            views,
+            view_owners,
+            plan,
+            ..
+        } = &mut self.scratch;
+        views.clear();
+        view_owners.clear();
+        for (i, seq) in self.scheduler.running.iter().enumerate() {
+            if seq.is_decoding() {
+                views.push(view(seq, &self.config, self.shape.context_len_max));
+                view_owners.push(i);
+            }
+        }
+        plan.clear();
+        plan.resize(views.len(), Planned::none());
+        self.policy
+            .plan(&plan_view(now, self.n_steps, views, &self.scheduler), plan);
+        for ((&i, planned), view) in view_owners.iter().zip(plan.iter_mut()).zip(views.iter()) {
+            planned.len = planned.len.min(view.limit);
+            if planned.len > 0 {
+                planned.len = self.scheduler.reserve_speculation(i, planned.len);
+            }
+            self.scheduler.running[i].turn.planned = planned.len;
+        }
+    }
+
+    fn copy_blocks(&mut self) -> Result<(), ExecutorError> {
+        if self.scheduler.copies.is_empty() {
+            return Ok(());
+        }
+        let copied = self.executor.copy_blocks(&self.scheduler.copies);
+        self.scheduler.copies.clear();
+        copied
+    }
+
+    /// Fills the proposals.
+    fn draft(&mut self) -> Result<(), ExecutorError> {
+        match self.config.drafter {
+            Drafter::None => Ok(()),
+            Drafter::PromptLookup(lookup) => {
+                self.draft_by_lookup(lookup);
+                Ok(())
+            }
+            Drafter::Model => self.draft_by_model(),
+        }
+    }
+
+    fn draft_by_lookup(&mut self, lookup: PromptLookup) {
+        for seq in self
+            .scheduler
+            .running
+            .iter_mut()
+            .filter(|seq| seq.turn.planned > 0)
+        {
+            lookup.propose(&seq.tokens, seq.turn.planned, &mut seq.turn.proposal);
+            seq.turn.drafted = seq.turn.proposal.len();
+            let certain = |index| DraftPosition {
+                index,
+                entropy: 0.0,
+                top_prob: 1.0,
+            };
+            seq.turn.positions.extend((0..seq.turn.drafted).map(certain));
+        }
+    }
+
+    /// Round by round: in the first, every sequence reads what its draft has not seen; each round draws one token for every
+    /// sequence that is still drafting.
+    fn draft_by_model(&mut self) -> Result<(), ExecutorError> {
+        let mut drafting = std::mem::take(&mut self.scratch.drafting);
+        drafting.clear();
+        drafting.extend(
+            (0..self.scheduler.running.len()).filter(|&i| self.scheduler.running[i].turn.planned > 0),
+        );
+        self.catch_up(&mut drafting);
+        while !drafting.is_empty() {
+            self.draw_drafts(&drafting)?;
+            drafting.retain(|&i| {
+                let seq = &self.scheduler.running[i];
+                seq.turn.drafted > 0 && seq.turn.drafted < seq.turn.planned && {
+                    let last = seq.turn.positions.last().expect("a position per drafted token");
+                    self.policy.keep_drafting(seq.id, last)
+                }
+            });
+            self.feed_drafts(&drafting);
+        }
+        self.scratch.drafting = drafting;
+        Ok(())
+    }
+
+    /// Rows of the first draft round: unread known tokens, bounded like a prompt chunk over the whole batch.
+    fn catch_up(&mut self, drafting: &mut Vec<usize>) {
+        let mut budget = self.config.rows_max.max(drafting.len() as u32);
+        let rows = &mut self.scratch.rows;
+        rows.clear();
+        drafting.retain(|&i| {
+            let seq = &mut self.scheduler.running[i];
+            let n_rows = (seq.len() - seq.draft_len).min(budget);
+            if n_rows == 0 {
+                return false;
+            }
+            budget -= n_rows;
+            let unread = &seq.tokens[seq.draft_len as usize..][..n_rows as usize];
+            rows.push(seq.draft_len, unread, &Proposal::new(), &seq.table);
+            seq.draft_len += n_rows;
+            true
+        });
+    }
+
+    /// Rows of a later draft round: the token drafted last.
+    fn feed_drafts(&mut self, drafting: &[usize]) {
+        let rows = &mut self.scratch.rows;
+        rows.clear();
+        for &i in drafting {
+            let seq = &mut self.scheduler.running[i];
+            let last = seq
+                .turn
+                .proposal
+                .tokens()
+                .last()
+                .expect("a drafting sequence has drafted");
+            rows.push(seq.draft_len, &[*last], &Proposal::new(), &seq.table);
+            seq.draft_len += 1;
+        }
+    }
+
+    /// One draft pass over `scratch.rows`, which hold the sequences `drafting`; draws for those that have caught up.
+    fn draw_drafts(&mut self, drafting: &[usize]) -> Result<(), ExecutorError> {
+        let signals = self.policy.signals();
+        let running = &mut self.scheduler.running;
+        let is_ready = |seq: &Sequence| seq.draft_len >= seq.len();
+        let draws: Vec<DraftDraw<'_>> = drafting
+            .iter()
+            .enumerate()
+            .map(|(seq_idx, &i)| (seq_idx, &running[i]))
+            .filter(|(_, seq)| is_ready(seq))
+            .map(|(seq_idx, seq)| DraftDraw {
+                seq_idx,
+                seq: seq.id,
+                params: &seq.params,
+                history: &seq.tokens,
+                prompt_len: seq.prompt_len,
+                proposal: &seq.turn.proposal,
+                banned: seq.banned(),
+                signals,
+            })
+            .collect();
+        self.executor
+            .draft(&self.scratch.rows, &draws, &mut self.scratch.drafted)?;
+        assert_eq!(
+            self.scratch.drafted.len(),
+            draws.len(),
+            "a drafted token for every draw"
+        );
+        let ready = drafting
+            .iter()
+            .copied()
+            .filter(|&i| running[i].draft_len >= running[i].len());
+        for (i, drafted) in ready.collect::<Vec<_>>().into_iter().zip(&self.scratch.drafted) {
+            let turn = &mut running[i].turn;
+            turn.proposal.push_chain(drafted.token);
+            turn.positions.push(drafted.position);
+            turn.drafted += 1;
+        }
+        Ok(())
+    }
+
+    /// Lets the policy cut what was drafted.
+    fn trim(&mut self, now: Duration) {
+        let running = &self.scheduler.running;
+        let owners = &self.scratch.view_owners;
+        let mut verify_lens: Vec<u32> = owners.iter().map(|&i| running[i].turn.drafted).collect();
+        if verify_lens.iter().all(|&len| len == 0) {
+            return;
+        }
+        let drafted: Vec<&[DraftPosition]> = owners.iter().map(|&i| &running[i].turn.positions[..]).collect();
+        let view = plan_view(now, self.n_steps, &self.scratch.views, &self.scheduler);
+        self.policy.trim(&view, &drafted, &mut verify_lens);
+        for (&i, len) in owners.iter().zip(verify_lens) {
+            let turn = &mut self.scheduler.running[i].turn;
+            assert!(len <= turn.drafted, "trim only shortens");
+            turn.proposal.truncate(len);
+        }
+    }
+
+    /// One target pass over all rows of all sequences.
+    fn verify(&mut self) -> Result<(), ExecutorError> {
+        let Scratch {
+            rows,
+            drawing,
+            verifications,
+            ..
+        } = &mut self.scratch;
+        let signals = self.policy.signals();
+        rows.clear();
+        drawing.clear();
+        let mut draws = Vec::with_capacity(self.scheduler.running.len());
+        for (i, seq) in self
+            .scheduler
+            .running
+            .iter()
+            .enumerate()
+            .filter(|(_, seq)| seq.turn.n_known > 0)
+        {
+            let known = &seq.tokens[seq.context_len as usize..][..seq.turn.n_known as usize];
+            rows.push(seq.context_len, known, &seq.turn.proposal, &seq.table);
+            if seq.turn.is_drawing {
+                drawing.push(i);
+                draws.push(TargetDraw {
+                    seq_idx: rows.n_seqs() - 1,
+                    seq: seq.id,
+                    params: &seq.params,
+                    history: &seq.tokens,
+                    prompt_len: seq.prompt_len,
+                    proposal: &seq.turn.proposal,
+                    is_model_drafted: self.config.drafter == Drafter::Model,
+                    banned: seq.banned(),
+                    signals,
+                });
+            }
+        }
+        if rows.n_rows() > 0 {
+            self.executor.verify(rows, &draws, verifications)?;
+        } else {
+            verifications.clear();
+        }
+        assert_eq!(verifications.len(), draws.len(), "a verification for every draw");
+        Ok(())
+    }
+
+    /// Moves lengths, emits tokens, gives back unused slots.
+    fn commit(&mut self, started: Duration, report: &mut StepReport) {
+        let now = self.clock.now();
+        report.target_rows = self.scratch.rows.n_rows() as u32;
+        report.n_seqs = self.scratch.rows.n_seqs() as u32;
+        let mut verifications = self
+            .scratch
+            .drawing
+            .iter()
+            .copied()
+            .zip(&mut self.scratch.verifications)
+            .peekable();
+        for i in 0..self.scheduler.running.len() {
+            let seq = &mut self.scheduler.running[i];
+            if seq.turn.n_known == 0 {
+                continue;
+            }
+            seq.timeline.admitted.get_or_insert(started);
+            if !seq.is_decoding() {
+                report.prefill_rows += seq.turn.n_known;
+            }
+            match verifications.next_if(|(drawing, _)| *drawing == i) {
+                None => seq.context_len += seq.turn.n_known,
+                Some((_, verification)) => {
+                    let gain = commit(seq, verification, &*self.vocabulary, self.shape.context_len_max);
+                    count(report, seq, verification, gain.tokens.len());
+                    seq.timeline.first_token.get_or_insert(now);
+                    seq.turn.finish = gain.finish;
+                    self.events.push(Event::Emitted(Emission {
+                        request: seq.request,
+                        choice: seq.choice,
+                        tokens: gain.tokens,
+                        text: gain.text,
+                    }));
+                }
+            }
+            self.scheduler.settle(i);
+        }
+    }
+
+    /// Tells the policy what the step achieved.
+    fn observe(&mut self, report: &StepReport) {
+        let outcomes: Vec<Outcome<'_>> = self
+            .scratch
+            .drawing
+            .iter()
+            .zip(&self.scratch.verifications)
+            .map(|(&i, verification)| {
+                let seq = &self.scheduler.running[i];
+                Outcome {
+                    seq: seq.id,
+                    planned: seq.turn.planned,
+                    drafted: seq.turn.drafted,
+                    verified: seq.turn.proposal.len(),
+                    accepted: verification.verdict.accepted(),
+                    temperature: seq.params.temperature,
+                    signals: &verification.signals,
+                }
+            })
+            .collect();
+        self.policy.observe(&StepFeedback {
+            step: report.step,
+            outcomes: &outcomes,
+            target_rows: report.target_rows,
+            draft_time: report.draft_time,
+            verify_time: report.verify_time,
+            step_time: report.step_time,
+        });
+    }
+
+    fn retire_finished(&mut self) {
+        for i in (0..self.scheduler.running.len()).rev() {
+            if let Some(reason) = self.scheduler.running[i].turn.finish {
+                let seq = self.scheduler.retire(i);
+                self.finish(seq, reason);
+            }
+        }
+    }
+
+    /// Ends every running sequence: after a failed pass nobody's stored keys and values can be trusted.
+    fn fail_running(&mut self) {
+        self.scheduler.copies.clear();
+        while let Some(i) = self.scheduler.running.len().checked_sub(1) {
+            let seq = self.scheduler.retire(i);
+            self.finish(seq, FinishReason::Failed);
+        }
+        self.scheduler.pool.forget_cached();
+    }
+}
+
+fn view(seq: &Sequence, config: &Config, context_len_max: u32) -> SequenceView {
+    let limit = match config.drafter {
+        Drafter::None => 0,
+        _ => config.sl_limit.min(seq.sl_limit(context_len_max)),
+    };
+    SequenceView {
+        seq: seq.id,
+        limit,
+        context_len: seq.context_len,
+        draft_lag: seq.len() - seq.draft_len,
+        temperature: seq.params.temperature,
+        emitted: seq.emitted(),
+    }
+}
+
+fn plan_view<'a>(
+    now: Duration,
+    step: u64,
+    sequences: &'a [SequenceView],
+    scheduler: &Scheduler,
+) -> PlanView<'a> {
+    let prefill_rows = scheduler
+        .running
+        .iter()
+        .filter(|seq| !seq.is_decoding())
+        .map(|seq| seq.turn.n_known)
+        .sum();
+    PlanView {
+        step,
+        sequences,
+        prefill_rows,
+        n_waiting: scheduler.waiting.len() as u32,
+        blocks_free: scheduler.pool.n_free(),
+        blocks_total: scheduler.pool.n_total(),
+        now,
+    }
+}
+
+fn count(report: &mut StepReport, seq: &Sequence, verification: &Verification, emitted: usize) {
+    report.planned += seq.turn.planned;
+    report.drafted += seq.turn.drafted;
+    report.verified += seq.turn.proposal.len();
+    report.accepted += verification.verdict.accepted();
+    report.emitted += emitted as u32;
+}

@@ -1,0 +1,145 @@
+//! What the engine's tests share: a scripted engine, and a way to run it to the end.
+#![allow(dead_code)]
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dsde_engine::{
+    Clock, Config, Drafter, Engine, Event, Executor, FinishReason, Finished, Origin, Request, RequestId,
+    Script, ScriptedExecutor, Shape, Vocabulary,
+};
+use dsde_policy::{Policy, registry};
+use dsde_sampling::{Params, Rule};
+
+/// One millisecond per reading.
+#[derive(Default)]
+pub struct CountingClock(Cell<u64>);
+
+impl Clock for CountingClock {
+    fn now(&self) -> Duration {
+        self.0.set(self.0.get() + 1);
+        Duration::from_millis(self.0.get())
+    }
+}
+
+/// Token `t` is the letter `a + t`.
+pub struct Letters(Vec<u8>);
+
+impl Letters {
+    pub fn new() -> Self {
+        Self((0..64).map(|t| b'a' + t).collect())
+    }
+}
+
+impl Vocabulary for Letters {
+    fn token_bytes(&self, token: u32) -> &[u8] {
+        self.0.get(token as usize).map_or(&[], std::slice::from_ref)
+    }
+}
+
+pub const BLOCK_LEN: u32 = 4;
+
+pub fn shape(n_blocks: u32) -> Shape {
+    Shape {
+        vocab_len: 31,
+        context_len_max: 256,
+        block_len: BLOCK_LEN,
+        n_blocks,
+        has_draft: true,
+    }
+}
+
+pub fn policy(text: &str) -> Box<dyn Policy> {
+    text.parse::<registry::Config>()
+        .unwrap_or_else(|e| panic!("{text}: {e}"))
+        .build()
+}
+
+pub type TestEngine = Engine<ScriptedExecutor, CountingClock>;
+
+pub fn engine(config: Config, policy_text: &str, n_blocks: u32) -> TestEngine {
+    let executor = ScriptedExecutor::new(Script::default(), shape(n_blocks), Rule::Block);
+    engine_of(config, policy_text, executor)
+}
+
+pub fn engine_of<E: Executor>(config: Config, policy_text: &str, executor: E) -> Engine<E, CountingClock> {
+    Engine::new(
+        config,
+        policy(policy_text),
+        Arc::new(Letters::new()),
+        executor,
+        CountingClock::default(),
+    )
+    .unwrap()
+}
+
+pub fn model_config() -> Config {
+    Config {
+        drafter: Drafter::Model,
+        ..Config::default()
+    }
+}
+
+/// A prompt of `len` tokens that differs from others in its first token.
+pub fn prompt(salt: u32, len: u32) -> Vec<u32> {
+    (0..len).map(|i| (salt * 7 + i * i * 3 + i) % 31).collect()
+}
+
+pub fn greedy(prompt: Vec<u32>, tokens_max: u32) -> Request {
+    Request::new(prompt, Params::greedy(), tokens_max)
+}
+
+/// Everything one choice produced.
+#[derive(Debug, Default)]
+pub struct Output {
+    pub tokens: Vec<u32>,
+    pub origins: Vec<Origin>,
+    pub text: String,
+    pub finished: Option<Finished>,
+}
+
+impl Output {
+    pub fn reason(&self) -> FinishReason {
+        self.finished.as_ref().expect("the choice has ended").reason
+    }
+}
+
+pub type Outputs = BTreeMap<(RequestId, u32), Output>;
+
+pub fn collect(events: Vec<Event>, outputs: &mut Outputs) {
+    for event in events {
+        match event {
+            Event::Emitted(emission) => {
+                let output = outputs.entry((emission.request, emission.choice)).or_default();
+                assert!(output.finished.is_none(), "nothing follows the end");
+                assert!(!emission.tokens.is_empty());
+                output.tokens.extend(emission.tokens.iter().map(|t| t.token));
+                output.origins.extend(emission.tokens.iter().map(|t| t.origin));
+                output.text += std::str::from_utf8(&emission.text).unwrap();
+            }
+            Event::Finished(finished) => {
+                let output = outputs.entry((finished.request, finished.choice)).or_default();
+                assert!(output.finished.is_none(), "one end per choice");
+                output.finished = Some(finished);
+            }
+        }
+    }
+}
+
+/// Steps until nothing is left; every debug step checks the invariants.
+pub fn run<E: Executor>(engine: &mut Engine<E, CountingClock>) -> Outputs {
+    let mut outputs = Outputs::new();
+    for _ in 0..100_000 {
+        if engine.is_idle() {
+            break;
+        }
+        engine.step().unwrap();
+        collect(engine.drain_events(), &mut outputs);
+    }
+    assert!(engine.is_idle(), "the engine makes progress");
+    let (free, total) = engine.blocks_free_and_total();
+    assert_eq!(free, total, "an idle engine owns no block");
+    outputs
+}

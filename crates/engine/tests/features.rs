@@ -1,0 +1,427 @@
+//! Everything a request can ask for, one fact at a time.
+
+mod common;
+
+use common::*;
+use dsde_engine::{
+    Config, ConfigError, Drafter, FinishReason, Origin, Refused, Request, Script, ScriptedExecutor, Slo, Stop,
+};
+use dsde_sampling::{Params, Rule};
+
+fn text_of(tokens: &[u32]) -> String {
+    tokens.iter().map(|&t| (b'a' + t as u8) as char).collect()
+}
+
+#[test]
+fn a_stop_token_ends_the_sequence_and_adds_no_text() {
+    let prompt = prompt(2, 9);
+    let expected = Script::default().greedy_continuation(&prompt, 40);
+    let stop_token = expected[10];
+    let n = expected.iter().position(|&t| t == stop_token).unwrap();
+    for policy in ["off", "fixed:k=6"] {
+        let mut engine = engine(model_config(), policy, 100);
+        let mut request = greedy(prompt.clone(), 40);
+        request.stop = Stop {
+            tokens: vec![stop_token],
+            strings: vec![],
+        };
+        let id = engine.submit(request).unwrap();
+        let output = &run(&mut engine)[&(id, 0)];
+        assert_eq!(
+            (&output.tokens[..], output.reason()),
+            (&expected[..=n], FinishReason::Stop),
+            "{policy}"
+        );
+        assert_eq!(output.text, text_of(&expected[..n]));
+    }
+}
+
+#[test]
+fn a_stop_string_across_tokens_is_cut_off() {
+    let prompt = prompt(3, 5);
+    let expected = Script::default().greedy_continuation(&prompt, 40);
+    let stop = text_of(&expected[17..20]);
+    let text = text_of(&expected);
+    let kept = text.find(&stop).unwrap();
+    for policy in ["off", "fixed:k=8", "dsde"] {
+        let mut engine = engine(model_config(), policy, 100);
+        let mut request = greedy(prompt.clone(), 40);
+        request.stop.strings = vec![stop.clone(), "ZZ".to_owned()];
+        let id = engine.submit(request).unwrap();
+        let output = &run(&mut engine)[&(id, 0)];
+        assert_eq!(
+            (output.text.as_str(), output.reason()),
+            (&text[..kept], FinishReason::Stop),
+            "{policy}"
+        );
+        assert_eq!(output.tokens, expected[..kept + 3]);
+    }
+}
+
+#[test]
+fn stop_tokens_are_impossible_before_tokens_min() {
+    let prompt = prompt(2, 9);
+    let first = Script::default().greedy_continuation(&prompt, 1)[0];
+    for policy in ["off", "fixed:k=6"] {
+        let mut engine = engine(model_config(), policy, 100);
+        let mut request = greedy(prompt.clone(), 200);
+        request.stop.tokens = (0..31).filter(|&t| t != (first + 1) % 31).collect();
+        request.tokens_min = 15;
+        let id = engine.submit(request).unwrap();
+        let output = &run(&mut engine)[&(id, 0)];
+        // 30 of 31 tokens stop: until the minimum only the remaining one is possible, then an end comes soon.
+        assert_eq!(output.tokens[..15], [(first + 1) % 31; 15], "{policy}");
+        assert_eq!(output.reason(), FinishReason::Stop);
+    }
+}
+
+#[test]
+fn length_ends_at_tokens_max_and_at_the_end_of_the_context() {
+    for (prompt_len, tokens_max, expected) in [(5, 1, 1), (5, 17, 17), (250, 100, 6), (255, 100, 1)] {
+        for policy in ["off", "fixed:k=8"] {
+            let mut engine = engine(model_config(), policy, 100);
+            let id = engine.submit(greedy(prompt(1, prompt_len), tokens_max)).unwrap();
+            let output = &run(&mut engine)[&(id, 0)];
+            assert_eq!(
+                (output.tokens.len(), output.reason()),
+                (expected, FinishReason::Length),
+                "{prompt_len} {policy}"
+            );
+        }
+    }
+}
+
+#[test]
+fn choices_share_the_prompt_and_differ_in_their_draws() {
+    for policy in ["off", "fixed:k=4"] {
+        let mut engine = engine(model_config(), policy, 200);
+        let params = Params {
+            temperature: 1.0,
+            seed: 5,
+            ..Params::greedy()
+        };
+        let mut request = Request::new(prompt(4, 22), params.clone(), 30);
+        request.n_choices = 4;
+        let id = engine.submit(request).unwrap();
+        let outputs = run(&mut engine);
+        let texts: std::collections::BTreeSet<_> = (0..4).map(|c| outputs[&(id, c)].tokens.clone()).collect();
+        assert_eq!(texts.len(), 4, "four different continuations");
+        for choice in 1..4 {
+            let timeline = outputs[&(id, choice)].finished.as_ref().unwrap().timeline;
+            assert_eq!(
+                timeline.cached_tokens, 21,
+                "all but the last prompt token is shared"
+            );
+        }
+        // The first choice is the request with n = 1.
+        let mut alone = common::engine(model_config(), policy, 200);
+        let id_alone = alone.submit(Request::new(prompt(4, 22), params, 30)).unwrap();
+        assert_eq!(
+            run(&mut alone)[&(id_alone, 0)].tokens,
+            outputs[&(id, 0)].tokens,
+            "{policy}"
+        );
+    }
+}
+
+#[test]
+fn greedy_choices_are_equal_and_right_in_tight_memory() {
+    // A prompt of 22 tokens ends inside a block: every choice copies it before writing.
+    for n_blocks in [12, 16, 40] {
+        let mut engine = engine(model_config(), "fixed:k=3", n_blocks);
+        let mut request = greedy(prompt(4, 22), 20);
+        request.n_choices = 5;
+        let id = engine.submit(request).unwrap();
+        let outputs = run(&mut engine);
+        let expected = Script::default().greedy_continuation(&prompt(4, 22), 20);
+        for choice in 0..5 {
+            assert_eq!(
+                outputs[&(id, choice)].tokens,
+                expected,
+                "choice {choice}, {n_blocks} blocks"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_repeated_prompt_comes_from_the_prefix_cache_for_target_and_draft() {
+    let mut engine = engine(model_config(), "fixed:k=3", 100);
+    let request = greedy(prompt(6, 33), 10);
+    let first = engine.submit(request.clone()).unwrap();
+    let before = run(&mut engine);
+    let second = engine.submit(request).unwrap();
+    let report = engine.step().unwrap();
+    // 8 full blocks of 4 are shared; the 33rd token is computed, and the draft reads no more than that.
+    assert_eq!(report.target_rows, 1 + report.verified);
+    assert!(report.drafted > 0);
+    let mut after = Outputs::new();
+    collect(engine.drain_events(), &mut after);
+    for (key, output) in run(&mut engine) {
+        let so_far = after.entry(key).or_default();
+        so_far.tokens.extend(output.tokens);
+        so_far.finished = output.finished;
+    }
+    assert_eq!(before[&(first, 0)].tokens, after[&(second, 0)].tokens);
+    assert_eq!(
+        after[&(second, 0)]
+            .finished
+            .as_ref()
+            .unwrap()
+            .timeline
+            .cached_tokens,
+        32
+    );
+    engine.clear_prefix_cache();
+    engine.check_invariants();
+}
+
+#[test]
+fn cancellation_frees_everything_at_once_wherever_the_request_is() {
+    for steps in 0..12 {
+        let mut engine = engine(
+            Config {
+                rows_max: 8,
+                sequences_max: 2,
+                ..model_config()
+            },
+            "fixed:k=3",
+            60,
+        );
+        let mut request = greedy(prompt(1, 30), 50);
+        request.n_choices = 3;
+        let doomed = engine.submit(request).unwrap();
+        let other = engine.submit(greedy(prompt(2, 10), 20)).unwrap();
+        for _ in 0..steps {
+            engine.step().unwrap();
+        }
+        let mut outputs = Outputs::new();
+        assert!(engine.cancel(doomed));
+        assert!(!engine.cancel(doomed), "nothing is left of it");
+        engine.check_invariants();
+        collect(engine.drain_events(), &mut outputs);
+        for choice in 0..3 {
+            assert_eq!(
+                outputs[&(doomed, choice)].reason(),
+                FinishReason::Cancelled,
+                "after {steps} steps"
+            );
+        }
+        for (key, output) in run(&mut engine) {
+            let so_far = outputs.entry(key).or_default();
+            so_far.tokens.extend(output.tokens);
+        }
+        assert_eq!(
+            outputs[&(other, 0)].tokens,
+            Script::default().greedy_continuation(&prompt(2, 10), 20)
+        );
+    }
+}
+
+#[test]
+fn better_priority_runs_first_and_preempts() {
+    let mut engine = engine(
+        Config {
+            sequences_max: 1,
+            ..model_config()
+        },
+        "off",
+        60,
+    );
+    let slow = engine.submit(greedy(prompt(1, 10), 30)).unwrap();
+    for _ in 0..5 {
+        engine.step().unwrap();
+    }
+    let mut urgent_request = greedy(prompt(2, 10), 5);
+    urgent_request.priority = -1;
+    let urgent = engine.submit(urgent_request).unwrap();
+    let mut equal = greedy(prompt(3, 10), 5);
+    equal.priority = 0;
+    let later = engine.submit(equal).unwrap();
+    let outputs = run(&mut engine);
+    let finished = |id| outputs[&(id, 0)].finished.as_ref().unwrap().timeline;
+    assert!(finished(urgent).finished < finished(slow).finished);
+    assert!(
+        finished(slow).finished < finished(later).finished,
+        "equal priorities keep their order"
+    );
+    assert_eq!(finished(slow).preemptions, 1);
+}
+
+#[test]
+fn origins_tell_how_tokens_came_to_be() {
+    let mut engine = engine(model_config(), "fixed:k=4", 60);
+    let id = engine.submit(greedy(prompt(1, 10), 60)).unwrap();
+    let outputs = run(&mut engine);
+    let output = &outputs[&(id, 0)];
+    let timeline = output.finished.as_ref().unwrap().timeline;
+    let count = |origin| output.origins.iter().filter(|&&o| o == origin).count() as u32;
+    assert_eq!(count(Origin::Accepted), timeline.accepted);
+    assert!(count(Origin::Recovered) > 0 && count(Origin::Bonus) > 0);
+    assert_eq!(output.tokens.len() as u32, timeline.emitted);
+    assert!(timeline.arrival < timeline.admitted.unwrap());
+    assert!(timeline.admitted.unwrap() < timeline.first_token.unwrap());
+    assert!(timeline.first_token.unwrap() < timeline.finished);
+}
+
+#[test]
+fn a_failed_pass_ends_its_sequences_and_the_engine_goes_on() {
+    for pass in 0..8 {
+        let executor = ScriptedExecutor::new(Script::default(), shape(60), Rule::Block).fail_at(pass);
+        let mut engine = engine_of(
+            Config {
+                sequences_max: 2,
+                ..model_config()
+            },
+            "fixed:k=2",
+            executor,
+        );
+        for i in 0..4 {
+            engine.submit(greedy(prompt(i, 10), 20)).unwrap();
+        }
+        let mut outputs = Outputs::new();
+        let mut n_errors = 0;
+        while !engine.is_idle() {
+            n_errors += u32::from(engine.step().is_err());
+            collect(engine.drain_events(), &mut outputs);
+        }
+        let n_failed = outputs
+            .values()
+            .filter(|o| o.reason() == FinishReason::Failed)
+            .count();
+        assert_eq!((n_errors, n_failed, outputs.len()), (1, 2, 4), "pass {pass}");
+    }
+}
+
+#[test]
+fn bad_requests_are_refused_with_what_was_expected() {
+    let mut engine = engine(
+        Config {
+            waiting_max: 2,
+            ..model_config()
+        },
+        "off",
+        100,
+    );
+    let good = || greedy(prompt(1, 4), 4);
+    let cases: Vec<(Request, &str)> = vec![
+        (
+            greedy(vec![], 4),
+            "the prompt is empty; at least one token is needed",
+        ),
+        (
+            greedy(vec![1; 256], 4),
+            "the prompt has 256 tokens, at most 255 fit the context",
+        ),
+        (
+            greedy(vec![31], 4),
+            "token 31 is outside the vocabulary of 31 tokens",
+        ),
+        (greedy(vec![1], 0), "tokens_max must be in 1..=4294967295, got 0"),
+        (
+            Request {
+                tokens_min: 5,
+                ..good()
+            },
+            "tokens_min must be in 0..=4, got 5",
+        ),
+        (
+            Request {
+                n_choices: 0,
+                ..good()
+            },
+            "n_choices must be in 1..=128, got 0",
+        ),
+        (
+            Request {
+                n_choices: 129,
+                ..good()
+            },
+            "n_choices must be in 1..=128, got 129",
+        ),
+        (
+            Request {
+                n_choices: 3,
+                ..good()
+            },
+            "0 sequences are waiting already, at most 2 may; try again later",
+        ),
+        (
+            Request {
+                stop: Stop {
+                    strings: vec![String::new()],
+                    tokens: vec![],
+                },
+                ..good()
+            },
+            "bytes of a stop string must be in 1..=1024, got 0",
+        ),
+        (
+            Request {
+                stop: Stop {
+                    strings: vec!["x".into(); 17],
+                    tokens: vec![],
+                },
+                ..good()
+            },
+            "number of stop strings must be in 0..=16, got 17",
+        ),
+        (
+            Request {
+                slo: Slo {
+                    ttft_ms_max: Some(f64::NAN),
+                    tpot_ms_max: None,
+                },
+                ..good()
+            },
+            "ttft_ms_max must be a positive number of milliseconds, got NaN",
+        ),
+    ];
+    for (request, expected) in cases {
+        let refused = engine.submit(request).unwrap_err();
+        assert_eq!(refused.to_string(), expected);
+    }
+    let params = Params {
+        temperature: f32::NAN,
+        ..Params::greedy()
+    };
+    let refused = engine.submit(Request::new(vec![1], params, 1)).unwrap_err();
+    assert!(matches!(refused, Refused::Sampling(_)));
+    assert!(engine.is_idle());
+}
+
+#[test]
+fn contradictory_configurations_are_refused() {
+    let check = |config: Config, expected: ConfigError| assert_eq!(config.check(false), Err(expected));
+    check(model_config(), ConfigError::NoDraftModel);
+    let rows = ConfigError::OutOfRange {
+        name: "rows_max",
+        got: 8,
+        min: 64,
+        max: 65536,
+    };
+    check(
+        Config {
+            rows_max: 8,
+            ..Config::default()
+        },
+        rows,
+    );
+    let lookup = dsde_engine::PromptLookup {
+        ngram_min: 4,
+        ..Default::default()
+    };
+    let ngram = ConfigError::OutOfRange {
+        name: "ngram_min",
+        got: 4,
+        min: 1,
+        max: 3,
+    };
+    check(
+        Config {
+            drafter: Drafter::PromptLookup(lookup),
+            ..Config::default()
+        },
+        ngram,
+    );
+}

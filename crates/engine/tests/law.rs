@@ -1,0 +1,128 @@
+//! Sampled output follows the target's law through the whole engine, for every policy, rule and drafter.
+//!
+//! 20,000 requests that differ only in their seed emit three tokens each; the joint counts of the three are compared with
+//! the law computed from the script by Pearson's chi-square. Seeds are fixed, so the test is deterministic; over random
+//! seeds it would fail a correct engine with probability 1e-6 per case (threshold by Wilson and Hilferty).
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::*;
+use dsde_engine::{Config, Drafter, PromptLookup, Request, Script, ScriptedExecutor};
+use dsde_policy::registry;
+use dsde_sampling::distribution::{Scratch, softmax};
+use dsde_sampling::{Params, Rule};
+
+const N_REQUESTS: u64 = 20_000;
+const TOKENS: usize = 3;
+/// Upper quantile of the standard normal distribution at 1e-6.
+const Z: f64 = 4.753;
+
+const SCRIPT: Script = Script { vocab_len: 4, agreement: 0.5, sharpness: 3.0, seed: 3 };
+
+fn params(seed: u64) -> Params {
+    Params { temperature: 0.8, seed, ..Params::greedy() }
+}
+
+/// Probability of each continuation of `prompt` under plain sampling.
+fn law(prompt: &[u32]) -> BTreeMap<Vec<u32>, f64> {
+    let mut law = BTreeMap::from([(Vec::new(), 1.0)]);
+    for _ in 0..TOKENS {
+        let mut longer = BTreeMap::new();
+        for (tokens, probability) in law {
+            let mut row = SCRIPT.target_logits(prompt.iter().chain(&tokens).copied());
+            softmax(&mut row, &params(0), &mut Scratch::default());
+            for (token, &p) in row.iter().enumerate() {
+                let next = [&tokens[..], &[token as u32]].concat();
+                longer.insert(next, probability * f64::from(p));
+            }
+        }
+        law = longer;
+    }
+    law
+}
+
+/// Chi-square over its bound; above 1 the counts do not follow the law.
+fn excess(counts: &BTreeMap<Vec<u32>, f64>, law: &BTreeMap<Vec<u32>, f64>) -> f64 {
+    let n = N_REQUESTS as f64;
+    let mut statistic = 0.0;
+    let mut n_cells = 0.0;
+    // Cells with fewer than 5 expected draws are pooled.
+    let (mut rare_expected, mut rare_count) = (0.0, 0.0);
+    for (tokens, probability) in law {
+        let (expected, count) = (n * probability, counts.get(tokens).copied().unwrap_or(0.0));
+        if expected < 5.0 {
+            rare_expected += expected;
+            rare_count += count;
+        } else {
+            statistic += (count - expected).powi(2) / expected;
+            n_cells += 1.0;
+        }
+    }
+    if rare_expected > 0.0 {
+        statistic += (rare_count - rare_expected).powi(2) / rare_expected;
+        n_cells += 1.0;
+    }
+    let freedom: f64 = n_cells - 1.0;
+    let spread = 2.0 / (9.0 * freedom);
+    statistic / (freedom * (1.0 - spread + Z * spread.sqrt()).powi(3))
+}
+
+/// Joint counts of the emitted tokens, and whether anything was accepted.
+fn sample(prompt: &[u32], config: Config, policy: &str, rule: Rule) -> (BTreeMap<Vec<u32>, f64>, bool) {
+    let executor = ScriptedExecutor::new(SCRIPT, shape(200), rule);
+    let mut engine = engine_of(Config { waiting_max: 1 << 20, ..config }, policy, executor);
+    for seed in 0..N_REQUESTS {
+        engine.submit(Request::new(prompt.to_vec(), params(seed), TOKENS as u32)).unwrap();
+    }
+    let mut counts = BTreeMap::new();
+    let mut accepted = 0;
+    for output in run(&mut engine).into_values() {
+        accepted += output.finished.as_ref().unwrap().timeline.accepted;
+        *counts.entry(output.tokens).or_insert(0.0) += 1.0;
+    }
+    (counts, accepted > 0)
+}
+
+#[test]
+fn every_policy_and_rule_keeps_the_law() {
+    let prompt = [1, 2, 0, 1];
+    let law = law(&prompt);
+    let mut policies: Vec<String> = registry::ENTRIES.iter().map(|entry| entry.name.to_owned()).collect();
+    policies.retain(|name| name != "fixed");
+    policies.extend(["fixed:k=1", "fixed:k=2", "dsde:cap=mean", "dsde:variant=released"].map(str::to_owned));
+    for rule in [Rule::TokenWise, Rule::Block] {
+        for policy in &policies {
+            let (counts, is_accepting) = sample(&prompt, model_config(), policy, rule);
+            assert_eq!(is_accepting, policy != "off", "{policy} is not vacuous");
+            let excess = excess(&counts, &law);
+            assert!(excess < 1.0, "{policy}, {rule:?}: chi-square is {excess} of its bound");
+        }
+    }
+}
+
+#[test]
+fn prompt_lookup_keeps_the_law() {
+    let prompt = [1, 2, 0, 1, 2];
+    let lookup = PromptLookup { ngram_min: 1, ..PromptLookup::default() };
+    let config = Config { drafter: Drafter::PromptLookup(lookup), ..Config::default() };
+    let (counts, is_accepting) = sample(&prompt, config, "fixed:k=2", Rule::Block);
+    assert!(is_accepting);
+    let excess = excess(&counts, &law(&prompt));
+    assert!(excess < 1.0, "chi-square is {excess} of its bound");
+}
+
+#[test]
+fn the_test_notices_a_wrong_law() {
+    let prompt = [1, 2, 0, 1];
+    let (counts, _) = sample(&prompt, model_config(), "off", Rule::Block);
+    let mut wrong = law(&prompt);
+    // One percent of probability moved from the most to the least probable continuation.
+    let by_probability = |(_, a): &(&Vec<u32>, &f64), (_, b): &(&Vec<u32>, &f64)| a.total_cmp(b);
+    let most = wrong.iter().max_by(by_probability).unwrap().0.clone();
+    let least = wrong.iter().min_by(by_probability).unwrap().0.clone();
+    *wrong.get_mut(&most).unwrap() -= 0.01;
+    *wrong.get_mut(&least).unwrap() += 0.01;
+    assert!(excess(&counts, &wrong) > 1.0);
+}

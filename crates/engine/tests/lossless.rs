@@ -1,0 +1,158 @@
+//! Greedy output is what plain decoding of the target emits, whoever else runs and however far anyone speculates.
+
+mod common;
+
+use common::*;
+use dsde_engine::{Config, Drafter, Engine, PromptLookup, Script, ScriptedExecutor};
+use dsde_sampling::{Params, Rule};
+
+const TOKENS: u32 = 40;
+
+fn policies() -> Vec<String> {
+    let fixed = (1..=8).map(|k| format!("fixed:k={k}"));
+    let others = [
+        "off",
+        "dsde",
+        "dsde:cap=mean",
+        "dsde:variant=released",
+        "dsde:variant=released,cap=mean",
+    ];
+    fixed.chain(others.map(str::to_owned)).collect()
+}
+
+/// Runs 12 prompts of 1 to 45 tokens and compares each with the script's own continuation.
+fn check(config: Config, policy: &str, n_blocks: u32) -> (u32, u32, u32) {
+    let mut engine = engine(config, policy, n_blocks);
+    let prompts: Vec<Vec<u32>> = (0..12).map(|i| prompt(i, 1 + 4 * i)).collect();
+    let ids: Vec<_> = prompts
+        .iter()
+        .map(|p| engine.submit(greedy(p.clone(), TOKENS)).unwrap())
+        .collect();
+    let outputs = run(&mut engine);
+    let mut sums = (0, 0, 0);
+    for (id, prompt) in ids.iter().zip(&prompts) {
+        let output = &outputs[&(*id, 0)];
+        let expected = Script::default().greedy_continuation(prompt, TOKENS as usize);
+        assert_eq!(output.tokens, expected, "{policy}, {n_blocks} blocks, {config:?}");
+        let timeline = output.finished.as_ref().unwrap().timeline;
+        sums = (
+            sums.0 + timeline.drafted,
+            sums.1 + timeline.accepted,
+            sums.2 + timeline.preemptions,
+        );
+    }
+    sums
+}
+
+#[test]
+fn greedy_output_is_independent_of_policy_and_concurrency() {
+    for sequences_max in [1, 3, 8, 32] {
+        for policy in policies() {
+            let config = Config {
+                sequences_max,
+                ..model_config()
+            };
+            let (drafted, accepted, _) = check(config, &policy, 400);
+            let is_speculating = policy != "off";
+            assert_eq!(
+                (drafted > 0, accepted > 0),
+                (is_speculating, is_speculating),
+                "{policy} is not vacuous"
+            );
+        }
+    }
+}
+
+#[test]
+fn greedy_output_survives_preemption() {
+    for policy in policies() {
+        // 22 blocks of 4: the longest request needs 85 slots, all twelve together ten times that.
+        let (_, _, preemptions) = check(model_config(), &policy, 22);
+        assert!(preemptions > 0, "{policy}: memory was tight");
+    }
+}
+
+#[test]
+fn greedy_output_is_independent_of_chunking_and_prefix_cache() {
+    for rows_max in [4, 7, 64] {
+        for prefix_cache in [false, true] {
+            let config = Config {
+                rows_max,
+                sequences_max: 4,
+                prefix_cache,
+                ..model_config()
+            };
+            check(config, "dsde", 60);
+        }
+    }
+}
+
+#[test]
+fn greedy_output_survives_prompt_lookup() {
+    let config = Config {
+        drafter: Drafter::PromptLookup(PromptLookup {
+            ngram_min: 1,
+            ..PromptLookup::default()
+        }),
+        ..Config::default()
+    };
+    let (drafted, _, _) = check(config, "fixed:k=5", 400);
+    assert!(drafted > 0);
+}
+
+#[test]
+fn without_a_drafter_every_policy_decodes_plainly() {
+    let (drafted, _, _) = check(Config::default(), "fixed:k=5", 400);
+    assert_eq!(drafted, 0);
+}
+
+#[test]
+fn a_changed_policy_resumes_from_a_lagging_draft() {
+    let mut engine = engine(model_config(), "off", 400);
+    let first = prompt(1, 30);
+    let id = engine.submit(greedy(first.clone(), 60)).unwrap();
+    let mut outputs = Outputs::new();
+    for policy_text in ["off", "fixed:k=4", "off", "fixed:k=2"] {
+        engine.set_policy(policy(policy_text));
+        for _ in 0..6 {
+            engine.step().unwrap();
+        }
+        collect(engine.drain_events(), &mut outputs);
+    }
+    outputs.append(&mut Outputs::new());
+    while !engine.is_idle() {
+        engine.step().unwrap();
+        collect(engine.drain_events(), &mut outputs);
+    }
+    let output = &outputs[&(id, 0)];
+    assert_eq!(output.tokens, Script::default().greedy_continuation(&first, 60));
+    assert!(output.finished.as_ref().unwrap().timeline.accepted > 0);
+}
+
+/// With a draft that always agrees, everything drafted is accepted: the draft never reads stale slots.
+#[test]
+fn a_perfect_draft_is_always_accepted() {
+    for temperature in [0.0, 0.8] {
+        let script = Script {
+            agreement: 1.0,
+            ..Script::default()
+        };
+        let executor = ScriptedExecutor::new(script, shape(200), Rule::TokenWise);
+        let mut engine: Engine<_, _> = engine_of(model_config(), "fixed:k=5", executor);
+        for i in 0..6 {
+            let params = Params {
+                temperature,
+                seed: u64::from(i),
+                ..Params::greedy()
+            };
+            engine
+                .submit(dsde_engine::Request::new(prompt(i, 3 + i), params, 41))
+                .unwrap();
+        }
+        for output in run(&mut engine).values() {
+            let timeline = output.finished.as_ref().unwrap().timeline;
+            assert_eq!(timeline.accepted, timeline.drafted, "T={temperature}");
+            assert!(timeline.drafted > 0);
+        }
+    }
+}
