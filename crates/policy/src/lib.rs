@@ -8,12 +8,27 @@
 //! anything known before its token was drawn, and never on the token itself. The views are built so that the rule holds by
 //! construction for lengths planned up front; stop and trim rules see features of the draft's *distribution* only.
 //!
-//! One file per published system, each opening with its citation, a table equation -> function, and its deviations.
+//! One file per published system, each opening with its citation, a table equation -> function, and its deviations. Users
+//! choose by name: `"dsde:cap=mean".parse::<Config>()?.build()`; [`registry`] says how, and how a policy is added.
 
+pub mod cap;
+pub mod dsde;
+pub mod error;
 pub mod feedback;
+pub mod fixed;
+pub mod off;
+pub mod parameter;
+pub mod registry;
 pub mod view;
+pub mod window;
 
+pub use cap::Cap;
+pub use dsde::Dsde;
+pub use error::Error;
 pub use feedback::{Outcome, PositionSignals, StepFeedback};
+pub use fixed::Fixed;
+pub use off::Off;
+pub use registry::Config;
 pub use view::{DraftPosition, PlanView, Planned, Reason, SeqId, SequenceView, Signals};
 
 /// Chooses speculation lengths; see the crate head for the rule every implementation obeys.

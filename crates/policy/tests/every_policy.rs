@@ -1,0 +1,145 @@
+//! What must hold for every policy of the registry, whatever the engine reports.
+
+mod common;
+
+use common::Fate;
+use dsde_policy::registry::{ENTRIES, LEN_MAX};
+use dsde_policy::{Config, Planned, Policy, SeqId};
+use proptest::prelude::*;
+
+/// A configuration of every policy, with and without the cap where it applies.
+fn configurations() -> Vec<String> {
+    let mut texts = Vec::new();
+    for entry in ENTRIES {
+        let required: Vec<String> = entry
+            .parameters()
+            .filter(|p| p.default.is_none())
+            .map(|p| format!("{}=4", p.key))
+            .collect();
+        let presets = entry
+            .presets
+            .iter()
+            .map(|p| vec![format!("{}={}", p.key, p.word)]);
+        for choice in std::iter::once(Vec::new()).chain(presets) {
+            let with = |extra: Option<&str>| {
+                let parameters = [
+                    required.clone(),
+                    choice.clone(),
+                    extra.into_iter().map(str::to_owned).collect(),
+                ];
+                match parameters.concat().join(",") {
+                    parameters if parameters.is_empty() => entry.name.to_owned(),
+                    parameters => format!("{}:{parameters}", entry.name),
+                }
+            };
+            texts.push(with(None));
+            if entry.is_per_sequence {
+                texts.push(with(Some("cap=mean")));
+            }
+        }
+    }
+    texts
+}
+
+fn build(text: &str) -> Box<dyn Policy> {
+    text.parse::<Config>().expect("a valid configuration").build()
+}
+
+#[test]
+fn names_parse_to_the_same_policy() {
+    for text in configurations() {
+        assert_eq!(build(&text).name(), text);
+    }
+}
+
+/// Divergences as a healthy and as a broken executor would report them.
+fn kld() -> impl Strategy<Value = f32> {
+    prop_oneof![
+        8 => 0.0f32..2.0,
+        1 => 0.0f32..18.0,
+        1 => prop::sample::select(vec![f32::NAN, f32::INFINITY, -1.0, f32::MAX, 0.0]),
+    ]
+}
+
+fn fate() -> impl Strategy<Value = Fate> {
+    (
+        0u64..6,
+        0u32..=LEN_MAX,
+        0u32..=LEN_MAX,
+        prop_oneof![Just(0.0f32), Just(1.0f32), 1e-3f32..2.0],
+        prop::collection::vec(kld(), 0..12),
+    )
+        .prop_map(|(seq, limit, accepted_max, temperature, klds)| Fate {
+            seq: SeqId(seq),
+            limit,
+            accepted_max,
+            temperature,
+            klds,
+        })
+}
+
+/// Steps of batches in which no sequence appears twice.
+fn batches() -> impl Strategy<Value = Vec<Vec<Fate>>> {
+    let batch = prop::collection::vec(fate(), 0..6).prop_map(|mut fates| {
+        fates.sort_by_key(|fate| fate.seq);
+        fates.dedup_by_key(|fate| fate.seq);
+        fates
+    });
+    prop::collection::vec(batch, 0..40)
+}
+
+fn run(policy: &mut dyn Policy, batches: &[Vec<Fate>]) -> Vec<Vec<Planned>> {
+    (0..)
+        .zip(batches)
+        .map(|(step, fates)| common::step(policy, step, fates))
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn lengths_stay_within_what_can_be_configured(batches in batches()) {
+        for text in configurations() {
+            for planned in run(build(&text).as_mut(), &batches).concat() {
+                prop_assert!(planned.len <= LEN_MAX, "{} planned {:?}", text, planned);
+                prop_assert!(!planned.reason.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_history_gives_the_same_plans(batches in batches()) {
+        for text in configurations() {
+            prop_assert_eq!(run(build(&text).as_mut(), &batches), run(build(&text).as_mut(), &batches), "{}", text);
+        }
+    }
+
+    #[test]
+    fn a_forgotten_sequence_starts_anew(batches in batches(), again in batches()) {
+        for text in configurations() {
+            let mut policy = build(&text);
+            run(policy.as_mut(), &batches);
+            (0..6).for_each(|seq| policy.forget(SeqId(seq)));
+            prop_assert_eq!(run(policy.as_mut(), &again), run(build(&text).as_mut(), &again), "{}", text);
+        }
+    }
+
+    #[test]
+    fn dsde_plans_between_its_bounds(
+        batches in batches(),
+        sl_min in 1u32..=20,
+        span in 0u32..=40,
+        k_init in 1u32..=LEN_MAX,
+        activation in 2u32..60,
+        variant in prop::sample::select(vec!["paper", "released"]),
+    ) {
+        let sl_max = sl_min + span;
+        let text = format!(
+            "dsde:variant={variant},sl_min={sl_min},sl_max={sl_max},k_init={k_init},activation={activation},long=40",
+        );
+        for planned in run(build(&text).as_mut(), &batches).concat() {
+            prop_assert!((sl_min..=sl_max).contains(&planned.len), "{} planned {:?}", text, planned);
+        }
+    }
+}
