@@ -72,11 +72,99 @@ impl Proposal {
         &self.parents
     }
 
+    /// Tokens from the root down to `node`, which is the last one.
+    ///
+    /// # Panics
+    /// If there is no such node.
+    pub fn path(&self, node: u32) -> Vec<u32> {
+        let upwards = std::iter::successors(Some(node), |&i| self.parents[i as usize]);
+        let mut tokens: Vec<u32> = upwards.map(|i| self.tokens[i as usize]).collect();
+        tokens.reverse();
+        tokens
+    }
+
+    /// The first child of `parent` (`None`: of the last known token) that holds `token`.
+    pub fn child(&self, parent: Option<u32>, token: u32) -> Option<u32> {
+        (0..self.len()).find(|&i| self.parents[i as usize] == parent && self.tokens[i as usize] == token)
+    }
+
+    /// Whether nothing was guessed below `parent` (`None`: below the last known token).
+    pub fn is_leaf(&self, parent: Option<u32>) -> bool {
+        !self.parents.contains(&parent)
+    }
+
     /// Whether every node is the child of the one before it.
     pub fn is_chain(&self) -> bool {
         self.parents
             .iter()
             .enumerate()
             .all(|(i, p)| *p == (i as u32).checked_sub(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `7 -> (8 -> 9, 5)` and a second root `6`.
+    fn tree() -> Proposal {
+        let mut proposal = Proposal::new();
+        for (token, parent) in [(7, None), (8, Some(0)), (5, Some(0)), (9, Some(1)), (6, None)] {
+            proposal.push(token, parent);
+        }
+        proposal
+    }
+
+    #[test]
+    fn children_are_found_by_parent_and_token() {
+        let cases = [
+            (None, 7, Some(0)),
+            (None, 6, Some(4)),
+            (None, 8, None),
+            (Some(0), 8, Some(1)),
+            (Some(0), 5, Some(2)),
+            (Some(1), 9, Some(3)),
+            (Some(4), 7, None),
+        ];
+        for (parent, token, expected) in cases {
+            assert_eq!(
+                tree().child(parent, token),
+                expected,
+                "token {token} below {parent:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn paths_lead_from_the_root() {
+        let paths: Vec<Vec<u32>> = (0..5).map(|node| tree().path(node)).collect();
+        assert_eq!(paths, [vec![7], vec![7, 8], vec![7, 5], vec![7, 8, 9], vec![6]]);
+    }
+
+    #[test]
+    fn nodes_without_children_are_leaves() {
+        let leaves: Vec<u32> = (0..5).filter(|&node| tree().is_leaf(Some(node))).collect();
+        assert_eq!(leaves, [2, 3, 4]);
+        assert!(!tree().is_leaf(None));
+        assert!(Proposal::new().is_leaf(None));
+    }
+
+    #[test]
+    fn a_tree_without_its_branches_is_a_chain() {
+        let mut proposal = tree();
+        assert!(!proposal.is_chain());
+        proposal.truncate(2);
+        assert!(proposal.is_chain());
+        proposal.push_chain(3);
+        assert_eq!(proposal.parents(), [None, Some(0), Some(1)]);
+        assert!(proposal.is_chain());
+    }
+
+    #[test]
+    #[should_panic(expected = "parent Some(1) of node 1 must stand before it")]
+    fn a_node_cannot_be_its_own_parent() {
+        let mut proposal = Proposal::new();
+        proposal.push_chain(1);
+        proposal.push(2, Some(1));
     }
 }

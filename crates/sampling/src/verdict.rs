@@ -1,21 +1,23 @@
-//! The result of verifying one proposal.
+//! The result of verifying one proposal, and the door to the rules that reach it.
 
-/// Log-probabilities at one emitted position, nats, of the target's distribution before penalties and temperature.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct TokenLogprobs {
-    /// Of the emitted token.
-    pub logprob: f32,
-    /// The most probable tokens, most probable first, as `(token, logprob)`.
-    pub top: Vec<(u32, f32)>,
-}
+use crate::block::block_wise;
+use crate::chain::Chain;
+use crate::distribution::argmax;
+use crate::draws::{Draws, Weights};
+use crate::rng::Purpose;
+use crate::token::token_wise;
+use crate::walk::walk;
+use crate::{Params, Proposal};
 
-/// Which verification rule judges sampled proposals; greedy requests are always judged by arg max.
+/// Which verification rule judges sampled chains of a draft model.
+///
+/// Other proposals need no choice: greedy requests, tokens that were not sampled (prompt lookup) and branching proposals are
+/// judged by [`walk`](crate::walk).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Rule {
     /// Accept position by position (Leviathan et al., arXiv:2211.17192).
     TokenWise,
-    /// Accept by joint probability (Sun et al., arXiv:2403.10444); never accepts less. Falls back to token-wise where the
-    /// proposal has no sampled distribution.
+    /// Accept by joint probability (Sun et al., arXiv:2403.10444); never accepts less.
     #[default]
     Block,
 }
@@ -35,5 +37,104 @@ impl Verdict {
     /// Number of accepted draft tokens.
     pub fn accepted(&self) -> u32 {
         self.path.len() as u32
+    }
+
+    /// Tokens to emit: those of the accepted path, then `next`.
+    pub fn emitted(&self, proposal: &Proposal) -> Vec<u32> {
+        let accepted = self.path.iter().map(|&node| proposal.tokens()[node as usize]);
+        accepted.chain([self.next]).collect()
+    }
+}
+
+/// Rows over the vocabulary, one after the other: `[n_rows, vocab_len]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    values: &'a [f32],
+    vocab_len: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Sees a slice as rows.
+    ///
+    /// # Panics
+    /// If `values` does not consist of whole rows.
+    pub fn new(values: &'a [f32], vocab_len: usize) -> Self {
+        assert!(
+            vocab_len > 0 && values.len().is_multiple_of(vocab_len),
+            "{} values are not rows of {vocab_len}",
+            values.len()
+        );
+        Self { values, vocab_len }
+    }
+
+    /// Number of rows.
+    pub fn n_rows(&self) -> usize {
+        self.values.len() / self.vocab_len
+    }
+
+    /// Tokens in the vocabulary.
+    pub fn vocab_len(&self) -> usize {
+        self.vocab_len
+    }
+
+    /// One row, `[vocab_len]`.
+    #[inline(always)]
+    pub fn row(&self, row_idx: usize) -> &'a [f32] {
+        &self.values[row_idx * self.vocab_len..(row_idx + 1) * self.vocab_len]
+    }
+}
+
+/// What a verdict is reached from.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence<'a> {
+    /// The drafted tokens.
+    pub proposal: &'a Proposal,
+    /// `[1 + proposal.len(), vocab_len]`: row 0 stands after the last known token, row `1 + i` after node `i`. Adjusted
+    /// logits for greedy requests, processed probabilities for sampled ones.
+    pub target: Rows<'a>,
+    /// `[proposal.len(), vocab_len]`: row `i` holds the probabilities that node `i` was drawn from; at least as many rows as
+    /// nodes. `None` if the tokens were not sampled from a distribution (prompt lookup, greedy drafting).
+    pub draft: Option<Rows<'a>>,
+}
+
+/// Judges a proposal; the emitted tokens (accepted path, then `next`) follow the target's distribution.
+///
+/// Greedy requests and proposals that are no sampled chain are judged by walking the tree, sampled chains by `rule`.
+///
+/// The caller owes one thing: whether a sampled token stands in the proposal may depend on anything known before it was
+/// drawn, and never on the token itself ([`law`](crate::law) shows what happens otherwise).
+///
+/// Call from a `#[target_feature]` function for faster code with the same result.
+///
+/// # Panics
+/// If there are fewer rows than the proposal needs, or if target and draft differ in vocabulary.
+#[inline(always)]
+pub fn verify(params: &Params, rule: Rule, evidence: &Evidence<'_>, draws: &mut impl Draws) -> Verdict {
+    let Evidence {
+        proposal,
+        target,
+        draft,
+    } = *evidence;
+    let n_nodes = proposal.len() as usize;
+    assert!(
+        target.n_rows() > n_nodes,
+        "{n_nodes} nodes need {} target rows, got {}",
+        n_nodes + 1,
+        target.n_rows()
+    );
+    if params.is_greedy() {
+        return walk(proposal, |row_idx, _| argmax(target.row(row_idx)));
+    }
+    match draft {
+        Some(draft) if proposal.is_chain() => {
+            let chain = Chain::new(proposal.tokens(), target, draft);
+            match rule {
+                Rule::TokenWise => token_wise(&chain, draws),
+                Rule::Block => block_wise(&chain, draws),
+            }
+        }
+        _ => walk(proposal, |row_idx, depth| {
+            draws.token(Purpose::Target, depth, Weights::Row(target.row(row_idx)))
+        }),
     }
 }
