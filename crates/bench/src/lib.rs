@@ -1,1 +1,20 @@
-//! Placeholder.
+//! Workloads, load generation, metrics and reports: how an engine is asked and how its answers are judged.
+//!
+//! Every latency, rate and share has its one definition in [`metrics`], computed from the
+//! [`RequestTimeline`](dsde_engine::RequestTimeline)s that the engine writes on its own clock. The same functions therefore
+//! judge real runs and simulated ones, and a figure of one command means the same as that of another.
+//!
+//! Nothing here reads the environment: machine and command line are passed in. Nothing here knows models or text; prompts
+//! arrive as tokens.
+
+pub mod load;
+pub mod metrics;
+pub mod record;
+pub mod report;
+pub mod stats;
+pub mod workload;
+
+pub use load::{Choice, Observer, closed_loop};
+pub use record::{Conditions, Machine, Record, Row, Settings};
+pub use stats::{Quantiles, Summary};
+pub use workload::{Item, Message, Prompt, Workload};

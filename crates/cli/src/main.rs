@@ -1,2 +1,35 @@
-//! Placeholder.
-fn main() {}
+//! `dsde`: serves large language models with dynamic speculative decoding.
+//!
+//! One file per command; each turns what was typed (`args`) into what is needed (`speculation`, `sampling`, `session`) and
+//! leaves the work to the crates below. Results go to stdout, everything else to stderr.
+
+mod answer;
+mod args;
+mod bench;
+mod chat;
+mod commands;
+mod demo;
+mod failure;
+mod generate;
+mod inspect;
+mod machine;
+mod policies;
+mod prompts;
+mod samples;
+mod sampling;
+mod session;
+mod speculation;
+mod today;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let program = commands::Program::parse();
+    commands::log_to_stderr();
+    match program.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

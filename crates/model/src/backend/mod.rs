@@ -2,6 +2,17 @@
 
 use dsde_engine::{BlockCopy, RowBatch};
 
+pub mod cpu;
+pub mod reference;
+mod shape;
+#[cfg(test)]
+mod tests;
+
+pub use cpu::Cpu;
+pub use reference::Reference;
+
+use shape::{assert_attention, assert_linear, assert_qkv, stacked_len};
+
 /// Element type of stored weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
@@ -119,6 +130,11 @@ pub trait Backend: Send {
     /// What runs and with how many threads, for people.
     fn describe(&self) -> String;
 
+    /// Instruction set for passes over vocabularies that run beside it on the host; see [`cpu::Kernel`].
+    fn isa(&self) -> cpu::Isa {
+        cpu::Isa::detect()
+    }
+
     /// Slots per block of the stores it makes.
     fn block_len(&self) -> usize;
 
@@ -127,6 +143,14 @@ pub trait Backend: Send {
 
     /// Bytes a packed matrix occupies.
     fn matrix_bytes(&self, matrix: &Self::Matrix) -> usize;
+
+    /// Bytes of one block in all layers, keys and values; f32 elements unless the backend says otherwise.
+    fn block_bytes(&self, shape: KvShape) -> usize {
+        let AttentionShape {
+            n_kv_heads, head_dim, ..
+        } = shape.attention;
+        2 * shape.n_layers * self.block_len() * n_kv_heads * head_dim * size_of::<f32>()
+    }
 
     /// Makes an empty store.
     fn kv_store(&self, shape: KvShape) -> Self::KvStore;

@@ -1,0 +1,356 @@
+//! Load: drives an engine with requests and gathers what it answers.
+//!
+//! A closed loop keeps a constant number of requests in flight: a new one is submitted when one ends, so the engine is
+//! neither idle nor flooded, and throughput at that concurrency is what is measured.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+
+use dsde_engine::{
+    Clock, Emission, EmittedToken, Engine, Event, Executor, ExecutorError, FinishReason, Refused, Request,
+    RequestId, RequestTimeline, StepReport,
+};
+
+/// One finished continuation of a prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice {
+    /// Emitted tokens.
+    pub tokens: Vec<EmittedToken>,
+    /// Their text; the end may be an unfinished UTF-8 character.
+    pub text: Vec<u8>,
+    /// Why it ended.
+    pub reason: FinishReason,
+    /// Times and counts.
+    pub timeline: RequestTimeline,
+}
+
+/// Watches a load while it runs. `request_idx` counts in the order of the given requests.
+pub trait Observer {
+    /// Tokens were emitted.
+    fn emitted(&mut self, _request_idx: usize, _emission: &Emission) {}
+
+    /// A request ended; one entry per choice.
+    fn answered(&mut self, _request_idx: usize, _choices: &[Choice]) {}
+
+    /// A step ended, after everything that came of it. `Break` cancels everything and ends the load with [`Error::Interrupted`].
+    fn stepped(&mut self, _report: &StepReport) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}
+
+/// Watches nothing.
+impl Observer for () {}
+
+/// Why a load did not run to its end.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The engine did not take a request.
+    #[error("request {request_idx} was refused")]
+    Refused {
+        /// Which request, counted from 0.
+        request_idx: usize,
+        /// Why.
+        #[source]
+        source: Refused,
+    },
+    /// The executor failed.
+    #[error("a step failed")]
+    Step(#[from] ExecutorError),
+    /// The observer asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// Runs `requests` to their ends, `concurrency` of them in flight at any time, started in order.
+///
+/// * `engine`: idle; is idle again afterwards, whatever the result.
+/// * Returns the choices of every request, in the order of the requests.
+///
+/// # Errors
+/// The first request that is refused, a failed step, or an interruption. All requests in flight are cancelled then.
+pub fn closed_loop<E: Executor, C: Clock>(
+    engine: &mut Engine<E, C>,
+    requests: Vec<Request>,
+    concurrency: NonZeroUsize,
+    observer: &mut dyn Observer,
+) -> Result<Vec<Vec<Choice>>, Error> {
+    let mut flight = Flight::new(requests.len());
+    let result = flight.run(engine, requests, concurrency, observer);
+    if result.is_err() {
+        flight.cancel(engine);
+    }
+    result.map(|()| flight.answers)
+}
+
+/// Requests in flight and what has come back so far.
+struct Flight {
+    in_flight: HashMap<RequestId, InFlight>,
+    /// `[n_requests]`; empty until the request has ended.
+    answers: Vec<Vec<Choice>>,
+}
+
+struct InFlight {
+    request_idx: usize,
+    /// `[n_choices]`
+    choices: Vec<Unfinished>,
+}
+
+#[derive(Default)]
+struct Unfinished {
+    tokens: Vec<EmittedToken>,
+    text: Vec<u8>,
+    end: Option<(FinishReason, RequestTimeline)>,
+}
+
+impl Unfinished {
+    fn finish(self) -> Choice {
+        let (reason, timeline) = self.end.expect("a request ends when every choice has ended");
+        Choice {
+            tokens: self.tokens,
+            text: self.text,
+            reason,
+            timeline,
+        }
+    }
+}
+
+impl Flight {
+    fn new(n_requests: usize) -> Self {
+        Self {
+            in_flight: HashMap::new(),
+            answers: vec![Vec::new(); n_requests],
+        }
+    }
+
+    fn run<E: Executor, C: Clock>(
+        &mut self,
+        engine: &mut Engine<E, C>,
+        requests: Vec<Request>,
+        concurrency: NonZeroUsize,
+        observer: &mut dyn Observer,
+    ) -> Result<(), Error> {
+        let mut waiting = requests.into_iter().enumerate();
+        loop {
+            let room = concurrency.get() - self.in_flight.len();
+            for (request_idx, request) in waiting.by_ref().take(room) {
+                let choices = (0..request.n_choices).map(|_| Unfinished::default()).collect();
+                let id = engine
+                    .submit(request)
+                    .map_err(|source| Error::Refused { request_idx, source })?;
+                self.in_flight.insert(id, InFlight { request_idx, choices });
+            }
+            if self.in_flight.is_empty() {
+                return Ok(());
+            }
+            assert!(
+                !engine.is_idle(),
+                "an engine with requests in flight has something to do"
+            );
+            let report = engine.step()?;
+            for event in engine.drain_events() {
+                self.record(event, observer);
+            }
+            if observer.stepped(&report).is_break() {
+                return Err(Error::Interrupted);
+            }
+        }
+    }
+
+    fn record(&mut self, event: Event, observer: &mut dyn Observer) {
+        match event {
+            Event::Emitted(emission) => {
+                if let Some(request) = self.in_flight.get_mut(&emission.request) {
+                    observer.emitted(request.request_idx, &emission);
+                    let choice = &mut request.choices[emission.choice as usize];
+                    choice.tokens.extend(emission.tokens);
+                    choice.text.extend(emission.text);
+                }
+            }
+            Event::Finished(finished) => {
+                let Entry::Occupied(mut request) = self.in_flight.entry(finished.request) else {
+                    return;
+                };
+                let choices = &mut request.get_mut().choices;
+                choices[finished.choice as usize].end = Some((finished.reason, finished.timeline));
+                if choices.iter().all(|choice| choice.end.is_some()) {
+                    let InFlight { request_idx, choices } = request.remove();
+                    self.answers[request_idx] = choices.into_iter().map(Unfinished::finish).collect();
+                    observer.answered(request_idx, &self.answers[request_idx]);
+                }
+            }
+        }
+    }
+
+    fn cancel<E: Executor, C: Clock>(&self, engine: &mut Engine<E, C>) {
+        for &id in self.in_flight.keys() {
+            engine.cancel(id);
+        }
+        engine.drain_events();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use dsde_engine::{Config, Drafter, MonotonicClock, Script, ScriptedExecutor, Shape, Vocabulary};
+    use dsde_sampling::{Params, Rule};
+
+    use super::*;
+
+    struct Letters;
+
+    impl Vocabulary for Letters {
+        fn token_bytes(&self, token: u32) -> &[u8] {
+            let letters: &[u8; 31] = b"abcdefghijklmnopqrstuvwxyz01234";
+            &letters[token as usize..=token as usize]
+        }
+    }
+
+    fn engine() -> Engine<ScriptedExecutor, MonotonicClock> {
+        let shape = Shape {
+            vocab_len: 31,
+            context_len_max: 64,
+            block_len: 4,
+            n_blocks: 200,
+            has_draft: true,
+        };
+        let config = Config {
+            drafter: Drafter::Model,
+            ..Config::default()
+        };
+        let policy = "fixed:k=3".parse::<dsde_policy::Config>().unwrap().build();
+        let executor = ScriptedExecutor::new(Script::default(), shape, Rule::default());
+        Engine::new(
+            config,
+            policy,
+            Arc::new(Letters),
+            executor,
+            MonotonicClock::start(),
+        )
+        .unwrap()
+    }
+
+    fn requests(n: u32) -> Vec<Request> {
+        // Lengths differ so that requests do not end in the order in which they start.
+        let request = |i: u32| Request::new(vec![i % 31, 7, i % 5], Params::greedy(), 1 + (i * 7) % 12);
+        (0..n).map(request).collect()
+    }
+
+    fn concurrency(n: usize) -> NonZeroUsize {
+        NonZeroUsize::new(n).unwrap()
+    }
+
+    #[derive(Default)]
+    struct Watch {
+        answered: Vec<usize>,
+        n_seqs_max: u32,
+        n_emitted: usize,
+        steps_left: Option<u32>,
+    }
+
+    impl Observer for Watch {
+        fn emitted(&mut self, _request_idx: usize, emission: &Emission) {
+            self.n_emitted += emission.tokens.len();
+        }
+
+        fn answered(&mut self, request_idx: usize, choices: &[Choice]) {
+            assert!(!choices.is_empty());
+            self.answered.push(request_idx);
+        }
+
+        fn stepped(&mut self, report: &StepReport) -> ControlFlow<()> {
+            self.n_seqs_max = self.n_seqs_max.max(report.n_seqs);
+            match self.steps_left.as_mut() {
+                Some(0) => ControlFlow::Break(()),
+                Some(left) => {
+                    *left -= 1;
+                    ControlFlow::Continue(())
+                }
+                None => ControlFlow::Continue(()),
+            }
+        }
+    }
+
+    #[test]
+    fn answers_come_in_the_order_of_the_requests_at_every_concurrency() {
+        for n in [1, 3, 100] {
+            let mut watch = Watch::default();
+            let answers = closed_loop(&mut engine(), requests(20), concurrency(n), &mut watch).unwrap();
+            for (request, choices) in requests(20).iter().zip(&answers) {
+                let expected =
+                    Script::default().greedy_continuation(&request.prompt, request.tokens_max as usize);
+                let got: Vec<u32> = choices[0].tokens.iter().map(|emitted| emitted.token).collect();
+                assert_eq!(got, expected);
+                let text: Vec<u8> = got
+                    .iter()
+                    .flat_map(|&token| Letters.token_bytes(token))
+                    .copied()
+                    .collect();
+                assert_eq!(choices[0].text, text);
+                assert_eq!(choices[0].timeline.emitted, request.tokens_max);
+            }
+            let n_tokens: usize = answers.iter().flatten().map(|choice| choice.tokens.len()).sum();
+            assert_eq!(watch.n_emitted, n_tokens);
+            watch.answered.sort_unstable();
+            assert_eq!(watch.answered, (0..20).collect::<Vec<_>>());
+            assert_eq!(watch.n_seqs_max as usize, n.min(20));
+        }
+    }
+
+    #[test]
+    fn a_request_is_answered_when_all_its_choices_have_ended() {
+        let mut request = requests(1).remove(0);
+        request.n_choices = 3;
+        let answers = closed_loop(&mut engine(), vec![request], concurrency(1), &mut ()).unwrap();
+        let lens: Vec<usize> = answers.iter().map(Vec::len).collect();
+        assert_eq!(lens, [3]);
+    }
+
+    #[test]
+    fn an_interruption_leaves_an_idle_engine_that_can_be_used_again() {
+        let mut engine = engine();
+        let mut watch = Watch {
+            steps_left: Some(2),
+            ..Watch::default()
+        };
+        let result = closed_loop(&mut engine, requests(20), concurrency(4), &mut watch);
+        assert!(matches!(result, Err(Error::Interrupted)));
+        assert!(engine.is_idle());
+        let (free, total) = engine.blocks_free_and_total();
+        assert_eq!(free, total);
+        assert_eq!(
+            closed_loop(&mut engine, requests(3), concurrency(4), &mut ())
+                .unwrap()
+                .len(),
+            3
+        );
+    }
+
+    #[test]
+    fn a_refused_request_is_named_and_the_others_are_cancelled() {
+        let mut engine = engine();
+        let mut requests = requests(3);
+        requests[2].prompt.clear();
+        let error = closed_loop(&mut engine, requests, concurrency(3), &mut ()).unwrap_err();
+        assert!(matches!(
+            error,
+            Error::Refused {
+                request_idx: 2,
+                source: Refused::EmptyPrompt
+            }
+        ));
+        assert!(engine.is_idle());
+    }
+
+    #[test]
+    fn no_requests_are_answered_at_once() {
+        assert_eq!(
+            closed_loop(&mut engine(), Vec::new(), concurrency(2), &mut ()).unwrap(),
+            [] as [Vec<Choice>; 0]
+        );
+    }
+}

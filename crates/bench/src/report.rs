@@ -1,0 +1,245 @@
+//! Tables for people, from the rows of a [`Record`].
+
+use std::fmt::Write as _;
+
+use crate::record::{Record, Row};
+use crate::stats::Quantiles;
+
+/// A table of text cells, rendered in aligned Markdown that also reads well in a terminal.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    lines: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table with a head; the first column is aligned left, the others right.
+    pub fn new(head: &[&str]) -> Self {
+        Self {
+            lines: vec![head.iter().map(ToString::to_string).collect()],
+        }
+    }
+
+    /// Appends a line of as many cells as the head has.
+    ///
+    /// # Panics
+    /// If the number of cells differs from the head's; that is a bug of the caller.
+    pub fn push(&mut self, cells: Vec<String>) {
+        assert_eq!(
+            cells.len(),
+            self.lines[0].len(),
+            "a table line has one cell per column"
+        );
+        self.lines.push(cells);
+    }
+
+    /// The table as Markdown, one line per row, ending with a line break.
+    pub fn markdown(&self) -> String {
+        let width = |column: usize| self.lines.iter().map(|line| line[column].chars().count()).max();
+        let widths: Vec<usize> = (0..self.lines[0].len())
+            .map(|column| width(column).unwrap_or(0).max(3))
+            .collect();
+        let mut out = String::new();
+        for (i, line) in self.lines.iter().enumerate() {
+            for (column, (cell, &width)) in line.iter().zip(&widths).enumerate() {
+                let fill = " ".repeat(width - cell.chars().count());
+                let (before, after) = if column == 0 { ("", &*fill) } else { (&*fill, "") };
+                let _ = write!(out, "| {before}{cell}{after} ");
+            }
+            out.push_str("|\n");
+            if i == 0 {
+                for (column, &width) in widths.iter().enumerate() {
+                    let end = if column == 0 { "-" } else { ":" };
+                    let _ = write!(out, "|{}{end}", "-".repeat(width + 1));
+                }
+                out.push_str("|\n");
+            }
+        }
+        out
+    }
+}
+
+/// One table per workload: throughput, its ratio to `off`, latencies and what speculation achieved.
+pub fn tables(rows: &[Row]) -> String {
+    let mut out = String::new();
+    let mut names: Vec<&str> = Vec::new();
+    for row in rows {
+        if !names.contains(&row.conditions.workload.as_str()) {
+            names.push(&row.conditions.workload);
+        }
+    }
+    for name in names {
+        let _ = writeln!(out, "### {name}\n");
+        out.push_str(&workload_table(rows, name).markdown());
+        out.push('\n');
+    }
+    out
+}
+
+fn workload_table(rows: &[Row], name: &str) -> Table {
+    let mut table = Table::new(&[
+        "policy",
+        "C",
+        "T",
+        "tokens/s",
+        "sd",
+        "x off",
+        "TTFT p50 ms",
+        "TPOT p50 ms",
+        "TPOT p99 ms",
+        "accepted",
+        "emitted/step",
+    ]);
+    for row in rows.iter().filter(|row| row.conditions.workload == name) {
+        table.push(vec![
+            row.conditions.policy.clone(),
+            row.conditions.concurrency.to_string(),
+            row.conditions.temperature.to_string(),
+            format!("{:.1}", row.tokens_per_s.mean),
+            format!("{:.1}", row.tokens_per_s.sd),
+            ratio(ratio_to_off(rows, row)),
+            milliseconds(row.ttft_ms, |q| q.p50),
+            milliseconds(row.tpot_ms, |q| q.p50),
+            milliseconds(row.tpot_ms, |q| q.p99),
+            percent(row.acceptance_rate),
+            row.emitted_per_step
+                .map_or_else(absent, |mean| format!("{mean:.2}")),
+        ]);
+    }
+    table
+}
+
+/// Mean throughput of `row` over that of the policy `off` in the same conditions; `None` if `off` was not measured there.
+pub fn ratio_to_off(rows: &[Row], row: &Row) -> Option<f64> {
+    let off = rows.iter().find(|other| {
+        other.conditions.policy == "off"
+            && other.conditions.workload == row.conditions.workload
+            && other.conditions.concurrency == row.conditions.concurrency
+            && other.conditions.temperature == row.conditions.temperature
+    })?;
+    (off.tokens_per_s.mean > 0.0).then(|| row.tokens_per_s.mean / off.tokens_per_s.mean)
+}
+
+/// A page with the conditions and all tables.
+pub fn summary(record: &Record) -> String {
+    let Record {
+        machine,
+        model,
+        draft,
+        settings,
+        rows,
+    } = record;
+    let mut out = String::from("# Benchmark\n\n");
+    let gib = machine.memory_bytes as f64 / f64::from(1 << 30);
+    let _ = writeln!(
+        out,
+        "* Machine: {}, {} logical cores, {gib:.1} GiB, {}",
+        machine.cpu, machine.cores, machine.os
+    );
+    let _ = writeln!(out, "* Kernels: {}", machine.backend);
+    let _ = writeln!(out, "* Model: {model}; draft: {draft}");
+    let _ = writeln!(
+        out,
+        "* At most {} tokens per request, end of text {}, seed {}, {} measured runs per row, {} verification",
+        settings.max_tokens,
+        if settings.ignore_eos {
+            "ignored"
+        } else {
+            "respected"
+        },
+        settings.seed,
+        settings.repeats,
+        settings.verification,
+    );
+    let _ = writeln!(out, "* dsde {}: `{}`\n", settings.version, settings.command);
+    out.push_str("All figures are measured. C: requests in flight (closed loop); T: temperature; sd: standard deviation ");
+    out.push_str("of tokens/s over runs; x off: mean tokens/s over that of `off` in the same conditions; accepted: of ");
+    out.push_str("the verified tokens.\n\n");
+    out.push_str(&tables(rows));
+    out
+}
+
+/// A share as a percentage, or a dash.
+pub fn percent(share: Option<f64>) -> String {
+    share.map_or_else(absent, |share| format!("{:.1} %", 100.0 * share))
+}
+
+/// A ratio with two decimals, or a dash.
+pub fn ratio(ratio: Option<f64>) -> String {
+    ratio.map_or_else(absent, |ratio| format!("{ratio:.2}"))
+}
+
+fn milliseconds(quantiles: Option<Quantiles>, pick: impl Fn(Quantiles) -> f64) -> String {
+    quantiles.map_or_else(absent, |quantiles| format!("{:.2}", pick(quantiles)))
+}
+
+fn absent() -> String {
+    "-".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Conditions;
+    use crate::stats::Summary;
+
+    fn row(policy: &str, concurrency: u32, tokens_per_s: f64) -> Row {
+        Row {
+            conditions: Conditions {
+                policy: policy.to_owned(),
+                workload: "chat".to_owned(),
+                concurrency,
+                temperature: 0.0,
+            },
+            requests: 1,
+            output_tokens: 4,
+            tokens_per_s: Summary::of(&[tokens_per_s]).unwrap(),
+            ttft_ms: None,
+            tpot_ms: None,
+            e2e_ms: None,
+            acceptance_rate: Some(0.625),
+            emitted_per_step: Some(2.0),
+            drafted: 0,
+            verified: 8,
+            accepted: 5,
+            steps: 2,
+        }
+    }
+
+    #[test]
+    fn ratios_compare_with_off_in_the_same_conditions_only() {
+        let rows = [row("off", 1, 100.0), row("dsde", 1, 150.0), row("dsde", 4, 90.0)];
+        let ratios: Vec<_> = rows.iter().map(|row| ratio_to_off(&rows, row)).collect();
+        assert_eq!(ratios, [Some(1.0), Some(1.5), None]);
+    }
+
+    #[test]
+    fn a_table_is_aligned_markdown() {
+        let mut table = Table::new(&["name", "n"]);
+        table.push(vec!["a".to_owned(), "10".to_owned()]);
+        table.push(vec!["longer".to_owned(), "7".to_owned()]);
+        let expected = "\
+| name   |   n |
+|--------|----:|
+| a      |  10 |
+| longer |   7 |
+";
+        assert_eq!(table.markdown(), expected);
+    }
+
+    #[test]
+    fn every_workload_has_its_own_table_and_missing_values_are_dashes() {
+        let mut other = row("off", 1, 10.0);
+        other.conditions.workload = "code".to_owned();
+        let text = tables(&[row("dsde", 4, 90.0), other]);
+        assert_eq!(text.matches("### ").count(), 2);
+        let line = text.lines().find(|line| line.contains("dsde")).unwrap();
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        // The outer bars make empty cells at both ends.
+        assert_eq!(
+            cells,
+            [
+                "", "dsde", "4", "0", "90.0", "0.0", "-", "-", "-", "-", "62.5 %", "2.00", ""
+            ]
+        );
+    }
+}

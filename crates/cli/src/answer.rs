@@ -1,0 +1,124 @@
+//! Answers as people and programs read them.
+
+use dsde_bench::Choice;
+use dsde_bench::metrics::{self, Totals};
+use dsde_engine::{EmittedToken, FinishReason};
+use serde::Serialize;
+
+/// One continuation of one prompt, as a line of JSON.
+#[derive(Debug, Serialize)]
+pub(crate) struct Answer {
+    /// Number of the prompt, from 0.
+    index: usize,
+    /// Number of the continuation, from 0; only if several were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    choice: Option<usize>,
+    text: String,
+    tokens: Vec<u32>,
+    finish_reason: &'static str,
+    prompt_tokens: u32,
+    completion_tokens: u32,
+    steps: u32,
+    drafted: u32,
+    verified: u32,
+    accepted: u32,
+    ttft_ms: Option<f64>,
+    tpot_ms: Option<f64>,
+    /// One entry per token; only if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<Vec<TokenLogprob>>,
+}
+
+#[derive(Debug, Serialize)]
+struct TokenLogprob {
+    token: u32,
+    /// Nats.
+    logprob: f32,
+    /// Most probable first.
+    top: Vec<TopLogprob>,
+}
+
+#[derive(Debug, Serialize)]
+struct TopLogprob {
+    token: u32,
+    /// Nats.
+    logprob: f32,
+}
+
+/// The lines of all `choices` of prompt number `index`.
+pub(crate) fn answers(index: usize, choices: &[Choice]) -> Vec<Answer> {
+    let is_several = choices.len() > 1;
+    choices
+        .iter()
+        .enumerate()
+        .map(|(i, choice)| Answer::new(index, is_several.then_some(i), choice))
+        .collect()
+}
+
+impl Answer {
+    fn new(index: usize, choice_idx: Option<usize>, choice: &Choice) -> Self {
+        let timeline = &choice.timeline;
+        Self {
+            index,
+            choice: choice_idx,
+            text: text(choice),
+            tokens: choice.tokens.iter().map(|emitted| emitted.token).collect(),
+            finish_reason: reason(choice.reason),
+            prompt_tokens: timeline.prompt_tokens,
+            completion_tokens: timeline.emitted,
+            steps: timeline.steps,
+            drafted: timeline.drafted,
+            verified: timeline.verified,
+            accepted: timeline.accepted,
+            ttft_ms: metrics::ttft(timeline).map(metrics::milliseconds),
+            tpot_ms: metrics::tpot(timeline).map(metrics::milliseconds),
+            logprobs: choice.tokens.iter().map(logprob).collect(),
+        }
+    }
+}
+
+fn logprob(emitted: &EmittedToken) -> Option<TokenLogprob> {
+    let logprobs = emitted.logprobs.as_ref()?;
+    let top = logprobs
+        .top
+        .iter()
+        .map(|&(token, logprob)| TopLogprob { token, logprob });
+    Some(TokenLogprob {
+        token: emitted.token,
+        logprob: logprobs.logprob,
+        top: top.collect(),
+    })
+}
+
+/// The text of a choice; bytes that are not UTF-8 become replacement characters.
+pub(crate) fn text(choice: &Choice) -> String {
+    String::from_utf8_lossy(&choice.text).into_owned()
+}
+
+fn reason(reason: FinishReason) -> &'static str {
+    match reason {
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+        FinishReason::Cancelled => "cancelled",
+        FinishReason::Failed => "failed",
+    }
+}
+
+/// One line about speed: tokens, seconds, tokens per second, and what speculation achieved.
+pub(crate) fn speed<'a>(choices: impl IntoIterator<Item = &'a Choice>) -> String {
+    let timelines: Vec<_> = choices.into_iter().map(|choice| choice.timeline).collect();
+    let totals = Totals::of(&timelines);
+    let rate = metrics::throughput(&timelines).unwrap_or(0.0);
+    let seconds = metrics::span(&timelines).as_secs_f64();
+    let mut line = format!(
+        "{} tokens in {seconds:.2} s, {rate:.1} tokens/s",
+        totals.output_tokens
+    );
+    if let Some(mean) = totals.emitted_per_step() {
+        line += &format!(", {mean:.2} per step");
+    }
+    if let Some(share) = totals.acceptance_rate() {
+        line += &format!(", {:.0} % of drafts accepted", 100.0 * share);
+    }
+    line
+}

@@ -1,0 +1,177 @@
+//! What is typed: options shared by several commands, and their help.
+//!
+//! Values stay as typed here; `speculation`, `sampling` and `session` turn them into what is needed and check the relations.
+
+use std::fmt;
+use std::num::NonZeroU32;
+
+use clap::builder::TypedValueParser;
+use clap::{Args, ValueEnum};
+use dsde_policy::registry;
+use dsde_sampling::Rule;
+
+/// Most threads that can be asked for.
+pub(crate) const THREADS_MAX: u32 = 1024;
+/// Most requests in flight that can be asked for; the engine runs no more sequences at once.
+pub(crate) const CONCURRENCY_MAX: u32 = 4096;
+
+/// Parses a number in `1..=max`.
+pub(crate) fn positive_up_to(max: u32) -> impl TypedValueParser<Value = NonZeroU32> {
+    clap::value_parser!(u32)
+        .range(1..=i64::from(max))
+        .try_map(NonZeroU32::try_from)
+}
+
+/// Which models run, and with how much of the machine.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ModelArgs {
+    /// Target model: a folder as downloaded from Hugging Face (config.json, tokenizer.json, *.safetensors), or `demo` for
+    /// the small pair inside this program.
+    #[arg(long, value_name = "PATH", default_value = "demo", help_heading = "Model")]
+    pub(crate) model: String,
+
+    /// Who drafts: a model folder with the same vocabulary, `demo`, `ngram` (continue repetitions of the text, no model
+    /// needed) or `none`. Default: the embedded draft for the model `demo`, `ngram` for every other model.
+    #[arg(long, value_name = "PATH|ngram|none", help_heading = "Model")]
+    pub(crate) draft: Option<String>,
+
+    /// Threads that compute. Default: all logical cores.
+    #[arg(long, value_name = "N", help_heading = "Model", value_parser = positive_up_to(THREADS_MAX))]
+    pub(crate) threads: Option<NonZeroU32>,
+
+    /// Blocks of the key/value stores. Default: room for 32 sequences of full length, in at most 1 GiB.
+    #[arg(long, value_name = "N", help_heading = "Model")]
+    pub(crate) kv_blocks: Option<NonZeroU32>,
+
+    /// Longest sequence in tokens, prompt and output together. Default: the model's own limit.
+    #[arg(long, value_name = "N", help_heading = "Model")]
+    pub(crate) context: Option<NonZeroU32>,
+}
+
+impl ModelArgs {
+    /// The embedded pair.
+    pub(crate) fn demo(threads: Option<NonZeroU32>) -> Self {
+        Self {
+            model: "demo".to_owned(),
+            draft: None,
+            threads,
+            kv_blocks: None,
+            context: None,
+        }
+    }
+}
+
+/// How sampled proposals are judged; greedy ones are always compared with the most probable token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Verification {
+    /// Jointly over the proposal: never accepts fewer tokens.
+    #[default]
+    Block,
+    /// Token by token.
+    Token,
+}
+
+/// As typed.
+impl fmt::Display for Verification {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Block => "block",
+            Self::Token => "token",
+        })
+    }
+}
+
+impl From<Verification> for Rule {
+    fn from(verification: Verification) -> Self {
+        match verification {
+            Verification::Block => Self::Block,
+            Verification::Token => Self::TokenWise,
+        }
+    }
+}
+
+/// Which policy plans speculation lengths.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct PolicyArgs {
+    /// How far to speculate; `dsde policies` lists what there is. Default: `dsde`, or `off` with `--draft none`.
+    #[arg(long, value_name = "NAME[:KEY=VALUE,...]", help_heading = "Speculation")]
+    pub(crate) policy: Option<registry::Config>,
+
+    /// How sampled proposals are judged; both follow the target's distribution exactly.
+    #[arg(long, value_enum, default_value_t, help_heading = "Speculation")]
+    pub(crate) verification: Verification,
+}
+
+/// How tokens are drawn.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Sampling")]
+pub(crate) struct SamplingArgs {
+    /// Most tokens to emit per prompt; the context bounds it too. Default: a prompt's own `max_tokens`, else 256.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<NonZeroU32>,
+
+    /// 0 is greedy; higher is more random, at most 100.
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    pub(crate) temperature: f32,
+
+    /// Draw from the smallest set of tokens with this probability, above 0 and at most 1; 1 is off.
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub(crate) top_p: f32,
+
+    /// Draw from the K most probable tokens; 0 is off.
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub(crate) top_k: u32,
+
+    /// Draw from tokens with at least this share of the largest probability, 0 to 1; 0 is off.
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    pub(crate) min_p: f32,
+
+    /// Makes tokens of prompt and output less likely, above 0; 1 is off.
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub(crate) repetition_penalty: f32,
+
+    /// Subtracted from the logits of tokens in the output, -2 to 2; 0 is off.
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    pub(crate) presence_penalty: f32,
+
+    /// Subtracted per occurrence in the output, -2 to 2; 0 is off.
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    pub(crate) frequency_penalty: f32,
+
+    /// Added to the logit of a token id, -100 to 100; may be given several times.
+    #[arg(long, value_name = "TOKEN=BIAS", value_parser = logit_bias, allow_hyphen_values = true)]
+    pub(crate) logit_bias: Vec<(u32, f32)>,
+
+    /// Random draws of prompt i (from 0) use the seed S + i, so results do not depend on the order of work.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+
+    /// End before this text appears; may be given several times.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) stop: Vec<String>,
+
+    /// Go on past the end of text, to the most tokens allowed.
+    #[arg(long)]
+    pub(crate) ignore_eos: bool,
+}
+
+fn logit_bias(text: &str) -> Result<(u32, f32), String> {
+    let parse = || {
+        let (token, bias) = text.split_once('=')?;
+        Some((token.parse().ok()?, bias.parse().ok()?))
+    };
+    parse().ok_or_else(|| "expected TOKEN=BIAS, a token id and a number".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_logit_bias_is_a_token_and_a_number() {
+        assert_eq!(logit_bias("17=-2.5"), Ok((17, -2.5)));
+        for text in ["", "17", "17=", "=1", "x=1", "-1=1", "17=high"] {
+            assert!(logit_bias(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! The commands and what `dsde --help` says.
+
+use std::io;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::failure::Outcome;
+use crate::{bench, chat, demo, generate, inspect, policies};
+
+const EPILOGUE: &str = "\
+Start here:
+  dsde demo                                  see speculation work, nothing to set up
+  dsde generate --prompt 'Tell me a story.'  one answer from the embedded model
+  dsde chat --model ./Qwen3-0.6B             talk to a downloaded model
+  dsde bench --workload prompts.jsonl        compare policies with plain decoding
+
+Exit codes: 0 done; 1 failed on the way, for example a broken model; 2 an option, prompt or policy cannot be used.
+Logs go to stderr; RUST_LOG sets their level (error, warn, info, debug, trace; default warn).";
+
+/// Serves large language models with dynamic speculative decoding
+///
+/// A small draft model guesses the next tokens and the target model verifies them in one pass; how many are guessed is chosen
+/// for every sequence in every step. The output is that of the target model alone.
+#[derive(Parser, Debug)]
+#[command(name = "dsde", version, after_help = EPILOGUE, propagate_version = true)]
+pub(crate) struct Program {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Demo(demo::DemoArgs),
+    Generate(Box<generate::GenerateArgs>),
+    Chat(Box<chat::ChatArgs>),
+    Bench(Box<bench::BenchArgs>),
+    Inspect(inspect::InspectArgs),
+    Policies(policies::PoliciesArgs),
+}
+
+impl Program {
+    /// Runs the chosen command.
+    pub(crate) fn run(self) -> Outcome {
+        match self.command {
+            Command::Demo(args) => demo::run(args),
+            Command::Generate(args) => generate::run(*args),
+            Command::Chat(args) => chat::run(*args),
+            Command::Bench(args) => bench::run(*args),
+            Command::Inspect(args) => inspect::run(args),
+            Command::Policies(args) => policies::run(args),
+        }
+    }
+}
+
+/// Sends log events to stderr, from `warn` on unless `RUST_LOG` says otherwise.
+pub(crate) fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .init();
+}

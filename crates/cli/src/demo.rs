@@ -1,0 +1,362 @@
+//! `dsde demo`: shows speculation at work on the embedded pair.
+
+use std::io::{self, IsTerminal as _, Write};
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use dsde_bench::load::{Choice, Observer};
+use dsde_bench::metrics;
+use dsde_bench::report::{self, Table};
+use dsde_bench::{Conditions, Prompt, Row};
+use dsde_engine::{Emission, Origin, Request, RequestTimeline, StepReport};
+use dsde_policy::registry;
+use dsde_sampling::{Params, Rule};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::args::{ModelArgs, THREADS_MAX, positive_up_to};
+use crate::bench::serve;
+use crate::failure::Outcome;
+use crate::samples;
+use crate::session::{Form, Models, Session, Wish};
+use crate::speculation::known_policy;
+
+/// Compared policies; the first one is the reference.
+const POLICIES: [&str; 3] = ["off", "fixed:k=4", "dsde"];
+/// Most tokens per prompt.
+const TOKENS_MAX: u32 = 64;
+/// Measured runs per policy, as far as the time allows.
+const REPEATS_MAX: usize = 3;
+/// No further repeat begins after this: nobody waits for a demo.
+const TIME_MAX: Duration = Duration::from_secs(5);
+/// Prompts whose completions are shown.
+const SHOWN: [usize; 2] = [1, 8];
+
+const HINTS: &str = "\
+Try next:
+  dsde generate --prompt 'Tell me about the sea.'     one answer
+  dsde chat                                           a conversation
+  dsde bench --concurrency 1,4,16                     the same comparison at several loads
+  dsde generate --model FOLDER --prompt 'Hello.'      a real model, as downloaded from Hugging Face
+";
+
+/// Show speculation at work; nothing to set up
+///
+/// Serves 16 built-in prompts in one batch on the small pair inside this program, checks that plain and speculative decoding
+/// give the same output, and compares their speed on this machine.
+#[derive(Args, Debug)]
+#[command(allow_negative_numbers = true)]
+pub(crate) struct DemoArgs {
+    /// Threads that compute. Default: all logical cores.
+    #[arg(long, value_name = "N", value_parser = positive_up_to(THREADS_MAX))]
+    threads: Option<NonZeroU32>,
+}
+
+/// Everything that was measured for one policy.
+struct Measured {
+    policy: registry::Config,
+    /// Of the last run.
+    choices: Vec<Choice>,
+    /// One per run.
+    runs: Vec<Vec<RequestTimeline>>,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: DemoArgs) -> Outcome {
+    let models = Models::new(&ModelArgs::demo(args.threads))?;
+    let workload = samples::workload();
+    let n_prompts = NonZeroU32::try_from(u32::try_from(workload.items.len())?)?;
+    let wish = Wish {
+        policy: known_policy(POLICIES[0]),
+        rule: Rule::default(),
+        form: Form::Chat,
+        n_sequences: n_prompts,
+        prefix_cache: false,
+    };
+    let mut session = Session::open(&models, &wish)?;
+    let request = |item: &dsde_bench::Item| {
+        let prompt = session.encode(&item.prompt)?;
+        let mut request = Request::new(prompt, Params::greedy(), TOKENS_MAX);
+        request.stop.tokens = session.eos_tokens().to_vec();
+        Ok(request)
+    };
+    let requests: Vec<Request> = workload.items.iter().map(request).collect::<Outcome<_>>()?;
+    let mut out = io::stdout().lock();
+    head(&mut out, &session, &requests)?;
+    let measured = measure(&mut session, &requests)?;
+    check_identical(&measured)?;
+    let n_tokens: usize = measured[0].choices.iter().map(|choice| choice.tokens.len()).sum();
+    writeln!(
+        out,
+        "Output check: all {n_tokens} tokens are the same under {}.\n",
+        POLICIES.join(", ")
+    )?;
+    write!(out, "{}", table(&measured)?.markdown())?;
+    let last = &measured[POLICIES.len() - 1];
+    let colour = Colour::detect();
+    writeln!(
+        out,
+        "\nTwo of the completions under {}, {}:",
+        last.policy,
+        colour.legend()
+    )?;
+    for i in SHOWN {
+        let Prompt::Text(prompt) = &workload.items[i].prompt else {
+            continue;
+        };
+        writeln!(out, "\n  {}", indented(prompt.trim_end()))?;
+        writeln!(
+            out,
+            "  -> {}",
+            indented(&marked(&session, &last.choices[i], colour))
+        )?;
+    }
+    writeln!(
+        out,
+        "\nThe pair is a toy in content; that its draft and target agree more on some texts than on others is real."
+    )?;
+    write!(out, "\n{HINTS}")?;
+    Ok(())
+}
+
+fn head(out: &mut impl Write, session: &Session, requests: &[Request]) -> io::Result<()> {
+    let machine = session.machine();
+    writeln!(
+        out,
+        "{} prompts in one batch, at most {TOKENS_MAX} tokens each, greedy, on the embedded pair.",
+        requests.len()
+    )?;
+    writeln!(
+        out,
+        "{}, {} logical cores; {}\n",
+        machine.cpu, machine.cores, machine.backend
+    )?;
+    out.flush()
+}
+
+/// One warm-up per policy, then repeats in rotating order.
+fn measure(session: &mut Session, requests: &[Request]) -> Outcome<Vec<Measured>> {
+    let concurrency = NonZeroUsize::new(requests.len()).unwrap_or(NonZeroUsize::MIN);
+    let mut live = Live::new();
+    let start = Instant::now();
+    let mut measured = Vec::new();
+    for policy in POLICIES.map(known_policy) {
+        live.begin(&policy, "warm-up");
+        let choices = serve(session, &policy, requests, concurrency, &mut live)?;
+        measured.push(Measured {
+            policy,
+            choices,
+            runs: Vec::new(),
+        });
+    }
+    for repeat in 0..REPEATS_MAX {
+        for turn in 0..POLICIES.len() {
+            let Measured {
+                policy,
+                choices,
+                runs,
+            } = &mut measured[(repeat + turn) % POLICIES.len()];
+            live.begin(policy, &format!("run {}", repeat + 1));
+            *choices = serve(session, policy, requests, concurrency, &mut live)?;
+            runs.push(choices.iter().map(|choice| choice.timeline).collect());
+        }
+        if start.elapsed() > TIME_MAX {
+            break;
+        }
+    }
+    live.bar.finish_and_clear();
+    Ok(measured)
+}
+
+/// Fails unless every policy emitted the same tokens.
+fn check_identical(measured: &[Measured]) -> Outcome {
+    let tokens = |measured: &Measured| -> Vec<Vec<u32>> {
+        let tokens = |choice: &Choice| choice.tokens.iter().map(|emitted| emitted.token).collect();
+        measured.choices.iter().map(tokens).collect()
+    };
+    let reference = tokens(&measured[0]);
+    for other in &measured[1..] {
+        if let Some(i) = tokens(other)
+            .iter()
+            .zip(&reference)
+            .position(|(got, expected)| got != expected)
+        {
+            let (off, policy) = (&measured[0].policy, &other.policy);
+            return Err(anyhow::anyhow!("prompt {i} has different output under {off} and {policy}").into());
+        }
+    }
+    Ok(())
+}
+
+fn table(measured: &[Measured]) -> Outcome<Table> {
+    let row = |measured: &Measured| {
+        let conditions = Conditions {
+            policy: measured.policy.to_string(),
+            workload: samples::NAME.to_owned(),
+            concurrency: u32::try_from(measured.choices.len())?,
+            temperature: 0.0,
+        };
+        Ok(Row::new(conditions, &measured.runs)
+            .ok_or_else(|| anyhow::anyhow!("the runs took no measurable time"))?)
+    };
+    let rows: Vec<Row> = measured.iter().map(row).collect::<Outcome<_>>()?;
+    let mut table = Table::new(&[
+        "policy",
+        "tokens/s",
+        "sd",
+        "runs",
+        "x off",
+        "drafts accepted",
+        "emitted/step",
+    ]);
+    for row in &rows {
+        table.push(vec![
+            row.conditions.policy.clone(),
+            format!("{:.0}", row.tokens_per_s.mean),
+            format!("{:.0}", row.tokens_per_s.sd),
+            row.tokens_per_s.n.to_string(),
+            report::ratio(report::ratio_to_off(&rows, row)),
+            report::percent(row.acceptance_rate),
+            format!("{:.2}", row.emitted_per_step.unwrap_or(0.0)),
+        ]);
+    }
+    Ok(table)
+}
+
+/// How accepted tokens stand out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Colour {
+    Green,
+    Brackets,
+}
+
+impl Colour {
+    /// Green on a terminal that wants colour (<https://no-color.org>), else brackets.
+    fn detect() -> Self {
+        let is_wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        match io::stdout().is_terminal() && is_wanted {
+            true => Self::Green,
+            false => Self::Brackets,
+        }
+    }
+
+    fn legend(self) -> &'static str {
+        match self {
+            Self::Green => "accepted drafts in green",
+            Self::Brackets => "accepted drafts in [brackets]",
+        }
+    }
+
+    fn mark(self, text: &str) -> String {
+        match self {
+            Self::Green => format!("\x1b[32m{text}\x1b[0m"),
+            Self::Brackets => format!("[{text}]"),
+        }
+    }
+}
+
+/// The text of a choice, runs of accepted drafts marked.
+fn marked(session: &Session, choice: &Choice, colour: Colour) -> String {
+    let runs = choice
+        .tokens
+        .chunk_by(|a, b| is_draft(a.origin) == is_draft(b.origin));
+    let mut text = String::new();
+    for run in runs {
+        let bytes: Vec<u8> = run
+            .iter()
+            .flat_map(|emitted| session.token_bytes(emitted.token))
+            .copied()
+            .collect();
+        let part = String::from_utf8_lossy(&bytes);
+        match is_draft(run[0].origin) && !part.is_empty() {
+            true => text += &colour.mark(&part),
+            false => text += &part,
+        }
+    }
+    text
+}
+
+fn is_draft(origin: Origin) -> bool {
+    origin == Origin::Accepted
+}
+
+fn indented(text: &str) -> String {
+    text.replace('\n', "\n     ")
+}
+
+/// A line on stderr that tells what runs; nothing where stderr is not a terminal.
+struct Live {
+    bar: ProgressBar,
+    title: String,
+    n_tokens: usize,
+    start: Instant,
+    /// When the line was last written.
+    described: Instant,
+    /// Text of the first prompt so far.
+    text: Vec<u8>,
+}
+
+impl Live {
+    /// Characters of text shown.
+    const TEXT_WIDTH: usize = 48;
+    /// Time between two descriptions.
+    const PERIOD: Duration = Duration::from_millis(50);
+
+    fn new() -> Self {
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg}") {
+            bar.set_style(style);
+        }
+        Self {
+            bar,
+            title: String::new(),
+            n_tokens: 0,
+            start: Instant::now(),
+            described: Instant::now(),
+            text: Vec::new(),
+        }
+    }
+
+    fn begin(&mut self, policy: &registry::Config, what: &str) {
+        self.title = format!("{policy}, {what}");
+        self.n_tokens = 0;
+        self.start = Instant::now();
+        self.text.clear();
+    }
+
+    fn text_tail(&self) -> String {
+        let text = String::from_utf8_lossy(&self.text).replace(char::is_control, " ");
+        let n_chars = text.chars().count();
+        text.chars()
+            .skip(n_chars.saturating_sub(Self::TEXT_WIDTH))
+            .collect()
+    }
+}
+
+impl Observer for Live {
+    fn emitted(&mut self, request_idx: usize, emission: &Emission) {
+        self.n_tokens += emission.tokens.len();
+        if request_idx == 0 {
+            self.text.extend_from_slice(&emission.text);
+        }
+    }
+
+    fn stepped(&mut self, report: &StepReport) -> ControlFlow<()> {
+        // Describing every step would be part of what is measured.
+        if self.bar.is_hidden() || self.described.elapsed() < Self::PERIOD {
+            return ControlFlow::Continue(());
+        }
+        self.described = Instant::now();
+        let seconds = metrics::milliseconds(self.start.elapsed()) / 1e3;
+        let rate = self.n_tokens as f64 / seconds.max(1e-3);
+        self.bar.set_message(format!(
+            "{}: {} running, {rate:.0} tokens/s | {}",
+            self.title,
+            report.n_seqs,
+            self.text_tail()
+        ));
+        self.bar.tick();
+        ControlFlow::Continue(())
+    }
+}

@@ -1,0 +1,329 @@
+//! `dsde inspect`: what a model is, what it costs, and whether a draft fits it.
+
+use std::io::{self, Write};
+use std::num::NonZeroU32;
+
+use clap::Args;
+use dsde_model::config::ModelConfig;
+use dsde_model::executor::block_bytes;
+use dsde_sampling::Rule;
+use serde::Serialize;
+
+use crate::args::ModelArgs;
+use crate::failure::Outcome;
+use crate::session::{Form, Models, Opened, Role, Session, Wish, chat_template};
+use crate::speculation::{Draft, Source, known_policy};
+
+const EXAMPLES: &str = "\
+Examples:
+  dsde inspect
+  dsde inspect --model ./Qwen3-1.7B --draft ./Qwen3-0.6B
+  dsde inspect --model ./Qwen3-1.7B --json";
+
+/// Tell what a model is, what memory it takes and whether a draft fits it
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES, allow_negative_numbers = true)]
+pub(crate) struct InspectArgs {
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+#[derive(Serialize)]
+struct Inspection {
+    model: Model,
+    draft: DraftFit,
+    kv: Kv,
+    /// Kernels and threads.
+    backend: String,
+}
+
+#[derive(Serialize)]
+struct Model {
+    source: String,
+    architecture: &'static str,
+    /// As stored.
+    dtype: String,
+    parameters: u64,
+    layers: usize,
+    hidden: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    intermediate: usize,
+    /// Rows of the embedding.
+    vocab_len: usize,
+    /// Tokens of the tokenizer.
+    tokenizer_len: usize,
+    context_len_max: u32,
+    eos_tokens: Vec<u32>,
+    bos_token: Option<u32>,
+    tied_embeddings: bool,
+    chat_template: bool,
+    /// In memory, packed; absent for a draft that does not fit.
+    weight_bytes: Option<usize>,
+    kv_bytes_per_token: usize,
+}
+
+#[derive(Serialize)]
+struct DraftFit {
+    source: String,
+    /// Absent for `ngram` and `none`.
+    model: Option<Model>,
+    compatible: bool,
+    /// Why it does not fit.
+    reason: Option<String>,
+}
+
+/// Stores of target and draft together.
+#[derive(Serialize)]
+struct Kv {
+    block_len: u32,
+    blocks: u32,
+    block_bytes: usize,
+    bytes: usize,
+    /// Longest sequence served.
+    context_len_max: u32,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: InspectArgs) -> Outcome {
+    let models = Models::new(&args.model)?;
+    let inspection = inspect(&models)?;
+    let mut out = io::stdout().lock();
+    match args.json {
+        true => writeln!(out, "{}", serde_json::to_string(&inspection)?)?,
+        false => print(&mut out, &inspection)?,
+    }
+    Ok(())
+}
+
+fn inspect(models: &Models) -> Outcome<Inspection> {
+    let target = Opened::new(&models.target, Role::Target)?;
+    let draft = match &models.draft {
+        Draft::Model(source) => Some((source, Opened::new(source, Role::Draft)?)),
+        Draft::Ngram | Draft::None => None,
+    };
+    let misfit = draft.as_ref().and_then(|(_, draft)| misfit(&target, draft));
+    let fitting = match misfit {
+        None => models.clone(),
+        Some(_) => models.without_draft(),
+    };
+    let wish = Wish {
+        policy: known_policy("off"),
+        rule: Rule::default(),
+        form: Form::Raw,
+        n_sequences: NonZeroU32::MIN,
+        prefix_cache: false,
+    };
+    let session = Session::open(&fitting, &wish)?;
+    let (memory, shape) = (session.memory(), session.engine.shape());
+    let draft_weight_bytes = misfit.is_none().then_some(memory.draft_weight_bytes);
+    let draft_model = draft.map(|(source, draft)| Model::new(source, &draft, &session, draft_weight_bytes));
+    Ok(Inspection {
+        model: Model::new(
+            &models.target,
+            &target,
+            &session,
+            Some(memory.target_weight_bytes),
+        ),
+        draft: DraftFit {
+            source: models.draft.to_string(),
+            model: draft_model,
+            compatible: misfit.is_none(),
+            reason: misfit,
+        },
+        kv: Kv {
+            block_len: shape.block_len,
+            blocks: shape.n_blocks,
+            block_bytes: memory.block_bytes,
+            bytes: memory.kv_bytes,
+            context_len_max: shape.context_len_max,
+        },
+        backend: session.machine().backend,
+    })
+}
+
+/// Why `draft` cannot draft for `target`.
+fn misfit(target: &Opened, draft: &Opened) -> Option<String> {
+    if let Err(error) = target.tokenizer.same_vocabulary(&draft.tokenizer) {
+        return Some(error.to_string());
+    }
+    let (expected, got) = (target.config().vocab_len, draft.config().vocab_len);
+    (expected != got).then(|| format!("the target has {expected} rows of embeddings, the draft {got}"))
+}
+
+impl Model {
+    fn new(source: &Source, opened: &Opened, session: &Session, weight_bytes: Option<usize>) -> Self {
+        let config = opened.config();
+        let embeddings =
+            opened
+                .checkpoint
+                .matrix("model.embed_tokens.weight", config.vocab_len, config.hidden);
+        let block_len = session.engine.shape().block_len as usize;
+        Self {
+            source: source.to_string(),
+            architecture: config.family.architecture(),
+            dtype: embeddings.map_or_else(|_| "unknown".to_owned(), |matrix| format!("{:?}", matrix.dtype)),
+            parameters: n_parameters(config),
+            layers: config.n_layers,
+            hidden: config.hidden,
+            heads: config.n_heads,
+            kv_heads: config.n_kv_heads,
+            head_dim: config.head_dim,
+            intermediate: config.intermediate,
+            vocab_len: config.vocab_len,
+            tokenizer_len: opened.tokenizer.vocab_len(),
+            context_len_max: config.context_len_max,
+            eos_tokens: config.eos_tokens.clone(),
+            bos_token: config.bos_token,
+            tied_embeddings: config.tie_embeddings,
+            chat_template: chat_template(source).is_ok(),
+            weight_bytes,
+            kv_bytes_per_token: block_bytes(session.engine.executor().backend(), config) / block_len,
+        }
+    }
+}
+
+/// Weights that the configuration implies.
+fn n_parameters(config: &ModelConfig) -> u64 {
+    let [hidden, heads, kv_heads, head_dim, intermediate] = [
+        config.hidden,
+        config.n_heads,
+        config.n_kv_heads,
+        config.head_dim,
+        config.intermediate,
+    ]
+    .map(|n| n as u64);
+    let (q, kv) = (heads * head_dim, kv_heads * head_dim);
+    let optional = |is_there: bool, n: u64| if is_there { n } else { 0 };
+    let attention = hidden * (q + 2 * kv) + q * hidden;
+    let attention_extra = optional(config.has_qkv_bias, q + 2 * kv)
+        + optional(config.has_output_bias, hidden)
+        + optional(config.has_qk_norm, 2 * head_dim);
+    let mlp = 3 * hidden * intermediate + optional(config.has_mlp_bias, 2 * intermediate + hidden);
+    let layer = attention + attention_extra + mlp + 2 * hidden;
+    let table = config.vocab_len as u64 * hidden;
+    config.n_layers as u64 * layer + table + optional(!config.tie_embeddings, table) + hidden
+}
+
+fn print(out: &mut impl Write, inspection: &Inspection) -> io::Result<()> {
+    let Inspection {
+        model,
+        draft,
+        kv,
+        backend,
+    } = inspection;
+    writeln!(out, "model {}", model.source)?;
+    print_model(out, model)?;
+    writeln!(out, "\ndraft {}", draft.source)?;
+    if let Some(model) = &draft.model {
+        print_model(out, model)?;
+    }
+    match &draft.reason {
+        None => writeln!(out, "  fits the model")?,
+        Some(reason) => writeln!(out, "  does not fit the model: {reason}")?,
+    }
+    writeln!(out, "\nkey/value stores")?;
+    writeln!(
+        out,
+        "  {} blocks of {} tokens, {} each, {} in all",
+        kv.blocks,
+        kv.block_len,
+        bytes(kv.block_bytes),
+        bytes(kv.bytes)
+    )?;
+    writeln!(out, "  sequences of at most {} tokens", kv.context_len_max)?;
+    writeln!(out, "\nkernels\n  {backend}")
+}
+
+fn print_model(out: &mut impl Write, model: &Model) -> io::Result<()> {
+    let Model {
+        architecture,
+        dtype,
+        layers,
+        hidden,
+        heads,
+        kv_heads,
+        head_dim,
+        intermediate,
+        ..
+    } = model;
+    writeln!(
+        out,
+        "  {architecture}, {:.1} million parameters, {dtype}",
+        model.parameters as f64 / 1e6
+    )?;
+    writeln!(
+        out,
+        "  {layers} layers, hidden {hidden}, {heads} heads ({kv_heads} key/value) of {head_dim}, feed-forward {intermediate}"
+    )?;
+    writeln!(
+        out,
+        "  vocabulary {} ({} in the tokenizer), {} embeddings",
+        model.vocab_len,
+        model.tokenizer_len,
+        if model.tied_embeddings { "tied" } else { "separate" }
+    )?;
+    writeln!(
+        out,
+        "  context {} tokens, end of text {:?}, {}",
+        model.context_len_max,
+        model.eos_tokens,
+        if model.chat_template {
+            "chat template"
+        } else {
+            "no chat template"
+        }
+    )?;
+    if let Some(weight_bytes) = model.weight_bytes {
+        writeln!(
+            out,
+            "  {} of packed weights, {} of keys and values per token",
+            bytes(weight_bytes),
+            bytes(model.kv_bytes_per_token)
+        )?;
+    }
+    Ok(())
+}
+
+/// Bytes for people.
+fn bytes(n: usize) -> String {
+    const UNITS: [&str; 4] = ["bytes", "KiB", "MiB", "GiB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{n} bytes"),
+        _ => format!("{value:.1} {}", UNITS[unit]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_read_in_the_largest_unit_that_keeps_them_above_one() {
+        assert_eq!(bytes(1023), "1023 bytes");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(3 << 30), "3.0 GiB");
+        assert_eq!(bytes(5 << 40), "5120.0 GiB");
+    }
+
+    #[test]
+    fn parameters_of_the_embedded_pair_are_those_of_its_files() {
+        // bf16 files of 11 547 040 and 1 838 440 bytes: two bytes per weight and a header of a few kilobytes.
+        for (role, file_bytes) in [(Role::Target, 11_547_040), (Role::Draft, 1_838_440)] {
+            let opened = Opened::new(&Source::Demo, role).ok().unwrap();
+            let header_bytes = file_bytes - 2 * n_parameters(opened.config());
+            assert!((1_000..20_000).contains(&header_bytes), "{header_bytes}");
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Who drafts and which policies plan, from what was typed.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use dsde_policy::registry;
+
+use crate::failure::{Outcome, usage};
+
+/// Policy of commands that run one, unless another is asked for.
+const POLICY_DEFAULT: &str = "dsde";
+
+/// Where a model comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The pair inside the program.
+    Demo,
+    /// A folder.
+    Folder(PathBuf),
+}
+
+/// Who drafts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Draft {
+    /// A draft model.
+    Model(Source),
+    /// Repetitions of the text.
+    Ngram,
+    /// Nobody.
+    None,
+}
+
+impl Source {
+    /// Reads `demo` or a path.
+    pub(crate) fn parse(text: &str) -> Self {
+        match text {
+            "demo" => Self::Demo,
+            path => Self::Folder(PathBuf::from(path)),
+        }
+    }
+}
+
+impl Draft {
+    /// Reads what was typed, or chooses for `target`: the embedded draft for the embedded target, else repetitions.
+    pub(crate) fn parse(text: Option<&str>, target: &Source) -> Self {
+        match (text, target) {
+            (None, Source::Demo) => Self::Model(Source::Demo),
+            (None, Source::Folder(_)) | (Some("ngram"), _) => Self::Ngram,
+            (Some("none"), _) => Self::None,
+            (Some(model), _) => Self::Model(Source::parse(model)),
+        }
+    }
+}
+
+/// As typed.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Demo => f.write_str("demo"),
+            Self::Folder(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// As typed.
+impl fmt::Display for Draft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Model(source) => source.fmt(f),
+            Self::Ngram => f.write_str("ngram"),
+            Self::None => f.write_str("none"),
+        }
+    }
+}
+
+/// Whether the policy never speculates.
+pub(crate) fn is_off(policy: &registry::Config) -> bool {
+    policy.entry().name == "off"
+}
+
+/// The policy `name`, which is one of the program's own choices.
+pub(crate) fn known_policy(name: &str) -> registry::Config {
+    name.parse().expect("the program names only policies that exist")
+}
+
+/// The policy to run; without a drafter it can only be `off`.
+///
+/// # Errors
+/// If a policy that speculates was asked for together with `--draft none`.
+pub(crate) fn policy_for(asked: Option<registry::Config>, draft: &Draft) -> Outcome<registry::Config> {
+    match (asked, draft) {
+        (None, Draft::None) => Ok(known_policy("off")),
+        (None, _) => Ok(known_policy(POLICY_DEFAULT)),
+        (Some(policy), _) => {
+            check_drafter(&policy, draft)?;
+            Ok(policy)
+        }
+    }
+}
+
+/// Refuses a policy that speculates without anyone who drafts.
+///
+/// # Errors
+/// Naming the policy and what to change.
+pub(crate) fn check_drafter(policy: &registry::Config, draft: &Draft) -> Outcome {
+    if *draft == Draft::None && !is_off(policy) {
+        return Err(usage(format!(
+            "policy {policy} needs a drafter, but --draft is none; use --policy off or another draft"
+        )));
+    }
+    Ok(())
+}
+
+/// Policies to compare, none of them twice.
+#[derive(Clone, Debug)]
+pub(crate) struct PolicyList(pub(crate) Vec<registry::Config>);
+
+impl FromStr for PolicyList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        policy_list(text).map(Self)
+    }
+}
+
+/// Splits a list of policies. Policies and their parameters are both separated by commas: a piece that contains `=` but no
+/// `:` continues the policy before it, as in `off,dsde:variant=released,cap=mean,fixed:k=4`.
+///
+/// # Errors
+/// If a policy is unknown, has wrong parameters or is listed twice.
+fn policy_list(text: &str) -> Result<Vec<registry::Config>, String> {
+    let mut names: Vec<String> = Vec::new();
+    for piece in text.split(',') {
+        match names.last_mut() {
+            Some(name) if piece.contains('=') && !piece.contains(':') => {
+                name.push(if name.contains(':') { ',' } else { ':' });
+                name.push_str(piece);
+            }
+            _ => names.push(piece.to_owned()),
+        }
+    }
+    let parse = |name: &String| {
+        name.parse::<registry::Config>()
+            .map_err(|error| error.to_string())
+    };
+    let policies: Vec<registry::Config> = names.iter().map(parse).collect::<Result<_, _>>()?;
+    let shown: Vec<String> = policies.iter().map(ToString::to_string).collect();
+    match (1..shown.len()).find(|&i| shown[..i].contains(&shown[i])) {
+        Some(i) => Err(format!("policy {} is listed twice", shown[i])),
+        None => Ok(policies),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_list(text: &str, expected: Result<&[&str], &str>) {
+        let got = policy_list(text).map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>());
+        match expected {
+            Ok(names) => assert_eq!(got.expect("a list that parses"), names),
+            Err(part) => assert!(
+                got.clone().is_err_and(|error| error.contains(part)),
+                "{text}: {got:?}"
+            ),
+        }
+    }
+
+    #[test]
+    fn parameters_continue_the_policy_before_them() {
+        check_list("off", Ok(&["off"]));
+        check_list("off,fixed:k=4,dsde", Ok(&["off", "fixed:k=4", "dsde"]));
+        check_list("fixed,k=4,off", Ok(&["fixed:k=4", "off"]));
+        check_list(
+            "dsde:variant=released,cap=mean,fixed:k=2",
+            Ok(&[
+                &known_policy("dsde:variant=released,cap=mean").to_string(),
+                "fixed:k=2",
+            ]),
+        );
+    }
+
+    #[test]
+    fn lists_with_mistakes_are_refused() {
+        check_list("", Err("unknown policy"));
+        check_list("off,", Err("unknown policy"));
+        check_list("off,fast", Err("off, fixed, dsde"));
+        check_list("k=4", Err("unknown policy"));
+        check_list("off,k=4", Err("no parameter"));
+        check_list("off,off", Err("listed twice"));
+    }
+
+    #[test]
+    fn the_draft_follows_the_target_unless_given() {
+        let folder = Source::parse("some/folder");
+        let draft = |text, target: &Source| Draft::parse(text, target);
+        assert_eq!(draft(None, &Source::Demo), Draft::Model(Source::Demo));
+        assert_eq!(draft(None, &folder), Draft::Ngram);
+        assert_eq!(draft(Some("none"), &Source::Demo), Draft::None);
+        assert_eq!(draft(Some("ngram"), &Source::Demo), Draft::Ngram);
+        assert_eq!(draft(Some("some/folder"), &Source::Demo), Draft::Model(folder));
+    }
+
+    #[test]
+    fn without_a_drafter_only_off_can_run() {
+        let policy = |asked: Option<&str>, draft| {
+            policy_for(asked.map(known_policy), &draft)
+                .ok()
+                .map(|policy| policy.to_string())
+        };
+        assert_eq!(policy(None, Draft::None).as_deref(), Some("off"));
+        assert_eq!(policy(Some("off"), Draft::None).as_deref(), Some("off"));
+        assert_eq!(policy(Some("fixed:k=2"), Draft::None), None);
+        assert_eq!(policy(None, Draft::Ngram).as_deref(), Some("dsde"));
+        assert_eq!(
+            policy(Some("fixed:k=2"), Draft::Ngram).as_deref(),
+            Some("fixed:k=2")
+        );
+    }
+}

@@ -1,0 +1,330 @@
+//! `generate`, `chat`, `policies` and `inspect` on the embedded pair.
+
+mod common;
+
+use std::io::Read as _;
+use std::process::{Command, Stdio};
+
+use common::{dsde, dsde_with_stdin};
+use serde_json::Value;
+
+const PROMPTS: &str = r#"{"prompt": "Describe a river in three sentences."}
+{"messages": [{"role": "user", "content": "Anna has 4 boxes of 12 pens. How many pens does she have?"}], "domain": "math"}
+{"prompt": "Complete this Python function.\ndef add(a, b):\n", "max_tokens": 7}
+"#;
+
+/// Tokens of each answer to [`PROMPTS`].
+fn tokens(more: &[&str]) -> Vec<Value> {
+    let args = [&["generate", "--file", "-", "--json", "--max-tokens", "24"], more].concat();
+    let answers = dsde_with_stdin(&args, PROMPTS).json_lines();
+    assert_eq!(answers.len(), 3);
+    answers
+        .into_iter()
+        .map(|answer| answer["tokens"].clone())
+        .collect()
+}
+
+#[test]
+fn greedy_tokens_do_not_depend_on_policy_draft_batch_or_threads() {
+    let plain = tokens(&["--policy", "off"]);
+    for options in [
+        "--policy dsde",
+        "--policy dsde:variant=released,cap=mean",
+        "--policy fixed:k=3",
+        "--policy fixed:k=3 --verification token",
+        "--draft ngram",
+        "--draft ngram --policy fixed:k=5",
+        "--draft none",
+        "--draft demo --concurrency 1 --threads 1",
+        "--kv-blocks 12",
+    ] {
+        let options: Vec<&str> = options.split(' ').collect();
+        assert_eq!(tokens(&options), plain, "{options:?}");
+    }
+}
+
+#[test]
+fn an_answer_has_these_fields() {
+    let answers = dsde_with_stdin(
+        &["generate", "--file", "-", "--json", "--policy", "fixed:k=3"],
+        PROMPTS,
+    )
+    .json_lines();
+    for (i, answer) in answers.iter().enumerate() {
+        let fields: Vec<&str> = answer
+            .as_object()
+            .expect("an object")
+            .keys()
+            .map(String::as_str)
+            .collect();
+        let mut expected = [
+            "index",
+            "text",
+            "tokens",
+            "finish_reason",
+            "prompt_tokens",
+            "completion_tokens",
+            "steps",
+            "drafted",
+            "verified",
+            "accepted",
+            "ttft_ms",
+            "tpot_ms",
+        ];
+        expected.sort_unstable();
+        let mut got = fields.clone();
+        got.sort_unstable();
+        assert_eq!(got, expected);
+        assert_eq!(answer["index"], i);
+        let n = |name: &str| answer[name].as_u64().expect("a count");
+        assert_eq!(
+            n("completion_tokens") as usize,
+            answer["tokens"].as_array().expect("a list").len()
+        );
+        assert!(n("prompt_tokens") > 0 && n("steps") > 0);
+        assert!(n("accepted") <= n("verified") && n("verified") <= n("drafted"));
+        assert!(answer["ttft_ms"].as_f64().is_some_and(|ms| ms > 0.0));
+    }
+    // The last line asks for 7 tokens itself.
+    let reasons: Vec<&Value> = answers.iter().map(|answer| &answer["finish_reason"]).collect();
+    assert!(answers[2]["completion_tokens"].as_u64() <= Some(7), "{reasons:?}");
+}
+
+#[test]
+fn sampling_is_repeatable_and_prompt_i_uses_seed_plus_i() {
+    let sampled = |seed: &str, file: &str| -> Vec<Value> {
+        let args = [
+            "generate",
+            "--file",
+            "-",
+            "--json",
+            "--max-tokens",
+            "16",
+            "--temperature",
+            "0.9",
+            "--seed",
+            seed,
+        ];
+        let answers = dsde_with_stdin(&args, file).json_lines();
+        answers
+            .into_iter()
+            .map(|answer| answer["tokens"].clone())
+            .collect()
+    };
+    let line = "{\"prompt\": \"Tell me a story.\"}\n";
+    let three = sampled("5", &line.repeat(3));
+    assert_eq!(three, sampled("5", &line.repeat(3)));
+    assert_ne!(three[0], three[1]);
+    assert_eq!(three[1..], sampled("6", &line.repeat(2)));
+}
+
+#[test]
+fn the_text_of_one_prompt_is_all_of_stdout() {
+    let args = ["generate", "--max-tokens", "12", "--prompt", "Describe a river."];
+    let streamed = dsde(&args);
+    let answer = dsde(&[&args[..], &["--json"]].concat()).json_lines().remove(0);
+    assert_eq!(
+        streamed.stdout,
+        format!("{}\n", answer["text"].as_str().expect("a text"))
+    );
+    assert!(streamed.stderr.contains("tokens/s"), "{}", streamed.stderr);
+}
+
+#[test]
+fn a_piped_prompt_is_read_without_its_last_line_break() {
+    let args = ["generate", "--max-tokens", "12", "--json"];
+    let piped = dsde_with_stdin(&args, "Describe a river.\n")
+        .json_lines()
+        .remove(0);
+    let given = dsde(&[&args[..], &["--prompt", "Describe a river."]].concat())
+        .json_lines()
+        .remove(0);
+    assert_eq!(piped["tokens"], given["tokens"]);
+}
+
+#[test]
+fn raw_prompts_skip_the_chat_template() {
+    let n_tokens = |more: &[&str]| {
+        let args = [
+            &["generate", "--json", "--max-tokens", "1", "--prompt", "def f(x):"],
+            more,
+        ]
+        .concat();
+        dsde(&args).json_lines()[0]["prompt_tokens"].as_u64()
+    };
+    assert!(n_tokens(&["--raw"]) < n_tokens(&[]));
+}
+
+#[test]
+fn several_choices_differ_and_several_texts_have_headings() {
+    let args = [
+        "generate",
+        "--prompt",
+        "Tell me a story.",
+        "--n",
+        "2",
+        "--temperature",
+        "1",
+        "--max-tokens",
+        "16",
+    ];
+    let answers = dsde(&[&args[..], &["--json"]].concat()).json_lines();
+    let choices: Vec<&Value> = answers.iter().map(|answer| &answer["choice"]).collect();
+    assert_eq!(choices, [0, 1]);
+    assert_ne!(answers[0]["tokens"], answers[1]["tokens"]);
+    let run = dsde(&args);
+    assert!(
+        run.stdout.contains("=== prompt 0, choice 1 ==="),
+        "{}",
+        run.stdout
+    );
+}
+
+#[test]
+fn log_probabilities_belong_to_the_emitted_tokens() {
+    let args = [
+        "generate",
+        "--prompt",
+        "Hello.",
+        "--max-tokens",
+        "5",
+        "--json",
+        "--logprobs",
+        "2",
+        "--policy",
+        "fixed:k=2",
+    ];
+    let answer = dsde(&args).json_lines().remove(0);
+    let tokens = answer["tokens"].as_array().expect("a list");
+    let logprobs = answer["logprobs"].as_array().expect("a list");
+    assert_eq!(tokens.len(), logprobs.len());
+    for (token, logprob) in tokens.iter().zip(logprobs) {
+        assert_eq!(&logprob["token"], token);
+        assert_eq!(logprob["top"].as_array().map(Vec::len), Some(2));
+        // Greedy: the emitted token is the most probable one.
+        assert_eq!(&logprob["top"][0]["token"], token);
+        assert!(logprob["logprob"].as_f64().is_some_and(|nats| nats <= 0.0));
+    }
+}
+
+#[test]
+fn a_stop_string_ends_the_text_before_it() {
+    let args = [
+        "generate",
+        "--prompt",
+        "Tell me a story.",
+        "--max-tokens",
+        "40",
+        "--json",
+    ];
+    let whole = dsde(&args).json_lines().remove(0);
+    let text = whole["text"].as_str().expect("a text");
+    let stop: String = text.chars().skip(8).take(3).collect();
+    let cut = dsde(&[&args[..], &["--stop", &stop]].concat())
+        .json_lines()
+        .remove(0);
+    let expected = text.split(&stop).next().expect("split has a first part");
+    assert_eq!(cut["text"].as_str(), Some(expected));
+    assert_eq!(cut["finish_reason"], "stop");
+}
+
+#[test]
+fn ignoring_the_end_of_text_runs_to_the_bound() {
+    let args = [
+        "generate",
+        "--file",
+        "-",
+        "--json",
+        "--max-tokens",
+        "150",
+        "--ignore-eos",
+    ];
+    for answer in dsde_with_stdin(&args, PROMPTS).json_lines() {
+        assert_eq!(
+            (&answer["completion_tokens"], answer["finish_reason"].as_str()),
+            (&150.into(), Some("length"))
+        );
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_failure() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_dsde"))
+        .args([
+            "generate",
+            "--prompt",
+            "Tell me a story.",
+            "--max-tokens",
+            "1500",
+            "--ignore-eos",
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut stdout = child.stdout.take().expect("stdout is piped");
+    stdout.read_exact(&mut [0]).expect("a first byte");
+    drop(stdout);
+    let output = child.wait_with_output().expect("the program ends");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    assert!(
+        !stderr.contains("error") && !stderr.contains("panicked"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn a_conversation_remembers_until_it_is_reset() {
+    let chat = |stdin: &str| dsde_with_stdin(&["chat", "--max-tokens", "10"], stdin);
+    let run = chat("Hello.\nTell me more.\n/reset\nHello.\n");
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert_eq!(run.stderr.matches("tokens/s").count(), 3, "{}", run.stderr);
+    let alone = chat("Hello.\n").stdout;
+    assert!(run.stdout.starts_with(&alone) && run.stdout.ends_with(&alone));
+    assert_ne!(run.stdout, alone.repeat(3));
+}
+
+#[test]
+fn a_full_context_forgets_the_oldest_turns_and_says_so() {
+    let lines = "Tell me more about the sea and the ships on it.\n".repeat(6);
+    let run = dsde_with_stdin(&["chat", "--max-tokens", "16", "--context", "128"], &lines);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("the context of 128 tokens is full"),
+        "{}",
+        run.stderr
+    );
+    let long = format!("{}\nHello.\n", "word ".repeat(500));
+    let run = dsde_with_stdin(&["chat", "--max-tokens", "16", "--context", "128"], &long);
+    assert!(run.stderr.contains("it was not sent"), "{}", run.stderr);
+    assert!(run.stderr.contains("tokens/s"), "{}", run.stderr);
+}
+
+#[test]
+fn policies_are_listed_with_their_parameters() {
+    let list = dsde(&["policies", "--json"]).json_lines().remove(0);
+    let list = list.as_array().expect("a list");
+    for name in ["off", "fixed", "dsde"] {
+        assert!(list.iter().any(|policy| policy["name"] == name), "{name}");
+    }
+    let fixed = list
+        .iter()
+        .find(|policy| policy["name"] == "fixed")
+        .expect("listed");
+    assert_eq!(fixed["parameters"][0]["key"], "k");
+    assert!(dsde(&["policies"]).stdout.contains("k=<1..=64>"));
+}
+
+#[test]
+fn an_inspection_tells_sizes_and_fit() {
+    let inspection = dsde(&["inspect", "--json"]).json_lines().remove(0);
+    assert_eq!(inspection["model"]["architecture"], "LlamaForCausalLM");
+    assert_eq!(inspection["model"]["vocab_len"], 4096);
+    assert_eq!(inspection["model"]["chat_template"], true);
+    assert_eq!(inspection["draft"]["compatible"], true);
+    let kv = &inspection["kv"];
+    let n = |name: &str| kv[name].as_u64().expect("a number");
+    assert_eq!(n("bytes"), n("blocks") * n("block_bytes"));
+}

@@ -1,0 +1,238 @@
+//! What cannot be done is refused with exit code 2 and one line that says why.
+
+mod common;
+
+use std::fs;
+
+use common::{dsde, dsde_with_stdin};
+
+/// Runs `args` and expects a refusal whose message contains all `parts`.
+#[track_caller]
+fn check_refused(args: &[&str], parts: &[&str]) {
+    let run = dsde(args);
+    assert_eq!(run.code, Some(2), "{args:?}: {}", run.stderr);
+    assert_eq!(run.stdout, "", "{args:?}");
+    assert!(run.stderr.starts_with("error: "), "{args:?}: {}", run.stderr);
+    assert!(!run.stderr.contains("panicked"), "{args:?}: {}", run.stderr);
+    for part in parts {
+        assert!(
+            run.stderr.contains(part),
+            "{args:?} lacks {part:?}: {}",
+            run.stderr
+        );
+    }
+}
+
+#[test]
+fn options_outside_their_ranges_are_refused() {
+    let with = |option, value| ["generate", "--prompt", "Hello.", option, value];
+    for (option, value, parts) in [
+        ("--temperature", "NaN", &["temperature"] as &[&str]),
+        ("--temperature", "-1", &["temperature"]),
+        ("--temperature", "hot", &["--temperature"]),
+        ("--top-p", "2", &["top_p"]),
+        ("--top-p", "0", &["top_p"]),
+        ("--top-k", "-1", &["--top-k"]),
+        ("--min-p", "1.5", &["min_p"]),
+        ("--repetition-penalty", "0", &["repetition_penalty"]),
+        ("--presence-penalty", "3", &["presence_penalty"]),
+        ("--frequency-penalty", "-3", &["frequency_penalty"]),
+        ("--logit-bias", "5", &["TOKEN=BIAS"]),
+        ("--logit-bias", "4096=1", &["logit_bias"]),
+        ("--stop", "", &["stop string"]),
+        ("--seed", "-1", &["--seed"]),
+        ("--max-tokens", "0", &["--max-tokens"]),
+        ("--concurrency", "0", &["--concurrency"]),
+        ("--n", "129", &["--n"]),
+        ("--threads", "0", &["--threads"]),
+        ("--context", "4096", &["at most 2048", "4096"]),
+        ("--kv-blocks", "0", &["--kv-blocks"]),
+        ("--kv-blocks", "4000000000", &["--kv-blocks must be at most"]),
+        ("--verification", "tree", &["block", "token"]),
+        ("--logprobs", "3", &["--json"]),
+    ] {
+        check_refused(&with(option, value), parts);
+    }
+}
+
+#[test]
+fn unknown_policies_are_refused_with_what_is_possible() {
+    let with = |policy| ["generate", "--prompt", "Hello.", "--policy", policy];
+    check_refused(&with("fast"), &["unknown policy 'fast'", "off, fixed, dsde"]);
+    check_refused(&with("fixed:k=0"), &["must be 1..=64", "'0'"]);
+    check_refused(&with("fixed"), &["needs k=<1..=64>"]);
+    check_refused(
+        &with("dsde:speed=1"),
+        &["no parameter 'speed'", "variant=<paper or released>"],
+    );
+    check_refused(
+        &["bench", "--policies", "off,fixed:k=4,fast"],
+        &["unknown policy 'fast'", "off, fixed, dsde"],
+    );
+}
+
+#[test]
+fn a_policy_that_speculates_needs_a_drafter() {
+    let args = ["--policy", "fixed:k=2", "--draft", "none"];
+    check_refused(
+        &[&["generate", "--prompt", "Hello."], &args[..]].concat(),
+        &["policy fixed:k=2 needs a drafter", "--policy off"],
+    );
+    check_refused(&["bench", "--draft", "none"], &["needs a drafter"]);
+}
+
+#[test]
+fn models_that_are_not_there_are_named() {
+    check_refused(
+        &["generate", "--prompt", "Hello.", "--model", "/nowhere/model"],
+        &["--model /nowhere/model", "no such folder"],
+    );
+    check_refused(
+        &["inspect", "--draft", "/nowhere/draft"],
+        &["--draft /nowhere/draft", "no such folder"],
+    );
+}
+
+#[test]
+fn commands_must_exist() {
+    check_refused(&["fly"], &["fly"]);
+    check_refused(&["generate", "--prompt", "a", "--file", "b"], &["--file"]);
+}
+
+#[test]
+fn prompts_must_not_be_empty() {
+    check_refused(
+        &["generate", "--prompt", ""],
+        &["the prompt from --prompt is empty"],
+    );
+    check_refused(&["generate"], &["the prompt from stdin is empty"]);
+    check_refused(&["generate", "--file", "-"], &["stdin holds no prompts"]);
+}
+
+#[test]
+fn a_prompt_longer_than_the_context_is_refused_with_both_lengths() {
+    let text = "word ".repeat(3000);
+    check_refused(
+        &["generate", "--prompt", &text, "--context", "128"],
+        &["the prompt from --prompt", "tokens, at most 127 fit"],
+    );
+    check_refused(
+        &[
+            "generate",
+            "--prompt",
+            "Hello there, how are you on this fine morning?",
+            "--kv-blocks",
+            "1",
+        ],
+        &["the prompt from --prompt", "tokens, at most 15 fit"],
+    );
+}
+
+#[test]
+fn bad_lines_of_files_are_named() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let path = folder.path().join("prompts.jsonl");
+    let path = path.to_str().expect("a UTF-8 path");
+    let long = format!("{{\"prompt\": \"{}\"}}", "word ".repeat(3000));
+    let conversation = r#"{"messages": [{"role": "user", "content": "x"}]}"#;
+    for (text, more, parts) in [
+        (
+            "{\"prompt\": \"a\"}\n{oops}\n",
+            &[] as &[&str],
+            ["prompts.jsonl:2", "JSON object"],
+        ),
+        (
+            "{\"prompt\": \"a\"}\n\n{\"text\": 1}\n",
+            &[],
+            ["prompts.jsonl:3", "got neither"],
+        ),
+        (
+            &format!("{{\"prompt\": \"a\"}}\n{long}"),
+            &[],
+            ["prompts.jsonl:2", "at most 2047 fit"],
+        ),
+        (conversation, &["--raw"], ["prompts.jsonl:1", "leave out --raw"]),
+        ("", &[], ["prompts.jsonl", "no prompts"]),
+    ] {
+        fs::write(path, text).expect("the scratch folder is writable");
+        check_refused(&[&["generate", "--file", path], more].concat(), &parts);
+    }
+    check_refused(&["generate", "--file", "/nowhere/x.jsonl"], &["/nowhere/x.jsonl"]);
+    check_refused(
+        &["bench", "--workload", "/nowhere/x.jsonl"],
+        &["/nowhere/x.jsonl"],
+    );
+}
+
+#[test]
+fn a_draft_with_another_vocabulary_is_refused() {
+    let folder = other_vocabulary();
+    let draft = folder.path().to_str().expect("a UTF-8 path");
+    check_refused(
+        &["generate", "--prompt", "Hello.", "--draft", draft],
+        &["this draft does not fit the model", "same vocabulary"],
+    );
+    let inspection = dsde(&["inspect", "--draft", draft, "--json"])
+        .json_lines()
+        .remove(0);
+    assert_eq!(inspection["draft"]["compatible"], false);
+    assert!(
+        inspection["draft"]["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("vocabulary"))
+    );
+}
+
+#[test]
+fn a_broken_model_is_a_failure_and_not_a_mistake_of_usage() {
+    let folder = draft_folder();
+    fs::write(folder.path().join("model.safetensors"), b"short").expect("the scratch folder is writable");
+    let run = dsde(&[
+        "generate",
+        "--prompt",
+        "Hello.",
+        "--model",
+        folder.path().to_str().expect("a UTF-8 path"),
+    ]);
+    assert_eq!(run.code, Some(1), "{}", run.stderr);
+    assert!(
+        run.stderr.starts_with("error: cannot load") && run.stderr.lines().count() == 1,
+        "{}",
+        run.stderr
+    );
+}
+
+/// The embedded draft with one token renamed.
+fn other_vocabulary() -> tempfile::TempDir {
+    let folder = draft_folder();
+    let path = folder.path().join("tokenizer.json");
+    let text = fs::read_to_string(&path).expect("model files are readable");
+    let renamed = text.replace("<|im_start|>", "<|other|>");
+    assert_ne!(text, renamed);
+    fs::write(path, renamed).expect("the scratch folder is writable");
+    folder
+}
+
+/// A copy of the embedded draft.
+fn draft_folder() -> tempfile::TempDir {
+    let from = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/draft");
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    for name in [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ] {
+        let bytes = fs::read(format!("{from}/{name}")).expect("model files are readable");
+        fs::write(folder.path().join(name), bytes).expect("the scratch folder is writable");
+    }
+    folder
+}
+
+#[test]
+fn stdin_that_is_not_text_is_refused() {
+    let run = dsde_with_stdin(&["generate", "--file", "-"], "hello\n");
+    assert_eq!(run.code, Some(2));
+    assert!(run.stderr.contains("stdin:1"), "{}", run.stderr);
+}

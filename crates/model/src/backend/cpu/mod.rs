@@ -1,0 +1,165 @@
+//! Kernels for processors: packed products and paged attention, on threads of our own.
+//!
+//! The layouts and the argument for batch invariance are explained in `docs/kernels.md`. Instruction sets are chosen at run time;
+//! every operation exists for any processor too.
+
+#![allow(
+    unsafe_code,
+    reason = "kernels use intrinsics, raw packed layouts and threads that share one output"
+)]
+
+mod activations;
+mod affinity;
+mod attention;
+mod isa;
+mod kernel;
+mod kv;
+pub mod limits;
+mod linear;
+mod math;
+mod matrix;
+mod memory;
+mod pool;
+mod share;
+mod softmax;
+mod tile;
+#[cfg(target_arch = "x86_64")]
+mod tile_avx512;
+mod tile_portable;
+mod weights;
+
+use std::sync::Mutex;
+
+use dsde_engine::{BlockCopy, RowBatch};
+
+pub use isa::Isa;
+pub use kernel::Kernel;
+pub use kv::KvStore;
+pub use matrix::Matrix;
+
+use super::{Backend, Dense, Epilogue, Input, KvShape, QkTransform, RmsNorm, Stacking};
+use pool::Pool;
+
+/// The processor's vector units and a pool of threads.
+pub struct Cpu {
+    isa: Isa,
+    pool: Pool,
+    /// Packed activations of the running product, kept for their memory.
+    activations: Mutex<Vec<u32>>,
+    /// Tasks of the running attention, kept for their memory.
+    tasks: Mutex<Vec<attention::Task>>,
+    /// One per thread; a thread of a region uses the one with its index.
+    scratch: Vec<Mutex<attention::Scratch>>,
+}
+
+/// An instruction set that this machine does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this processor supports {best:?} at most, not {asked:?}")]
+pub struct UnsupportedIsa {
+    /// What was asked for.
+    pub asked: Isa,
+    /// The most capable one there is.
+    pub best: Isa,
+}
+
+impl Cpu {
+    /// The best kernels of this machine on `n_threads` threads, the caller included (at least one).
+    pub fn new(n_threads: usize) -> Cpu {
+        Cpu::of(n_threads, Isa::detect())
+    }
+
+    /// The kernels of one instruction set.
+    ///
+    /// # Errors
+    /// If the machine does not support `isa`.
+    pub fn with_isa(n_threads: usize, isa: Isa) -> Result<Cpu, UnsupportedIsa> {
+        if !isa.is_supported() {
+            return Err(UnsupportedIsa {
+                asked: isa,
+                best: Isa::detect(),
+            });
+        }
+        Ok(Cpu::of(n_threads, isa))
+    }
+
+    fn of(n_threads: usize, isa: Isa) -> Cpu {
+        let pool = Pool::new(n_threads);
+        let scratch = (0..pool.n_threads()).map(|_| Mutex::default()).collect();
+        Cpu {
+            isa,
+            pool,
+            activations: Mutex::default(),
+            tasks: Mutex::default(),
+            scratch,
+        }
+    }
+}
+
+impl Backend for Cpu {
+    type Matrix = Matrix;
+    type KvStore = KvStore;
+
+    fn describe(&self) -> String {
+        let (n_threads, isa) = (self.pool.n_threads(), self.isa.name());
+        format!(
+            "cpu, {isa}, {n_threads} {}",
+            if n_threads == 1 { "thread" } else { "threads" }
+        )
+    }
+
+    fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    fn block_len(&self) -> usize {
+        kv::BLOCK_LEN
+    }
+
+    fn pack(&self, parts: &[Dense<'_>], stacking: Stacking, bias: Option<&[f32]>) -> Matrix {
+        Matrix::pack(self.isa, &self.pool, parts, stacking, bias)
+    }
+
+    fn matrix_bytes(&self, matrix: &Matrix) -> usize {
+        matrix.bytes()
+    }
+
+    fn block_bytes(&self, shape: KvShape) -> usize {
+        KvStore::block_bytes(shape)
+    }
+
+    fn kv_store(&self, shape: KvShape) -> KvStore {
+        KvStore::new(shape)
+    }
+
+    fn copy_blocks(&self, kv: &mut KvStore, copies: &[BlockCopy]) {
+        kv.copy_blocks(copies);
+    }
+
+    fn linear(&self, input: Input<'_>, n_rows: usize, matrix: &Matrix, epilogue: Epilogue, out: &mut [f32]) {
+        linear::linear(self, input, n_rows, matrix, epilogue, out);
+    }
+
+    fn rms_norm(&self, input: &[f32], norm: RmsNorm<'_>, out: &mut [f32]) {
+        assert_eq!(input.len(), out.len(), "a norm keeps the shape");
+        math::rms_norm(self.isa, input, norm, out);
+    }
+
+    fn store_kv(
+        &self,
+        layer: usize,
+        qkv: &mut [f32],
+        transform: QkTransform<'_>,
+        rows: &RowBatch,
+        kv: &mut KvStore,
+    ) {
+        kv::store_kv(self, layer, qkv, transform, rows, kv);
+    }
+
+    fn attention(&self, layer: usize, qkv: &[f32], rows: &RowBatch, kv: &KvStore, out: &mut [f32]) {
+        attention::attention(self, layer, qkv, rows, kv, out);
+    }
+
+    fn for_each(&self, n: usize, work: &(dyn Fn(usize) + Sync)) {
+        self.pool.run(n, work);
+    }
+}

@@ -1,0 +1,41 @@
+//! Unnormalised softmax over the visible part of a row of scores.
+
+use super::isa::dispatch;
+use super::math::{PARTS, exp};
+use super::weights::{Format, bf16_bits, bf16_value};
+
+dispatch! {
+    /// Replaces the first `n_visible` scores by `e^(scale * (score - max))`, the others by zeros, and returns the sum.
+    /// `scores` are a whole number of [`PARTS`].
+    ///
+    /// Where the weights will be rounded to bf16 they are rounded here, so that the sum is that of the weights in use.
+    pub(super) fn softmax(scores: &mut [f32], n_visible: usize, scale: f32, format: Format) -> f32 {
+        let max = max_of(&scores[..n_visible]);
+        let mut sums = [0.0; PARTS];
+        for (chunk_idx, chunk) in scores.as_chunks_mut::<PARTS>().0.iter_mut().enumerate() {
+            let n_visible = n_visible.saturating_sub(chunk_idx * PARTS);
+            for (i, (score, sum)) in chunk.iter_mut().zip(&mut sums).enumerate() {
+                let weight = exp((*score - max) * scale);
+                let weight = if format == Format::Bf16Dot { bf16_value(bf16_bits(weight)) } else { weight };
+                *score = if i < n_visible { weight } else { 0.0 };
+                *sum += *score;
+            }
+        }
+        sums.iter().sum()
+    }
+}
+
+#[inline(always)]
+fn max_of(x: &[f32]) -> f32 {
+    let mut parts = [f32::NEG_INFINITY; PARTS];
+    let (chunks, rest) = x.as_chunks::<PARTS>();
+    for chunk in chunks {
+        for (part, &x) in parts.iter_mut().zip(chunk) {
+            *part = if x > *part { x } else { *part };
+        }
+    }
+    for (part, &x) in parts.iter_mut().zip(rest) {
+        *part = if x > *part { x } else { *part };
+    }
+    parts.into_iter().fold(f32::NEG_INFINITY, f32::max)
+}

@@ -1,0 +1,112 @@
+//! The one inner loop of all products: up to [`ROWS_MAX`] rows times 32 columns, over a list of stretches of packed weights.
+//!
+//! Three users, one loop. A panel of a weight matrix is one stretch of all `n_in`. Scores against two key blocks are one stretch
+//! of `head_dim` whose two halves of 16 columns lie in different blocks. A product with values is one stretch of 16 slots
+//! per block.
+//!
+//! Every row sums over ascending inputs, one accumulator per output, whatever the number of rows beside it. This is what makes
+//! the backend batch-invariant.
+
+use super::isa::Isa;
+use super::{tile_portable, weights::Format};
+
+/// Rows of a tile: with 2 columns vectors, 24 of the 32 AVX-512 registers are accumulators.
+pub(super) const ROWS_MAX: usize = 12;
+/// Columns of a tile: two vectors of 16 single-precision numbers.
+pub(super) const COLUMNS: usize = 32;
+/// Columns of one vector.
+pub(super) const LANES: usize = COLUMNS / 2;
+
+/// Accumulators of a tile, `[rows][32]`; those of unused rows are left alone.
+#[derive(Clone, Debug)]
+#[repr(C, align(64))]
+pub(super) struct Sums(pub(super) [[f32; COLUMNS]; ROWS_MAX]);
+
+impl Sums {
+    pub(super) const ZERO: Sums = Sums([[0.0; COLUMNS]; ROWS_MAX]);
+}
+
+/// Packed weights that a tile multiplies with, in one piece.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stretch {
+    /// First step of columns `0..16` and of columns `16..32`.
+    pub(super) halves: [*const u8; 2],
+}
+
+/// Operands of a tile.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tile<'a> {
+    /// Activations in the order of use: per step, per input of the step, per row; see [`Format::words_per_step`].
+    pub(super) x: *const u32,
+    /// Weights, one stretch after the other.
+    pub(super) stretches: &'a [Stretch],
+    /// Steps of each stretch.
+    pub(super) n_steps: usize,
+    /// Bytes from one step to the next, in both halves.
+    pub(super) step_bytes: usize,
+    /// Address that is brought into the cache at the first step; need not be readable.
+    pub(super) prefetch: *const u8,
+    /// Bytes by which `prefetch` moves per step.
+    pub(super) prefetch_bytes: usize,
+}
+
+/// Adds the product of a tile's operands to the accumulators.
+///
+/// # Safety
+/// `x` and `stretches` must be readable as far as rows, steps and format say, and the processor must support the set the
+/// function was compiled for.
+pub(super) type TileFn = unsafe fn(&Tile<'_>, &mut Sums);
+
+/// Tile functions of one format for 1 to [`ROWS_MAX`] rows.
+pub(super) type TileFns = [TileFn; ROWS_MAX];
+
+/// One function per number of rows.
+macro_rules! by_rows {
+    ($function:ident $(, $generic:ty)*) => {
+        [
+            $function::<$($generic,)* 1>, $function::<$($generic,)* 2>, $function::<$($generic,)* 3>,
+            $function::<$($generic,)* 4>, $function::<$($generic,)* 5>, $function::<$($generic,)* 6>,
+            $function::<$($generic,)* 7>, $function::<$($generic,)* 8>, $function::<$($generic,)* 9>,
+            $function::<$($generic,)* 10>, $function::<$($generic,)* 11>, $function::<$($generic,)* 12>,
+        ]
+    };
+}
+
+pub(super) use by_rows;
+
+/// The functions for weights of `format` on `isa`.
+pub(super) fn tile_fns(isa: Isa, format: Format) -> &'static TileFns {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 | Isa::Avx512 => super::tile_avx512::tile_fns(format),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => tile_portable::tile_fns_avx2(format),
+        _ => tile_portable::tile_fns(format),
+    }
+}
+
+/// Splits `n_rows` into as few tiles as possible, of sizes that differ by at most one.
+pub(super) fn row_blocks(n_rows: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let n_blocks = n_rows.div_ceil(ROWS_MAX);
+    (0..n_blocks).map(move |i| i * n_rows / n_blocks..(i + 1) * n_rows / n_blocks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn row_blocks_are_even_and_cover_all_rows() {
+        for n_rows in 0..200 {
+            let blocks: Vec<_> = row_blocks(n_rows).collect();
+            assert_eq!(blocks.len(), n_rows.div_ceil(ROWS_MAX));
+            let mut next = 0;
+            for block in &blocks {
+                assert_eq!(block.start, next);
+                assert!(block.len() >= n_rows / blocks.len() && block.len() <= ROWS_MAX);
+                next = block.end;
+            }
+            assert_eq!(next, n_rows);
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Tiles in plain Rust, which the compiler vectorises: for any processor, and once more for AVX2 with FMA.
+
+use super::tile::{COLUMNS, LANES, ROWS_MAX, Sums, Tile, TileFns, by_rows};
+use super::weights::{Format, bf16_value, f16_value};
+
+/// Weights that can be widened to `f32` inside a tile.
+trait Widen {
+    /// Inputs per step.
+    const INPUTS: usize;
+
+    /// Weight of input `input` of a step for one column of a half.
+    ///
+    /// # Safety
+    /// The step must be readable.
+    unsafe fn get(step: *const u8, input: usize, column: usize) -> f32;
+}
+
+struct Bf16;
+struct F16;
+struct F32;
+
+impl Widen for Bf16 {
+    const INPUTS: usize = 2;
+
+    #[inline(always)]
+    unsafe fn get(step: *const u8, input: usize, column: usize) -> f32 {
+        // SAFETY: a step holds 16 pairs, by the caller's promise readable.
+        let pair = unsafe { step.cast::<u32>().add(column).read_unaligned() };
+        if input == 0 {
+            bf16_value(pair & 0xffff)
+        } else {
+            f32::from_bits(pair & 0xffff_0000)
+        }
+    }
+}
+
+impl Widen for F16 {
+    const INPUTS: usize = 1;
+
+    #[inline(always)]
+    unsafe fn get(step: *const u8, _input: usize, column: usize) -> f32 {
+        // SAFETY: a step holds 16 halves, by the caller's promise readable.
+        f16_value(unsafe { step.cast::<u16>().add(column).read_unaligned() })
+    }
+}
+
+impl Widen for F32 {
+    const INPUTS: usize = 1;
+
+    #[inline(always)]
+    unsafe fn get(step: *const u8, _input: usize, column: usize) -> f32 {
+        // SAFETY: a step holds 16 numbers, by the caller's promise readable.
+        unsafe { step.cast::<f32>().add(column).read_unaligned() }
+    }
+}
+
+#[inline(always)]
+fn multiply_add<const FUSED: bool>(a: f32, b: f32, sum: f32) -> f32 {
+    if FUSED { a.mul_add(b, sum) } else { a * b + sum }
+}
+
+/// Rows are taken two at a time and columns half by half, so that 16 accumulators per row fit in 16 small registers.
+///
+/// # Safety
+/// As [`super::tile::TileFn`].
+#[inline(always)]
+unsafe fn tile<W: Widen, const FUSED: bool, const ROWS: usize>(tile: &Tile<'_>, sums: &mut Sums) {
+    for half in 0..2 {
+        let mut row = 0;
+        while row + 2 <= ROWS {
+            // SAFETY: the caller's promise covers `ROWS` rows.
+            unsafe { strip::<W, FUSED, 2>(tile, ROWS, row, half, sums) };
+            row += 2;
+        }
+        if row < ROWS {
+            // SAFETY: as above.
+            unsafe { strip::<W, FUSED, 1>(tile, ROWS, row, half, sums) };
+        }
+    }
+}
+
+/// Rows `first..first + R` of one half of a tile.
+///
+/// # Safety
+/// As [`super::tile::TileFn`], for a tile of `n_rows` rows.
+#[inline(always)]
+unsafe fn strip<W: Widen, const FUSED: bool, const R: usize>(
+    tile: &Tile<'_>,
+    n_rows: usize,
+    first: usize,
+    half: usize,
+    sums: &mut Sums,
+) {
+    let columns = half * LANES..(half + 1) * LANES;
+    let mut acc = [[0.0; LANES]; R];
+    for (acc, sums) in acc.iter_mut().zip(&sums.0[first..]) {
+        acc.copy_from_slice(&sums[columns.clone()]);
+    }
+    let mut x = tile.x.cast::<f32>();
+    for stretch in tile.stretches {
+        let mut step = stretch.halves[half];
+        for _ in 0..tile.n_steps {
+            for input in 0..W::INPUTS {
+                let mut weights = [0.0; LANES];
+                for (column, weight) in weights.iter_mut().enumerate() {
+                    // SAFETY: the caller promises readable weights and activations for every step.
+                    *weight = unsafe { W::get(step, input, column) };
+                }
+                for (row, acc) in acc.iter_mut().enumerate() {
+                    // SAFETY: as above.
+                    let x = unsafe { *x.add(first + row) };
+                    for (acc, weight) in acc.iter_mut().zip(weights) {
+                        *acc = multiply_add::<FUSED>(x, weight, *acc);
+                    }
+                }
+                x = x.wrapping_add(n_rows);
+            }
+            step = step.wrapping_add(tile.step_bytes);
+        }
+    }
+    for (acc, sums) in acc.iter().zip(&mut sums.0[first..]) {
+        sums[columns.clone()].copy_from_slice(acc);
+    }
+}
+
+/// Tiles of one format for any processor.
+pub(super) fn tile_fns(format: Format) -> &'static TileFns {
+    unsafe fn any<W: Widen, const ROWS: usize>(operands: &Tile<'_>, sums: &mut Sums) {
+        // SAFETY: the caller keeps the promise of `TileFn`.
+        unsafe { tile::<W, false, ROWS>(operands, sums) }
+    }
+    const _: () = assert!(ROWS_MAX == 12 && COLUMNS == 2 * LANES);
+    match format {
+        Format::Bf16Dot => unreachable!("the dot product needs AVX-512 BF16"),
+        Format::Bf16Wide => &const { by_rows!(any, Bf16) },
+        Format::F16 => &const { by_rows!(any, F16) },
+        Format::F32 => &const { by_rows!(any, F32) },
+    }
+}
+
+/// Tiles of one format for AVX2 and FMA.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn tile_fns_avx2(format: Format) -> &'static TileFns {
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn avx2<W: Widen, const ROWS: usize>(operands: &Tile<'_>, sums: &mut Sums) {
+        // SAFETY: the caller keeps the promise of `TileFn`.
+        unsafe { tile::<W, true, ROWS>(operands, sums) }
+    }
+    match format {
+        Format::Bf16Dot => unreachable!("the dot product needs AVX-512 BF16"),
+        Format::Bf16Wide => &const { by_rows!(avx2, Bf16) },
+        Format::F16 => &const { by_rows!(avx2, F16) },
+        Format::F32 => &const { by_rows!(avx2, F32) },
+    }
+}

@@ -1,0 +1,294 @@
+//! Every operation as plain loops over `f32`: the oracle of the kernel tests, and a backend that runs anywhere.
+//!
+//! Weights are widened to `f32` at packing and nothing is rounded afterwards, so a fast backend differs from this one by its
+//! own rounding only. Sums run over ascending indices for every row count, which makes it batch-invariant too.
+
+use dsde_engine::{BlockCopy, RowBatch};
+
+use super::{
+    AttentionShape, Backend, Dense, Epilogue, Input, KvShape, QkTransform, RmsNorm, RopeTable, Stacking,
+};
+
+/// Slots per block.
+const BLOCK_LEN: usize = 16;
+
+/// Single-threaded loops over `f32`; see the module's head.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reference;
+
+/// Row-major `f32` weights, parts one after the other.
+#[derive(Clone, Debug)]
+pub struct ReferenceMatrix {
+    weights: Vec<f32>,
+    bias: Option<Vec<f32>>,
+    n_in: usize,
+    n_out: usize,
+    stacking: Stacking,
+}
+
+/// Keys and values as `[n_layers, n_blocks, n_kv_heads, block_len, head_dim]` in `f32`.
+#[derive(Clone, Debug)]
+pub struct ReferenceKv {
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    shape: KvShape,
+}
+
+impl ReferenceKv {
+    fn layer_len(&self) -> usize {
+        self.shape.n_blocks * self.block_size()
+    }
+
+    fn block_size(&self) -> usize {
+        self.shape.attention.n_kv_heads * BLOCK_LEN * self.shape.attention.head_dim
+    }
+
+    /// First element of a slot of a sequence.
+    fn index(&self, layer: usize, table: &[dsde_engine::BlockId], slot: usize, head: usize) -> usize {
+        let block = table[slot / BLOCK_LEN].0 as usize;
+        let in_block = (head * BLOCK_LEN + slot % BLOCK_LEN) * self.shape.attention.head_dim;
+        layer * self.layer_len() + block * self.block_size() + in_block
+    }
+}
+
+impl Backend for Reference {
+    type Matrix = ReferenceMatrix;
+    type KvStore = ReferenceKv;
+
+    fn describe(&self) -> String {
+        "reference loops, f32, 1 thread".to_owned()
+    }
+
+    fn block_len(&self) -> usize {
+        BLOCK_LEN
+    }
+
+    fn pack(&self, parts: &[Dense<'_>], stacking: Stacking, bias: Option<&[f32]>) -> ReferenceMatrix {
+        let n_out = super::stacked_len(parts, stacking, bias);
+        let n_in = parts.first().map_or(0, |part| part.n_in);
+        let mut weights = Vec::with_capacity(n_out * n_in);
+        for part in parts {
+            weights.extend((0..part.n_out * n_in).map(|i| part.get(i)));
+        }
+        ReferenceMatrix {
+            weights,
+            bias: bias.map(<[f32]>::to_vec),
+            n_in,
+            n_out,
+            stacking,
+        }
+    }
+
+    fn matrix_bytes(&self, matrix: &ReferenceMatrix) -> usize {
+        size_of_val(matrix.weights.as_slice()) + matrix.bias.as_deref().map_or(0, size_of_val)
+    }
+
+    fn kv_store(&self, shape: KvShape) -> ReferenceKv {
+        let AttentionShape {
+            n_kv_heads, head_dim, ..
+        } = shape.attention;
+        let len = shape.n_layers * shape.n_blocks * n_kv_heads * BLOCK_LEN * head_dim;
+        ReferenceKv {
+            keys: vec![0.0; len],
+            values: vec![0.0; len],
+            shape,
+        }
+    }
+
+    fn copy_blocks(&self, kv: &mut ReferenceKv, copies: &[BlockCopy]) {
+        let (layer_len, size) = (kv.layer_len(), kv.block_size());
+        for copy in copies {
+            for layer in 0..kv.shape.n_layers {
+                let from = layer * layer_len + copy.from.0 as usize * size;
+                let to = layer * layer_len + copy.to.0 as usize * size;
+                kv.keys.copy_within(from..from + size, to);
+                kv.values.copy_within(from..from + size, to);
+            }
+        }
+    }
+
+    fn linear(
+        &self,
+        input: Input<'_>,
+        n_rows: usize,
+        matrix: &ReferenceMatrix,
+        epilogue: Epilogue,
+        out: &mut [f32],
+    ) {
+        super::assert_linear(
+            input,
+            n_rows,
+            [matrix.n_in, matrix.n_out],
+            matrix.stacking,
+            epilogue,
+            out,
+        );
+        let n_in = matrix.n_in;
+        let mut x = input.x.to_vec();
+        if let Some(norm) = input.norm {
+            self.rms_norm(input.x, norm, &mut x);
+        }
+        for r in 0..n_rows {
+            let row = &x[r * n_in..(r + 1) * n_in];
+            let product = |i: usize| {
+                let sum = dot(row, &matrix.weights[i * n_in..(i + 1) * n_in]);
+                sum + matrix.bias.as_ref().map_or(0.0, |bias| bias[i])
+            };
+            let width = out.len() / n_rows;
+            for (i, out) in out[r * width..(r + 1) * width].iter_mut().enumerate() {
+                match epilogue {
+                    Epilogue::Store => *out = product(i),
+                    Epilogue::Add => *out += product(i),
+                    Epilogue::SwiGlu => *out = silu(product(i)) * product(i + width),
+                }
+            }
+        }
+    }
+
+    fn rms_norm(&self, input: &[f32], norm: RmsNorm<'_>, out: &mut [f32]) {
+        let width = norm.weight.len();
+        out.copy_from_slice(input);
+        for row in out.chunks_exact_mut(width.max(1)) {
+            normalise(row, norm);
+        }
+    }
+
+    fn store_kv(
+        &self,
+        layer: usize,
+        qkv: &mut [f32],
+        transform: QkTransform<'_>,
+        rows: &RowBatch,
+        kv: &mut ReferenceKv,
+    ) {
+        let AttentionShape {
+            n_heads,
+            n_kv_heads,
+            head_dim,
+        } = kv.shape.attention;
+        let width = super::assert_qkv(qkv, rows, kv.shape.attention);
+        for seq in 0..rows.n_seqs() {
+            for r in rows.rows_of(seq) {
+                let row = &mut qkv[r * width..(r + 1) * width];
+                let (position, slot) = (rows.positions[r] as usize, rows.slots[r] as usize);
+                for (head, x) in row
+                    .chunks_exact_mut(head_dim)
+                    .take(n_heads + n_kv_heads)
+                    .enumerate()
+                {
+                    let norm = if head < n_heads {
+                        transform.q_norm
+                    } else {
+                        transform.k_norm
+                    };
+                    if let Some(norm) = norm {
+                        normalise(x, norm);
+                    }
+                    rotate(x, transform.rope, position);
+                }
+                for head in 0..n_kv_heads {
+                    let at = kv.index(layer, rows.table_of(seq), slot, head);
+                    let key = (n_heads + head) * head_dim;
+                    let value = key + n_kv_heads * head_dim;
+                    kv.keys[at..at + head_dim].copy_from_slice(&row[key..key + head_dim]);
+                    kv.values[at..at + head_dim].copy_from_slice(&row[value..value + head_dim]);
+                }
+            }
+        }
+    }
+
+    fn attention(&self, layer: usize, qkv: &[f32], rows: &RowBatch, kv: &ReferenceKv, out: &mut [f32]) {
+        let AttentionShape {
+            n_heads,
+            n_kv_heads,
+            head_dim,
+        } = kv.shape.attention;
+        let width = super::assert_attention(qkv, rows, kv.shape.attention, out);
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        for seq in 0..rows.n_seqs() {
+            for r in rows.rows_of(seq) {
+                for head in 0..n_heads {
+                    let at = |slot| kv.index(layer, rows.table_of(seq), slot, head / (n_heads / n_kv_heads));
+                    let query = &qkv[r * width + head * head_dim..][..head_dim];
+                    let slots: Vec<usize> = visible_slots(rows, r).collect();
+                    let mut weights: Vec<f32> = slots
+                        .iter()
+                        .map(|&slot| scale * dot(query, &kv.keys[at(slot)..][..head_dim]))
+                        .collect();
+                    softmax(&mut weights);
+                    let out = &mut out[(r * n_heads + head) * head_dim..][..head_dim];
+                    out.fill(0.0);
+                    for (weight, &slot) in weights.iter().zip(&slots) {
+                        for (out, value) in out.iter_mut().zip(&kv.values[at(slot)..][..head_dim]) {
+                            *out += weight * value;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn for_each(&self, n: usize, work: &(dyn Fn(usize) + Sync)) {
+        (0..n).for_each(work);
+    }
+}
+
+/// Slots that row `r` sees, ascending.
+fn visible_slots(rows: &RowBatch, r: usize) -> impl Iterator<Item = usize> {
+    let (visible_len, mask) = (rows.visible_len[r] as usize, rows.tree_mask[r]);
+    (0..visible_len).chain(
+        (0..64)
+            .filter(move |bit| mask >> bit & 1 == 1)
+            .map(move |bit| visible_len + bit),
+    )
+}
+
+/// Partial sums of the dot product, which let the compiler use vectors without changing the order by length or row count.
+const LANES: usize = 8;
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0; LANES];
+    for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
+        for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
+            *sum += a * b;
+        }
+    }
+    sums.iter().sum()
+}
+
+fn silu(x: f32) -> f32 {
+    x / (1.0 + (-x).exp())
+}
+
+fn normalise(row: &mut [f32], norm: RmsNorm<'_>) {
+    let mean_square = dot(row, row) / row.len() as f32;
+    let scale = 1.0 / (mean_square + norm.eps).sqrt();
+    for (x, weight) in row.iter_mut().zip(norm.weight) {
+        *x = *x * scale * weight;
+    }
+}
+
+fn rotate(x: &mut [f32], rope: &RopeTable, position: usize) {
+    let half = x.len() / 2;
+    let (low, high) = x.split_at_mut(half);
+    let angles = position * half..(position + 1) * half;
+    for ((low, high), (cos, sin)) in low
+        .iter_mut()
+        .zip(high)
+        .zip(rope.cos[angles.clone()].iter().zip(&rope.sin[angles]))
+    {
+        (*low, *high) = (*low * cos - *high * sin, *high * cos + *low * sin);
+    }
+}
+
+fn softmax(scores: &mut [f32]) {
+    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sum = 0.0;
+    for score in scores.iter_mut() {
+        *score = (*score - max).exp();
+        sum += *score;
+    }
+    for score in scores.iter_mut() {
+        *score /= sum;
+    }
+}

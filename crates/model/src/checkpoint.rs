@@ -1,0 +1,193 @@
+//! Weights and configuration of a model as published: a Hugging Face folder, or the same files embedded in the binary.
+//!
+//! Weight files are mapped, not read: a tensor costs memory only when it is touched, and pages return to the system after
+//! packing. Everything in a folder is data from strangers: no code in it is ever run, names cannot leave the folder, and
+//! every length is checked against the file before a byte is touched.
+//!
+//! Not done here: conversion and packing of weights (`weights`), tokenizer and chat template (`text`).
+
+mod folder;
+mod shard;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use crate::backend::{Dense, Dtype};
+use crate::config::ModelConfig;
+use crate::error::Error;
+pub(crate) use folder::{JSON_BYTES_MAX, check_folder, read_optional};
+use shard::{Shard, Span};
+
+/// Element types that are read.
+const DTYPES: &[Dtype] = &[Dtype::F32, Dtype::F16, Dtype::Bf16];
+
+/// An opened model: checked configuration and every tensor by name.
+///
+/// Nobody may shorten the files of an open checkpoint: the system would end the process with `SIGBUS` when a lost page is
+/// touched. Drop the checkpoint when its weights are packed.
+#[derive(Debug)]
+pub struct Checkpoint {
+    config: ModelConfig,
+    shards: Vec<Shard>,
+    tensors: HashMap<String, Location>,
+}
+
+/// Where a tensor is.
+#[derive(Clone, Debug)]
+struct Location {
+    shard_idx: usize,
+    span: Span,
+}
+
+/// Files of a model that are part of the program.
+#[derive(Clone, Copy, Debug)]
+pub struct EmbeddedFiles {
+    /// `config.json`.
+    pub config: &'static [u8],
+    /// `generation_config.json`.
+    pub generation_config: &'static [u8],
+    /// `model.safetensors`.
+    pub weights: &'static [u8],
+}
+
+/// A tensor as stored, row-major and little endian.
+#[derive(Clone, Copy, Debug)]
+pub struct TensorView<'a> {
+    /// Element type.
+    pub dtype: Dtype,
+    /// Elements per dimension.
+    pub shape: &'a [usize],
+    /// All elements; not necessarily aligned.
+    pub bytes: &'a [u8],
+}
+
+impl Checkpoint {
+    /// Opens a folder with `config.json`, optionally `generation_config.json`, and either `model.safetensors` or
+    /// `model.safetensors.index.json` with the shards it names.
+    ///
+    /// # Errors
+    /// If `folder` is not such a folder, a file is truncated or contradicts itself, the index names a file outside the
+    /// folder or a tensor that is not there, or the configuration is refused (see [`ModelConfig::parse`]).
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        let contents = folder::open(folder)?;
+        Ok(Self {
+            config: contents.config,
+            shards: contents.shards,
+            tensors: contents.tensors,
+        })
+    }
+
+    /// Opens files that are part of the program.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn embedded(files: EmbeddedFiles) -> Result<Self, Error> {
+        let config = ModelConfig::parse(files.config, Some(files.generation_config))?;
+        let shard = Shard::embedded("embedded model.safetensors", files.weights)?;
+        let tensors = shard
+            .spans()
+            .map(|(name, span)| (name, Location { shard_idx: 0, span }))
+            .collect();
+        Ok(Self {
+            config,
+            shards: vec![shard],
+            tensors,
+        })
+    }
+
+    /// What the model is.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Names of all tensors, in no particular order.
+    pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Whether a tensor is there.
+    pub fn has_tensor(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// The tensor `name`, which must have the shape that the configuration implies.
+    ///
+    /// # Errors
+    /// [`Error::TensorMissing`], [`Error::TensorShape`], or [`Error::TensorDtype`] for anything but f32, f16 and bf16.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>, Error> {
+        let Some(Location { shard_idx, span }) = self.tensors.get(name) else {
+            return Err(Error::TensorMissing {
+                name: name.to_string(),
+            });
+        };
+        if span.shape != shape {
+            let (expected, got) = (shape.to_vec(), span.shape.clone());
+            return Err(Error::TensorShape {
+                name: name.to_string(),
+                expected,
+                got,
+            });
+        }
+        let dtype = match span.dtype {
+            safetensors::Dtype::F32 => Dtype::F32,
+            safetensors::Dtype::F16 => Dtype::F16,
+            safetensors::Dtype::BF16 => Dtype::Bf16,
+            other => {
+                let got = format!("{other:?}");
+                return Err(Error::TensorDtype {
+                    name: name.to_string(),
+                    expected: DTYPES,
+                    got,
+                });
+            }
+        };
+        Ok(TensorView {
+            dtype,
+            shape: &span.shape,
+            bytes: self.shards[*shard_idx].bytes(span),
+        })
+    }
+
+    /// The matrix `name` of shape `[n_out, n_in]`, ready for packing.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub fn matrix(&self, name: &str, n_out: usize, n_in: usize) -> Result<Dense<'_>, Error> {
+        let TensorView { dtype, bytes, .. } = self.tensor(name, &[n_out, n_in])?;
+        Ok(Dense {
+            dtype,
+            n_out,
+            n_in,
+            bytes,
+        })
+    }
+
+    /// The vector `name` of `len` elements, converted to f32 (exact for every type that is read).
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
+        Ok(self.tensor(name, &[len])?.to_f32())
+    }
+}
+
+impl TensorView<'_> {
+    /// All elements in f32; exact for every type that is read.
+    pub fn to_f32(&self) -> Vec<f32> {
+        match self.dtype {
+            Dtype::F32 => self.elements().map(f32::from_le_bytes).collect(),
+            Dtype::F16 => self
+                .elements()
+                .map(|le| half::f16::from_le_bytes(le).to_f32())
+                .collect(),
+            Dtype::Bf16 => self
+                .elements()
+                .map(|le| half::bf16::from_le_bytes(le).to_f32())
+                .collect(),
+        }
+    }
+
+    fn elements<const N: usize>(&self) -> impl Iterator<Item = [u8; N]> {
+        self.bytes.as_chunks().0.iter().copied()
+    }
+}

@@ -1,0 +1,104 @@
+//! Rotary position embedding as configured.
+
+use super::CONTEXT_LEN_MAX;
+use super::fields::Fields;
+use crate::error::Error;
+
+/// Base of the rotary frequencies where the file names none, as in the reference implementation of every family here.
+const ROPE_THETA_DEFAULT: f64 = 10_000.0;
+
+/// Rotary position embedding.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rope {
+    /// Base of the frequencies: dimension pair `i` turns by `theta^(-2 i / head_dim)` radians per position.
+    pub theta: f64,
+    /// How the frequencies are changed for longer contexts.
+    pub scaling: RopeScaling,
+}
+
+/// Change of rotary frequencies for contexts longer than those of the first training.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RopeScaling {
+    /// None.
+    None,
+    /// Every frequency is divided by `factor`.
+    Linear {
+        /// At least 1.
+        factor: f64,
+    },
+    /// Llama 3.1: with wavelength `w = 2 pi / frequency` and `n = original_context_len`, frequencies with
+    /// `w < n / high_freq_factor` stay, those with `w > n / low_freq_factor` are divided by `factor`, and between them
+    /// the two are mixed: weight `(n / w - low) / (high - low)` on the unchanged one.
+    Llama3 {
+        /// At least 1.
+        factor: f64,
+        /// Turns within the original context under which a frequency is divided.
+        low_freq_factor: f64,
+        /// Turns within the original context over which a frequency stays; above `low_freq_factor`.
+        high_freq_factor: f64,
+        /// Positions of the first training.
+        original_context_len: u32,
+    },
+}
+
+impl Rope {
+    /// Reads the fields about rotary embedding, in the older spelling or the newer (`rope_parameters`).
+    pub(super) fn parse(fields: Fields<'_>) -> Result<Self, Error> {
+        let scaling = match fields.object("rope_parameters")? {
+            Some(parameters) => Some(parameters),
+            None => fields.object("rope_scaling")?,
+        };
+        let theta = match fields.optional_number("rope_theta", 1.0)? {
+            Some(theta) => Some(theta),
+            None => scaling
+                .map(|s| s.optional_number("rope_theta", 1.0))
+                .transpose()?
+                .flatten(),
+        };
+        let scaling = scaling.map_or(Ok(RopeScaling::None), RopeScaling::parse)?;
+        Ok(Self {
+            theta: theta.unwrap_or(ROPE_THETA_DEFAULT),
+            scaling,
+        })
+    }
+}
+
+impl RopeScaling {
+    fn parse(fields: Fields<'_>) -> Result<Self, Error> {
+        let kind = match fields.text("rope_type")? {
+            Some(kind) => Some(kind),
+            None => fields.text("type")?,
+        };
+        match kind {
+            None if fields.is_mentioned("factor") => Err(Error::FieldMissing { field: "rope_type" }),
+            None | Some("default") => Ok(Self::None),
+            Some("linear") => Ok(Self::Linear {
+                factor: fields.number("factor", 1.0)?,
+            }),
+            Some("llama3") => Self::parse_llama3(fields),
+            Some(other) => Err(Error::Unsupported {
+                feature: "rotary scaling other than linear and llama3",
+                got: format!("rope_type: {other}"),
+                hint: "delete rope_scaling from config.json to serve the unscaled context",
+            }),
+        }
+    }
+
+    fn parse_llama3(fields: Fields<'_>) -> Result<Self, Error> {
+        let low_freq_factor = fields.number("low_freq_factor", f64::MIN_POSITIVE)?;
+        let high_freq_factor = fields.number("high_freq_factor", f64::MIN_POSITIVE)?;
+        if high_freq_factor <= low_freq_factor {
+            return Err(Error::Field {
+                field: "high_freq_factor",
+                expected: format!("above low_freq_factor ({low_freq_factor})"),
+                got: high_freq_factor.to_string(),
+            });
+        }
+        Ok(Self::Llama3 {
+            factor: fields.number("factor", 1.0)?,
+            low_freq_factor,
+            high_freq_factor,
+            original_context_len: fields.len("original_max_position_embeddings", CONTEXT_LEN_MAX)? as u32,
+        })
+    }
+}

@@ -1,0 +1,324 @@
+//! The real executor: a target and optionally a draft of the Llama family over two stores with the same blocks.
+//!
+//! A pass runs the model over all rows once and then walks over the sequences that want a token. Logits exist for a bounded
+//! number of rows at a time ([`outputs::LOGIT_ROWS_MAX`]): the walk takes as many sequences as fit, projects their rows on the
+//! vocabulary, works on them in parallel, and goes on. What a sequence gets depends on its own rows and its own random numbers
+//! alone, so neither the grouping nor the number of threads can be seen in the output.
+//!
+//! Between the passes of a step the executor keeps what drafted tokens were drawn from ([`drafted::DraftedRows`]); the
+//! verification needs it, and afterwards it is gone.
+
+mod drafted;
+mod draw;
+mod judge;
+mod outputs;
+mod parallel;
+mod path;
+
+use dsde_engine::{
+    BlockCopy, DraftDraw, Drafted, Executor, ExecutorError, RowBatch, Shape, TargetDraw, Verification,
+};
+use dsde_policy::DraftPosition;
+use dsde_sampling::Rule;
+
+use crate::backend::Backend;
+use crate::checkpoint::Checkpoint;
+use crate::config::ModelConfig;
+use crate::error::Error;
+use crate::llama::{Llama, kv_shape};
+use draw::Draw;
+use drafted::{DraftedRows, DraftedStore};
+use judge::Judge;
+use outputs::OutputPlan;
+use parallel::Workers;
+
+/// Bytes of both stores together under [`KvSize::Auto`]: 1 GiB, which a small machine can spare.
+const KV_BYTES_AUTO: u64 = 1 << 30;
+
+/// Sequences of full length that [`KvSize::Auto`] makes room for if the bytes allow.
+const SEQUENCES_AUTO: u32 = 32;
+
+/// How an executor is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How sampled proposals are judged.
+    pub rule: Rule,
+    /// Longest sequence that will be asked for; what the models and the stores can hold bounds it too.
+    pub context_len_max: u32,
+    /// Size of the stores.
+    pub kv: KvSize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            rule: Rule::default(),
+            context_len_max: u32::MAX,
+            kv: KvSize::Auto,
+        }
+    }
+}
+
+/// How large the key/value stores are; target and draft always have the same number of blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvSize {
+    /// Room for 32 sequences of full length, in at most 1 GiB.
+    Auto,
+    /// So many blocks in each store.
+    Blocks(u32),
+    /// As many blocks as fit in so many bytes, both stores together.
+    Bytes(u64),
+}
+
+/// Where the weights come from; nothing is read from them after construction.
+#[derive(Clone, Copy, Debug)]
+pub struct Checkpoints<'a> {
+    /// The model that decides.
+    pub target: &'a Checkpoint,
+    /// The model that guesses.
+    pub draft: Option<&'a Checkpoint>,
+}
+
+/// Memory that an executor holds for its life, bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Weights of the target, as packed.
+    pub target_weight_bytes: usize,
+    /// Weights of the draft; 0 without one.
+    pub draft_weight_bytes: usize,
+    /// One block in both stores.
+    pub block_bytes: usize,
+    /// Both stores.
+    pub kv_bytes: usize,
+}
+
+/// Runs a target and an optional draft on one backend.
+pub struct ModelExecutor<B: Backend> {
+    backend: B,
+    target: Model<B>,
+    draft: Option<Model<B>>,
+    rule: Rule,
+    shape: Shape,
+    drafted: DraftedStore,
+    workers: Workers,
+    plan: OutputPlan,
+}
+
+/// A model and its keys and values.
+struct Model<B: Backend> {
+    llama: Llama<B>,
+    kv: B::KvStore,
+}
+
+impl<B: Backend> ModelExecutor<B> {
+    /// Packs the weights and makes the stores.
+    ///
+    /// # Errors
+    /// [`Error::VocabularyLen`] if draft and target have different numbers of tokens, or why the weights of one cannot be
+    /// used.
+    pub fn new(backend: B, checkpoints: Checkpoints<'_>, config: Config) -> Result<Self, Error> {
+        let Checkpoints { target, draft } = checkpoints;
+        let shape = shape(&backend, target.config(), draft.map(Checkpoint::config), config)?;
+        let load = |checkpoint: &Checkpoint| Model::load(&backend, checkpoint, shape);
+        let target = load(target)?;
+        let draft = draft.map(load).transpose()?;
+        Ok(Self {
+            backend,
+            target,
+            draft,
+            rule: config.rule,
+            shape,
+            drafted: DraftedStore::default(),
+            workers: Workers::default(),
+            plan: OutputPlan::default(),
+        })
+    }
+
+    /// Memory held for the executor's life.
+    pub fn memory(&self) -> MemoryUse {
+        let configs = [Some(&self.target), self.draft.as_ref()].map(|m| m.map(|m| m.llama.config()));
+        let block_bytes = configs
+            .into_iter()
+            .flatten()
+            .map(|config| block_bytes(&self.backend, config))
+            .sum();
+        MemoryUse {
+            target_weight_bytes: self.target.llama.weight_bytes(&self.backend),
+            draft_weight_bytes: self
+                .draft
+                .as_ref()
+                .map_or(0, |m| m.llama.weight_bytes(&self.backend)),
+            block_bytes,
+            kv_bytes: block_bytes * self.shape.n_blocks as usize,
+        }
+    }
+
+    /// The backend, for people who want it described.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+}
+
+impl<B: Backend> Model<B> {
+    fn load(backend: &B, checkpoint: &Checkpoint, shape: Shape) -> Result<Self, Error> {
+        let llama = Llama::load(backend, checkpoint, shape.context_len_max)?;
+        let kv = backend.kv_store(kv_shape(llama.config(), shape.n_blocks as usize));
+        Ok(Self { llama, kv })
+    }
+}
+
+/// Bytes of one block in the store of one model.
+pub fn block_bytes<B: Backend>(backend: &B, config: &ModelConfig) -> usize {
+    backend.block_bytes(kv_shape(config, 1))
+}
+
+/// What models, configuration and memory allow together.
+fn shape<B: Backend>(
+    backend: &B,
+    target: &ModelConfig,
+    draft: Option<&ModelConfig>,
+    config: Config,
+) -> Result<Shape, Error> {
+    if let Some(draft) = draft
+        && draft.vocab_len != target.vocab_len
+    {
+        return Err(Error::VocabularyLen {
+            expected: target.vocab_len,
+            got: draft.vocab_len,
+        });
+    }
+    let models = [Some(target), draft];
+    let models = || models.iter().flatten();
+    let context_len = models()
+        .map(|model| model.context_len_max)
+        .fold(config.context_len_max, u32::min);
+    let block_bytes: usize = models().map(|model| block_bytes(backend, model)).sum();
+    let block_len = backend.block_len() as u32;
+    let fitting = |bytes: u64| u32::try_from(bytes / block_bytes as u64).unwrap_or(u32::MAX);
+    let n_blocks = match config.kv {
+        KvSize::Auto => {
+            let wanted = context_len.div_ceil(block_len).saturating_mul(SEQUENCES_AUTO);
+            wanted.min(fitting(KV_BYTES_AUTO))
+        }
+        KvSize::Blocks(n_blocks) => n_blocks,
+        KvSize::Bytes(bytes) => fitting(bytes),
+    };
+    let n_blocks = n_blocks.max(1);
+    Ok(Shape {
+        vocab_len: target.vocab_len as u32,
+        context_len_max: context_len.min(n_blocks.saturating_mul(block_len)),
+        block_len,
+        n_blocks,
+        has_draft: draft.is_some(),
+    })
+}
+
+impl<B: Backend> Executor for ModelExecutor<B> {
+    fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    fn copy_blocks(&mut self, copies: &[BlockCopy]) -> Result<(), ExecutorError> {
+        for model in [Some(&mut self.target), self.draft.as_mut()]
+            .into_iter()
+            .flatten()
+        {
+            self.backend.copy_blocks(&mut model.kv, copies);
+        }
+        Ok(())
+    }
+
+    fn draft(
+        &mut self,
+        rows: &RowBatch,
+        draws: &[DraftDraw<'_>],
+        drafted: &mut Vec<Drafted>,
+    ) -> Result<(), ExecutorError> {
+        drafted.clear();
+        let Some(model) = &mut self.draft else {
+            return Err(ExecutorError {
+                pass: "draft",
+                source: "no draft model is loaded".into(),
+            });
+        };
+        let groups = self.plan.of(rows, draws.iter().map(|draw| (draw.seq_idx, 1)));
+        model
+            .llama
+            .forward(&self.backend, rows, &self.plan.outputs, &mut model.kv);
+        drafted.resize(
+            draws.len(),
+            Drafted {
+                token: 0,
+                position: DraftPosition::default(),
+            },
+        );
+        let kept = draws
+            .iter()
+            .map(|draw| self.drafted.take(draw.seq, draw.proposal.len()));
+        let mut kept: Vec<DraftedRows> = kept.collect();
+        let isa = self.backend.isa();
+        for group in groups {
+            let logits = model.llama.logits(&self.backend, group.rows);
+            let n_logits = logits.len();
+            let rows = logits.chunks_exact_mut(self.shape.vocab_len as usize);
+            let results = kept[group.draws.clone()]
+                .iter_mut()
+                .zip(&mut drafted[group.draws.clone()]);
+            let jobs = draws[group.draws].iter().zip(rows).zip(results);
+            self.workers.run(
+                &self.backend,
+                n_logits,
+                jobs,
+                |((draw, row), (kept, drafted)), scratch| {
+                    *drafted = isa.run(Draw { draw, row, kept, scratch });
+                },
+            );
+        }
+        for (draw, kept) in draws.iter().zip(kept) {
+            self.drafted.put(draw.seq, kept);
+        }
+        Ok(())
+    }
+
+    fn verify(
+        &mut self,
+        rows: &RowBatch,
+        draws: &[TargetDraw<'_>],
+        verifications: &mut Vec<Verification>,
+    ) -> Result<(), ExecutorError> {
+        verifications.clear();
+        let groups = self.plan.of(
+            rows,
+            draws.iter().map(|draw| (draw.seq_idx, 1 + draw.proposal.len())),
+        );
+        let Model { llama, kv } = &mut self.target;
+        llama.forward(&self.backend, rows, &self.plan.outputs, kv);
+        verifications.resize(draws.len(), Verification::default());
+        let (isa, rule) = (self.backend.isa(), self.rule);
+        for group in groups {
+            let mut logits = llama.logits(&self.backend, group.rows);
+            let n_logits = logits.len();
+            let results = &mut verifications[group.draws.clone()];
+            let jobs = draws[group.draws].iter().zip(results).map(|(draw, result)| {
+                let len = (1 + draw.proposal.len() as usize) * self.shape.vocab_len as usize;
+                let rows = logits
+                    .split_off_mut(..len)
+                    .expect("a group has the rows of its draws");
+                let kept = draw
+                    .is_model_drafted
+                    .then(|| self.drafted.get(draw.seq, draw.proposal.len()));
+                (draw, rows, kept.flatten(), result)
+            });
+            self.workers.run(
+                &self.backend,
+                n_logits,
+                jobs,
+                |(draw, rows, kept, result), scratch| {
+                    *result = isa.run(Judge { draw, rule, rows, kept, scratch });
+                },
+            );
+        }
+        self.drafted.clear();
+        Ok(())
+    }
+}

@@ -1,0 +1,145 @@
+//! What the tokens of a proposal were drawn from, kept from the draft pass to the verification of the same step.
+
+use std::collections::HashMap;
+
+use dsde_engine::SeqId;
+use dsde_sampling::{Params, Rows};
+
+/// What signals of a sequence are computed from; draft and verification must agree, so the decision stands here.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Basis {
+    /// The softmax of adjusted logits: of greedy requests, and of truncated ones, whose processed distributions may not
+    /// even overlap.
+    Logits {
+        /// The request's, or 1 for greedy ones.
+        temperature: f32,
+    },
+    /// The processed probabilities, which are that softmax where nothing is truncated.
+    Probabilities,
+}
+
+impl Basis {
+    /// For requests with `params`.
+    pub(super) fn of(params: &Params) -> Self {
+        let is_truncated = params.top_k > 0 || params.top_p < 1.0 || params.min_p > 0.0;
+        match (params.is_greedy(), is_truncated) {
+            (true, _) => Basis::Logits { temperature: 1.0 },
+            (false, true) => Basis::Logits {
+                temperature: params.temperature,
+            },
+            (false, false) => Basis::Probabilities,
+        }
+    }
+}
+
+/// Rows of one sequence in the order of its proposal; only those that the verification will read.
+#[derive(Debug, Default)]
+pub(super) struct DraftedRows {
+    len: u32,
+    probabilities: Vec<f32>,
+    logits: Vec<f32>,
+}
+
+impl DraftedRows {
+    /// Forgets all nodes and keeps the memory.
+    pub(super) fn clear(&mut self) {
+        self.len = 0;
+        self.probabilities.clear();
+        self.logits.clear();
+    }
+
+    /// Nodes drafted so far.
+    pub(super) fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Keeps the adjusted logits of the node being drafted.
+    pub(super) fn keep_logits(&mut self, row: &[f32]) {
+        self.logits.extend_from_slice(row);
+    }
+
+    /// Keeps the processed probabilities of the node being drafted.
+    pub(super) fn keep_probabilities(&mut self, row: &[f32]) {
+        self.probabilities.extend_from_slice(row);
+    }
+
+    /// Counts the node being drafted.
+    pub(super) fn finish_node(&mut self) {
+        self.len += 1;
+    }
+
+    /// Processed probabilities, `[len, vocab_len]`; `None` for greedy requests.
+    pub(super) fn probabilities(&self, vocab_len: usize) -> Option<Rows<'_>> {
+        self.rows(&self.probabilities, vocab_len)
+    }
+
+    /// Adjusted logits, `[len, vocab_len]`; `None` unless signals are computed from them.
+    pub(super) fn logits(&self, vocab_len: usize) -> Option<Rows<'_>> {
+        self.rows(&self.logits, vocab_len)
+    }
+
+    fn rows<'a>(&self, values: &'a [f32], vocab_len: usize) -> Option<Rows<'a>> {
+        (self.len > 0 && values.len() == self.len as usize * vocab_len).then(|| Rows::new(values, vocab_len))
+    }
+}
+
+/// Rows of all sequences of a step, and the memory of earlier ones.
+#[derive(Debug, Default)]
+pub(super) struct DraftedStore {
+    by_seq: HashMap<SeqId, DraftedRows>,
+    idle: Vec<DraftedRows>,
+}
+
+impl DraftedStore {
+    /// Takes out the rows of `seq`, of which `n_nodes` are drafted; none means that a new proposal begins.
+    ///
+    /// # Panics
+    /// If the store knows another number of nodes.
+    pub(super) fn take(&mut self, seq: SeqId, n_nodes: u32) -> DraftedRows {
+        let mut rows = self
+            .by_seq
+            .remove(&seq)
+            .or_else(|| self.idle.pop())
+            .unwrap_or_default();
+        if n_nodes == 0 {
+            rows.clear();
+        }
+        assert_eq!(
+            rows.len(),
+            n_nodes,
+            "every node of the proposal of {seq:?} was drafted here, in this step"
+        );
+        rows
+    }
+
+    /// Puts the rows of `seq` back.
+    pub(super) fn put(&mut self, seq: SeqId, rows: DraftedRows) {
+        self.by_seq.insert(seq, rows);
+    }
+
+    /// Rows of a proposal of `n_nodes`, a prefix of what was drafted; `None` if nothing is to be verified.
+    ///
+    /// # Panics
+    /// If fewer nodes were drafted.
+    pub(super) fn get(&self, seq: SeqId, n_nodes: u32) -> Option<&DraftedRows> {
+        if n_nodes == 0 {
+            return None;
+        }
+        let rows = self.by_seq.get(&seq);
+        let n_drafted = rows.map_or(0, DraftedRows::len);
+        assert!(
+            n_nodes <= n_drafted,
+            "{n_nodes} nodes of {seq:?} to verify, {n_drafted} drafted in this step"
+        );
+        rows
+    }
+
+    /// Forgets all sequences and keeps the memory.
+    pub(super) fn clear(&mut self) {
+        let rows = self.by_seq.drain().map(|(_, mut rows)| {
+            rows.clear();
+            rows
+        });
+        self.idle.extend(rows);
+    }
+}

@@ -1,0 +1,278 @@
+//! The forward pass of the dense Llama family (Llama, Mistral, Qwen2, Qwen3) over ragged rows.
+//!
+//! Touvron et al. (arXiv:2302.13971), Section 2.2: pre-normalisation (RMSNorm), rotary embedding, SwiGLU; grouped-query
+//! attention from Ainslie et al. (arXiv:2305.13245). Qwen2 adds biases to query, key and value; Qwen3 normalises queries and
+//! keys per head.
+//!
+//! A pass has two halves. [`Llama::forward`] runs every layer and leaves the last hidden state of the rows that somebody
+//! wants; [`Llama::logits`] projects a range of those on the vocabulary. Between the two a caller decides how many logits
+//! exist at once, which for large vocabularies is what memory is about.
+
+use std::ops::Range;
+
+use dsde_engine::RowBatch;
+
+use crate::backend::{AttentionShape, Backend, Epilogue, Input, KvShape, QkTransform, RmsNorm, RopeTable};
+use crate::checkpoint::Checkpoint;
+use crate::config::ModelConfig;
+use crate::error::Error;
+use crate::rope::rope_table;
+use crate::weights::{Layer, Weights};
+
+/// One model: packed weights, rotary angles and the buffers of a pass.
+pub struct Llama<B: Backend> {
+    config: ModelConfig,
+    weights: Weights<B>,
+    rope: RopeTable,
+    scratch: Scratch,
+}
+
+impl<B: Backend> Llama<B> {
+    /// Packs the weights of a checkpoint.
+    ///
+    /// * `context_len`: positions for which rotary angles are kept; no row may stand at or after it.
+    ///
+    /// # Errors
+    /// If a tensor is absent or has another shape or element type than the configuration implies.
+    pub fn load(backend: &B, checkpoint: &Checkpoint, context_len: u32) -> Result<Self, Error> {
+        let config = checkpoint.config().clone();
+        let weights = Weights::load(backend, checkpoint)?;
+        let rope = rope_table(config.rope, config.head_dim, context_len as usize);
+        Ok(Self {
+            config,
+            weights,
+            rope,
+            scratch: Scratch::default(),
+        })
+    }
+
+    /// Shape and constants.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Bytes of all weights as they lie in memory, rotary angles included.
+    pub fn weight_bytes(&self, backend: &B) -> usize {
+        self.weights.bytes(backend) + 2 * size_of_val(self.rope.cos.as_slice())
+    }
+
+    /// Stores keys and values of `rows` and computes the hidden state of the rows named by `outputs`.
+    ///
+    /// * `outputs`: rows whose logits may be asked for, strictly ascending; without any, work that only serves logits is
+    ///   left out.
+    /// * `kv`: a store of [`kv_shape`] for this model's configuration.
+    ///
+    /// # Panics
+    /// If a token or a position lies outside the model; the engine admits no such request.
+    pub fn forward(&mut self, backend: &B, rows: &RowBatch, outputs: &[u32], kv: &mut B::KvStore) {
+        check_rows(rows, outputs);
+        let shape = attention_shape(&self.config);
+        let mut n_rows = rows.n_rows();
+        let Buffers {
+            hidden,
+            qkv,
+            attended,
+            gated,
+        } = self.scratch.buffers(&self.config, n_rows);
+        self.weights.embeddings.gather(&rows.tokens, hidden);
+        let n_layers = self.weights.layers.len();
+        for (i, layer) in self.weights.layers.iter().enumerate() {
+            let norms = Norms {
+                layer,
+                eps: self.config.rms_eps,
+            };
+            let input = Input {
+                x: hidden,
+                norm: Some(norms.of(&layer.attention_norm)),
+            };
+            backend.linear(input, n_rows, &layer.qkv, Epilogue::Store, qkv);
+            backend.store_kv(i, qkv, norms.transform(&self.rope), rows, kv);
+            let is_last = i + 1 == n_layers;
+            if is_last && outputs.is_empty() {
+                return;
+            }
+            backend.attention(i, qkv, rows, kv, attended);
+            if is_last {
+                gather_rows(hidden, self.config.hidden, outputs);
+                gather_rows(attended, shape.n_heads * shape.head_dim, outputs);
+                n_rows = outputs.len();
+            }
+            let hidden = &mut hidden[..n_rows * self.config.hidden];
+            let attended = &attended[..n_rows * shape.n_heads * shape.head_dim];
+            let gated = &mut gated[..n_rows * self.config.intermediate];
+            backend.linear(
+                Input {
+                    x: attended,
+                    norm: None,
+                },
+                n_rows,
+                &layer.output,
+                Epilogue::Add,
+                hidden,
+            );
+            let input = Input {
+                x: hidden,
+                norm: Some(norms.of(&layer.mlp_norm)),
+            };
+            backend.linear(input, n_rows, &layer.gate_up, Epilogue::SwiGlu, gated);
+            backend.linear(
+                Input { x: gated, norm: None },
+                n_rows,
+                &layer.down,
+                Epilogue::Add,
+                hidden,
+            );
+        }
+    }
+
+    /// Logits `[outputs.len(), vocab_len]` of a range of the last pass' outputs, for the caller to change as it likes.
+    ///
+    /// * `outputs`: indices into the `outputs` of [`Llama::forward`].
+    pub fn logits(&mut self, backend: &B, outputs: Range<usize>) -> &mut [f32] {
+        let n_rows = outputs.len();
+        let hidden = self.config.hidden;
+        let x = &self.scratch.hidden[outputs.start * hidden..outputs.end * hidden];
+        let norm = RmsNorm {
+            weight: &self.weights.final_norm,
+            eps: self.config.rms_eps,
+        };
+        let logits = prefix(&mut self.scratch.logits, n_rows * self.config.vocab_len);
+        backend.linear(
+            Input { x, norm: Some(norm) },
+            n_rows,
+            &self.weights.lm_head,
+            Epilogue::Store,
+            logits,
+        );
+        logits
+    }
+}
+
+/// Attention of a model.
+fn attention_shape(config: &ModelConfig) -> AttentionShape {
+    AttentionShape {
+        n_heads: config.n_heads,
+        n_kv_heads: config.n_kv_heads,
+        head_dim: config.head_dim,
+    }
+}
+
+/// The key/value store that a model needs.
+pub fn kv_shape(config: &ModelConfig, n_blocks: usize) -> KvShape {
+    KvShape {
+        n_layers: config.n_layers,
+        n_blocks,
+        attention: attention_shape(config),
+    }
+}
+
+/// Norms of one layer as operands.
+struct Norms<'a, B: Backend> {
+    layer: &'a Layer<B>,
+    eps: f32,
+}
+
+impl<'a, B: Backend> Norms<'a, B> {
+    fn of(&self, weight: &'a [f32]) -> RmsNorm<'a> {
+        RmsNorm {
+            weight,
+            eps: self.eps,
+        }
+    }
+
+    fn transform(&self, rope: &'a RopeTable) -> QkTransform<'a> {
+        QkTransform {
+            q_norm: self.layer.q_norm.as_deref().map(|weight| self.of(weight)),
+            k_norm: self.layer.k_norm.as_deref().map(|weight| self.of(weight)),
+            rope,
+        }
+    }
+}
+
+/// Buffers that live from pass to pass and grow to the largest pass seen.
+#[derive(Default)]
+struct Scratch {
+    hidden: Vec<f32>,
+    qkv: Vec<f32>,
+    attended: Vec<f32>,
+    gated: Vec<f32>,
+    logits: Vec<f32>,
+}
+
+/// [`Scratch`] cut to a pass.
+struct Buffers<'a> {
+    /// Residual stream, `[n_rows, hidden]`.
+    hidden: &'a mut [f32],
+    /// Queries, keys and values, `[n_rows, (n_heads + 2 * n_kv_heads) * head_dim]`.
+    qkv: &'a mut [f32],
+    /// Output of attention, `[n_rows, n_heads * head_dim]`.
+    attended: &'a mut [f32],
+    /// `silu(gate) * up`, `[n_rows, intermediate]`.
+    gated: &'a mut [f32],
+}
+
+impl Scratch {
+    fn buffers(&mut self, config: &ModelConfig, n_rows: usize) -> Buffers<'_> {
+        let ModelConfig {
+            hidden,
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            intermediate,
+            ..
+        } = *config;
+        Buffers {
+            hidden: prefix(&mut self.hidden, n_rows * hidden),
+            qkv: prefix(&mut self.qkv, n_rows * (n_heads + 2 * n_kv_heads) * head_dim),
+            attended: prefix(&mut self.attended, n_rows * n_heads * head_dim),
+            gated: prefix(&mut self.gated, n_rows * intermediate),
+        }
+    }
+}
+
+/// The first `len` elements, after growing to at least as many.
+fn prefix(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    &mut buffer[..len]
+}
+
+/// Moves the rows named by `outputs` (ascending) to the front.
+fn gather_rows(rows: &mut [f32], width: usize, outputs: &[u32]) {
+    for (to, &from) in outputs.iter().enumerate() {
+        let from = from as usize * width;
+        if from != to * width {
+            rows.copy_within(from..from + width, to * width);
+        }
+    }
+}
+
+/// Shapes of a batch agree with each other and with `outputs`.
+fn check_rows(rows: &RowBatch, outputs: &[u32]) {
+    let n_rows = rows.n_rows();
+    debug_assert!(
+        [
+            rows.positions.len(),
+            rows.slots.len(),
+            rows.visible_len.len(),
+            rows.tree_mask.len()
+        ] == [n_rows; 4],
+        "every row has a position, a slot and what it sees"
+    );
+    debug_assert_eq!(
+        rows.offsets.last().copied().unwrap_or(0) as usize,
+        n_rows,
+        "offsets end at the last row"
+    );
+    debug_assert_eq!(
+        rows.offsets.len(),
+        rows.table_offsets.len(),
+        "every sequence has a table"
+    );
+    debug_assert!(outputs.is_sorted_by(|a, b| a < b), "outputs are ascending");
+    debug_assert!(
+        outputs.last().is_none_or(|&r| (r as usize) < n_rows),
+        "outputs are rows"
+    );
+}

@@ -1,0 +1,23 @@
+//! Text in and out: tokenizer, chat template, and the assembly of streamed bytes into characters.
+//!
+//! The key decision: a token *is* its bytes. The text of a sequence is the concatenation of the bytes of its tokens, looked up
+//! in a table ([`Vocabulary`](dsde_engine::Vocabulary)), so streaming, stop strings and whole texts agree by construction; a
+//! tokenizer whose decoder does not work that way is refused. Characters are made of bytes at the very end, by [`Utf8Stream`].
+//!
+//! Chat templates are programs written by strangers. They run in an interpreter without files, clock or network, within limits
+//! on work, recursion and output.
+
+mod chat;
+mod date;
+mod decoder;
+mod python_json;
+mod tokenizer;
+mod utf8;
+
+pub use chat::{ChatTemplate, Message};
+pub use date::Date;
+pub use tokenizer::Tokenizer;
+pub use utf8::Utf8Stream;
+
+/// Longest text that is tokenised or that a chat template may write, in bytes: a context of a million tokens in English.
+pub const TEXT_BYTES_MAX: usize = 4 << 20;

@@ -1,0 +1,238 @@
+//! Weights of a Llama-family model in the backend's layout: which tensors there are and what is fused with what.
+//!
+//! Query, key and value become one matrix, and so do gate and up: their inputs are the same rows, so one product reads them
+//! once. The embedding table is copied as stored, since a pass reads single rows of it; where it doubles as the output
+//! projection it is packed a second time.
+
+use crate::backend::{Backend, Dense, Dtype, Stacking};
+use crate::checkpoint::Checkpoint;
+use crate::config::ModelConfig;
+use crate::error::Error;
+
+/// All weights of a model.
+pub(crate) struct Weights<B: Backend> {
+    pub(crate) embeddings: Embeddings,
+    pub(crate) layers: Vec<Layer<B>>,
+    pub(crate) final_norm: Vec<f32>,
+    pub(crate) lm_head: B::Matrix,
+}
+
+/// Weights of one layer; norms of heads only where the family has them.
+pub(crate) struct Layer<B: Backend> {
+    pub(crate) attention_norm: Vec<f32>,
+    pub(crate) qkv: B::Matrix,
+    pub(crate) q_norm: Option<Vec<f32>>,
+    pub(crate) k_norm: Option<Vec<f32>>,
+    pub(crate) output: B::Matrix,
+    pub(crate) mlp_norm: Vec<f32>,
+    pub(crate) gate_up: B::Matrix,
+    pub(crate) down: B::Matrix,
+}
+
+impl<B: Backend> Weights<B> {
+    /// Packs every tensor that the configuration implies.
+    ///
+    /// # Errors
+    /// If one is absent or has another shape or element type.
+    pub(crate) fn load(backend: &B, checkpoint: &Checkpoint) -> Result<Self, Error> {
+        let config = checkpoint.config();
+        let table = checkpoint.matrix("model.embed_tokens.weight", config.vocab_len, config.hidden)?;
+        let head = match config.tie_embeddings {
+            true => table,
+            false => checkpoint.matrix("lm_head.weight", config.vocab_len, config.hidden)?,
+        };
+        let layers = (0..config.n_layers).map(|i| {
+            Layer::load(
+                backend,
+                Tensors {
+                    checkpoint,
+                    prefix: format!("model.layers.{i}"),
+                },
+            )
+        });
+        Ok(Self {
+            embeddings: Embeddings::copy_of(table),
+            layers: layers.collect::<Result<_, Error>>()?,
+            final_norm: checkpoint.vector("model.norm.weight", config.hidden)?,
+            lm_head: backend.pack(&[head], Stacking::Concat, None),
+        })
+    }
+
+    /// Bytes in memory.
+    pub(crate) fn bytes(&self, backend: &B) -> usize {
+        let layers: usize = self.layers.iter().map(|layer| layer.bytes(backend)).sum();
+        let final_norm = size_of_val(self.final_norm.as_slice());
+        self.embeddings.bytes.len() + layers + final_norm + backend.matrix_bytes(&self.lm_head)
+    }
+}
+
+impl<B: Backend> Layer<B> {
+    fn load(backend: &B, tensors: Tensors<'_>) -> Result<Self, Error> {
+        let ModelConfig {
+            hidden,
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            intermediate,
+            ..
+        } = *tensors.checkpoint.config();
+        let config = tensors.checkpoint.config();
+        let (q_len, kv_len) = (n_heads * head_dim, n_kv_heads * head_dim);
+        let (qkv_biases, mlp_biases) = (config.has_qkv_bias, config.has_mlp_bias);
+        let qkv = [
+            ("self_attn.q_proj", q_len),
+            ("self_attn.k_proj", kv_len),
+            ("self_attn.v_proj", kv_len),
+        ];
+        let output = [("self_attn.o_proj", hidden)];
+        let gate_up = [("mlp.gate_proj", intermediate), ("mlp.up_proj", intermediate)];
+        let down = [("mlp.down_proj", hidden)];
+        let head_norm = |name| {
+            config
+                .has_qk_norm
+                .then(|| tensors.vector(name, head_dim))
+                .transpose()
+        };
+        Ok(Self {
+            attention_norm: tensors.vector("input_layernorm.weight", hidden)?,
+            qkv: tensors.packed(backend, &qkv, hidden, Stacking::Concat, qkv_biases)?,
+            q_norm: head_norm("self_attn.q_norm.weight")?,
+            k_norm: head_norm("self_attn.k_norm.weight")?,
+            output: tensors.packed(backend, &output, q_len, Stacking::Concat, config.has_output_bias)?,
+            mlp_norm: tensors.vector("post_attention_layernorm.weight", hidden)?,
+            gate_up: tensors.packed(backend, &gate_up, hidden, Stacking::GateUp, mlp_biases)?,
+            down: tensors.packed(backend, &down, intermediate, Stacking::Concat, mlp_biases)?,
+        })
+    }
+
+    fn bytes(&self, backend: &B) -> usize {
+        let matrices = [&self.qkv, &self.output, &self.gate_up, &self.down];
+        let norms = [
+            Some(&self.attention_norm),
+            Some(&self.mlp_norm),
+            self.q_norm.as_ref(),
+            self.k_norm.as_ref(),
+        ];
+        let matrix_bytes: usize = matrices
+            .into_iter()
+            .map(|matrix| backend.matrix_bytes(matrix))
+            .sum();
+        let norm_bytes: usize = norms
+            .into_iter()
+            .flatten()
+            .map(|norm| size_of_val(norm.as_slice()))
+            .sum();
+        matrix_bytes + norm_bytes
+    }
+}
+
+/// Tensors of a checkpoint under a common prefix.
+struct Tensors<'a> {
+    checkpoint: &'a Checkpoint,
+    prefix: String,
+}
+
+impl Tensors<'_> {
+    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
+        self.checkpoint.vector(&format!("{}.{name}", self.prefix), len)
+    }
+
+    /// One matrix from several projections `(name, n_out)` of the same input.
+    fn packed<B: Backend>(
+        &self,
+        backend: &B,
+        projections: &[(&str, usize)],
+        n_in: usize,
+        stacking: Stacking,
+        has_bias: bool,
+    ) -> Result<B::Matrix, Error> {
+        let mut parts = Vec::with_capacity(projections.len());
+        let mut bias = Vec::new();
+        for &(name, n_out) in projections {
+            parts.push(
+                self.checkpoint
+                    .matrix(&format!("{}.{name}.weight", self.prefix), n_out, n_in)?,
+            );
+            if has_bias {
+                bias.extend(self.vector(&format!("{name}.bias"), n_out)?);
+            }
+        }
+        Ok(backend.pack(&parts, stacking, has_bias.then_some(&bias)))
+    }
+}
+
+/// The embedding table, `[vocab_len, hidden]`, in its stored element type.
+pub(crate) struct Embeddings {
+    dtype: Dtype,
+    hidden: usize,
+    bytes: Vec<u8>,
+}
+
+impl Embeddings {
+    fn copy_of(table: Dense<'_>) -> Self {
+        Self {
+            dtype: table.dtype,
+            hidden: table.n_in,
+            bytes: table.bytes.to_vec(),
+        }
+    }
+
+    /// `out[r, :] = table[tokens[r], :]`, widened.
+    pub(crate) fn gather(&self, tokens: &[u32], out: &mut [f32]) {
+        let row_bytes = self.hidden * self.dtype.size();
+        for (&token, out) in tokens.iter().zip(out.chunks_exact_mut(self.hidden)) {
+            let row = &self.bytes[token as usize * row_bytes..][..row_bytes];
+            match self.dtype {
+                Dtype::F32 => widen(row, out, f32::from_le_bytes),
+                Dtype::F16 => widen(row, out, |le| half::f16::from_le_bytes(le).to_f32()),
+                Dtype::Bf16 => widen(row, out, |le| half::bf16::from_le_bytes(le).to_f32()),
+            }
+        }
+    }
+}
+
+fn widen<const N: usize>(row: &[u8], out: &mut [f32], element: impl Fn([u8; N]) -> f32) {
+    let (elements, _) = row.as_chunks::<N>();
+    for (out, &bytes) in out.iter_mut().zip(elements) {
+        *out = element(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(dtype: Dtype, bytes: Vec<u8>) {
+        let embeddings = Embeddings {
+            dtype,
+            hidden: 2,
+            bytes,
+        };
+        let mut out = [0.0; 6];
+        embeddings.gather(&[2, 0, 2], &mut out);
+        assert_eq!(out, [-2.0, 0.25, 1.0, 0.5, -2.0, 0.25], "{dtype:?}");
+    }
+
+    #[test]
+    fn gathered_rows_are_widened_exactly() {
+        let table = [1.0, 0.5, 3.0, -0.0, -2.0, 0.25];
+        check(
+            Dtype::F32,
+            table.iter().flat_map(|&x: &f32| x.to_le_bytes()).collect(),
+        );
+        check(
+            Dtype::F16,
+            table
+                .iter()
+                .flat_map(|&x| half::f16::from_f32(x).to_le_bytes())
+                .collect(),
+        );
+        check(
+            Dtype::Bf16,
+            table
+                .iter()
+                .flat_map(|&x| half::bf16::from_f32(x).to_le_bytes())
+                .collect(),
+        );
+    }
+}

@@ -1,0 +1,65 @@
+//! Logits of every family against Hugging Face transformers (see `tests/fixtures/README.md`).
+
+use dsde_engine::RowBatch;
+use dsde_model::backend::{Backend, Cpu, Reference};
+use dsde_model::llama::{Llama, kv_shape};
+use dsde_sampling::Proposal;
+use safetensors::SafeTensors;
+
+use crate::pair::{blocks, fixture, open};
+
+const FAMILIES: [&str; 6] = ["llama2", "llama3", "llama_linear", "mistral", "qwen2", "qwen3"];
+
+/// Root mean square error of logits whose standard deviation is 1: another order of f32 sums. Two implementations inside
+/// transformers differ by up to 1e-5.
+const TOLERANCE_F32: f64 = 1e-5;
+
+/// As above with activations, keys and values rounded to bf16 before every product: each rounding is off by 2^-9 / sqrt(3) =
+/// 0.0011 relative, a logit depends on roughly six in a row per layer, in 3 layers at most: 0.0011 * sqrt(18) = 0.005, times 4
+/// for scores of attention, where a large value's absolute error is amplified by the exponential.
+const TOLERANCE_BF16: f64 = 0.02;
+
+/// Largest error among some thousand logits, in root mean squares; a normal distribution would reach 4.
+const OUTLIER_MAX: f64 = 10.0;
+
+/// A prompt and the logits at each of its positions.
+fn golden(family: &str) -> (Vec<u32>, Vec<f32>) {
+    let bytes = std::fs::read(fixture(family).join("logits.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let words = |name| file.tensor(name).unwrap().data().as_chunks::<4>().0.to_vec();
+    let tokens = words("tokens").into_iter().map(u32::from_le_bytes).collect();
+    (
+        tokens,
+        words("logits").into_iter().map(f32::from_le_bytes).collect(),
+    )
+}
+
+fn check<B: Backend>(backend: &B, tolerance: f64) {
+    for family in FAMILIES {
+        let (tokens, expected) = golden(family);
+        let mut model = Llama::load(backend, &open(family), tokens.len() as u32).unwrap();
+        let table = blocks(0, tokens.len().div_ceil(backend.block_len()) as u32);
+        let mut kv = backend.kv_store(kv_shape(model.config(), table.len()));
+        let mut rows = RowBatch::default();
+        rows.push(0, &tokens, &Proposal::new(), &table);
+        let outputs: Vec<u32> = (0..tokens.len() as u32).collect();
+        model.forward(backend, &rows, &outputs, &mut kv);
+        let got = model.logits(backend, 0..tokens.len());
+        assert_eq!(got.len(), expected.len(), "{family}");
+        let errors: Vec<f64> = got.iter().zip(&expected).map(|(a, b)| f64::from((a - b).abs())).collect();
+        let rms = (errors.iter().map(|error| error * error).sum::<f64>() / errors.len() as f64).sqrt();
+        let max = errors.iter().copied().fold(0.0, f64::max);
+        assert!(rms < tolerance, "{family}: error {rms}, {}", backend.describe());
+        assert!(max < OUTLIER_MAX * tolerance, "{family}: largest error {max}, {}", backend.describe());
+    }
+}
+
+#[test]
+fn reference_logits_are_those_of_transformers() {
+    check(&Reference, TOLERANCE_F32);
+}
+
+#[test]
+fn cpu_logits_are_those_of_transformers_within_bf16() {
+    check(&Cpu::new(2), TOLERANCE_BF16);
+}

@@ -1,0 +1,181 @@
+//! Models, block tables and a minimal decoding loop for the tests beside this file.
+
+use std::path::PathBuf;
+
+use dsde_engine::{BlockId, DraftDraw, Drafted, Executor, RowBatch, SeqId, TargetDraw, Verification};
+use dsde_model::backend::Backend;
+use dsde_model::checkpoint::Checkpoint;
+use dsde_model::embedded;
+use dsde_model::executor::{Checkpoints, Config, KvSize, ModelExecutor};
+use dsde_policy::Signals;
+use dsde_sampling::{Params, Proposal, Rule};
+
+/// A folder of `tests/fixtures`.
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name)
+}
+
+pub(crate) fn open(name: &str) -> Checkpoint {
+    Checkpoint::open(&fixture(name)).unwrap()
+}
+
+/// `n` blocks from `first` on.
+pub(crate) fn blocks(first: u32, n: u32) -> Vec<BlockId> {
+    (first..first + n).map(BlockId).collect()
+}
+
+/// The embedded pair.
+pub(crate) fn embedded_pair<B: Backend>(backend: B, rule: Rule, n_blocks: u32) -> ModelExecutor<B> {
+    let (target, draft) = (embedded::target(), embedded::draft());
+    let config = Config {
+        rule,
+        kv: KvSize::Blocks(n_blocks),
+        ..Config::default()
+    };
+    ModelExecutor::new(
+        backend,
+        Checkpoints {
+            target: &target,
+            draft: Some(&draft),
+        },
+        config,
+    )
+    .unwrap()
+}
+
+/// Two random models over the same 128 tokens.
+pub(crate) fn tiny_pair<B: Backend>(backend: B, rule: Rule, n_blocks: u32) -> ModelExecutor<B> {
+    let (target, draft) = (open("llama3"), open("qwen2"));
+    let config = Config {
+        rule,
+        kv: KvSize::Blocks(n_blocks),
+        ..Config::default()
+    };
+    ModelExecutor::new(
+        backend,
+        Checkpoints {
+            target: &target,
+            draft: Some(&draft),
+        },
+        config,
+    )
+    .unwrap()
+}
+
+/// One sequence that decodes by itself.
+pub(crate) struct Decoder<'a> {
+    pub(crate) seq: SeqId,
+    pub(crate) params: &'a Params,
+    pub(crate) table: Vec<BlockId>,
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) prompt_len: u32,
+    pub(crate) target_len: u32,
+    pub(crate) draft_len: u32,
+    pub(crate) signals: Signals,
+}
+
+impl<'a> Decoder<'a> {
+    pub(crate) fn new(params: &'a Params, prompt: &[u32], table: Vec<BlockId>) -> Self {
+        Self {
+            seq: SeqId(u64::from(table[0].0)),
+            params,
+            table,
+            tokens: prompt.to_vec(),
+            prompt_len: prompt.len() as u32,
+            target_len: 0,
+            draft_len: 0,
+            signals: Signals::default(),
+        }
+    }
+
+    /// Drafts `len` tokens; the draft reads what it has not read.
+    pub(crate) fn draft(&mut self, executor: &mut impl Executor, len: u32) -> (Proposal, Vec<Drafted>) {
+        let (mut proposal, mut positions) = (Proposal::new(), Vec::new());
+        let (mut rows, mut drafted) = (RowBatch::default(), Vec::new());
+        for j in 0..len {
+            rows.clear();
+            let known = match proposal.tokens().last() {
+                None => self.tokens[self.draft_len as usize..].to_vec(),
+                Some(&token) => vec![token],
+            };
+            rows.push(self.draft_len, &known, &Proposal::new(), &self.table);
+            executor
+                .draft(&rows, &[self.draft_draw(&proposal)], &mut drafted)
+                .unwrap();
+            self.draft_len = self.tokens.len() as u32 + j;
+            proposal.push_chain(drafted[0].token);
+            positions.push(drafted[0]);
+        }
+        (proposal, positions)
+    }
+
+    /// Verifies a proposal, appends what is emitted and returns the verification.
+    pub(crate) fn verify(
+        &mut self,
+        executor: &mut impl Executor,
+        proposal: &Proposal,
+        is_model_drafted: bool,
+    ) -> Verification {
+        let (mut rows, mut verifications) = (RowBatch::default(), Vec::new());
+        rows.clear();
+        rows.push(
+            self.target_len,
+            &self.tokens[self.target_len as usize..],
+            proposal,
+            &self.table,
+        );
+        let draw = self.target_draw(proposal, is_model_drafted);
+        executor.verify(&rows, &[draw], &mut verifications).unwrap();
+        let verification = verifications.remove(0);
+        let accepted = verification.verdict.accepted();
+        self.target_len = self.tokens.len() as u32 + accepted;
+        self.draft_len = self.draft_len.min(self.target_len);
+        self.tokens.extend(
+            verification
+                .verdict
+                .path
+                .iter()
+                .map(|&node| proposal.tokens()[node as usize]),
+        );
+        self.tokens.push(verification.verdict.next);
+        verification
+    }
+
+    pub(crate) fn draft_draw<'b>(&'b self, proposal: &'b Proposal) -> DraftDraw<'b> {
+        DraftDraw {
+            seq_idx: 0,
+            seq: self.seq,
+            params: self.params,
+            history: &self.tokens,
+            prompt_len: self.prompt_len,
+            proposal,
+            banned: &[],
+            signals: self.signals,
+        }
+    }
+
+    pub(crate) fn target_draw<'b>(
+        &'b self,
+        proposal: &'b Proposal,
+        is_model_drafted: bool,
+    ) -> TargetDraw<'b> {
+        TargetDraw {
+            seq_idx: 0,
+            seq: self.seq,
+            params: self.params,
+            history: &self.tokens,
+            prompt_len: self.prompt_len,
+            proposal,
+            is_model_drafted,
+            banned: &[],
+            signals: self.signals,
+        }
+    }
+
+    /// The emitted tokens.
+    pub(crate) fn output(&self) -> &[u32] {
+        &self.tokens[self.prompt_len as usize..]
+    }
+}
