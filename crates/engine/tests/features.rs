@@ -1,5 +1,7 @@
 //! Everything a request can ask for, one fact at a time.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 mod common;
 
 use common::*;

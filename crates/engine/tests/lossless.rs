@@ -1,5 +1,7 @@
 //! Greedy output is what plain decoding of the target emits, whoever else runs and however far anyone speculates.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 mod common;
 
 use common::*;

@@ -1,5 +1,7 @@
 //! No block is leaked and no output changes, whatever arrives, is cancelled or is preempted in whatever order.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 mod common;
 
 use common::*;
