@@ -108,21 +108,13 @@ struct Unfinished {
 impl Unfinished {
     fn finish(self) -> Choice {
         let (reason, timeline) = self.end.expect("a request ends when every choice has ended");
-        Choice {
-            tokens: self.tokens,
-            text: self.text,
-            reason,
-            timeline,
-        }
+        Choice { tokens: self.tokens, text: self.text, reason, timeline }
     }
 }
 
 impl Flight {
     fn new(n_requests: usize) -> Self {
-        Self {
-            in_flight: HashMap::new(),
-            answers: vec![Vec::new(); n_requests],
-        }
+        Self { in_flight: HashMap::new(), answers: vec![Vec::new(); n_requests] }
     }
 
     fn run<E: Executor, C: Clock>(
@@ -137,18 +129,13 @@ impl Flight {
             let room = concurrency.get() - self.in_flight.len();
             for (request_idx, request) in waiting.by_ref().take(room) {
                 let choices = (0..request.n_choices).map(|_| Unfinished::default()).collect();
-                let id = engine
-                    .submit(request)
-                    .map_err(|source| Error::Refused { request_idx, source })?;
+                let id = engine.submit(request).map_err(|source| Error::Refused { request_idx, source })?;
                 self.in_flight.insert(id, InFlight { request_idx, choices });
             }
             if self.in_flight.is_empty() {
                 return Ok(());
             }
-            assert!(
-                !engine.is_idle(),
-                "an engine with requests in flight has something to do"
-            );
+            assert!(!engine.is_idle(), "an engine with requests in flight has something to do");
             let report = engine.step()?;
             for event in engine.drain_events() {
                 self.record(event, observer);
@@ -211,27 +198,12 @@ mod tests {
     }
 
     fn engine() -> Engine<ScriptedExecutor, MonotonicClock> {
-        let shape = Shape {
-            vocab_len: 31,
-            context_len_max: 64,
-            block_len: 4,
-            n_blocks: 200,
-            has_draft: true,
-        };
-        let config = Config {
-            drafter: Drafter::Model,
-            ..Config::default()
-        };
+        let shape =
+            Shape { vocab_len: 31, context_len_max: 64, block_len: 4, n_blocks: 200, has_draft: true };
+        let config = Config { drafter: Drafter::Model, ..Config::default() };
         let policy = "fixed:k=3".parse::<dsde_policy::Config>().unwrap().build();
         let executor = ScriptedExecutor::new(Script::default(), shape, Rule::default());
-        Engine::new(
-            config,
-            policy,
-            Arc::new(Letters),
-            executor,
-            MonotonicClock::start(),
-        )
-        .unwrap()
+        Engine::new(config, policy, Arc::new(Letters), executor, MonotonicClock::start()).unwrap()
     }
 
     fn requests(n: u32) -> Vec<Request> {
@@ -285,11 +257,8 @@ mod tests {
                     Script::default().greedy_continuation(&request.prompt, request.tokens_max as usize);
                 let got: Vec<u32> = choices[0].tokens.iter().map(|emitted| emitted.token).collect();
                 assert_eq!(got, expected);
-                let text: Vec<u8> = got
-                    .iter()
-                    .flat_map(|&token| Letters.token_bytes(token))
-                    .copied()
-                    .collect();
+                let text: Vec<u8> =
+                    got.iter().flat_map(|&token| Letters.token_bytes(token)).copied().collect();
                 assert_eq!(choices[0].text, text);
                 assert_eq!(choices[0].timeline.emitted, request.tokens_max);
             }
@@ -313,21 +282,13 @@ mod tests {
     #[test]
     fn an_interruption_leaves_an_idle_engine_that_can_be_used_again() {
         let mut engine = engine();
-        let mut watch = Watch {
-            steps_left: Some(2),
-            ..Watch::default()
-        };
+        let mut watch = Watch { steps_left: Some(2), ..Watch::default() };
         let result = closed_loop(&mut engine, requests(20), concurrency(4), &mut watch);
         assert!(matches!(result, Err(Error::Interrupted)));
         assert!(engine.is_idle());
         let (free, total) = engine.blocks_free_and_total();
         assert_eq!(free, total);
-        assert_eq!(
-            closed_loop(&mut engine, requests(3), concurrency(4), &mut ())
-                .unwrap()
-                .len(),
-            3
-        );
+        assert_eq!(closed_loop(&mut engine, requests(3), concurrency(4), &mut ()).unwrap().len(), 3);
     }
 
     #[test]
@@ -336,13 +297,7 @@ mod tests {
         let mut requests = requests(3);
         requests[2].prompt.clear();
         let error = closed_loop(&mut engine, requests, concurrency(3), &mut ()).unwrap_err();
-        assert!(matches!(
-            error,
-            Error::Refused {
-                request_idx: 2,
-                source: Refused::EmptyPrompt
-            }
-        ));
+        assert!(matches!(error, Error::Refused { request_idx: 2, source: Refused::EmptyPrompt }));
         assert!(engine.is_idle());
     }
 

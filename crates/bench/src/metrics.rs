@@ -54,11 +54,7 @@ pub fn is_attained(timeline: &RequestTimeline, slo: &Slo) -> bool {
 /// Requests per second of [`span`] that met their targets; `slos[i]` belongs to `timelines[i]`. `None` if no time passed.
 pub fn goodput(timelines: &[RequestTimeline], slos: &[Slo]) -> Option<f64> {
     debug_assert_eq!(timelines.len(), slos.len(), "every timeline has its targets");
-    let attained = timelines
-        .iter()
-        .zip(slos)
-        .filter(|(timeline, slo)| is_attained(timeline, slo))
-        .count();
+    let attained = timelines.iter().zip(slos).filter(|(timeline, slo)| is_attained(timeline, slo)).count();
     per_second(attained as u64, span(timelines))
 }
 
@@ -127,10 +123,7 @@ mod tests {
     }
 
     fn slo(ttft_ms_max: f64, tpot_ms_max: f64) -> Slo {
-        Slo {
-            ttft_ms_max: Some(ttft_ms_max),
-            tpot_ms_max: Some(tpot_ms_max),
-        }
+        Slo { ttft_ms_max: Some(ttft_ms_max), tpot_ms_max: Some(tpot_ms_max) }
     }
 
     #[test]
@@ -160,11 +153,8 @@ mod tests {
     #[test]
     fn goodput_counts_requests_that_meet_both_targets() {
         // TTFT 100, 100, 300 ms; TPOT (1100 - 100) / 10 = 100, then 200 and 50 ms.
-        let timelines = [
-            timeline([0, 100, 1100], 11),
-            timeline([0, 100, 2000], 10),
-            timeline([0, 300, 800], 11),
-        ];
+        let timelines =
+            [timeline([0, 100, 1100], 11), timeline([0, 100, 2000], 10), timeline([0, 300, 800], 11)];
         assert_eq!(goodput(&timelines, &[slo(200.0, 150.0); 3]), Some(0.5));
         assert_eq!(goodput(&timelines, &[Slo::default(); 3]), Some(1.5));
     }
@@ -187,11 +177,7 @@ mod tests {
             accepted: 6,
             ..RequestTimeline::default()
         };
-        let other = RequestTimeline {
-            emitted: 1,
-            steps: 1,
-            ..RequestTimeline::default()
-        };
+        let other = RequestTimeline { emitted: 1, steps: 1, ..RequestTimeline::default() };
         let totals = Totals::of(&[one, other]);
         assert_eq!(totals.requests, 2);
         // 6 / 8 and (9 + 1) / (3 + 1).

@@ -92,10 +92,7 @@ pub struct Row {
 impl Row {
     /// Judges `repeats`, one list of timelines per measured run; `None` if no time passed in any of them.
     pub fn new(conditions: Conditions, repeats: &[Vec<RequestTimeline>]) -> Option<Self> {
-        let rates: Vec<f64> = repeats
-            .iter()
-            .filter_map(|run| metrics::throughput(run))
-            .collect();
+        let rates: Vec<f64> = repeats.iter().filter_map(|run| metrics::throughput(run)).collect();
         let all = || repeats.iter().flatten();
         let quantiles_ms = |time: fn(&RequestTimeline) -> Option<Duration>| {
             let values: Vec<f64> = all().filter_map(time).map(metrics::milliseconds).collect();
@@ -152,10 +149,7 @@ mod tests {
             accepted: 2,
             ..RequestTimeline::default()
         };
-        let slower = RequestTimeline {
-            finished: Duration::from_secs(5),
-            ..timeline
-        };
+        let slower = RequestTimeline { finished: Duration::from_secs(5), ..timeline };
         let conditions = Conditions {
             policy: "off".to_owned(),
             workload: "chat".to_owned(),
@@ -172,10 +166,7 @@ mod tests {
         assert_eq!(json["e2e_ms"]["p50"], 3000.0);
         assert_eq!(json["acceptance_rate"], 0.5);
         assert_eq!(json["emitted_per_step"], 2.0);
-        assert_eq!(
-            (json["policy"].as_str(), json["workload"].as_str()),
-            (Some("off"), Some("chat"))
-        );
+        assert_eq!((json["policy"].as_str(), json["workload"].as_str()), (Some("off"), Some("chat")));
         assert_eq!(serde_json::from_value::<Row>(json).unwrap(), row);
         assert_eq!(Row::new(conditions, &[]), None);
     }

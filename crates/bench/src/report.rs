@@ -14,9 +14,7 @@ pub struct Table {
 impl Table {
     /// A table with a head; the first column is aligned left, the others right.
     pub fn new(head: &[&str]) -> Self {
-        Self {
-            lines: vec![head.iter().map(ToString::to_string).collect()],
-        }
+        Self { lines: vec![head.iter().map(ToString::to_string).collect()] }
     }
 
     /// Appends a line of as many cells as the head has.
@@ -24,20 +22,15 @@ impl Table {
     /// # Panics
     /// If the number of cells differs from the head's; that is a bug of the caller.
     pub fn push(&mut self, cells: Vec<String>) {
-        assert_eq!(
-            cells.len(),
-            self.lines[0].len(),
-            "a table line has one cell per column"
-        );
+        assert_eq!(cells.len(), self.lines[0].len(), "a table line has one cell per column");
         self.lines.push(cells);
     }
 
     /// The table as Markdown, one line per row, ending with a line break.
     pub fn markdown(&self) -> String {
         let width = |column: usize| self.lines.iter().map(|line| line[column].chars().count()).max();
-        let widths: Vec<usize> = (0..self.lines[0].len())
-            .map(|column| width(column).unwrap_or(0).max(3))
-            .collect();
+        let widths: Vec<usize> =
+            (0..self.lines[0].len()).map(|column| width(column).unwrap_or(0).max(3)).collect();
         let mut out = String::new();
         for (i, line) in self.lines.iter().enumerate() {
             for (column, (cell, &width)) in line.iter().zip(&widths).enumerate() {
@@ -101,8 +94,7 @@ fn workload_table(rows: &[Row], name: &str) -> Table {
             milliseconds(row.tpot_ms, |q| q.p50),
             milliseconds(row.tpot_ms, |q| q.p99),
             percent(row.acceptance_rate),
-            row.emitted_per_step
-                .map_or_else(absent, |mean| format!("{mean:.2}")),
+            row.emitted_per_step.map_or_else(absent, |mean| format!("{mean:.2}")),
         ]);
     }
     table
@@ -121,13 +113,7 @@ pub fn ratio_to_off(rows: &[Row], row: &Row) -> Option<f64> {
 
 /// A page with the conditions and all tables.
 pub fn summary(record: &Record) -> String {
-    let Record {
-        machine,
-        model,
-        draft,
-        settings,
-        rows,
-    } = record;
+    let Record { machine, model, draft, settings, rows } = record;
     let mut out = String::from("# Benchmark\n\n");
     let gib = machine.memory_bytes as f64 / f64::from(1 << 30);
     let _ = writeln!(
@@ -141,11 +127,7 @@ pub fn summary(record: &Record) -> String {
         out,
         "* At most {} tokens per request, end of text {}, seed {}, {} measured runs per row, {} verification",
         settings.max_tokens,
-        if settings.ignore_eos {
-            "ignored"
-        } else {
-            "respected"
-        },
+        if settings.ignore_eos { "ignored" } else { "respected" },
         settings.seed,
         settings.repeats,
         settings.verification,
@@ -235,11 +217,6 @@ mod tests {
         let line = text.lines().find(|line| line.contains("dsde")).unwrap();
         let cells: Vec<_> = line.split('|').map(str::trim).collect();
         // The outer bars make empty cells at both ends.
-        assert_eq!(
-            cells,
-            [
-                "", "dsde", "4", "0", "90.0", "0.0", "-", "-", "-", "-", "62.5 %", "2.00", ""
-            ]
-        );
+        assert_eq!(cells, ["", "dsde", "4", "0", "90.0", "0.0", "-", "-", "-", "-", "62.5 %", "2.00", ""]);
     }
 }

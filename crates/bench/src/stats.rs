@@ -26,11 +26,7 @@ impl Summary {
         let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
         Some(Self {
             mean,
-            sd: if n > 1 {
-                (squares / (n - 1) as f64).sqrt()
-            } else {
-                0.0
-            },
+            sd: if n > 1 { (squares / (n - 1) as f64).sqrt() } else { 0.0 },
             min: rest.iter().copied().fold(first, f64::min),
             max: rest.iter().copied().fold(first, f64::max),
             n,
@@ -117,10 +113,7 @@ mod tests {
     fn the_deviation_divides_by_one_less_than_the_count() {
         // Mean 5; squares 9 + 1 + 1 + 9 = 20; sqrt(20 / 3).
         let summary = Summary::of(&[2.0, 4.0, 6.0, 8.0]).unwrap();
-        assert_eq!(
-            (summary.mean, summary.min, summary.max, summary.n),
-            (5.0, 2.0, 8.0, 4)
-        );
+        assert_eq!((summary.mean, summary.min, summary.max, summary.n), (5.0, 2.0, 8.0, 4));
         assert!((summary.sd - (20.0_f64 / 3.0).sqrt()).abs() < 1e-12);
     }
 

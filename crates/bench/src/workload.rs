@@ -23,10 +23,7 @@ pub struct Message {
 impl Message {
     /// What the user says.
     pub fn user(content: &str) -> Self {
-        Self {
-            role: "user".to_owned(),
-            content: content.to_owned(),
-        }
+        Self { role: "user".to_owned(), content: content.to_owned() }
     }
 }
 
@@ -139,13 +136,8 @@ impl Workload {
     /// [`Error`] naming the file and, where there is one, the line.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let file = path.display().to_string();
-        let reader = File::open(path).map_err(|source| Error::Io {
-            file: file.clone(),
-            source,
-        })?;
-        let name = path
-            .file_stem()
-            .map_or_else(|| file.clone(), |stem| stem.to_string_lossy().into_owned());
+        let reader = File::open(path).map_err(|source| Error::Io { file: file.clone(), source })?;
+        let name = path.file_stem().map_or_else(|| file.clone(), |stem| stem.to_string_lossy().into_owned());
         Self::parse(&name, &file, BufReader::new(reader))
     }
 
@@ -157,11 +149,7 @@ impl Workload {
     /// # Errors
     /// [`Error`] naming `file` and, where there is one, the line.
     pub fn parse(name: &str, file: &str, reader: impl BufRead) -> Result<Self, Error> {
-        let mut source = Source {
-            file,
-            reader: reader.take(FILE_BYTES_MAX + 1),
-            line: 0,
-        };
+        let mut source = Source { file, reader: reader.take(FILE_BYTES_MAX + 1), line: 0 };
         let mut items = Vec::new();
         let mut text = Vec::new();
         while source.next_line(&mut text)? {
@@ -170,24 +158,16 @@ impl Workload {
             }
         }
         if items.is_empty() {
-            return Err(Error::Empty {
-                file: file.to_owned(),
-            });
+            return Err(Error::Empty { file: file.to_owned() });
         }
-        Ok(Self {
-            name: name.to_owned(),
-            items,
-        })
+        Ok(Self { name: name.to_owned(), items })
     }
 
     /// Takes turns: the first prompts of all `parts`, then the second ones, until the longest part ends.
     pub fn mix(name: &str, parts: &[Self]) -> Self {
         let rounds = parts.iter().map(|part| part.items.len()).max().unwrap_or(0);
         let items = (0..rounds).flat_map(|round| parts.iter().filter_map(move |part| part.items.get(round)));
-        Self {
-            name: name.to_owned(),
-            items: items.cloned().collect(),
-        }
+        Self { name: name.to_owned(), items: items.cloned().collect() }
     }
 }
 
@@ -207,15 +187,9 @@ impl<R: BufRead> Source<'_, R> {
         let n_bytes = (&mut self.reader)
             .take(LINE_BYTES_MAX + 1)
             .read_until(b'\n', text)
-            .map_err(|source| Error::Io {
-                file: file.to_owned(),
-                source,
-            })?;
+            .map_err(|source| Error::Io { file: file.to_owned(), source })?;
         if self.reader.limit() == 0 {
-            return Err(Error::FileTooLarge {
-                file: file.to_owned(),
-                expected_max: FILE_BYTES_MAX,
-            });
+            return Err(Error::FileTooLarge { file: file.to_owned(), expected_max: FILE_BYTES_MAX });
         }
         if n_bytes as u64 > LINE_BYTES_MAX {
             return Err(Error::LineTooLong {
@@ -235,26 +209,13 @@ impl<R: BufRead> Source<'_, R> {
         })?;
         let prompt = prompt(line.prompt, line.messages).map_err(|wrong| self.wrong(wrong))?;
         if line.max_tokens == Some(0) {
-            return Err(self.wrong(Wrong {
-                expected: "`max_tokens` of at least 1",
-                got: "0",
-            }));
+            return Err(self.wrong(Wrong { expected: "`max_tokens` of at least 1", got: "0" }));
         }
-        Ok(Item {
-            prompt,
-            domain: line.domain,
-            max_tokens: line.max_tokens,
-            line: self.line,
-        })
+        Ok(Item { prompt, domain: line.domain, max_tokens: line.max_tokens, line: self.line })
     }
 
     fn wrong(&self, Wrong { expected, got }: Wrong) -> Error {
-        Error::Item {
-            file: self.file.to_owned(),
-            line: self.line,
-            expected,
-            got,
-        }
+        Error::Item { file: self.file.to_owned(), line: self.line, expected, got }
     }
 }
 
@@ -306,14 +267,8 @@ mod tests {
         let [first, second] = &workload.items[..] else {
             panic!("expected two items, got {:?}", workload.items)
         };
-        assert_eq!(
-            (text_of(first), first.domain.as_deref(), first.line),
-            ("a", Some("chat"), 1)
-        );
-        assert_eq!(
-            (text_of(second), second.max_tokens, second.line),
-            ("b", Some(5), 3)
-        );
+        assert_eq!((text_of(first), first.domain.as_deref(), first.line), ("a", Some("chat"), 1));
+        assert_eq!((text_of(second), second.max_tokens, second.line), ("b", Some(5), 3));
     }
 
     #[test]
@@ -337,10 +292,7 @@ mod tests {
             "{\"prompt\": \"\"}",
             "file.jsonl:1: expected a `prompt` that is not empty, got an empty one",
         );
-        check_refused(
-            "{\"messages\": []}",
-            "file.jsonl:1: expected at least one of `messages`, got none",
-        );
+        check_refused("{\"messages\": []}", "file.jsonl:1: expected at least one of `messages`, got none");
         check_refused(
             "{\"prompt\": \"a\", \"max_tokens\": 0}",
             "file.jsonl:1: expected `max_tokens` of at least 1, got 0",
@@ -372,9 +324,6 @@ mod tests {
         let one = parse("{\"prompt\": \"a1\"}\n{\"prompt\": \"a2\"}\n{\"prompt\": \"a3\"}").unwrap();
         let two = parse("{\"prompt\": \"b1\"}").unwrap();
         let mix = Workload::mix("mix", &[one, two]);
-        assert_eq!(
-            mix.items.iter().map(text_of).collect::<Vec<_>>(),
-            ["a1", "b1", "a2", "a3"]
-        );
+        assert_eq!(mix.items.iter().map(text_of).collect::<Vec<_>>(), ["a1", "b1", "a2", "a3"]);
     }
 }

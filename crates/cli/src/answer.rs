@@ -79,15 +79,8 @@ impl Answer {
 
 fn logprob(emitted: &EmittedToken) -> Option<TokenLogprob> {
     let logprobs = emitted.logprobs.as_ref()?;
-    let top = logprobs
-        .top
-        .iter()
-        .map(|&(token, logprob)| TopLogprob { token, logprob });
-    Some(TokenLogprob {
-        token: emitted.token,
-        logprob: logprobs.logprob,
-        top: top.collect(),
-    })
+    let top = logprobs.top.iter().map(|&(token, logprob)| TopLogprob { token, logprob });
+    Some(TokenLogprob { token: emitted.token, logprob: logprobs.logprob, top: top.collect() })
 }
 
 /// The text of a choice; bytes that are not UTF-8 become replacement characters.
@@ -110,10 +103,7 @@ pub(crate) fn speed<'a>(choices: impl IntoIterator<Item = &'a Choice>) -> String
     let totals = Totals::of(&timelines);
     let rate = metrics::throughput(&timelines).unwrap_or(0.0);
     let seconds = metrics::span(&timelines).as_secs_f64();
-    let mut line = format!(
-        "{} tokens in {seconds:.2} s, {rate:.1} tokens/s",
-        totals.output_tokens
-    );
+    let mut line = format!("{} tokens in {seconds:.2} s, {rate:.1} tokens/s", totals.output_tokens);
     if let Some(mean) = totals.emitted_per_step() {
         line += &format!(", {mean:.2} per step");
     }

@@ -17,9 +17,7 @@ pub(crate) const CONCURRENCY_MAX: u32 = 4096;
 
 /// Parses a number in `1..=max`.
 pub(crate) fn positive_up_to(max: u32) -> impl TypedValueParser<Value = NonZeroU32> {
-    clap::value_parser!(u32)
-        .range(1..=i64::from(max))
-        .try_map(NonZeroU32::try_from)
+    clap::value_parser!(u32).range(1..=i64::from(max)).try_map(NonZeroU32::try_from)
 }
 
 /// Which models run, and with how much of the machine.
@@ -51,13 +49,7 @@ pub(crate) struct ModelArgs {
 impl ModelArgs {
     /// The embedded pair.
     pub(crate) fn demo(threads: Option<NonZeroU32>) -> Self {
-        Self {
-            model: "demo".to_owned(),
-            draft: None,
-            threads,
-            kv_blocks: None,
-            context: None,
-        }
+        Self { model: "demo".to_owned(), draft: None, threads, kv_blocks: None, context: None }
     }
 }
 

@@ -151,10 +151,7 @@ fn read_workloads(names: &[String]) -> Outcome<Vec<Workload>> {
 }
 
 fn requests(args: &BenchArgs, session: &Session, workload: &Workload) -> Outcome<Vec<Request>> {
-    let params = Params {
-        temperature: args.temperature,
-        ..Params::greedy()
-    };
+    let params = Params { temperature: args.temperature, ..Params::greedy() };
     params.check(session.engine.shape().vocab_len).or_usage()?;
     let asks = asks_of(workload.clone(), &workload.name);
     let request = |(i, ask): (usize, &crate::prompts::Ask)| {
@@ -164,17 +161,10 @@ fn requests(args: &BenchArgs, session: &Session, workload: &Workload) -> Outcome
         if args.stop_at_eos {
             request.stop.tokens = session.eos_tokens().to_vec();
         }
-        request
-            .check(&session.engine.shape())
-            .map_err(|error| ask.blame(error))?;
+        request.check(&session.engine.shape()).map_err(|error| ask.blame(error))?;
         Ok(request)
     };
-    asks.iter()
-        .cycle()
-        .take(args.requests as usize)
-        .enumerate()
-        .map(request)
-        .collect()
+    asks.iter().cycle().take(args.requests as usize).enumerate().map(request).collect()
 }
 
 /// One line of the plan: a workload at a concurrency.
@@ -191,11 +181,7 @@ fn measure(args: &BenchArgs, session: &mut Session, loads: &[(String, Vec<Reques
     let mut rows = Vec::new();
     for (workload, requests) in loads {
         for &concurrency in &args.concurrency {
-            let cell = Cell {
-                workload,
-                requests,
-                concurrency: concurrency.try_into()?,
-            };
+            let cell = Cell { workload, requests, concurrency: concurrency.try_into()? };
             rows.extend(measure_cell(args, session, &cell, &progress)?);
         }
     }
@@ -214,31 +200,15 @@ fn measure_cell(
     for policy in policies {
         progress.describe(cell, policy, "warm-up");
         let n_requests = cell.concurrency.get().min(cell.requests.len());
-        serve(
-            session,
-            policy,
-            &cell.requests[..n_requests],
-            cell.concurrency,
-            &mut (),
-        )?;
+        serve(session, policy, &cell.requests[..n_requests], cell.concurrency, &mut ())?;
     }
     let mut runs: Vec<Vec<Vec<RequestTimeline>>> = vec![Vec::new(); policies.len()];
     for repeat in 0..args.repeat.get() as usize {
         for turn in 0..policies.len() {
             let i = (repeat + turn) % policies.len();
-            progress.describe(
-                cell,
-                &policies[i],
-                &format!("run {} of {}", repeat + 1, args.repeat),
-            );
+            progress.describe(cell, &policies[i], &format!("run {} of {}", repeat + 1, args.repeat));
             let mut observer = progress;
-            let choices = serve(
-                session,
-                &policies[i],
-                cell.requests,
-                cell.concurrency,
-                &mut observer,
-            )?;
+            let choices = serve(session, &policies[i], cell.requests, cell.concurrency, &mut observer)?;
             runs[i].push(choices.iter().map(|choice| choice.timeline).collect());
         }
     }
@@ -288,13 +258,8 @@ impl Progress {
     }
 
     fn describe(&self, cell: &Cell<'_>, policy: &registry::Config, what: &str) {
-        let Cell {
-            workload,
-            concurrency,
-            ..
-        } = cell;
-        self.bar
-            .set_message(format!("{workload}, C={concurrency}, {policy}, {what}"));
+        let Cell { workload, concurrency, .. } = cell;
+        self.bar.set_message(format!("{workload}, C={concurrency}, {policy}, {what}"));
     }
 }
 
@@ -331,10 +296,7 @@ fn save(folder: &Path, record: &Record) -> Outcome {
         ("record.json", serde_json::to_string_pretty(record)? + "\n"),
         ("summary.md", report::summary(record)),
         ("command.txt", format!("{}\n", record.settings.command)),
-        (
-            "machine.json",
-            serde_json::to_string_pretty(&record.machine)? + "\n",
-        ),
+        ("machine.json", serde_json::to_string_pretty(&record.machine)? + "\n"),
     ];
     for (name, text) in files {
         let path = folder.join(name);
@@ -373,9 +335,7 @@ mod tests {
     #[test]
     fn a_mix_needs_files() {
         assert!(read_workloads(&["mix".to_owned()]).is_err());
-        let workloads = read_workloads(&["demo".to_owned(), "mix".to_owned()])
-            .ok()
-            .unwrap();
+        let workloads = read_workloads(&["demo".to_owned(), "mix".to_owned()]).ok().unwrap();
         let names: Vec<&str> = workloads.iter().map(|workload| workload.name.as_str()).collect();
         assert_eq!(names, ["demo", "mix"]);
     }

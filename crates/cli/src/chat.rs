@@ -57,18 +57,10 @@ pub(crate) fn run(args: ChatArgs) -> Outcome {
         prefix_cache: true,
     };
     let session = Session::open(&models.under(&wish.policy), &wish)?;
-    let wanted = Wanted {
-        n_choices: 1,
-        logprobs: None,
-    };
+    let wanted = Wanted { n_choices: 1, logprobs: None };
     let sampling = Sampling::new(&args.sampling, wanted, session.eos_tokens());
     sampling.check(&session.engine.shape()).or_usage()?;
-    let mut chat = Chat {
-        session,
-        sampling,
-        history: History::new(args.system),
-        n_turns: 0,
-    };
+    let mut chat = Chat { session, sampling, history: History::new(args.system), n_turns: 0 };
     chat.run(io::stdin().lock())
 }
 
@@ -142,20 +134,12 @@ impl Chat {
         let request = self.sampling.request(self.n_turns, prompt, None);
         self.n_turns += 1;
         let mut printer = Streaming::new(io::stdout().lock());
-        let result = closed_loop(
-            &mut self.session.engine,
-            vec![request],
-            NonZeroUsize::MIN,
-            &mut printer,
-        );
+        let result = closed_loop(&mut self.session.engine, vec![request], NonZeroUsize::MIN, &mut printer);
         printer.finish()?;
         let choices = result?;
         notice(&answer::speed(choices.iter().flatten()));
         let answer: String = choices.iter().flatten().map(answer::text).collect();
-        self.history.messages.push(Message {
-            role: "assistant".to_owned(),
-            content: answer,
-        });
+        self.history.messages.push(Message { role: "assistant".to_owned(), content: answer });
         Ok(())
     }
 
@@ -191,10 +175,7 @@ struct History {
 
 impl History {
     fn new(system: Option<String>) -> Self {
-        let instruction = |content| Message {
-            role: "system".to_owned(),
-            content,
-        };
+        let instruction = |content| Message { role: "system".to_owned(), content };
         let messages: Vec<Message> = system.map(instruction).into_iter().collect();
         let n_fixed = messages.len();
         Self { messages, n_fixed }
@@ -246,11 +227,7 @@ mod tests {
             history.messages.push(Message::user(text));
         }
         let contents = |history: &History| -> Vec<String> {
-            history
-                .messages
-                .iter()
-                .map(|message| message.content.clone())
-                .collect()
+            history.messages.iter().map(|message| message.content.clone()).collect()
         };
         assert!(history.forget_oldest_turn());
         assert_eq!(contents(&history), ["be short", "q2", "a2", "q3"]);

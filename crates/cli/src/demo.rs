@@ -87,30 +87,17 @@ pub(crate) fn run(args: DemoArgs) -> Outcome {
     let measured = measure(&mut session, &requests)?;
     check_identical(&measured)?;
     let n_tokens: usize = measured[0].choices.iter().map(|choice| choice.tokens.len()).sum();
-    writeln!(
-        out,
-        "Output check: all {n_tokens} tokens are the same under {}.\n",
-        POLICIES.join(", ")
-    )?;
+    writeln!(out, "Output check: all {n_tokens} tokens are the same under {}.\n", POLICIES.join(", "))?;
     write!(out, "{}", table(&measured)?.markdown())?;
     let last = &measured[POLICIES.len() - 1];
     let colour = Colour::detect();
-    writeln!(
-        out,
-        "\nTwo of the completions under {}, {}:",
-        last.policy,
-        colour.legend()
-    )?;
+    writeln!(out, "\nTwo of the completions under {}, {}:", last.policy, colour.legend())?;
     for i in SHOWN {
         let Prompt::Text(prompt) = &workload.items[i].prompt else {
             continue;
         };
         writeln!(out, "\n  {}", indented(prompt.trim_end()))?;
-        writeln!(
-            out,
-            "  -> {}",
-            indented(&marked(&session, &last.choices[i], colour))
-        )?;
+        writeln!(out, "  -> {}", indented(&marked(&session, &last.choices[i], colour)))?;
     }
     writeln!(
         out,
@@ -127,11 +114,7 @@ fn head(out: &mut impl Write, session: &Session, requests: &[Request]) -> io::Re
         "{} prompts in one batch, at most {TOKENS_MAX} tokens each, greedy, on the embedded pair.",
         requests.len()
     )?;
-    writeln!(
-        out,
-        "{}, {} logical cores; {}\n",
-        machine.cpu, machine.cores, machine.backend
-    )?;
+    writeln!(out, "{}, {} logical cores; {}\n", machine.cpu, machine.cores, machine.backend)?;
     out.flush()
 }
 
@@ -144,19 +127,11 @@ fn measure(session: &mut Session, requests: &[Request]) -> Outcome<Vec<Measured>
     for policy in POLICIES.map(known_policy) {
         live.begin(&policy, "warm-up");
         let choices = serve(session, &policy, requests, concurrency, &mut live)?;
-        measured.push(Measured {
-            policy,
-            choices,
-            runs: Vec::new(),
-        });
+        measured.push(Measured { policy, choices, runs: Vec::new() });
     }
     for repeat in 0..REPEATS_MAX {
         for turn in 0..POLICIES.len() {
-            let Measured {
-                policy,
-                choices,
-                runs,
-            } = &mut measured[(repeat + turn) % POLICIES.len()];
+            let Measured { policy, choices, runs } = &mut measured[(repeat + turn) % POLICIES.len()];
             live.begin(policy, &format!("run {}", repeat + 1));
             *choices = serve(session, policy, requests, concurrency, &mut live)?;
             runs.push(choices.iter().map(|choice| choice.timeline).collect());
@@ -177,11 +152,7 @@ fn check_identical(measured: &[Measured]) -> Outcome {
     };
     let reference = tokens(&measured[0]);
     for other in &measured[1..] {
-        if let Some(i) = tokens(other)
-            .iter()
-            .zip(&reference)
-            .position(|(got, expected)| got != expected)
-        {
+        if let Some(i) = tokens(other).iter().zip(&reference).position(|(got, expected)| got != expected) {
             let (off, policy) = (&measured[0].policy, &other.policy);
             return Err(anyhow::anyhow!("prompt {i} has different output under {off} and {policy}").into());
         }
@@ -201,15 +172,8 @@ fn table(measured: &[Measured]) -> Outcome<Table> {
             .ok_or_else(|| anyhow::anyhow!("the runs took no measurable time"))?)
     };
     let rows: Vec<Row> = measured.iter().map(row).collect::<Outcome<_>>()?;
-    let mut table = Table::new(&[
-        "policy",
-        "tokens/s",
-        "sd",
-        "runs",
-        "x off",
-        "drafts accepted",
-        "emitted/step",
-    ]);
+    let mut table =
+        Table::new(&["policy", "tokens/s", "sd", "runs", "x off", "drafts accepted", "emitted/step"]);
     for row in &rows {
         table.push(vec![
             row.conditions.policy.clone(),
@@ -258,16 +222,11 @@ impl Colour {
 
 /// The text of a choice, runs of accepted drafts marked.
 fn marked(session: &Session, choice: &Choice, colour: Colour) -> String {
-    let runs = choice
-        .tokens
-        .chunk_by(|a, b| is_draft(a.origin) == is_draft(b.origin));
+    let runs = choice.tokens.chunk_by(|a, b| is_draft(a.origin) == is_draft(b.origin));
     let mut text = String::new();
     for run in runs {
-        let bytes: Vec<u8> = run
-            .iter()
-            .flat_map(|emitted| session.token_bytes(emitted.token))
-            .copied()
-            .collect();
+        let bytes: Vec<u8> =
+            run.iter().flat_map(|emitted| session.token_bytes(emitted.token)).copied().collect();
         let part = String::from_utf8_lossy(&bytes);
         match is_draft(run[0].origin) && !part.is_empty() {
             true => text += &colour.mark(&part),
@@ -328,9 +287,7 @@ impl Live {
     fn text_tail(&self) -> String {
         let text = String::from_utf8_lossy(&self.text).replace(char::is_control, " ");
         let n_chars = text.chars().count();
-        text.chars()
-            .skip(n_chars.saturating_sub(Self::TEXT_WIDTH))
-            .collect()
+        text.chars().skip(n_chars.saturating_sub(Self::TEXT_WIDTH)).collect()
     }
 }
 

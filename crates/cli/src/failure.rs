@@ -62,10 +62,7 @@ impl Failure {
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let is_broken = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
-    error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref())
-        .any(is_broken)
+    error.chain().filter_map(|cause| cause.downcast_ref()).any(is_broken)
 }
 
 /// The error and its causes, each said once, without line breaks.
@@ -87,9 +84,8 @@ mod tests {
 
     #[test]
     fn causes_stand_in_one_line_and_only_once() {
-        let error = anyhow::anyhow!("no such\nfile")
-            .context("cannot read x: no such file")
-            .context("loading");
+        let error =
+            anyhow::anyhow!("no such\nfile").context("cannot read x: no such file").context("loading");
         assert_eq!(one_line(&error), "loading: cannot read x: no such file");
     }
 

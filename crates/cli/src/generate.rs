@@ -40,12 +40,7 @@ completion_tokens, steps, drafted, verified, accepted, ttft_ms, tpot_ms; also ch
 #[command(after_help = EXAMPLES, allow_negative_numbers = true)]
 pub(crate) struct GenerateArgs {
     /// The prompt. Without --prompt and --file it is read from stdin, less its last line break.
-    #[arg(
-        long,
-        value_name = "TEXT",
-        conflicts_with = "file",
-        allow_hyphen_values = true
-    )]
+    #[arg(long, value_name = "TEXT", conflicts_with = "file", allow_hyphen_values = true)]
     prompt: Option<String>,
 
     /// Prompts in JSON lines; `-` is stdin.
@@ -95,10 +90,7 @@ pub(crate) fn run(args: GenerateArgs) -> Outcome {
         prefix_cache: true,
     };
     let mut session = Session::open(&models.under(&wish.policy), &wish)?;
-    let wanted = Wanted {
-        n_choices: args.n.get(),
-        logprobs: args.logprobs,
-    };
+    let wanted = Wanted { n_choices: args.n.get(), logprobs: args.logprobs };
     let sampling = Sampling::new(&args.sampling, wanted, session.eos_tokens());
     sampling.check(&session.engine.shape()).or_usage()?;
     let request = |(index, ask): (usize, &Ask)| request(&session, &sampling, index, ask);
@@ -107,19 +99,11 @@ pub(crate) fn run(args: GenerateArgs) -> Outcome {
     let is_alone = requests.len() == 1 && args.n.get() == 1;
     let out = io::stdout().lock();
     let choices = match (args.json, is_alone) {
-        (true, _) => serve(
-            &mut session,
-            requests,
-            args.concurrency,
-            &mut InOrder::new(out, json_lines),
-        )?,
+        (true, _) => serve(&mut session, requests, args.concurrency, &mut InOrder::new(out, json_lines))?,
         (false, true) => serve(&mut session, requests, args.concurrency, &mut Streaming::new(out))?,
-        (false, false) => serve(
-            &mut session,
-            requests,
-            args.concurrency,
-            &mut InOrder::new(out, headed_texts),
-        )?,
+        (false, false) => {
+            serve(&mut session, requests, args.concurrency, &mut InOrder::new(out, headed_texts))?
+        }
     };
     if !args.json {
         let _ = writeln!(io::stderr(), "{}", answer::speed(choices.iter().flatten()));
@@ -130,9 +114,7 @@ pub(crate) fn run(args: GenerateArgs) -> Outcome {
 fn request(session: &Session, sampling: &Sampling, index: usize, ask: &Ask) -> Outcome<Request> {
     let prompt = session.encode(&ask.prompt).map_err(|error| ask.blame(error))?;
     let request = sampling.request(index, prompt, ask.max_tokens);
-    request
-        .check(&session.engine.shape())
-        .map_err(|error| ask.blame(error))?;
+    request.check(&session.engine.shape()).map_err(|error| ask.blame(error))?;
     Ok(request)
 }
 
@@ -169,11 +151,7 @@ pub(crate) struct Streaming<W> {
 impl<W: Write> Streaming<W> {
     /// * `out`: where text goes, flushed after every piece.
     pub(crate) fn new(out: W) -> Self {
-        Self {
-            out,
-            utf8: Utf8Stream::default(),
-            written: Ok(()),
-        }
+        Self { out, utf8: Utf8Stream::default(), written: Ok(()) }
     }
 
     fn write(&mut self, text: &str) -> io::Result<()> {
@@ -222,18 +200,11 @@ struct InOrder<W> {
 
 impl<W: Write> InOrder<W> {
     fn new(out: W, render: fn(usize, &[Choice]) -> io::Result<String>) -> Self {
-        Self {
-            out,
-            render,
-            waiting: BTreeMap::new(),
-            next: 0,
-            written: Ok(()),
-        }
+        Self { out, render, waiting: BTreeMap::new(), next: 0, written: Ok(()) }
     }
 
     fn write(&mut self, request_idx: usize, choices: &[Choice]) -> io::Result<()> {
-        self.waiting
-            .insert(request_idx, (self.render)(request_idx, choices)?);
+        self.waiting.insert(request_idx, (self.render)(request_idx, choices)?);
         while let Some(text) = self.waiting.remove(&self.next) {
             self.out.write_all(text.as_bytes())?;
             self.next += 1;

@@ -124,12 +124,7 @@ fn inspect(models: &Models) -> Outcome<Inspection> {
     let draft_weight_bytes = misfit.is_none().then_some(memory.draft_weight_bytes);
     let draft_model = draft.map(|(source, draft)| Model::new(source, &draft, &session, draft_weight_bytes));
     Ok(Inspection {
-        model: Model::new(
-            &models.target,
-            &target,
-            &session,
-            Some(memory.target_weight_bytes),
-        ),
+        model: Model::new(&models.target, &target, &session, Some(memory.target_weight_bytes)),
         draft: DraftFit {
             source: models.draft.to_string(),
             model: draft_model,
@@ -160,9 +155,7 @@ impl Model {
     fn new(source: &Source, opened: &Opened, session: &Session, weight_bytes: Option<usize>) -> Self {
         let config = opened.config();
         let embeddings =
-            opened
-                .checkpoint
-                .matrix("model.embed_tokens.weight", config.vocab_len, config.hidden);
+            opened.checkpoint.matrix("model.embed_tokens.weight", config.vocab_len, config.hidden);
         let block_len = session.engine.shape().block_len as usize;
         Self {
             source: source.to_string(),
@@ -190,14 +183,9 @@ impl Model {
 
 /// Weights that the configuration implies.
 fn n_parameters(config: &ModelConfig) -> u64 {
-    let [hidden, heads, kv_heads, head_dim, intermediate] = [
-        config.hidden,
-        config.n_heads,
-        config.n_kv_heads,
-        config.head_dim,
-        config.intermediate,
-    ]
-    .map(|n| n as u64);
+    let [hidden, heads, kv_heads, head_dim, intermediate] =
+        [config.hidden, config.n_heads, config.n_kv_heads, config.head_dim, config.intermediate]
+            .map(|n| n as u64);
     let (q, kv) = (heads * head_dim, kv_heads * head_dim);
     let optional = |is_there: bool, n: u64| if is_there { n } else { 0 };
     let attention = hidden * (q + 2 * kv) + q * hidden;
@@ -211,12 +199,7 @@ fn n_parameters(config: &ModelConfig) -> u64 {
 }
 
 fn print(out: &mut impl Write, inspection: &Inspection) -> io::Result<()> {
-    let Inspection {
-        model,
-        draft,
-        kv,
-        backend,
-    } = inspection;
+    let Inspection { model, draft, kv, backend } = inspection;
     writeln!(out, "model {}", model.source)?;
     print_model(out, model)?;
     writeln!(out, "\ndraft {}", draft.source)?;
@@ -241,22 +224,8 @@ fn print(out: &mut impl Write, inspection: &Inspection) -> io::Result<()> {
 }
 
 fn print_model(out: &mut impl Write, model: &Model) -> io::Result<()> {
-    let Model {
-        architecture,
-        dtype,
-        layers,
-        hidden,
-        heads,
-        kv_heads,
-        head_dim,
-        intermediate,
-        ..
-    } = model;
-    writeln!(
-        out,
-        "  {architecture}, {:.1} million parameters, {dtype}",
-        model.parameters as f64 / 1e6
-    )?;
+    let Model { architecture, dtype, layers, hidden, heads, kv_heads, head_dim, intermediate, .. } = model;
+    writeln!(out, "  {architecture}, {:.1} million parameters, {dtype}", model.parameters as f64 / 1e6)?;
     writeln!(
         out,
         "  {layers} layers, hidden {hidden}, {heads} heads ({kv_heads} key/value) of {head_dim}, feed-forward {intermediate}"
@@ -273,11 +242,7 @@ fn print_model(out: &mut impl Write, model: &Model) -> io::Result<()> {
         "  context {} tokens, end of text {:?}, {}",
         model.context_len_max,
         model.eos_tokens,
-        if model.chat_template {
-            "chat template"
-        } else {
-            "no chat template"
-        }
+        if model.chat_template { "chat template" } else { "no chat template" }
     )?;
     if let Some(weight_bytes) = model.weight_bytes {
         writeln!(

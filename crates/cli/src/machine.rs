@@ -32,9 +32,7 @@ pub(crate) fn describe(backend: String) -> Machine {
         cores: n_cores(),
         isa: isa(&cpuinfo),
         memory_bytes: memory_bytes().unwrap_or(0),
-        os: format!("{} {}", std::env::consts::OS, release.trim())
-            .trim_end()
-            .to_owned(),
+        os: format!("{} {}", std::env::consts::OS, release.trim()).trim_end().to_owned(),
         backend,
     }
 }
@@ -50,22 +48,13 @@ pub(crate) fn memory_bytes() -> Option<u64> {
 }
 
 fn isa(cpuinfo: &str) -> Vec<String> {
-    let flags = field(cpuinfo, "flags")
-        .or_else(|| field(cpuinfo, "Features"))
-        .unwrap_or_default();
+    let flags = field(cpuinfo, "flags").or_else(|| field(cpuinfo, "Features")).unwrap_or_default();
     let is_present = |name: &&str| flags.split(' ').any(|flag| flag == *name);
-    ISA.iter()
-        .filter(|name| is_present(name))
-        .map(|&name| name.to_owned())
-        .collect()
+    ISA.iter().filter(|name| is_present(name)).map(|&name| name.to_owned()).collect()
 }
 
 fn total_bytes(meminfo: &str) -> Option<u64> {
-    let kib: u64 = field(meminfo, "MemTotal")?
-        .strip_suffix(" kB")?
-        .trim()
-        .parse()
-        .ok()?;
+    let kib: u64 = field(meminfo, "MemTotal")?.strip_suffix(" kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }
 
@@ -85,10 +74,7 @@ mod tests {
         let cpuinfo = "processor\t: 0\nmodel name\t: Some CPU @ 3.0\nflags\t\t: fpu avx2 avx512f avx2x\n";
         assert_eq!(field(cpuinfo, "model name"), Some("Some CPU @ 3.0"));
         assert_eq!(isa(cpuinfo), ["avx2", "avx512f"]);
-        assert_eq!(
-            total_bytes("MemTotal:       2048 kB\nMemFree: 1 kB\n"),
-            Some(2 << 20)
-        );
+        assert_eq!(total_bytes("MemTotal:       2048 kB\nMemFree: 1 kB\n"), Some(2 << 20));
     }
 
     #[test]

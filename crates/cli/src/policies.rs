@@ -73,13 +73,7 @@ pub(crate) fn run(args: PoliciesArgs) -> Outcome {
 fn print(out: &mut impl Write, policy: &Policy) -> io::Result<()> {
     writeln!(out, "{}: {}", policy.name, policy.summary)?;
     writeln!(out, "    source: {}", policy.source)?;
-    for Parameter {
-        key,
-        values,
-        default,
-        meaning,
-    } in &policy.parameters
-    {
+    for Parameter { key, values, default, meaning } in &policy.parameters {
         let default = default.map_or_else(|| "required".to_owned(), |default| format!("default {default}"));
         writeln!(out, "    {key}=<{values}>: {meaning} ({default})")?;
     }

@@ -36,9 +36,9 @@ pub(crate) fn gather(text: Option<String>, file: Option<&Path>) -> Outcome<Vec<A
             let workload = Workload::read(file).or_usage()?;
             Ok(asks_of(workload, &file.display().to_string()))
         }
-        (None, None) if io::stdin().is_terminal() => Err(usage(
-            "nothing to do: give --prompt TEXT, --file PROMPTS.jsonl, or pipe a prompt in",
-        )),
+        (None, None) if io::stdin().is_terminal() => {
+            Err(usage("nothing to do: give --prompt TEXT, --file PROMPTS.jsonl, or pipe a prompt in"))
+        }
         (None, None) => Ok(vec![ask("stdin", read_stdin()?)?]),
     }
 }
@@ -47,11 +47,7 @@ fn ask(origin: &str, text: String) -> Outcome<Ask> {
     if text.is_empty() {
         return Err(usage(format!("the prompt from {origin} is empty")));
     }
-    Ok(Ask {
-        origin: origin.to_owned(),
-        prompt: Prompt::Text(text),
-        max_tokens: None,
-    })
+    Ok(Ask { origin: origin.to_owned(), prompt: Prompt::Text(text), max_tokens: None })
 }
 
 /// The lines of a workload; `file` is what errors call it.
@@ -73,13 +69,9 @@ fn read_stdin() -> Outcome<String> {
         .read_to_string(&mut text)
         .or_usage_of("cannot read the prompt from stdin")?;
     if n_bytes as u64 > STDIN_BYTES_MAX {
-        return Err(usage(format!(
-            "the prompt from stdin is longer than {STDIN_BYTES_MAX} bytes"
-        )));
+        return Err(usage(format!("the prompt from stdin is longer than {STDIN_BYTES_MAX} bytes")));
     }
-    let end = text
-        .strip_suffix('\n')
-        .map_or(text.len(), |text| text.trim_end_matches('\r').len());
+    let end = text.strip_suffix('\n').map_or(text.len(), |text| text.trim_end_matches('\r').len());
     text.truncate(end);
     Ok(text)
 }
@@ -87,10 +79,6 @@ fn read_stdin() -> Outcome<String> {
 impl Ask {
     /// Turns a failure to use this prompt into one that names it.
     pub(crate) fn blame(&self, error: impl Into<anyhow::Error>) -> Failure {
-        Failure::Usage(
-            error
-                .into()
-                .context(format!("the prompt from {} cannot be used", self.origin)),
-        )
+        Failure::Usage(error.into().context(format!("the prompt from {} cannot be used", self.origin)))
     }
 }

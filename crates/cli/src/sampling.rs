@@ -29,11 +29,7 @@ pub(crate) struct Wanted {
 impl Sampling {
     /// * `eos_tokens`: end the text unless it is to be ignored.
     pub(crate) fn new(args: &SamplingArgs, wanted: Wanted, eos_tokens: &[u32]) -> Self {
-        let tokens = if args.ignore_eos {
-            Vec::new()
-        } else {
-            eos_tokens.to_vec()
-        };
+        let tokens = if args.ignore_eos { Vec::new() } else { eos_tokens.to_vec() };
         Self {
             params: Params {
                 temperature: args.temperature,
@@ -47,10 +43,7 @@ impl Sampling {
                 seed: args.seed,
                 logprobs: wanted.logprobs,
             },
-            stop: Stop {
-                tokens,
-                strings: args.stop.clone(),
-            },
+            stop: Stop { tokens, strings: args.stop.clone() },
             max_tokens: args.max_tokens.map(u32::from),
             n_choices: wanted.n_choices,
         }

@@ -55,9 +55,7 @@ impl Models {
             draft,
             is_draft_named: args.draft.is_some(),
             n_threads: args.threads.map_or_else(machine::n_cores, u32::from),
-            kv: args
-                .kv_blocks
-                .map_or(KvSize::Auto, |n_blocks| KvSize::Blocks(n_blocks.get())),
+            kv: args.kv_blocks.map_or(KvSize::Auto, |n_blocks| KvSize::Blocks(n_blocks.get())),
             context: args.context.map(u32::from),
         })
     }
@@ -72,10 +70,7 @@ impl Models {
 
     /// The target alone.
     pub(crate) fn without_draft(&self) -> Self {
-        Self {
-            draft: Draft::None,
-            ..self.clone()
-        }
+        Self { draft: Draft::None, ..self.clone() }
     }
 }
 
@@ -130,10 +125,7 @@ impl Opened {
             Source::Folder(folder) => folder,
         };
         let open = || -> Result<Self, dsde_model::error::Error> {
-            Ok(Self {
-                checkpoint: Checkpoint::open(folder)?,
-                tokenizer: Tokenizer::open(folder)?,
-            })
+            Ok(Self { checkpoint: Checkpoint::open(folder)?, tokenizer: Tokenizer::open(folder)? })
         };
         Ok(open().map_err(|error| anyhow::Error::new(error).context(cannot_load(folder)))?)
     }
@@ -143,10 +135,7 @@ impl Opened {
             Role::Target => embedded::target(),
             Role::Draft => embedded::draft(),
         };
-        Self {
-            checkpoint,
-            tokenizer: embedded::tokenizer(),
-        }
+        Self { checkpoint, tokenizer: embedded::tokenizer() }
     }
 
     /// What the model is.
@@ -218,10 +207,8 @@ impl Session {
             context_len_max: models.context.unwrap_or(u32::MAX),
             kv: models.kv,
         };
-        let checkpoints = Checkpoints {
-            target: &target.checkpoint,
-            draft: draft.as_ref().map(|draft| &draft.checkpoint),
-        };
+        let checkpoints =
+            Checkpoints { target: &target.checkpoint, draft: draft.as_ref().map(|draft| &draft.checkpoint) };
         let executor = ModelExecutor::new(backend, checkpoints, config)?;
         let tokenizer = Arc::new(target.tokenizer);
         let eos_tokens = target.checkpoint.config().eos_tokens.clone();
@@ -233,12 +220,7 @@ impl Session {
             MonotonicClock::start(),
         )
         .or_usage()?;
-        Ok(Self {
-            engine,
-            tokenizer,
-            template,
-            eos_tokens,
-        })
+        Ok(Self { engine, tokenizer, template, eos_tokens })
     }
 
     /// Tokens of a prompt.
@@ -260,10 +242,7 @@ impl Session {
     /// # Errors
     /// If there is no chat template or it refuses the conversation.
     pub(crate) fn encode_chat(&self, messages: &[Message]) -> anyhow::Result<Vec<u32>> {
-        let template = self
-            .template
-            .as_ref()
-            .ok_or(dsde_model::error::Error::NoChatTemplate)?;
+        let template = self.template.as_ref().ok_or(dsde_model::error::Error::NoChatTemplate)?;
         let message = |message: &Message| text::Message {
             role: message.role.clone(),
             content: message.content.clone(),
@@ -298,15 +277,10 @@ impl Session {
 fn check_context(models: &Models, target: &Opened, draft: Option<&Opened>) -> Outcome {
     let model_max = target.config().context_len_max;
     if let Some(context) = models.context.filter(|&context| context > model_max) {
-        return Err(usage(format!(
-            "--context must be at most {model_max} for this model, got {context}"
-        )));
+        return Err(usage(format!("--context must be at most {model_max} for this model, got {context}")));
     }
     let wanted = models.context.unwrap_or(model_max);
-    if let Some(draft_max) = draft
-        .map(|draft| draft.config().context_len_max)
-        .filter(|&max| max < wanted)
-    {
+    if let Some(draft_max) = draft.map(|draft| draft.config().context_len_max).filter(|&max| max < wanted) {
         tracing::warn!("the draft bounds the context to {draft_max} tokens instead of {wanted}");
     }
     Ok(())

@@ -140,10 +140,7 @@ fn policy_list(text: &str) -> Result<Vec<registry::Config>, String> {
             _ => names.push(piece.to_owned()),
         }
     }
-    let parse = |name: &String| {
-        name.parse::<registry::Config>()
-            .map_err(|error| error.to_string())
-    };
+    let parse = |name: &String| name.parse::<registry::Config>().map_err(|error| error.to_string());
     let policies: Vec<registry::Config> = names.iter().map(parse).collect::<Result<_, _>>()?;
     let shown: Vec<String> = policies.iter().map(ToString::to_string).collect();
     match (1..shown.len()).find(|&i| shown[..i].contains(&shown[i])) {
@@ -161,10 +158,7 @@ mod tests {
         let got = policy_list(text).map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>());
         match expected {
             Ok(names) => assert_eq!(got.expect("a list that parses"), names),
-            Err(part) => assert!(
-                got.clone().is_err_and(|error| error.contains(part)),
-                "{text}: {got:?}"
-            ),
+            Err(part) => assert!(got.clone().is_err_and(|error| error.contains(part)), "{text}: {got:?}"),
         }
     }
 
@@ -175,10 +169,7 @@ mod tests {
         check_list("fixed,k=4,off", Ok(&["fixed:k=4", "off"]));
         check_list(
             "dsde:variant=released,cap=mean,fixed:k=2",
-            Ok(&[
-                &known_policy("dsde:variant=released,cap=mean").to_string(),
-                "fixed:k=2",
-            ]),
+            Ok(&[&known_policy("dsde:variant=released,cap=mean").to_string(), "fixed:k=2"]),
         );
     }
 
@@ -206,17 +197,12 @@ mod tests {
     #[test]
     fn without_a_drafter_only_off_can_run() {
         let policy = |asked: Option<&str>, draft| {
-            policy_for(asked.map(known_policy), &draft)
-                .ok()
-                .map(|policy| policy.to_string())
+            policy_for(asked.map(known_policy), &draft).ok().map(|policy| policy.to_string())
         };
         assert_eq!(policy(None, Draft::None).as_deref(), Some("off"));
         assert_eq!(policy(Some("off"), Draft::None).as_deref(), Some("off"));
         assert_eq!(policy(Some("fixed:k=2"), Draft::None), None);
         assert_eq!(policy(None, Draft::Ngram).as_deref(), Some("dsde"));
-        assert_eq!(
-            policy(Some("fixed:k=2"), Draft::Ngram).as_deref(),
-            Some("fixed:k=2")
-        );
+        assert_eq!(policy(Some("fixed:k=2"), Draft::Ngram).as_deref(), Some("fixed:k=2"));
     }
 }

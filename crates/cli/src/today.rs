@@ -15,11 +15,7 @@ pub(crate) fn today() -> Option<Date> {
 /// The date so many days after 1 January 1970; found by asking for dates that may not exist.
 fn date_of(days: u64) -> Option<Date> {
     let days_in_year = |year: u32| {
-        if Date::new(year, 2, 29).is_some() {
-            366
-        } else {
-            365
-        }
+        if Date::new(year, 2, 29).is_some() { 366 } else { 365 }
     };
     let (mut year, mut left) = (1970, days);
     while left >= days_in_year(year) {

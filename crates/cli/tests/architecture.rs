@@ -5,31 +5,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Floor of each crate; a crate may use crates of lower floors only. A new crate or arrow needs a decision record.
-const FLOORS: [(&str, u32); 6] = [
-    ("policy", 0),
-    ("sampling", 0),
-    ("engine", 1),
-    ("model", 2),
-    ("bench", 2),
-    ("cli", 4),
-];
+const FLOORS: [(&str, u32); 6] =
+    [("policy", 0), ("sampling", 0), ("engine", 1), ("model", 2), ("bench", 2), ("cli", 4)];
 
 /// The only places that may contain `unsafe`: kernels, and the memory map of the checkpoint reader.
 const UNSAFE_ALLOWED: [&str; 2] = ["model/src/backend/", "model/src/checkpoint/"];
 
 fn crates_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("crates/cli lies in crates/")
-        .to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("crates/cli lies in crates/").to_path_buf()
 }
 
 #[test]
 fn every_crate_has_a_floor() {
     let entries = fs::read_dir(crates_dir()).unwrap();
-    let mut found: Vec<String> = entries
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut found: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     let mut expected: Vec<String> = FLOORS.iter().map(|(name, _)| name.to_string()).collect();
     found.sort();
     expected.sort();
@@ -43,13 +32,9 @@ fn arrows_point_down() {
     for (name, floor) in &floors {
         let manifest = fs::read_to_string(crates_dir().join(name).join("Cargo.toml")).unwrap();
         for used in manifest.lines().filter_map(used_crate) {
-            let below = floors
-                .get(used)
-                .unwrap_or_else(|| panic!("{name} uses dsde-{used}, which has no floor"));
-            assert!(
-                below < floor,
-                "{name} (floor {floor}) must not use {used} (floor {below})"
-            );
+            let below =
+                floors.get(used).unwrap_or_else(|| panic!("{name} uses dsde-{used}, which has no floor"));
+            assert!(below < floor, "{name} (floor {floor}) must not use {used} (floor {below})");
             n_arrows += 1;
         }
     }
@@ -75,21 +60,12 @@ fn unsafe_stays_in_kernels_and_the_memory_map() {
     collect_sources(&crates_dir(), &mut sources);
     assert!(sources.len() > 20, "the sources were found");
     for path in sources {
-        let relative = path
-            .strip_prefix(crates_dir())
-            .unwrap()
-            .to_string_lossy()
-            .into_owned();
+        let relative = path.strip_prefix(crates_dir()).unwrap().to_string_lossy().into_owned();
         let is_allowed = UNSAFE_ALLOWED.iter().any(|place| relative.starts_with(place));
         let text = fs::read_to_string(&path).unwrap();
-        let is_used = text
-            .lines()
-            .any(|line| line.contains("unsafe {") || line.contains("unsafe fn"));
+        let is_used = text.lines().any(|line| line.contains("unsafe {") || line.contains("unsafe fn"));
         // This file names what it looks for.
-        assert!(
-            is_allowed || !is_used || relative.ends_with("architecture.rs"),
-            "unsafe in {relative}"
-        );
+        assert!(is_allowed || !is_used || relative.ends_with("architecture.rs"), "unsafe in {relative}");
     }
 }
 

@@ -18,10 +18,7 @@ fn tokens(more: &[&str]) -> Vec<Value> {
     let args = [&["generate", "--file", "-", "--json", "--max-tokens", "24"], more].concat();
     let answers = dsde_with_stdin(&args, PROMPTS).json_lines();
     assert_eq!(answers.len(), 3);
-    answers
-        .into_iter()
-        .map(|answer| answer["tokens"].clone())
-        .collect()
+    answers.into_iter().map(|answer| answer["tokens"].clone()).collect()
 }
 
 #[test]
@@ -45,18 +42,10 @@ fn greedy_tokens_do_not_depend_on_policy_draft_batch_or_threads() {
 
 #[test]
 fn an_answer_has_these_fields() {
-    let answers = dsde_with_stdin(
-        &["generate", "--file", "-", "--json", "--policy", "fixed:k=3"],
-        PROMPTS,
-    )
-    .json_lines();
+    let answers = dsde_with_stdin(&["generate", "--file", "-", "--json", "--policy", "fixed:k=3"], PROMPTS)
+        .json_lines();
     for (i, answer) in answers.iter().enumerate() {
-        let fields: Vec<&str> = answer
-            .as_object()
-            .expect("an object")
-            .keys()
-            .map(String::as_str)
-            .collect();
+        let fields: Vec<&str> = answer.as_object().expect("an object").keys().map(String::as_str).collect();
         let mut expected = [
             "index",
             "text",
@@ -77,10 +66,7 @@ fn an_answer_has_these_fields() {
         assert_eq!(got, expected);
         assert_eq!(answer["index"], i);
         let n = |name: &str| answer[name].as_u64().expect("a count");
-        assert_eq!(
-            n("completion_tokens") as usize,
-            answer["tokens"].as_array().expect("a list").len()
-        );
+        assert_eq!(n("completion_tokens") as usize, answer["tokens"].as_array().expect("a list").len());
         assert!(n("prompt_tokens") > 0 && n("steps") > 0);
         assert!(n("accepted") <= n("verified") && n("verified") <= n("drafted"));
         assert!(answer["ttft_ms"].as_f64().is_some_and(|ms| ms > 0.0));
@@ -106,10 +92,7 @@ fn sampling_is_repeatable_and_prompt_i_uses_seed_plus_i() {
             seed,
         ];
         let answers = dsde_with_stdin(&args, file).json_lines();
-        answers
-            .into_iter()
-            .map(|answer| answer["tokens"].clone())
-            .collect()
+        answers.into_iter().map(|answer| answer["tokens"].clone()).collect()
     };
     let line = "{\"prompt\": \"Tell me a story.\"}\n";
     let three = sampled("5", &line.repeat(3));
@@ -123,33 +106,22 @@ fn the_text_of_one_prompt_is_all_of_stdout() {
     let args = ["generate", "--max-tokens", "12", "--prompt", "Describe a river."];
     let streamed = dsde(&args);
     let answer = dsde(&[&args[..], &["--json"]].concat()).json_lines().remove(0);
-    assert_eq!(
-        streamed.stdout,
-        format!("{}\n", answer["text"].as_str().expect("a text"))
-    );
+    assert_eq!(streamed.stdout, format!("{}\n", answer["text"].as_str().expect("a text")));
     assert!(streamed.stderr.contains("tokens/s"), "{}", streamed.stderr);
 }
 
 #[test]
 fn a_piped_prompt_is_read_without_its_last_line_break() {
     let args = ["generate", "--max-tokens", "12", "--json"];
-    let piped = dsde_with_stdin(&args, "Describe a river.\n")
-        .json_lines()
-        .remove(0);
-    let given = dsde(&[&args[..], &["--prompt", "Describe a river."]].concat())
-        .json_lines()
-        .remove(0);
+    let piped = dsde_with_stdin(&args, "Describe a river.\n").json_lines().remove(0);
+    let given = dsde(&[&args[..], &["--prompt", "Describe a river."]].concat()).json_lines().remove(0);
     assert_eq!(piped["tokens"], given["tokens"]);
 }
 
 #[test]
 fn raw_prompts_skip_the_chat_template() {
     let n_tokens = |more: &[&str]| {
-        let args = [
-            &["generate", "--json", "--max-tokens", "1", "--prompt", "def f(x):"],
-            more,
-        ]
-        .concat();
+        let args = [&["generate", "--json", "--max-tokens", "1", "--prompt", "def f(x):"], more].concat();
         dsde(&args).json_lines()[0]["prompt_tokens"].as_u64()
     };
     assert!(n_tokens(&["--raw"]) < n_tokens(&[]));
@@ -157,27 +129,14 @@ fn raw_prompts_skip_the_chat_template() {
 
 #[test]
 fn several_choices_differ_and_several_texts_have_headings() {
-    let args = [
-        "generate",
-        "--prompt",
-        "Tell me a story.",
-        "--n",
-        "2",
-        "--temperature",
-        "1",
-        "--max-tokens",
-        "16",
-    ];
+    let args =
+        ["generate", "--prompt", "Tell me a story.", "--n", "2", "--temperature", "1", "--max-tokens", "16"];
     let answers = dsde(&[&args[..], &["--json"]].concat()).json_lines();
     let choices: Vec<&Value> = answers.iter().map(|answer| &answer["choice"]).collect();
     assert_eq!(choices, [0, 1]);
     assert_ne!(answers[0]["tokens"], answers[1]["tokens"]);
     let run = dsde(&args);
-    assert!(
-        run.stdout.contains("=== prompt 0, choice 1 ==="),
-        "{}",
-        run.stdout
-    );
+    assert!(run.stdout.contains("=== prompt 0, choice 1 ==="), "{}", run.stdout);
 }
 
 #[test]
@@ -209,20 +168,11 @@ fn log_probabilities_belong_to_the_emitted_tokens() {
 
 #[test]
 fn a_stop_string_ends_the_text_before_it() {
-    let args = [
-        "generate",
-        "--prompt",
-        "Tell me a story.",
-        "--max-tokens",
-        "40",
-        "--json",
-    ];
+    let args = ["generate", "--prompt", "Tell me a story.", "--max-tokens", "40", "--json"];
     let whole = dsde(&args).json_lines().remove(0);
     let text = whole["text"].as_str().expect("a text");
     let stop: String = text.chars().skip(8).take(3).collect();
-    let cut = dsde(&[&args[..], &["--stop", &stop]].concat())
-        .json_lines()
-        .remove(0);
+    let cut = dsde(&[&args[..], &["--stop", &stop]].concat()).json_lines().remove(0);
     let expected = text.split(&stop).next().expect("split has a first part");
     assert_eq!(cut["text"].as_str(), Some(expected));
     assert_eq!(cut["finish_reason"], "stop");
@@ -230,15 +180,7 @@ fn a_stop_string_ends_the_text_before_it() {
 
 #[test]
 fn ignoring_the_end_of_text_runs_to_the_bound() {
-    let args = [
-        "generate",
-        "--file",
-        "-",
-        "--json",
-        "--max-tokens",
-        "150",
-        "--ignore-eos",
-    ];
+    let args = ["generate", "--file", "-", "--json", "--max-tokens", "150", "--ignore-eos"];
     for answer in dsde_with_stdin(&args, PROMPTS).json_lines() {
         assert_eq!(
             (&answer["completion_tokens"], answer["finish_reason"].as_str()),
@@ -250,14 +192,7 @@ fn ignoring_the_end_of_text_runs_to_the_bound() {
 #[test]
 fn a_reader_that_leaves_early_is_no_failure() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_dsde"))
-        .args([
-            "generate",
-            "--prompt",
-            "Tell me a story.",
-            "--max-tokens",
-            "1500",
-            "--ignore-eos",
-        ])
+        .args(["generate", "--prompt", "Tell me a story.", "--max-tokens", "1500", "--ignore-eos"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -269,10 +204,7 @@ fn a_reader_that_leaves_early_is_no_failure() {
     let output = child.wait_with_output().expect("the program ends");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
-    assert!(
-        !stderr.contains("error") && !stderr.contains("panicked"),
-        "{stderr}"
-    );
+    assert!(!stderr.contains("error") && !stderr.contains("panicked"), "{stderr}");
 }
 
 #[test]
@@ -291,11 +223,7 @@ fn a_full_context_forgets_the_oldest_turns_and_says_so() {
     let lines = "Tell me more about the sea and the ships on it.\n".repeat(6);
     let run = dsde_with_stdin(&["chat", "--max-tokens", "16", "--context", "128"], &lines);
     assert_eq!(run.code, Some(0), "{}", run.stderr);
-    assert!(
-        run.stderr.contains("the context of 128 tokens is full"),
-        "{}",
-        run.stderr
-    );
+    assert!(run.stderr.contains("the context of 128 tokens is full"), "{}", run.stderr);
     let long = format!("{}\nHello.\n", "word ".repeat(500));
     let run = dsde_with_stdin(&["chat", "--max-tokens", "16", "--context", "128"], &long);
     assert!(run.stderr.contains("it was not sent"), "{}", run.stderr);
@@ -309,10 +237,7 @@ fn policies_are_listed_with_their_parameters() {
     for name in ["off", "fixed", "dsde"] {
         assert!(list.iter().any(|policy| policy["name"] == name), "{name}");
     }
-    let fixed = list
-        .iter()
-        .find(|policy| policy["name"] == "fixed")
-        .expect("listed");
+    let fixed = list.iter().find(|policy| policy["name"] == "fixed").expect("listed");
     assert_eq!(fixed["parameters"][0]["key"], "k");
     assert!(dsde(&["policies"]).stdout.contains("k=<1..=64>"));
 }

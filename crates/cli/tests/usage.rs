@@ -15,11 +15,7 @@ fn check_refused(args: &[&str], parts: &[&str]) {
     assert!(run.stderr.starts_with("error: "), "{args:?}: {}", run.stderr);
     assert!(!run.stderr.contains("panicked"), "{args:?}: {}", run.stderr);
     for part in parts {
-        assert!(
-            run.stderr.contains(part),
-            "{args:?} lacks {part:?}: {}",
-            run.stderr
-        );
+        assert!(run.stderr.contains(part), "{args:?} lacks {part:?}: {}", run.stderr);
     }
 }
 
@@ -61,10 +57,7 @@ fn unknown_policies_are_refused_with_what_is_possible() {
     check_refused(&with("fast"), &["unknown policy 'fast'", "off, fixed, dsde"]);
     check_refused(&with("fixed:k=0"), &["must be 1..=64", "'0'"]);
     check_refused(&with("fixed"), &["needs k=<1..=64>"]);
-    check_refused(
-        &with("dsde:speed=1"),
-        &["no parameter 'speed'", "variant=<paper or released>"],
-    );
+    check_refused(&with("dsde:speed=1"), &["no parameter 'speed'", "variant=<paper or released>"]);
     check_refused(
         &["bench", "--policies", "off,fixed:k=4,fast"],
         &["unknown policy 'fast'", "off, fixed, dsde"],
@@ -87,10 +80,7 @@ fn models_that_are_not_there_are_named() {
         &["generate", "--prompt", "Hello.", "--model", "/nowhere/model"],
         &["--model /nowhere/model", "no such folder"],
     );
-    check_refused(
-        &["inspect", "--draft", "/nowhere/draft"],
-        &["--draft /nowhere/draft", "no such folder"],
-    );
+    check_refused(&["inspect", "--draft", "/nowhere/draft"], &["--draft /nowhere/draft", "no such folder"]);
 }
 
 #[test]
@@ -101,10 +91,7 @@ fn commands_must_exist() {
 
 #[test]
 fn prompts_must_not_be_empty() {
-    check_refused(
-        &["generate", "--prompt", ""],
-        &["the prompt from --prompt is empty"],
-    );
+    check_refused(&["generate", "--prompt", ""], &["the prompt from --prompt is empty"]);
     check_refused(&["generate"], &["the prompt from stdin is empty"]);
     check_refused(&["generate", "--file", "-"], &["stdin holds no prompts"]);
 }
@@ -117,13 +104,7 @@ fn a_prompt_longer_than_the_context_is_refused_with_both_lengths() {
         &["the prompt from --prompt", "tokens, at most 127 fit"],
     );
     check_refused(
-        &[
-            "generate",
-            "--prompt",
-            "Hello there, how are you on this fine morning?",
-            "--kv-blocks",
-            "1",
-        ],
+        &["generate", "--prompt", "Hello there, how are you on this fine morning?", "--kv-blocks", "1"],
         &["the prompt from --prompt", "tokens, at most 15 fit"],
     );
 }
@@ -136,21 +117,9 @@ fn bad_lines_of_files_are_named() {
     let long = format!("{{\"prompt\": \"{}\"}}", "word ".repeat(3000));
     let conversation = r#"{"messages": [{"role": "user", "content": "x"}]}"#;
     for (text, more, parts) in [
-        (
-            "{\"prompt\": \"a\"}\n{oops}\n",
-            &[] as &[&str],
-            ["prompts.jsonl:2", "JSON object"],
-        ),
-        (
-            "{\"prompt\": \"a\"}\n\n{\"text\": 1}\n",
-            &[],
-            ["prompts.jsonl:3", "got neither"],
-        ),
-        (
-            &format!("{{\"prompt\": \"a\"}}\n{long}"),
-            &[],
-            ["prompts.jsonl:2", "at most 2047 fit"],
-        ),
+        ("{\"prompt\": \"a\"}\n{oops}\n", &[] as &[&str], ["prompts.jsonl:2", "JSON object"]),
+        ("{\"prompt\": \"a\"}\n\n{\"text\": 1}\n", &[], ["prompts.jsonl:3", "got neither"]),
+        (&format!("{{\"prompt\": \"a\"}}\n{long}"), &[], ["prompts.jsonl:2", "at most 2047 fit"]),
         (conversation, &["--raw"], ["prompts.jsonl:1", "leave out --raw"]),
         ("", &[], ["prompts.jsonl", "no prompts"]),
     ] {
@@ -158,10 +127,7 @@ fn bad_lines_of_files_are_named() {
         check_refused(&[&["generate", "--file", path], more].concat(), &parts);
     }
     check_refused(&["generate", "--file", "/nowhere/x.jsonl"], &["/nowhere/x.jsonl"]);
-    check_refused(
-        &["bench", "--workload", "/nowhere/x.jsonl"],
-        &["/nowhere/x.jsonl"],
-    );
+    check_refused(&["bench", "--workload", "/nowhere/x.jsonl"], &["/nowhere/x.jsonl"]);
 }
 
 #[test]
@@ -172,28 +138,17 @@ fn a_draft_with_another_vocabulary_is_refused() {
         &["generate", "--prompt", "Hello.", "--draft", draft],
         &["this draft does not fit the model", "same vocabulary"],
     );
-    let inspection = dsde(&["inspect", "--draft", draft, "--json"])
-        .json_lines()
-        .remove(0);
+    let inspection = dsde(&["inspect", "--draft", draft, "--json"]).json_lines().remove(0);
     assert_eq!(inspection["draft"]["compatible"], false);
-    assert!(
-        inspection["draft"]["reason"]
-            .as_str()
-            .is_some_and(|reason| reason.contains("vocabulary"))
-    );
+    assert!(inspection["draft"]["reason"].as_str().is_some_and(|reason| reason.contains("vocabulary")));
 }
 
 #[test]
 fn a_broken_model_is_a_failure_and_not_a_mistake_of_usage() {
     let folder = draft_folder();
     fs::write(folder.path().join("model.safetensors"), b"short").expect("the scratch folder is writable");
-    let run = dsde(&[
-        "generate",
-        "--prompt",
-        "Hello.",
-        "--model",
-        folder.path().to_str().expect("a UTF-8 path"),
-    ]);
+    let run =
+        dsde(&["generate", "--prompt", "Hello.", "--model", folder.path().to_str().expect("a UTF-8 path")]);
     assert_eq!(run.code, Some(1), "{}", run.stderr);
     assert!(
         run.stderr.starts_with("error: cannot load") && run.stderr.lines().count() == 1,

@@ -15,33 +15,16 @@ impl Vocabulary for NoText {
     }
 }
 
-const SHAPE: Shape = Shape {
-    vocab_len: 4096,
-    context_len_max: 4096,
-    block_len: 16,
-    n_blocks: 64 * 256,
-    has_draft: true,
-};
+const SHAPE: Shape =
+    Shape { vocab_len: 4096, context_len_max: 4096, block_len: 16, n_blocks: 64 * 256, has_draft: true };
 
 /// An engine with `n_seqs` sequences that are all decoding.
 fn decoding_engine(policy: &str, n_seqs: u32) -> Engine<IdleExecutor, MonotonicClock> {
-    let config = Config {
-        drafter: Drafter::Model,
-        rows_max: 1 << 14,
-        ..Config::default()
-    };
-    let policy = policy
-        .parse::<registry::Config>()
-        .expect("a known policy")
-        .build();
-    let mut engine = Engine::new(
-        config,
-        policy,
-        Arc::new(NoText),
-        IdleExecutor(SHAPE),
-        MonotonicClock::start(),
-    )
-    .expect("the configuration is valid");
+    let config = Config { drafter: Drafter::Model, rows_max: 1 << 14, ..Config::default() };
+    let policy = policy.parse::<registry::Config>().expect("a known policy").build();
+    let mut engine =
+        Engine::new(config, policy, Arc::new(NoText), IdleExecutor(SHAPE), MonotonicClock::start())
+            .expect("the configuration is valid");
     for i in 0..n_seqs {
         let request = Request::new(vec![1 + i; 100], Params::greedy(), 3900);
         engine.submit(request).expect("the request is valid");

@@ -78,10 +78,7 @@ impl BlockPool {
             None => self.evict()?,
         };
         let block = self.block_mut(id);
-        debug_assert!(
-            block.n_owners == 0 && block.key.is_none(),
-            "an allocated block is blank"
-        );
+        debug_assert!(block.n_owners == 0 && block.key.is_none(), "an allocated block is blank");
         block.n_owners = 1;
         block.has_draft = false;
         Some(id)
@@ -89,11 +86,7 @@ impl BlockPool {
 
     fn evict(&mut self) -> Option<BlockId> {
         let (_, id) = self.cached.pop_first()?;
-        let key = self
-            .block_mut(id)
-            .key
-            .take()
-            .expect("a cached block is remembered");
+        let key = self.block_mut(id).key.take().expect("a cached block is remembered");
         self.index.remove(&key);
         Some(id)
     }
@@ -105,11 +98,7 @@ impl BlockPool {
             let released = block.released;
             block.n_owners = 1;
             let was_cached = self.cached.remove(&released);
-            assert_eq!(
-                was_cached,
-                Some(id),
-                "a block without owners that is shared was cached"
-            );
+            assert_eq!(was_cached, Some(id), "a block without owners that is shared was cached");
         } else {
             block.n_owners += 1;
         }
@@ -162,11 +151,7 @@ impl BlockPool {
         // One allocation per lookup; lookups happen at admission only.
         let id = *self.index.get(&(prefix, tokens.into()))?;
         let block = self.block(id);
-        Some(CachedBlock {
-            id,
-            prefix: block.prefix,
-            has_draft: block.has_draft,
-        })
+        Some(CachedBlock { id, prefix: block.prefix, has_draft: block.has_draft })
     }
 
     /// Remembers the full block `id` for its contents and returns the prefix that ends with it. If the same contents are
@@ -211,11 +196,7 @@ impl BlockPool {
             assert_eq!(block.n_owners, n_owners[i], "owners of block {i}");
         }
         let n_owned = n_owners.iter().filter(|&&n| n > 0).count();
-        assert_eq!(
-            self.n_free() as usize + n_owned,
-            self.blocks.len(),
-            "free plus owned equals total"
-        );
+        assert_eq!(self.n_free() as usize + n_owned, self.blocks.len(), "free plus owned equals total");
         for id in &self.blank {
             let block = self.block(*id);
             assert!(
@@ -226,19 +207,10 @@ impl BlockPool {
         }
         for (released, id) in &self.cached {
             let block = self.block(*id);
-            assert!(
-                block.n_owners == 0 && block.released == *released,
-                "cached block {} has no owner",
-                id.0
-            );
+            assert!(block.n_owners == 0 && block.released == *released, "cached block {} has no owner", id.0);
         }
         for (key, id) in &self.index {
-            assert_eq!(
-                self.block(*id).key.as_ref(),
-                Some(key),
-                "block {} knows its key",
-                id.0
-            );
+            assert_eq!(self.block(*id).key.as_ref(), Some(key), "block {} knows its key", id.0);
         }
     }
 
@@ -310,13 +282,7 @@ mod tests {
         pool.share(a);
         let (mut first, mut second) = (vec![a], vec![a]);
         let copy = pool.make_writable(&mut first, 0).unwrap().unwrap();
-        assert_eq!(
-            copy,
-            BlockCopy {
-                from: a,
-                to: first[0]
-            }
-        );
+        assert_eq!(copy, BlockCopy { from: a, to: first[0] });
         assert_eq!(pool.make_writable(&mut second, 0), Ok(None));
         pool.check([&first[..], &second[..]].into_iter());
     }

@@ -66,11 +66,8 @@ fn emit(
         (false, false) => Origin::Recovered,
     };
     let mut logprobs = std::mem::take(&mut verification.logprobs).into_iter();
-    let mut gain = Gain {
-        tokens: Vec::with_capacity(verdict.path.len() + 1),
-        text: Vec::new(),
-        finish: None,
-    };
+    let mut gain =
+        Gain { tokens: Vec::with_capacity(verdict.path.len() + 1), text: Vec::new(), finish: None };
     for i in 0..=verdict.path.len() {
         let (token, origin) = match verdict.path.get(i) {
             Some(&node) => (seq.turn.proposal.tokens()[node as usize], Origin::Accepted),
@@ -97,18 +94,11 @@ fn emit_one(
     gain: &mut Gain,
 ) {
     seq.tokens.push(token);
-    gain.tokens.push(EmittedToken {
-        token,
-        origin,
-        logprobs,
-    });
+    gain.tokens.push(EmittedToken { token, origin, logprobs });
     if seq.stop_tokens.contains(&token) {
         seq.stop_strings.flush(&mut gain.text);
         gain.finish = Some(FinishReason::Stop);
-    } else if seq
-        .stop_strings
-        .push(vocabulary.token_bytes(token), &mut gain.text)
-    {
+    } else if seq.stop_strings.push(vocabulary.token_bytes(token), &mut gain.text) {
         gain.finish = Some(FinishReason::Stop);
     }
 }

@@ -20,11 +20,7 @@ pub struct PromptLookup {
 
 impl Default for PromptLookup {
     fn default() -> Self {
-        Self {
-            ngram_max: 3,
-            ngram_min: 2,
-            window: 2048,
-        }
+        Self { ngram_max: 3, ngram_min: 2, window: 2048 }
     }
 }
 
@@ -49,9 +45,8 @@ impl PromptLookup {
     pub fn propose(&self, tokens: &[u32], len: u32, proposal: &mut Proposal) {
         proposal.clear();
         let searched = &tokens[tokens.len().saturating_sub(self.window as usize)..];
-        let Some(start) = (self.ngram_min..=self.ngram_max)
-            .rev()
-            .find_map(|n| continuation(searched, n as usize))
+        let Some(start) =
+            (self.ngram_min..=self.ngram_max).rev().find_map(|n| continuation(searched, n as usize))
         else {
             return;
         };
@@ -70,9 +65,7 @@ impl PromptLookup {
 fn continuation(tokens: &[u32], n: usize) -> Option<usize> {
     let suffix_start = tokens.len().checked_sub(n)?;
     let (suffix, last) = (&tokens[suffix_start..], *tokens.last()?);
-    (n..tokens.len())
-        .rev()
-        .find(|&end| tokens[end - 1] == last && &tokens[end - n..end] == suffix)
+    (n..tokens.len()).rev().find(|&end| tokens[end - 1] == last && &tokens[end - n..end] == suffix)
 }
 
 #[cfg(test)]
@@ -114,10 +107,7 @@ mod tests {
 
     #[test]
     fn only_the_window_is_searched() {
-        let lookup = PromptLookup {
-            window: 4,
-            ..PromptLookup::default()
-        };
+        let lookup = PromptLookup { window: 4, ..PromptLookup::default() };
         let mut proposal = Proposal::new();
         lookup.propose(&[1, 2, 3, 8, 9, 1, 2], 1, &mut proposal);
         assert!(proposal.is_empty());

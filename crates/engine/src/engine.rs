@@ -53,10 +53,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         };
         Ok(Self {
             config,
-            shape: Shape {
-                context_len_max: context_len_max(&shape),
-                ..shape
-            },
+            shape: Shape { context_len_max: context_len_max(&shape), ..shape },
             policy,
             vocabulary,
             executor,
@@ -96,12 +93,8 @@ impl<E: Executor, C: Clock> Engine<E, C> {
 
     /// Ends all choices of a request at once; their blocks are free when this returns. `false` if nothing of it is left.
     pub fn cancel(&mut self, id: RequestId) -> bool {
-        let mut ended: Vec<Sequence> = self
-            .scheduler
-            .waiting
-            .extract_if(.., |_, seq| seq.request == id)
-            .map(|(_, s)| s)
-            .collect();
+        let mut ended: Vec<Sequence> =
+            self.scheduler.waiting.extract_if(.., |_, seq| seq.request == id).map(|(_, s)| s).collect();
         while let Some(i) = self.scheduler.running.iter().position(|seq| seq.request == id) {
             ended.push(self.scheduler.retire(i));
         }
@@ -185,7 +178,5 @@ impl<E: Executor, C: Clock> Engine<E, C> {
 
 /// A context longer than all blocks together can never be stored.
 fn context_len_max(shape: &Shape) -> u32 {
-    shape
-        .context_len_max
-        .min(shape.n_blocks.saturating_mul(shape.block_len))
+    shape.context_len_max.min(shape.n_blocks.saturating_mul(shape.block_len))
 }

@@ -80,9 +80,7 @@ impl Request {
             return Err(Refused::EmptyPrompt);
         }
         // One slot must remain for the first emitted token.
-        let context_len_max = shape
-            .context_len_max
-            .min(shape.n_blocks.saturating_mul(shape.block_len));
+        let context_len_max = shape.context_len_max.min(shape.n_blocks.saturating_mul(shape.block_len));
         let prompt_len_max = context_len_max.saturating_sub(1);
         if self.prompt.len() > prompt_len_max as usize {
             return Err(Refused::PromptTooLong {
@@ -92,10 +90,7 @@ impl Request {
         }
         let known_tokens = self.prompt.iter().chain(&self.stop.tokens);
         if let Some(&token) = known_tokens.into_iter().find(|&&t| t >= shape.vocab_len) {
-            return Err(Refused::UnknownToken {
-                token,
-                vocab_len: shape.vocab_len,
-            });
+            return Err(Refused::UnknownToken { token, vocab_len: shape.vocab_len });
         }
         self.check_bounds()?;
         Ok(self.params.check(shape.vocab_len)?)
@@ -104,30 +99,10 @@ impl Request {
     fn check_bounds(&self) -> Result<(), Refused> {
         let bounds = [
             ("tokens_max", self.tokens_max as usize, 1, u32::MAX as usize),
-            (
-                "tokens_min",
-                self.tokens_min as usize,
-                0,
-                self.tokens_max as usize,
-            ),
-            (
-                "n_choices",
-                self.n_choices as usize,
-                1,
-                Self::CHOICES_MAX as usize,
-            ),
-            (
-                "number of stop tokens",
-                self.stop.tokens.len(),
-                0,
-                Self::STOP_TOKENS_MAX,
-            ),
-            (
-                "number of stop strings",
-                self.stop.strings.len(),
-                0,
-                Self::STOP_STRINGS_MAX,
-            ),
+            ("tokens_min", self.tokens_min as usize, 0, self.tokens_max as usize),
+            ("n_choices", self.n_choices as usize, 1, Self::CHOICES_MAX as usize),
+            ("number of stop tokens", self.stop.tokens.len(), 0, Self::STOP_TOKENS_MAX),
+            ("number of stop strings", self.stop.strings.len(), 0, Self::STOP_STRINGS_MAX),
         ];
         let lengths = self
             .stop
@@ -139,10 +114,7 @@ impl Request {
                 return Err(Refused::OutOfRange { name, got, min, max });
             }
         }
-        for (name, slo) in [
-            ("ttft_ms_max", self.slo.ttft_ms_max),
-            ("tpot_ms_max", self.slo.tpot_ms_max),
-        ] {
+        for (name, slo) in [("ttft_ms_max", self.slo.ttft_ms_max), ("tpot_ms_max", self.slo.tpot_ms_max)] {
             if let Some(got) = slo.filter(|ms| !ms.is_finite() || *ms <= 0.0) {
                 return Err(Refused::Slo { name, got });
             }

@@ -115,10 +115,7 @@ impl Scheduler {
         loop {
             let next = match after {
                 None => self.waiting.first_key_value(),
-                Some(rank) => self
-                    .waiting
-                    .range((Bound::Excluded(rank), Bound::Unbounded))
-                    .next(),
+                Some(rank) => self.waiting.range((Bound::Excluded(rank), Bound::Unbounded)).next(),
             };
             let Some((&rank, _)) = next else { return };
             if self.running.len() >= self.limits.sequences_max && !self.preempt_below(rank) {
@@ -147,10 +144,7 @@ impl Scheduler {
 
     /// Preempts the last running sequence if its priority is strictly worse than that of `rank`.
     fn preempt_below(&mut self, rank: Rank) -> bool {
-        let is_worse = self
-            .running
-            .last()
-            .is_some_and(|last| last.priority > rank.priority);
+        let is_worse = self.running.last().is_some_and(|last| last.priority > rank.priority);
         if is_worse {
             self.preempt_last();
         }
@@ -167,26 +161,18 @@ impl Scheduler {
         let n_blocks = seq.len().div_ceil(self.limits.block_len) as usize;
         let first_written = (seq.context_len / self.limits.block_len) as usize;
         // Beside running sequences, each of them is left a block to grow into, and a shared last block will be copied.
-        let n_left = if self.running.is_empty() {
-            0
-        } else {
-            1 + self.running.len()
-        };
+        let n_left = if self.running.is_empty() { 0 } else { 1 + self.running.len() };
         if (self.pool.n_free() as usize) < n_blocks - seq.table.len() + n_left {
             self.pool.release_all(&mut seq.table);
             seq.reset();
             return Err(Held::ByBlocks);
         }
         for idx in first_written..seq.table.len() {
-            let copy = self
-                .pool
-                .make_writable(&mut seq.table, idx)
-                .expect("a block for the copy is free");
+            let copy = self.pool.make_writable(&mut seq.table, idx).expect("a block for the copy is free");
             self.copies.extend(copy);
         }
         while seq.table.len() < n_blocks {
-            seq.table
-                .push(self.pool.allocate().expect("enough blocks are free"));
+            seq.table.push(self.pool.allocate().expect("enough blocks are free"));
         }
         if seq.timeline.admitted.is_none() {
             seq.timeline.cached_tokens = seq.context_len;
@@ -200,10 +186,7 @@ impl Scheduler {
             let is_ahead = running.context_len >= fork_len(seq);
             return Some(if is_ahead { Leader::Ahead } else { Leader::Reading });
         }
-        self.waiting
-            .values()
-            .any(|other| other.id == leader)
-            .then_some(Leader::Reading)
+        self.waiting.values().any(|other| other.id == leader).then_some(Leader::Reading)
     }
 
     /// Shares the leader's blocks up to the last prompt token, the partly filled one included; who writes first copies it.
@@ -213,8 +196,7 @@ impl Scheduler {
             .and_then(|id| self.running.iter().find(|other| other.id == id))
             .expect("the leader runs");
         let fork_len = fork_len(seq);
-        seq.table
-            .extend_from_slice(&leader.table[..fork_len.div_ceil(self.limits.block_len) as usize]);
+        seq.table.extend_from_slice(&leader.table[..fork_len.div_ceil(self.limits.block_len) as usize]);
         seq.context_len = fork_len;
         seq.draft_len = leader.draft_len.min(fork_len);
         for &id in &seq.table {
@@ -249,11 +231,7 @@ impl Scheduler {
     /// Decodes first, one row each; prompt chunks share what is left, at least a block's worth in all.
     fn hand_out_rows(&mut self) {
         let n_decoding = self.running.iter().filter(|seq| seq.is_decoding()).count() as u32;
-        let mut budget = self
-            .limits
-            .rows_max
-            .saturating_sub(n_decoding)
-            .max(self.limits.block_len);
+        let mut budget = self.limits.rows_max.saturating_sub(n_decoding).max(self.limits.block_len);
         for seq in &mut self.running {
             seq.turn.clear();
             seq.turn.n_known = if seq.is_decoding() {
@@ -273,8 +251,7 @@ impl Scheduler {
         let seq = &mut self.running[i];
         let n_needed = seq.tokens.len().div_ceil(block_len);
         while seq.table.len() > n_needed {
-            self.pool
-                .release(seq.table.pop().expect("the table is longer than needed"));
+            self.pool.release(seq.table.pop().expect("the table is longer than needed"));
         }
         if !self.limits.has_prefix_cache {
             return;
@@ -282,9 +259,7 @@ impl Scheduler {
         while (seq.n_remembered + 1) * block_len <= seq.context_len as usize {
             let start = seq.n_remembered * block_len;
             let tokens = &seq.tokens[start..start + block_len];
-            seq.prefix = self
-                .pool
-                .remember(seq.table[seq.n_remembered], seq.prefix, tokens);
+            seq.prefix = self.pool.remember(seq.table[seq.n_remembered], seq.prefix, tokens);
             seq.n_remembered += 1;
         }
         while (seq.n_draft_marked + 1) * block_len <= seq.draft_len.min(seq.context_len) as usize {
@@ -303,39 +278,17 @@ impl Scheduler {
     /// Panics unless every block is accounted for and every sequence is in a possible state.
     pub(crate) fn check(&self) {
         self.pool.check(self.running.iter().map(|seq| &seq.table[..]));
-        assert!(
-            self.running.is_sorted_by_key(Sequence::rank),
-            "running sequences stand in rank order"
-        );
+        assert!(self.running.is_sorted_by_key(Sequence::rank), "running sequences stand in rank order");
         for seq in &self.running {
-            assert!(
-                seq.context_len < seq.len(),
-                "the last known token of {:?} is pending",
-                seq.id
-            );
-            assert!(
-                seq.draft_len < seq.len(),
-                "the draft of {:?} has not read the last token",
-                seq.id
-            );
+            assert!(seq.context_len < seq.len(), "the last known token of {:?} is pending", seq.id);
+            assert!(seq.draft_len < seq.len(), "the draft of {:?} has not read the last token", seq.id);
             let n_slots = seq.table.len() as u32 * self.limits.block_len;
-            assert!(
-                n_slots >= seq.context_len,
-                "blocks of {:?} cover its context",
-                seq.id
-            );
+            assert!(n_slots >= seq.context_len, "blocks of {:?} cover its context", seq.id);
         }
         for seq in self.waiting.values() {
-            assert!(
-                seq.table.is_empty() && seq.context_len == 0,
-                "waiting {:?} owns nothing",
-                seq.id
-            );
+            assert!(seq.table.is_empty() && seq.context_len == 0, "waiting {:?} owns nothing", seq.id);
         }
-        assert!(
-            self.copies.is_empty(),
-            "copies are made before the pass they belong to"
-        );
+        assert!(self.copies.is_empty(), "copies are made before the pass they belong to");
     }
 }
 

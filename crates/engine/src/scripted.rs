@@ -30,12 +30,7 @@ pub struct Script {
 
 impl Default for Script {
     fn default() -> Self {
-        Self {
-            vocab_len: 31,
-            agreement: 0.7,
-            sharpness: 6.0,
-            seed: 1,
-        }
+        Self { vocab_len: 31, agreement: 0.7, sharpness: 6.0, seed: 1 }
     }
 }
 
@@ -116,17 +111,11 @@ struct Store {
 impl Store {
     fn new(shape: &Shape) -> Self {
         let block_len = shape.block_len as usize;
-        Self {
-            slots: vec![None; shape.n_blocks as usize * block_len],
-            block_len,
-        }
+        Self { slots: vec![None; shape.n_blocks as usize * block_len], block_len }
     }
 
     fn copy(&mut self, copy: BlockCopy) {
-        let (from, to) = (
-            copy.from.0 as usize * self.block_len,
-            copy.to.0 as usize * self.block_len,
-        );
+        let (from, to) = (copy.from.0 as usize * self.block_len, copy.to.0 as usize * self.block_len);
         self.slots.copy_within(from..from + self.block_len, to);
     }
 
@@ -147,9 +136,7 @@ impl Store {
     /// Tokens that row `r` sees, in the order of their slots.
     fn visible<'a>(&'a self, rows: &'a RowBatch, seq_idx: usize, r: usize) -> impl Iterator<Item = u32> + 'a {
         let base = rows.visible_len[r];
-        let nodes = (0..u64::BITS)
-            .filter(move |b| rows.tree_mask[r] >> b & 1 == 1)
-            .map(move |b| base + b);
+        let nodes = (0..u64::BITS).filter(move |b| rows.tree_mask[r] >> b & 1 == 1).map(move |b| base + b);
         (0..base).chain(nodes).map(move |slot| {
             let token = self.slots[self.index(rows, seq_idx, slot)];
             token.expect("a row sees only slots that were written")
@@ -161,10 +148,7 @@ impl ScriptedExecutor {
     /// An executor whose stores are empty.
     pub fn new(script: Script, shape: Shape, rule: Rule) -> Self {
         Self {
-            shape: Shape {
-                vocab_len: script.vocab_len,
-                ..shape
-            },
+            shape: Shape { vocab_len: script.vocab_len, ..shape },
             script,
             rule,
             target: Store::new(&shape),
@@ -186,19 +170,14 @@ impl ScriptedExecutor {
         let is_failing = self.failing_pass == Some(self.n_passes);
         self.n_passes += 1;
         match is_failing {
-            true => Err(ExecutorError {
-                pass,
-                source: "scripted failure".into(),
-            }),
+            true => Err(ExecutorError { pass, source: "scripted failure".into() }),
             false => Ok(()),
         }
     }
 
     fn draw_draft(&mut self, rows: &RowBatch, draw: &DraftDraw<'_>) -> Drafted {
         let last = rows.rows_of(draw.seq_idx).end - 1;
-        let mut row = self
-            .script
-            .draft_logits(self.draft.visible(rows, draw.seq_idx, last));
+        let mut row = self.script.draft_logits(self.draft.visible(rows, draw.seq_idx, last));
         let adjustment = Adjustment {
             params: draw.params,
             history: draw.history,
@@ -217,11 +196,7 @@ impl ScriptedExecutor {
             let index = draw.proposal.len();
             draws(draw.params, draw.history).token(Purpose::Draft, index, Weights::Row(&row))
         };
-        let position = DraftPosition {
-            index: draw.proposal.len(),
-            entropy: 0.0,
-            top_prob: 1.0,
-        };
+        let position = DraftPosition { index: draw.proposal.len(), entropy: 0.0, top_prob: 1.0 };
         Drafted { token, position }
     }
 
@@ -230,9 +205,7 @@ impl ScriptedExecutor {
         let first = rows.rows_of(draw.seq_idx).end - 1 - n_nodes;
         let (mut target, mut logits) = (Vec::new(), Vec::new());
         for i in 0..=n_nodes {
-            let mut row = self
-                .script
-                .target_logits(self.target.visible(rows, draw.seq_idx, first + i));
+            let mut row = self.script.target_logits(self.target.visible(rows, draw.seq_idx, first + i));
             let path = path_to(draw, i);
             let adjustment = Adjustment {
                 params: draw.params,
@@ -256,23 +229,11 @@ impl ScriptedExecutor {
             target: Rows::new(&target, vocab_len),
             draft: is_sampled.then(|| Rows::new(&kept.probabilities, vocab_len)),
         };
-        let verdict = verify(
-            draw.params,
-            self.rule,
-            &evidence,
-            &mut draws(draw.params, draw.history),
-        );
+        let verdict = verify(draw.params, self.rule, &evidence, &mut draws(draw.params, draw.history));
         let wants_signals = draw.signals.divergence && draw.is_model_drafted;
-        let signals = if wants_signals {
-            signals(draw, &logits, &kept.logits, vocab_len)
-        } else {
-            Vec::new()
-        };
-        Verification {
-            verdict,
-            signals,
-            logprobs: Vec::new(),
-        }
+        let signals =
+            if wants_signals { signals(draw, &logits, &kept.logits, vocab_len) } else { Vec::new() };
+        Verification { verdict, signals, logprobs: Vec::new() }
     }
 }
 
@@ -324,10 +285,7 @@ impl Executor for ScriptedExecutor {
 }
 
 fn draws(params: &Params, history: &[u32]) -> CounterDraws {
-    CounterDraws {
-        seed: params.seed,
-        position: history.len() as u32,
-    }
+    CounterDraws { seed: params.seed, position: history.len() as u32 }
 }
 
 /// Tokens of the nodes from the root to the node whose row is `1 + node`; row 0 has none.
@@ -343,11 +301,7 @@ fn path_to(draw: &TargetDraw<'_>, row: usize) -> Vec<u32> {
 }
 
 fn signals(draw: &TargetDraw<'_>, target: &[f32], draft: &[f32], vocab_len: usize) -> Vec<PositionSignals> {
-    let temperature = if draw.params.is_greedy() {
-        1.0
-    } else {
-        draw.params.temperature
-    };
+    let temperature = if draw.params.is_greedy() { 1.0 } else { draw.params.temperature };
     let rows = target.chunks_exact(vocab_len).zip(draft.chunks_exact(vocab_len));
     rows.take(draw.proposal.len() as usize)
         .map(|(p, q)| {
@@ -384,11 +338,7 @@ impl Executor for IdleExecutor {
         drafted.clear();
         drafted.extend(draws.iter().map(|draw| Drafted {
             token: 0,
-            position: DraftPosition {
-                index: draw.proposal.len(),
-                entropy: 0.0,
-                top_prob: 1.0,
-            },
+            position: DraftPosition { index: draw.proposal.len(), entropy: 0.0, top_prob: 1.0 },
         }));
         Ok(())
     }
@@ -401,11 +351,7 @@ impl Executor for IdleExecutor {
     ) -> Result<(), ExecutorError> {
         verifications.clear();
         verifications.extend(draws.iter().map(|draw| Verification {
-            verdict: Verdict {
-                path: (0..draw.proposal.len()).collect(),
-                next: 0,
-                is_bonus: true,
-            },
+            verdict: Verdict { path: (0..draw.proposal.len()).collect(), next: 0, is_bonus: true },
             signals: vec![PositionSignals::default(); draw.proposal.len() as usize],
             logprobs: Vec::new(),
         }));

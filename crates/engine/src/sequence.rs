@@ -92,10 +92,7 @@ impl Sequence {
             choice,
             priority: request.priority,
             leader,
-            params: Params {
-                seed: choice_seed(request.params.seed, choice),
-                ..request.params.clone()
-            },
+            params: Params { seed: choice_seed(request.params.seed, choice), ..request.params.clone() },
             stop_tokens: request.stop.tokens.clone(),
             stop_strings: StopStrings::new(&request.stop.strings),
             tokens_max: request.tokens_max,
@@ -108,19 +105,13 @@ impl Sequence {
             n_remembered: 0,
             prefix: Prefix::EMPTY,
             n_draft_marked: 0,
-            timeline: RequestTimeline {
-                prompt_tokens: prompt_len,
-                ..RequestTimeline::default()
-            },
+            timeline: RequestTimeline { prompt_tokens: prompt_len, ..RequestTimeline::default() },
             turn: Turn::default(),
         }
     }
 
     pub(crate) fn rank(&self) -> Rank {
-        Rank {
-            priority: self.priority,
-            seq: self.id,
-        }
+        Rank { priority: self.priority, seq: self.id }
     }
 
     pub(crate) fn len(&self) -> u32 {
@@ -142,11 +133,7 @@ impl Sequence {
 
     /// Tokens that may not be emitted in this step.
     pub(crate) fn banned(&self) -> &[u32] {
-        if self.emitted() < self.tokens_min {
-            &self.stop_tokens
-        } else {
-            &[]
-        }
+        if self.emitted() < self.tokens_min { &self.stop_tokens } else { &[] }
     }
 
     /// Largest useful speculation length: a step emits at most the remaining tokens, fits the context, and does not cross
@@ -154,11 +141,7 @@ impl Sequence {
     pub(crate) fn sl_limit(&self, context_len_max: u32) -> u32 {
         let remaining = self.tokens_max - self.emitted();
         let room = context_len_max.saturating_sub(self.len());
-        let until_min = self
-            .tokens_min
-            .checked_sub(self.emitted())
-            .filter(|&n| n > 0)
-            .unwrap_or(u32::MAX);
+        let until_min = self.tokens_min.checked_sub(self.emitted()).filter(|&n| n > 0).unwrap_or(u32::MAX);
         // Of n emitted tokens, n - 1 were drafted.
         remaining.min(room).min(until_min).saturating_sub(1)
     }

@@ -39,11 +39,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     /// stays usable.
     pub fn step(&mut self) -> Result<StepReport, ExecutorError> {
         let started = self.clock.now();
-        let mut report = StepReport {
-            step: self.n_steps,
-            ..StepReport::default()
-        };
-        self.n_steps += 1;
+        let mut report = StepReport { step: self.n_steps, ..StepReport::default() };
         report.preempted = self.scheduler.schedule();
         let result = self.run_passes(started, &mut report);
         if result.is_err() {
@@ -54,6 +50,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
             self.observe(&report);
             self.retire_finished();
         }
+        self.n_steps += 1;
         if cfg!(debug_assertions) {
             self.check_invariants();
         }
@@ -76,12 +73,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
 
     /// Asks the policy for a length per decoding sequence and reserves what fits.
     fn plan(&mut self, now: Duration) {
-        let Scratch {
-            views,
-            view_owners,
-            plan,
-            ..
-        } = &mut self.scratch;
+        let Scratch { views, view_owners, plan, .. } = &mut self.scratch;
         views.clear();
         view_owners.clear();
         for (i, seq) in self.scheduler.running.iter().enumerate() {
@@ -92,8 +84,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         }
         plan.clear();
         plan.resize(views.len(), Planned::none());
-        self.policy
-            .plan(&plan_view(now, self.n_steps, views, &self.scheduler), plan);
+        self.policy.plan(&plan_view(now, self.n_steps, views, &self.scheduler), plan);
         for ((&i, planned), view) in view_owners.iter().zip(plan.iter_mut()).zip(views.iter()) {
             planned.len = planned.len.min(view.limit);
             if planned.len > 0 {
@@ -125,19 +116,10 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     }
 
     fn draft_by_lookup(&mut self, lookup: PromptLookup) {
-        for seq in self
-            .scheduler
-            .running
-            .iter_mut()
-            .filter(|seq| seq.turn.planned > 0)
-        {
+        for seq in self.scheduler.running.iter_mut().filter(|seq| seq.turn.planned > 0) {
             lookup.propose(&seq.tokens, seq.turn.planned, &mut seq.turn.proposal);
             seq.turn.drafted = seq.turn.proposal.len();
-            let certain = |index| DraftPosition {
-                index,
-                entropy: 0.0,
-                top_prob: 1.0,
-            };
+            let certain = |index| DraftPosition { index, entropy: 0.0, top_prob: 1.0 };
             seq.turn.positions.extend((0..seq.turn.drafted).map(certain));
         }
     }
@@ -191,12 +173,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         rows.clear();
         for &i in drafting {
             let seq = &mut self.scheduler.running[i];
-            let last = seq
-                .turn
-                .proposal
-                .tokens()
-                .last()
-                .expect("a drafting sequence has drafted");
+            let last = seq.turn.proposal.tokens().last().expect("a drafting sequence has drafted");
             rows.push(seq.draft_len, &[*last], &Proposal::new(), &seq.table);
             seq.draft_len += 1;
         }
@@ -206,13 +183,11 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     fn draw_drafts(&mut self, drafting: &[usize]) -> Result<(), ExecutorError> {
         let signals = self.policy.signals();
         let running = &mut self.scheduler.running;
-        let is_ready = |seq: &Sequence| seq.draft_len >= seq.len();
-        let draws: Vec<DraftDraw<'_>> = drafting
-            .iter()
-            .enumerate()
-            .map(|(seq_idx, &i)| (seq_idx, &running[i]))
-            .filter(|(_, seq)| is_ready(seq))
-            .map(|(seq_idx, seq)| DraftDraw {
+        let has_caught_up = |&(_, i): &(usize, usize)| running[i].draft_len >= running[i].len();
+        let ready: Vec<(usize, usize)> = drafting.iter().copied().enumerate().filter(has_caught_up).collect();
+        let draw = |&(seq_idx, i): &(usize, usize)| {
+            let seq = &running[i];
+            DraftDraw {
                 seq_idx,
                 seq: seq.id,
                 params: &seq.params,
@@ -221,20 +196,12 @@ impl<E: Executor, C: Clock> Engine<E, C> {
                 proposal: &seq.turn.proposal,
                 banned: seq.banned(),
                 signals,
-            })
-            .collect();
-        self.executor
-            .draft(&self.scratch.rows, &draws, &mut self.scratch.drafted)?;
-        assert_eq!(
-            self.scratch.drafted.len(),
-            draws.len(),
-            "a drafted token for every draw"
-        );
-        let ready = drafting
-            .iter()
-            .copied()
-            .filter(|&i| running[i].draft_len >= running[i].len());
-        for (i, drafted) in ready.collect::<Vec<_>>().into_iter().zip(&self.scratch.drafted) {
+            }
+        };
+        let draws: Vec<DraftDraw<'_>> = ready.iter().map(draw).collect();
+        self.executor.draft(&self.scratch.rows, &draws, &mut self.scratch.drafted)?;
+        assert_eq!(self.scratch.drafted.len(), ready.len(), "a drafted token for every draw");
+        for (&(_, i), drafted) in ready.iter().zip(&self.scratch.drafted) {
             let turn = &mut running[i].turn;
             turn.proposal.push_chain(drafted.token);
             turn.positions.push(drafted.position);
@@ -263,23 +230,12 @@ impl<E: Executor, C: Clock> Engine<E, C> {
 
     /// One target pass over all rows of all sequences.
     fn verify(&mut self) -> Result<(), ExecutorError> {
-        let Scratch {
-            rows,
-            drawing,
-            verifications,
-            ..
-        } = &mut self.scratch;
+        let Scratch { rows, drawing, verifications, .. } = &mut self.scratch;
         let signals = self.policy.signals();
         rows.clear();
         drawing.clear();
         let mut draws = Vec::with_capacity(self.scheduler.running.len());
-        for (i, seq) in self
-            .scheduler
-            .running
-            .iter()
-            .enumerate()
-            .filter(|(_, seq)| seq.turn.n_known > 0)
-        {
+        for (i, seq) in self.scheduler.running.iter().enumerate().filter(|(_, seq)| seq.turn.n_known > 0) {
             let known = &seq.tokens[seq.context_len as usize..][..seq.turn.n_known as usize];
             rows.push(seq.context_len, known, &seq.turn.proposal, &seq.table);
             if seq.turn.is_drawing {
@@ -311,13 +267,8 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         let now = self.clock.now();
         report.target_rows = self.scratch.rows.n_rows() as u32;
         report.n_seqs = self.scratch.rows.n_seqs() as u32;
-        let mut verifications = self
-            .scratch
-            .drawing
-            .iter()
-            .copied()
-            .zip(&mut self.scratch.verifications)
-            .peekable();
+        let mut verifications =
+            self.scratch.drawing.iter().copied().zip(&mut self.scratch.verifications).peekable();
         for i in 0..self.scheduler.running.len() {
             let seq = &mut self.scheduler.running[i];
             if seq.turn.n_known == 0 {
@@ -417,12 +368,8 @@ fn plan_view<'a>(
     sequences: &'a [SequenceView],
     scheduler: &Scheduler,
 ) -> PlanView<'a> {
-    let prefill_rows = scheduler
-        .running
-        .iter()
-        .filter(|seq| !seq.is_decoding())
-        .map(|seq| seq.turn.n_known)
-        .sum();
+    let prefill_rows =
+        scheduler.running.iter().filter(|seq| !seq.is_decoding()).map(|seq| seq.turn.n_known).sum();
     PlanView {
         step,
         sequences,

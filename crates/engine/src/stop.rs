@@ -11,10 +11,7 @@ impl StopStrings {
     /// Watches for `strings`, none of them empty.
     pub(crate) fn new(strings: &[String]) -> Self {
         debug_assert!(strings.iter().all(|s| !s.is_empty()));
-        Self {
-            strings: strings.iter().map(|s| s.as_bytes().to_vec()).collect(),
-            held: Vec::new(),
-        }
+        Self { strings: strings.iter().map(|s| s.as_bytes().to_vec()).collect(), held: Vec::new() }
     }
 
     /// Takes the bytes of one token, appends to `released` what is safe; `true` if a stop string is now complete, in which
@@ -46,10 +43,7 @@ impl StopStrings {
     fn longest_start(&self) -> usize {
         let longest = |s: &Vec<u8>| {
             let most = (s.len() - 1).min(self.held.len());
-            (1..=most)
-                .rev()
-                .find(|&n| self.held.ends_with(&s[..n]))
-                .unwrap_or(0)
+            (1..=most).rev().find(|&n| self.held.ends_with(&s[..n])).unwrap_or(0)
         };
         self.strings.iter().map(longest).max().unwrap_or(0)
     }
@@ -67,9 +61,7 @@ mod tests {
         let stops: Vec<String> = stops.iter().map(|s| s.to_string()).collect();
         let mut matcher = StopStrings::new(&stops);
         let mut text = Vec::new();
-        let is_match = pieces
-            .iter()
-            .any(|piece| matcher.push(piece.as_bytes(), &mut text));
+        let is_match = pieces.iter().any(|piece| matcher.push(piece.as_bytes(), &mut text));
         if !is_match {
             matcher.flush(&mut text);
         }

@@ -23,17 +23,10 @@ fn a_stop_token_ends_the_sequence_and_adds_no_text() {
     for policy in ["off", "fixed:k=6"] {
         let mut engine = engine(model_config(), policy, 100);
         let mut request = greedy(prompt.clone(), 40);
-        request.stop = Stop {
-            tokens: vec![stop_token],
-            strings: vec![],
-        };
+        request.stop = Stop { tokens: vec![stop_token], strings: vec![] };
         let id = engine.submit(request).unwrap();
         let output = &run(&mut engine)[&(id, 0)];
-        assert_eq!(
-            (&output.tokens[..], output.reason()),
-            (&expected[..=n], FinishReason::Stop),
-            "{policy}"
-        );
+        assert_eq!((&output.tokens[..], output.reason()), (&expected[..=n], FinishReason::Stop), "{policy}");
         assert_eq!(output.text, text_of(&expected[..n]));
     }
 }
@@ -51,11 +44,7 @@ fn a_stop_string_across_tokens_is_cut_off() {
         request.stop.strings = vec![stop.clone(), "ZZ".to_owned()];
         let id = engine.submit(request).unwrap();
         let output = &run(&mut engine)[&(id, 0)];
-        assert_eq!(
-            (output.text.as_str(), output.reason()),
-            (&text[..kept], FinishReason::Stop),
-            "{policy}"
-        );
+        assert_eq!((output.text.as_str(), output.reason()), (&text[..kept], FinishReason::Stop), "{policy}");
         assert_eq!(output.tokens, expected[..kept + 3]);
     }
 }
@@ -97,11 +86,7 @@ fn length_ends_at_tokens_max_and_at_the_end_of_the_context() {
 fn choices_share_the_prompt_and_differ_in_their_draws() {
     for policy in ["off", "fixed:k=4"] {
         let mut engine = engine(model_config(), policy, 200);
-        let params = Params {
-            temperature: 1.0,
-            seed: 5,
-            ..Params::greedy()
-        };
+        let params = Params { temperature: 1.0, seed: 5, ..Params::greedy() };
         let mut request = Request::new(prompt(4, 22), params.clone(), 30);
         request.n_choices = 4;
         let id = engine.submit(request).unwrap();
@@ -110,19 +95,12 @@ fn choices_share_the_prompt_and_differ_in_their_draws() {
         assert_eq!(texts.len(), 4, "four different continuations");
         for choice in 1..4 {
             let timeline = outputs[&(id, choice)].finished.as_ref().unwrap().timeline;
-            assert_eq!(
-                timeline.cached_tokens, 21,
-                "all but the last prompt token is shared"
-            );
+            assert_eq!(timeline.cached_tokens, 21, "all but the last prompt token is shared");
         }
         // The first choice is the request with n = 1.
         let mut alone = common::engine(model_config(), policy, 200);
         let id_alone = alone.submit(Request::new(prompt(4, 22), params, 30)).unwrap();
-        assert_eq!(
-            run(&mut alone)[&(id_alone, 0)].tokens,
-            outputs[&(id, 0)].tokens,
-            "{policy}"
-        );
+        assert_eq!(run(&mut alone)[&(id_alone, 0)].tokens, outputs[&(id, 0)].tokens, "{policy}");
     }
 }
 
@@ -137,11 +115,7 @@ fn greedy_choices_are_equal_and_right_in_tight_memory() {
         let outputs = run(&mut engine);
         let expected = Script::default().greedy_continuation(&prompt(4, 22), 20);
         for choice in 0..5 {
-            assert_eq!(
-                outputs[&(id, choice)].tokens,
-                expected,
-                "choice {choice}, {n_blocks} blocks"
-            );
+            assert_eq!(outputs[&(id, choice)].tokens, expected, "choice {choice}, {n_blocks} blocks");
         }
     }
 }
@@ -165,15 +139,7 @@ fn a_repeated_prompt_comes_from_the_prefix_cache_for_target_and_draft() {
         so_far.finished = output.finished;
     }
     assert_eq!(before[&(first, 0)].tokens, after[&(second, 0)].tokens);
-    assert_eq!(
-        after[&(second, 0)]
-            .finished
-            .as_ref()
-            .unwrap()
-            .timeline
-            .cached_tokens,
-        32
-    );
+    assert_eq!(after[&(second, 0)].finished.as_ref().unwrap().timeline.cached_tokens, 32);
     engine.clear_prefix_cache();
     engine.check_invariants();
 }
@@ -181,15 +147,7 @@ fn a_repeated_prompt_comes_from_the_prefix_cache_for_target_and_draft() {
 #[test]
 fn cancellation_frees_everything_at_once_wherever_the_request_is() {
     for steps in 0..12 {
-        let mut engine = engine(
-            Config {
-                rows_max: 8,
-                sequences_max: 2,
-                ..model_config()
-            },
-            "fixed:k=3",
-            60,
-        );
+        let mut engine = engine(Config { rows_max: 8, sequences_max: 2, ..model_config() }, "fixed:k=3", 60);
         let mut request = greedy(prompt(1, 30), 50);
         request.n_choices = 3;
         let doomed = engine.submit(request).unwrap();
@@ -203,33 +161,19 @@ fn cancellation_frees_everything_at_once_wherever_the_request_is() {
         engine.check_invariants();
         collect(engine.drain_events(), &mut outputs);
         for choice in 0..3 {
-            assert_eq!(
-                outputs[&(doomed, choice)].reason(),
-                FinishReason::Cancelled,
-                "after {steps} steps"
-            );
+            assert_eq!(outputs[&(doomed, choice)].reason(), FinishReason::Cancelled, "after {steps} steps");
         }
         for (key, output) in run(&mut engine) {
             let so_far = outputs.entry(key).or_default();
             so_far.tokens.extend(output.tokens);
         }
-        assert_eq!(
-            outputs[&(other, 0)].tokens,
-            Script::default().greedy_continuation(&prompt(2, 10), 20)
-        );
+        assert_eq!(outputs[&(other, 0)].tokens, Script::default().greedy_continuation(&prompt(2, 10), 20));
     }
 }
 
 #[test]
 fn better_priority_runs_first_and_preempts() {
-    let mut engine = engine(
-        Config {
-            sequences_max: 1,
-            ..model_config()
-        },
-        "off",
-        60,
-    );
+    let mut engine = engine(Config { sequences_max: 1, ..model_config() }, "off", 60);
     let slow = engine.submit(greedy(prompt(1, 10), 30)).unwrap();
     for _ in 0..5 {
         engine.step().unwrap();
@@ -243,10 +187,7 @@ fn better_priority_runs_first_and_preempts() {
     let outputs = run(&mut engine);
     let finished = |id| outputs[&(id, 0)].finished.as_ref().unwrap().timeline;
     assert!(finished(urgent).finished < finished(slow).finished);
-    assert!(
-        finished(slow).finished < finished(later).finished,
-        "equal priorities keep their order"
-    );
+    assert!(finished(slow).finished < finished(later).finished, "equal priorities keep their order");
     assert_eq!(finished(slow).preemptions, 1);
 }
 
@@ -270,14 +211,7 @@ fn origins_tell_how_tokens_came_to_be() {
 fn a_failed_pass_ends_its_sequences_and_the_engine_goes_on() {
     for pass in 0..8 {
         let executor = ScriptedExecutor::new(Script::default(), shape(60), Rule::Block).fail_at(pass);
-        let mut engine = engine_of(
-            Config {
-                sequences_max: 2,
-                ..model_config()
-            },
-            "fixed:k=2",
-            executor,
-        );
+        let mut engine = engine_of(Config { sequences_max: 2, ..model_config() }, "fixed:k=2", executor);
         for i in 0..4 {
             engine.submit(greedy(prompt(i, 10), 20)).unwrap();
         }
@@ -287,95 +221,37 @@ fn a_failed_pass_ends_its_sequences_and_the_engine_goes_on() {
             n_errors += u32::from(engine.step().is_err());
             collect(engine.drain_events(), &mut outputs);
         }
-        let n_failed = outputs
-            .values()
-            .filter(|o| o.reason() == FinishReason::Failed)
-            .count();
+        let n_failed = outputs.values().filter(|o| o.reason() == FinishReason::Failed).count();
         assert_eq!((n_errors, n_failed, outputs.len()), (1, 2, 4), "pass {pass}");
     }
 }
 
 #[test]
 fn bad_requests_are_refused_with_what_was_expected() {
-    let mut engine = engine(
-        Config {
-            waiting_max: 2,
-            ..model_config()
-        },
-        "off",
-        100,
-    );
+    let mut engine = engine(Config { waiting_max: 2, ..model_config() }, "off", 100);
     let good = || greedy(prompt(1, 4), 4);
     let cases: Vec<(Request, &str)> = vec![
-        (
-            greedy(vec![], 4),
-            "the prompt is empty; at least one token is needed",
-        ),
-        (
-            greedy(vec![1; 256], 4),
-            "the prompt has 256 tokens, at most 255 fit the context",
-        ),
-        (
-            greedy(vec![31], 4),
-            "token 31 is outside the vocabulary of 31 tokens",
-        ),
+        (greedy(vec![], 4), "the prompt is empty; at least one token is needed"),
+        (greedy(vec![1; 256], 4), "the prompt has 256 tokens, at most 255 fit the context"),
+        (greedy(vec![31], 4), "token 31 is outside the vocabulary of 31 tokens"),
         (greedy(vec![1], 0), "tokens_max must be in 1..=4294967295, got 0"),
+        (Request { tokens_min: 5, ..good() }, "tokens_min must be in 0..=4, got 5"),
+        (Request { n_choices: 0, ..good() }, "n_choices must be in 1..=128, got 0"),
+        (Request { n_choices: 129, ..good() }, "n_choices must be in 1..=128, got 129"),
         (
-            Request {
-                tokens_min: 5,
-                ..good()
-            },
-            "tokens_min must be in 0..=4, got 5",
-        ),
-        (
-            Request {
-                n_choices: 0,
-                ..good()
-            },
-            "n_choices must be in 1..=128, got 0",
-        ),
-        (
-            Request {
-                n_choices: 129,
-                ..good()
-            },
-            "n_choices must be in 1..=128, got 129",
-        ),
-        (
-            Request {
-                n_choices: 3,
-                ..good()
-            },
+            Request { n_choices: 3, ..good() },
             "0 sequences are waiting already, at most 2 may; try again later",
         ),
         (
-            Request {
-                stop: Stop {
-                    strings: vec![String::new()],
-                    tokens: vec![],
-                },
-                ..good()
-            },
+            Request { stop: Stop { strings: vec![String::new()], tokens: vec![] }, ..good() },
             "bytes of a stop string must be in 1..=1024, got 0",
         ),
         (
-            Request {
-                stop: Stop {
-                    strings: vec!["x".into(); 17],
-                    tokens: vec![],
-                },
-                ..good()
-            },
+            Request { stop: Stop { strings: vec!["x".into(); 17], tokens: vec![] }, ..good() },
             "number of stop strings must be in 0..=16, got 17",
         ),
         (
-            Request {
-                slo: Slo {
-                    ttft_ms_max: Some(f64::NAN),
-                    tpot_ms_max: None,
-                },
-                ..good()
-            },
+            Request { slo: Slo { ttft_ms_max: Some(f64::NAN), tpot_ms_max: None }, ..good() },
             "ttft_ms_max must be a positive number of milliseconds, got NaN",
         ),
     ];
@@ -383,10 +259,7 @@ fn bad_requests_are_refused_with_what_was_expected() {
         let refused = engine.submit(request).unwrap_err();
         assert_eq!(refused.to_string(), expected);
     }
-    let params = Params {
-        temperature: f32::NAN,
-        ..Params::greedy()
-    };
+    let params = Params { temperature: f32::NAN, ..Params::greedy() };
     let refused = engine.submit(Request::new(vec![1], params, 1)).unwrap_err();
     assert!(matches!(refused, Refused::Sampling(_)));
     assert!(engine.is_idle());
@@ -396,34 +269,9 @@ fn bad_requests_are_refused_with_what_was_expected() {
 fn contradictory_configurations_are_refused() {
     let check = |config: Config, expected: ConfigError| assert_eq!(config.check(false), Err(expected));
     check(model_config(), ConfigError::NoDraftModel);
-    let rows = ConfigError::OutOfRange {
-        name: "rows_max",
-        got: 8,
-        min: 64,
-        max: 65536,
-    };
-    check(
-        Config {
-            rows_max: 8,
-            ..Config::default()
-        },
-        rows,
-    );
-    let lookup = dsde_engine::PromptLookup {
-        ngram_min: 4,
-        ..Default::default()
-    };
-    let ngram = ConfigError::OutOfRange {
-        name: "ngram_min",
-        got: 4,
-        min: 1,
-        max: 3,
-    };
-    check(
-        Config {
-            drafter: Drafter::PromptLookup(lookup),
-            ..Config::default()
-        },
-        ngram,
-    );
+    let rows = ConfigError::OutOfRange { name: "rows_max", got: 8, min: 64, max: 65536 };
+    check(Config { rows_max: 8, ..Config::default() }, rows);
+    let lookup = dsde_engine::PromptLookup { ngram_min: 4, ..Default::default() };
+    let ngram = ConfigError::OutOfRange { name: "ngram_min", got: 4, min: 1, max: 3 };
+    check(Config { drafter: Drafter::PromptLookup(lookup), ..Config::default() }, ngram);
 }

@@ -21,19 +21,10 @@ const TOKENS: usize = 3;
 /// Upper quantile of the standard normal distribution at 1e-6.
 const Z: f64 = 4.753;
 
-const SCRIPT: Script = Script {
-    vocab_len: 4,
-    agreement: 0.5,
-    sharpness: 3.0,
-    seed: 3,
-};
+const SCRIPT: Script = Script { vocab_len: 4, agreement: 0.5, sharpness: 3.0, seed: 3 };
 
 fn params(seed: u64) -> Params {
-    Params {
-        temperature: 0.8,
-        seed,
-        ..Params::greedy()
-    }
+    Params { temperature: 0.8, seed, ..Params::greedy() }
 }
 
 /// Probability of each continuation of `prompt` under plain sampling.
@@ -83,18 +74,9 @@ fn excess(counts: &BTreeMap<Vec<u32>, f64>, law: &BTreeMap<Vec<u32>, f64>) -> f6
 /// Joint counts of the emitted tokens, and whether anything was accepted.
 fn sample(prompt: &[u32], config: Config, policy: &str, rule: Rule) -> (BTreeMap<Vec<u32>, f64>, bool) {
     let executor = ScriptedExecutor::new(SCRIPT, shape(200), rule);
-    let mut engine = engine_of(
-        Config {
-            waiting_max: 1 << 20,
-            ..config
-        },
-        policy,
-        executor,
-    );
+    let mut engine = engine_of(Config { waiting_max: 1 << 20, ..config }, policy, executor);
     for seed in 0..N_REQUESTS {
-        engine
-            .submit(Request::new(prompt.to_vec(), params(seed), TOKENS as u32))
-            .unwrap();
+        engine.submit(Request::new(prompt.to_vec(), params(seed), TOKENS as u32)).unwrap();
     }
     let mut counts = BTreeMap::new();
     let mut accepted = 0;
@@ -109,10 +91,7 @@ fn sample(prompt: &[u32], config: Config, policy: &str, rule: Rule) -> (BTreeMap
 fn every_policy_and_rule_keeps_the_law() {
     let prompt = [1, 2, 0, 1];
     let law = law(&prompt);
-    let mut policies: Vec<String> = registry::ENTRIES
-        .iter()
-        .map(|entry| entry.name.to_owned())
-        .collect();
+    let mut policies: Vec<String> = registry::ENTRIES.iter().map(|entry| entry.name.to_owned()).collect();
     policies.retain(|name| name != "fixed");
     policies.extend(["fixed:k=1", "fixed:k=2", "dsde:cap=mean", "dsde:variant=released"].map(str::to_owned));
     for rule in [Rule::TokenWise, Rule::Block] {
@@ -120,10 +99,7 @@ fn every_policy_and_rule_keeps_the_law() {
             let (counts, is_accepting) = sample(&prompt, model_config(), policy, rule);
             assert_eq!(is_accepting, policy != "off", "{policy} is not vacuous");
             let excess = excess(&counts, &law);
-            assert!(
-                excess < 1.0,
-                "{policy}, {rule:?}: chi-square is {excess} of its bound"
-            );
+            assert!(excess < 1.0, "{policy}, {rule:?}: chi-square is {excess} of its bound");
         }
     }
 }
@@ -131,14 +107,8 @@ fn every_policy_and_rule_keeps_the_law() {
 #[test]
 fn prompt_lookup_keeps_the_law() {
     let prompt = [1, 2, 0, 1, 2];
-    let lookup = PromptLookup {
-        ngram_min: 1,
-        ..PromptLookup::default()
-    };
-    let config = Config {
-        drafter: Drafter::PromptLookup(lookup),
-        ..Config::default()
-    };
+    let lookup = PromptLookup { ngram_min: 1, ..PromptLookup::default() };
+    let config = Config { drafter: Drafter::PromptLookup(lookup), ..Config::default() };
     let (counts, is_accepting) = sample(&prompt, config, "fixed:k=2", Rule::Block);
     assert!(is_accepting);
     let excess = excess(&counts, &law(&prompt));

@@ -12,13 +12,7 @@ const TOKENS: u32 = 40;
 
 fn policies() -> Vec<String> {
     let fixed = (1..=8).map(|k| format!("fixed:k={k}"));
-    let others = [
-        "off",
-        "dsde",
-        "dsde:cap=mean",
-        "dsde:variant=released",
-        "dsde:variant=released,cap=mean",
-    ];
+    let others = ["off", "dsde", "dsde:cap=mean", "dsde:variant=released", "dsde:variant=released,cap=mean"];
     fixed.chain(others.map(str::to_owned)).collect()
 }
 
@@ -26,10 +20,7 @@ fn policies() -> Vec<String> {
 fn check(config: Config, policy: &str, n_blocks: u32) -> (u32, u32, u32) {
     let mut engine = engine(config, policy, n_blocks);
     let prompts: Vec<Vec<u32>> = (0..12).map(|i| prompt(i, 1 + 4 * i)).collect();
-    let ids: Vec<_> = prompts
-        .iter()
-        .map(|p| engine.submit(greedy(p.clone(), TOKENS)).unwrap())
-        .collect();
+    let ids: Vec<_> = prompts.iter().map(|p| engine.submit(greedy(p.clone(), TOKENS)).unwrap()).collect();
     let outputs = run(&mut engine);
     let mut sums = (0, 0, 0);
     for (id, prompt) in ids.iter().zip(&prompts) {
@@ -37,11 +28,7 @@ fn check(config: Config, policy: &str, n_blocks: u32) -> (u32, u32, u32) {
         let expected = Script::default().greedy_continuation(prompt, TOKENS as usize);
         assert_eq!(output.tokens, expected, "{policy}, {n_blocks} blocks, {config:?}");
         let timeline = output.finished.as_ref().unwrap().timeline;
-        sums = (
-            sums.0 + timeline.drafted,
-            sums.1 + timeline.accepted,
-            sums.2 + timeline.preemptions,
-        );
+        sums = (sums.0 + timeline.drafted, sums.1 + timeline.accepted, sums.2 + timeline.preemptions);
     }
     sums
 }
@@ -50,10 +37,7 @@ fn check(config: Config, policy: &str, n_blocks: u32) -> (u32, u32, u32) {
 fn greedy_output_is_independent_of_policy_and_concurrency() {
     for sequences_max in [1, 3, 8, 32] {
         for policy in policies() {
-            let config = Config {
-                sequences_max,
-                ..model_config()
-            };
+            let config = Config { sequences_max, ..model_config() };
             let (drafted, accepted, _) = check(config, &policy, 400);
             let is_speculating = policy != "off";
             assert_eq!(
@@ -78,12 +62,7 @@ fn greedy_output_survives_preemption() {
 fn greedy_output_is_independent_of_chunking_and_prefix_cache() {
     for rows_max in [4, 7, 64] {
         for prefix_cache in [false, true] {
-            let config = Config {
-                rows_max,
-                sequences_max: 4,
-                prefix_cache,
-                ..model_config()
-            };
+            let config = Config { rows_max, sequences_max: 4, prefix_cache, ..model_config() };
             check(config, "dsde", 60);
         }
     }
@@ -92,10 +71,7 @@ fn greedy_output_is_independent_of_chunking_and_prefix_cache() {
 #[test]
 fn greedy_output_survives_prompt_lookup() {
     let config = Config {
-        drafter: Drafter::PromptLookup(PromptLookup {
-            ngram_min: 1,
-            ..PromptLookup::default()
-        }),
+        drafter: Drafter::PromptLookup(PromptLookup { ngram_min: 1, ..PromptLookup::default() }),
         ..Config::default()
     };
     let (drafted, _, _) = check(config, "fixed:k=5", 400);
@@ -135,21 +111,12 @@ fn a_changed_policy_resumes_from_a_lagging_draft() {
 #[test]
 fn a_perfect_draft_is_always_accepted() {
     for temperature in [0.0, 0.8] {
-        let script = Script {
-            agreement: 1.0,
-            ..Script::default()
-        };
+        let script = Script { agreement: 1.0, ..Script::default() };
         let executor = ScriptedExecutor::new(script, shape(200), Rule::TokenWise);
         let mut engine: Engine<_, _> = engine_of(model_config(), "fixed:k=5", executor);
         for i in 0..6 {
-            let params = Params {
-                temperature,
-                seed: u64::from(i),
-                ..Params::greedy()
-            };
-            engine
-                .submit(dsde_engine::Request::new(prompt(i, 3 + i), params, 41))
-                .unwrap();
+            let params = Params { temperature, seed: u64::from(i), ..Params::greedy() };
+            engine.submit(dsde_engine::Request::new(prompt(i, 3 + i), params, 41)).unwrap();
         }
         for output in run(&mut engine).values() {
             let timeline = output.finished.as_ref().unwrap().timeline;

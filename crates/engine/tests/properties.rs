@@ -11,20 +11,9 @@ use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
 enum Action {
-    Submit {
-        salt: u32,
-        prompt_len: u32,
-        tokens_max: u32,
-        n_choices: u32,
-        priority: i32,
-        is_greedy: bool,
-    },
-    Cancel {
-        which: usize,
-    },
-    Step {
-        n: u32,
-    },
+    Submit { salt: u32, prompt_len: u32, tokens_max: u32, n_choices: u32, priority: i32, is_greedy: bool },
+    Cancel { which: usize },
+    Step { n: u32 },
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -41,13 +30,8 @@ fn action() -> impl Strategy<Value = Action> {
     prop_oneof![3 => submit, 1 => (0..20usize).prop_map(|which| Action::Cancel { which }), 3 => (1..12u32).prop_map(|n| Action::Step { n })]
 }
 
-const POLICIES: [&str; 5] = [
-    "off",
-    "fixed:k=3",
-    "fixed:k=8,cap=mean",
-    "dsde",
-    "dsde:variant=released,cap=mean",
-];
+const POLICIES: [&str; 5] =
+    ["off", "fixed:k=3", "fixed:k=8,cap=mean", "dsde", "dsde:variant=released,cap=mean"];
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]

@@ -57,28 +57,14 @@ struct Bench {
 fn bench_of(cpu: &Cpu, shape: (usize, usize)) -> Bench {
     let (n_in, n_out) = shape;
     let bytes: Vec<u8> = (0..n_in * n_out).flat_map(|i| [(i % 251) as u8, 0x3c]).collect();
-    let dense = Dense {
-        dtype: Dtype::Bf16,
-        n_out,
-        n_in,
-        bytes: &bytes,
-    };
+    let dense = Dense { dtype: Dtype::Bf16, n_out, n_in, bytes: &bytes };
     let n_copies = ROTATED_BYTES.div_ceil(bytes.len());
-    let matrices = (0..n_copies)
-        .map(|_| cpu.pack(&[dense], Stacking::Concat, None))
-        .collect();
-    Bench {
-        shape,
-        matrices,
-        times: ROW_COUNTS.map(|_| Times::default()).into(),
-    }
+    let matrices = (0..n_copies).map(|_| cpu.pack(&[dense], Stacking::Concat, None)).collect();
+    Bench { shape, matrices, times: ROW_COUNTS.map(|_| Times::default()).into() }
 }
 
 fn main() {
-    let n_rounds = std::env::args()
-        .filter_map(|arg| arg.parse().ok())
-        .next()
-        .unwrap_or(5);
+    let n_rounds = std::env::args().filter_map(|arg| arg.parse().ok()).next().unwrap_or(5);
     let n_threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     let cpu = Cpu::new(n_threads);
     println!("{}, {n_rounds} rounds, medians (min .. max)", cpu.describe());
@@ -94,20 +80,13 @@ fn main() {
                 limits::multiply(&cpu, N_LOOPS);
             }) / limits::multiply(&cpu, N_LOOPS) as f64;
             let region = seconds(2e-6, |_| cpu.for_each(2, &|_| ()));
-            let products: Vec<f64> = ROW_COUNTS
-                .iter()
-                .map(|&n_rows| product(&cpu, bench, n_rows))
-                .collect();
+            let products: Vec<f64> = ROW_COUNTS.iter().map(|&n_rows| product(&cpu, bench, n_rows)).collect();
             // The first round warms up.
             if round > 0 {
                 reads.0.push(read);
                 peaks.0.push(peak);
                 regions.0.push(region);
-                bench
-                    .times
-                    .iter_mut()
-                    .zip(products)
-                    .for_each(|(times, time)| times.0.push(time));
+                bench.times.iter_mut().zip(products).for_each(|(times, time)| times.0.push(time));
             }
         }
     }

@@ -19,10 +19,7 @@ impl Kernel for Softmax<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let params = Params {
-            temperature: 0.8,
-            ..Params::greedy()
-        };
+        let params = Params { temperature: 0.8, ..Params::greedy() };
         softmax(self.row, &params, self.scratch);
     }
 }
@@ -51,36 +48,22 @@ impl Kernel for Largest<'_> {
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
-    let logits: Vec<f32> = (0..VOCAB_LEN)
-        .map(|i| ((i * 7919) % 1000) as f32 / 50.0)
-        .collect();
+    let logits: Vec<f32> = (0..VOCAB_LEN).map(|i| ((i * 7919) % 1000) as f32 / 50.0).collect();
     for isa in [Isa::Portable, Isa::detect()] {
         let mut group = criterion.benchmark_group(format!("vocabulary/{isa:?}"));
-        group
-            .throughput(Throughput::Elements(VOCAB_LEN as u64))
-            .sample_size(20);
+        group.throughput(Throughput::Elements(VOCAB_LEN as u64)).sample_size(20);
         let mut scratch = Scratch::default();
         group.bench_function("softmax", |bencher| {
-            let pass = |row: &mut Vec<f32>| {
-                isa.run(Softmax {
-                    row,
-                    scratch: &mut scratch,
-                })
-            };
+            let pass = |row: &mut Vec<f32>| isa.run(Softmax { row, scratch: &mut scratch });
             bencher.iter_batched_ref(|| logits.clone(), pass, BatchSize::LargeInput);
         });
         let mut p = logits.clone();
-        isa.run(Softmax {
-            row: &mut p,
-            scratch: &mut scratch,
-        });
+        isa.run(Softmax { row: &mut p, scratch: &mut scratch });
         let q: Vec<f32> = p.iter().rev().copied().collect();
         group.bench_function("divergence", |bencher| {
             bencher.iter(|| isa.run(Compare(black_box(&p), black_box(&q))));
         });
-        group.bench_function("argmax", |bencher| {
-            bencher.iter(|| isa.run(Largest(black_box(&logits))))
-        });
+        group.bench_function("argmax", |bencher| bencher.iter(|| isa.run(Largest(black_box(&logits)))));
         group.finish();
     }
     criterion.final_summary();

@@ -70,11 +70,7 @@ impl Checkpoint {
     /// folder or a tensor that is not there, or the configuration is refused (see [`ModelConfig::parse`]).
     pub fn open(folder: &Path) -> Result<Self, Error> {
         let contents = folder::open(folder)?;
-        Ok(Self {
-            config: contents.config,
-            shards: contents.shards,
-            tensors: contents.tensors,
-        })
+        Ok(Self { config: contents.config, shards: contents.shards, tensors: contents.tensors })
     }
 
     /// Opens files that are part of the program.
@@ -84,15 +80,8 @@ impl Checkpoint {
     pub fn embedded(files: EmbeddedFiles) -> Result<Self, Error> {
         let config = ModelConfig::parse(files.config, Some(files.generation_config))?;
         let shard = Shard::embedded("embedded model.safetensors", files.weights)?;
-        let tensors = shard
-            .spans()
-            .map(|(name, span)| (name, Location { shard_idx: 0, span }))
-            .collect();
-        Ok(Self {
-            config,
-            shards: vec![shard],
-            tensors,
-        })
+        let tensors = shard.spans().map(|(name, span)| (name, Location { shard_idx: 0, span })).collect();
+        Ok(Self { config, shards: vec![shard], tensors })
     }
 
     /// What the model is.
@@ -116,17 +105,11 @@ impl Checkpoint {
     /// [`Error::TensorMissing`], [`Error::TensorShape`], or [`Error::TensorDtype`] for anything but f32, f16 and bf16.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>, Error> {
         let Some(Location { shard_idx, span }) = self.tensors.get(name) else {
-            return Err(Error::TensorMissing {
-                name: name.to_string(),
-            });
+            return Err(Error::TensorMissing { name: name.to_string() });
         };
         if span.shape != shape {
             let (expected, got) = (shape.to_vec(), span.shape.clone());
-            return Err(Error::TensorShape {
-                name: name.to_string(),
-                expected,
-                got,
-            });
+            return Err(Error::TensorShape { name: name.to_string(), expected, got });
         }
         let dtype = match span.dtype {
             safetensors::Dtype::F32 => Dtype::F32,
@@ -134,18 +117,10 @@ impl Checkpoint {
             safetensors::Dtype::BF16 => Dtype::Bf16,
             other => {
                 let got = format!("{other:?}");
-                return Err(Error::TensorDtype {
-                    name: name.to_string(),
-                    expected: DTYPES,
-                    got,
-                });
+                return Err(Error::TensorDtype { name: name.to_string(), expected: DTYPES, got });
             }
         };
-        Ok(TensorView {
-            dtype,
-            shape: &span.shape,
-            bytes: self.shards[*shard_idx].bytes(span),
-        })
+        Ok(TensorView { dtype, shape: &span.shape, bytes: self.shards[*shard_idx].bytes(span) })
     }
 
     /// The matrix `name` of shape `[n_out, n_in]`, ready for packing.
@@ -154,12 +129,7 @@ impl Checkpoint {
     /// As [`Checkpoint::tensor`].
     pub fn matrix(&self, name: &str, n_out: usize, n_in: usize) -> Result<Dense<'_>, Error> {
         let TensorView { dtype, bytes, .. } = self.tensor(name, &[n_out, n_in])?;
-        Ok(Dense {
-            dtype,
-            n_out,
-            n_in,
-            bytes,
-        })
+        Ok(Dense { dtype, n_out, n_in, bytes })
     }
 
     /// The vector `name` of `len` elements, converted to f32 (exact for every type that is read).
@@ -176,14 +146,8 @@ impl TensorView<'_> {
     pub fn to_f32(&self) -> Vec<f32> {
         match self.dtype {
             Dtype::F32 => self.elements().map(f32::from_le_bytes).collect(),
-            Dtype::F16 => self
-                .elements()
-                .map(|le| half::f16::from_le_bytes(le).to_f32())
-                .collect(),
-            Dtype::Bf16 => self
-                .elements()
-                .map(|le| half::bf16::from_le_bytes(le).to_f32())
-                .collect(),
+            Dtype::F16 => self.elements().map(|le| half::f16::from_le_bytes(le).to_f32()).collect(),
+            Dtype::Bf16 => self.elements().map(|le| half::bf16::from_le_bytes(le).to_f32()).collect(),
         }
     }
 

@@ -111,25 +111,15 @@ impl Family {
     }
 
     fn parse(fields: Fields<'_>) -> Result<Self, Error> {
-        let named = fields
-            .get("architectures")
-            .and_then(Value::as_array)
-            .and_then(|all| all.first());
+        let named = fields.get("architectures").and_then(Value::as_array).and_then(|all| all.first());
         let (got, family) = match named {
             Some(value) => {
-                let found = Self::ALL
-                    .into_iter()
-                    .find(|family| value == family.architecture());
+                let found = Self::ALL.into_iter().find(|family| value == family.architecture());
                 (value.as_str().map_or_else(|| shown(value), String::from), found)
             }
             None => {
-                let got = fields.text("model_type")?.ok_or(Error::FieldMissing {
-                    field: "architectures",
-                })?;
-                (
-                    got.to_string(),
-                    Self::ALL.into_iter().find(|family| got == family.model_type()),
-                )
+                let got = fields.text("model_type")?.ok_or(Error::FieldMissing { field: "architectures" })?;
+                (got.to_string(), Self::ALL.into_iter().find(|family| got == family.model_type()))
             }
         };
         let expected = Self::ALL.map(Self::architecture).join(", ");
@@ -151,14 +141,10 @@ impl ModelConfig {
     /// scaling other than linear and Llama 3's.
     pub fn parse(config: &[u8], generation: Option<&[u8]>) -> Result<Self, Error> {
         let config = json("config.json", config)?;
-        let generation = generation
-            .map(|text| json("generation_config.json", text))
-            .transpose()?;
+        let generation = generation.map(|text| json("generation_config.json", text)).transpose()?;
         let fields = Fields::of("config.json", &config)?;
-        let generation = generation
-            .as_ref()
-            .map(|value| Fields::of("generation_config.json", value))
-            .transpose()?;
+        let generation =
+            generation.as_ref().map(|value| Fields::of("generation_config.json", value)).transpose()?;
 
         let family = Family::parse(fields)?;
         refuse_unsupported(fields)?;
@@ -192,10 +178,7 @@ impl ModelConfig {
 }
 
 fn json(file: &str, text: &[u8]) -> Result<Value, Error> {
-    serde_json::from_slice(text).map_err(|source| Error::Json {
-        file: file.to_string(),
-        source,
-    })
+    serde_json::from_slice(text).map_err(|source| Error::Json { file: file.to_string(), source })
 }
 
 fn refuse_unsupported(fields: Fields<'_>) -> Result<(), Error> {
@@ -210,9 +193,7 @@ fn refuse_unsupported(fields: Fields<'_>) -> Result<(), Error> {
         }
     }
     if let Some(quantization) = fields.object("quantization_config")? {
-        let method = quantization
-            .get("quant_method")
-            .map_or_else(|| "unnamed".to_string(), shown);
+        let method = quantization.get("quant_method").map_or_else(|| "unnamed".to_string(), shown);
         return Err(Error::Unsupported {
             feature: "a quantised checkpoint",
             got: format!("quant_method: {method}"),
@@ -234,18 +215,12 @@ fn n_kv_heads(fields: Fields<'_>, family: Family, n_heads: usize) -> Result<usiz
         Some(n) => n,
         None if family == Family::Llama => n_heads,
         None => {
-            return Err(Error::FieldMissing {
-                field: "num_key_value_heads",
-            });
+            return Err(Error::FieldMissing { field: "num_key_value_heads" });
         }
     };
     if !n_heads.is_multiple_of(n_kv_heads) {
         let expected = format!("a divisor of num_attention_heads ({n_heads})");
-        return Err(Error::Field {
-            field: "num_key_value_heads",
-            expected,
-            got: n_kv_heads.to_string(),
-        });
+        return Err(Error::Field { field: "num_key_value_heads", expected, got: n_kv_heads.to_string() });
     }
     Ok(n_kv_heads)
 }
@@ -257,20 +232,12 @@ fn head_dim(fields: Fields<'_>, family: Family, hidden: usize, n_heads: usize) -
         None if hidden.is_multiple_of(n_heads) => hidden / n_heads,
         None => {
             let expected = format!("a multiple of num_attention_heads ({n_heads}) where head_dim is absent");
-            return Err(Error::Field {
-                field: "hidden_size",
-                expected,
-                got: hidden.to_string(),
-            });
+            return Err(Error::Field { field: "hidden_size", expected, got: hidden.to_string() });
         }
     };
     if !head_dim.is_multiple_of(2) || head_dim > HEAD_DIM_MAX {
         let expected = format!("even and at most {HEAD_DIM_MAX}");
-        return Err(Error::Field {
-            field: "head_dim",
-            expected,
-            got: head_dim.to_string(),
-        });
+        return Err(Error::Field { field: "head_dim", expected, got: head_dim.to_string() });
     }
     Ok(head_dim)
 }
@@ -288,11 +255,7 @@ fn context_len_max(fields: Fields<'_>, family: Family) -> Result<u32, Error> {
     };
     let served = window.map_or(trained, |window| window.min(trained));
     if served < trained {
-        tracing::warn!(
-            served,
-            trained,
-            "the context is limited to the model's sliding window"
-        );
+        tracing::warn!(served, trained, "the context is limited to the model's sliding window");
     }
     Ok(served as u32)
 }
@@ -304,9 +267,5 @@ fn special_tokens(
     vocab_len: usize,
 ) -> Result<Vec<u32>, Error> {
     let preferred = generation.map_or(Ok(Vec::new()), |fields| fields.tokens(field, vocab_len))?;
-    if preferred.is_empty() {
-        config.tokens(field, vocab_len)
-    } else {
-        Ok(preferred)
-    }
+    if preferred.is_empty() { config.tokens(field, vocab_len) } else { Ok(preferred) }
 }

@@ -1,11 +1,11 @@
 //! The real executor: a target and optionally a draft of the Llama family over two stores with the same blocks.
 //!
 //! A pass runs the model over all rows once and then walks over the sequences that want a token. Logits exist for a bounded
-//! number of rows at a time ([`outputs::LOGIT_ROWS_MAX`]): the walk takes as many sequences as fit, projects their rows on the
+//! number of rows at a time (`LOGIT_ROWS_MAX`): the walk takes as many sequences as fit, projects their rows on the
 //! vocabulary, works on them in parallel, and goes on. What a sequence gets depends on its own rows and its own random numbers
 //! alone, so neither the grouping nor the number of threads can be seen in the output.
 //!
-//! Between the passes of a step the executor keeps what drafted tokens were drawn from ([`drafted::DraftedRows`]); the
+//! Between the passes of a step the executor keeps what drafted tokens were drawn from (`DraftedRows`); the
 //! verification needs it, and afterwards it is gone.
 
 mod drafted;
@@ -26,8 +26,8 @@ use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::error::Error;
 use crate::llama::{Llama, kv_shape};
-use draw::Draw;
 use drafted::{DraftedRows, DraftedStore};
+use draw::Draw;
 use judge::Judge;
 use outputs::OutputPlan;
 use parallel::Workers;
@@ -51,11 +51,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            rule: Rule::default(),
-            context_len_max: u32::MAX,
-            kv: KvSize::Auto,
-        }
+        Self { rule: Rule::default(), context_len_max: u32::MAX, kv: KvSize::Auto }
     }
 }
 
@@ -137,17 +133,11 @@ impl<B: Backend> ModelExecutor<B> {
     /// Memory held for the executor's life.
     pub fn memory(&self) -> MemoryUse {
         let configs = [Some(&self.target), self.draft.as_ref()].map(|m| m.map(|m| m.llama.config()));
-        let block_bytes = configs
-            .into_iter()
-            .flatten()
-            .map(|config| block_bytes(&self.backend, config))
-            .sum();
+        let block_bytes =
+            configs.into_iter().flatten().map(|config| block_bytes(&self.backend, config)).sum();
         MemoryUse {
             target_weight_bytes: self.target.llama.weight_bytes(&self.backend),
-            draft_weight_bytes: self
-                .draft
-                .as_ref()
-                .map_or(0, |m| m.llama.weight_bytes(&self.backend)),
+            draft_weight_bytes: self.draft.as_ref().map_or(0, |m| m.llama.weight_bytes(&self.backend)),
             block_bytes,
             kv_bytes: block_bytes * self.shape.n_blocks as usize,
         }
@@ -182,16 +172,11 @@ fn shape<B: Backend>(
     if let Some(draft) = draft
         && draft.vocab_len != target.vocab_len
     {
-        return Err(Error::VocabularyLen {
-            expected: target.vocab_len,
-            got: draft.vocab_len,
-        });
+        return Err(Error::VocabularyLen { expected: target.vocab_len, got: draft.vocab_len });
     }
     let models = [Some(target), draft];
     let models = || models.iter().flatten();
-    let context_len = models()
-        .map(|model| model.context_len_max)
-        .fold(config.context_len_max, u32::min);
+    let context_len = models().map(|model| model.context_len_max).fold(config.context_len_max, u32::min);
     let block_bytes: usize = models().map(|model| block_bytes(backend, model)).sum();
     let block_len = backend.block_len() as u32;
     let fitting = |bytes: u64| u32::try_from(bytes / block_bytes as u64).unwrap_or(u32::MAX);
@@ -219,10 +204,7 @@ impl<B: Backend> Executor for ModelExecutor<B> {
     }
 
     fn copy_blocks(&mut self, copies: &[BlockCopy]) -> Result<(), ExecutorError> {
-        for model in [Some(&mut self.target), self.draft.as_mut()]
-            .into_iter()
-            .flatten()
-        {
+        for model in [Some(&mut self.target), self.draft.as_mut()].into_iter().flatten() {
             self.backend.copy_blocks(&mut model.kv, copies);
         }
         Ok(())
@@ -236,43 +218,23 @@ impl<B: Backend> Executor for ModelExecutor<B> {
     ) -> Result<(), ExecutorError> {
         drafted.clear();
         let Some(model) = &mut self.draft else {
-            return Err(ExecutorError {
-                pass: "draft",
-                source: "no draft model is loaded".into(),
-            });
+            return Err(ExecutorError { pass: "draft", source: "no draft model is loaded".into() });
         };
         let groups = self.plan.of(rows, draws.iter().map(|draw| (draw.seq_idx, 1)));
-        model
-            .llama
-            .forward(&self.backend, rows, &self.plan.outputs, &mut model.kv);
-        drafted.resize(
-            draws.len(),
-            Drafted {
-                token: 0,
-                position: DraftPosition::default(),
-            },
-        );
-        let kept = draws
-            .iter()
-            .map(|draw| self.drafted.take(draw.seq, draw.proposal.len()));
+        model.llama.forward(&self.backend, rows, &self.plan.outputs, &mut model.kv);
+        drafted.resize(draws.len(), Drafted { token: 0, position: DraftPosition::default() });
+        let kept = draws.iter().map(|draw| self.drafted.take(draw.seq, draw.proposal.len()));
         let mut kept: Vec<DraftedRows> = kept.collect();
         let isa = self.backend.isa();
         for group in groups {
             let logits = model.llama.logits(&self.backend, group.rows);
             let n_logits = logits.len();
             let rows = logits.chunks_exact_mut(self.shape.vocab_len as usize);
-            let results = kept[group.draws.clone()]
-                .iter_mut()
-                .zip(&mut drafted[group.draws.clone()]);
+            let results = kept[group.draws.clone()].iter_mut().zip(&mut drafted[group.draws.clone()]);
             let jobs = draws[group.draws].iter().zip(rows).zip(results);
-            self.workers.run(
-                &self.backend,
-                n_logits,
-                jobs,
-                |((draw, row), (kept, drafted)), scratch| {
-                    *drafted = isa.run(Draw { draw, row, kept, scratch });
-                },
-            );
+            self.workers.run(&self.backend, n_logits, jobs, |((draw, row), (kept, drafted)), scratch| {
+                *drafted = isa.run(Draw { draw, row, kept, scratch });
+            });
         }
         for (draw, kept) in draws.iter().zip(kept) {
             self.drafted.put(draw.seq, kept);
@@ -287,10 +249,7 @@ impl<B: Backend> Executor for ModelExecutor<B> {
         verifications: &mut Vec<Verification>,
     ) -> Result<(), ExecutorError> {
         verifications.clear();
-        let groups = self.plan.of(
-            rows,
-            draws.iter().map(|draw| (draw.seq_idx, 1 + draw.proposal.len())),
-        );
+        let groups = self.plan.of(rows, draws.iter().map(|draw| (draw.seq_idx, 1 + draw.proposal.len())));
         let Model { llama, kv } = &mut self.target;
         llama.forward(&self.backend, rows, &self.plan.outputs, kv);
         verifications.resize(draws.len(), Verification::default());
@@ -301,22 +260,13 @@ impl<B: Backend> Executor for ModelExecutor<B> {
             let results = &mut verifications[group.draws.clone()];
             let jobs = draws[group.draws].iter().zip(results).map(|(draw, result)| {
                 let len = (1 + draw.proposal.len() as usize) * self.shape.vocab_len as usize;
-                let rows = logits
-                    .split_off_mut(..len)
-                    .expect("a group has the rows of its draws");
-                let kept = draw
-                    .is_model_drafted
-                    .then(|| self.drafted.get(draw.seq, draw.proposal.len()));
+                let rows = logits.split_off_mut(..len).expect("a group has the rows of its draws");
+                let kept = draw.is_model_drafted.then(|| self.drafted.get(draw.seq, draw.proposal.len()));
                 (draw, rows, kept.flatten(), result)
             });
-            self.workers.run(
-                &self.backend,
-                n_logits,
-                jobs,
-                |(draw, rows, kept, result), scratch| {
-                    *result = isa.run(Judge { draw, rule, rows, kept, scratch });
-                },
-            );
+            self.workers.run(&self.backend, n_logits, jobs, |(draw, rows, kept, result), scratch| {
+                *result = isa.run(Judge { draw, rule, rows, kept, scratch });
+            });
         }
         self.drafted.clear();
         Ok(())

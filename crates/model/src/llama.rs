@@ -38,12 +38,7 @@ impl<B: Backend> Llama<B> {
         let config = checkpoint.config().clone();
         let weights = Weights::load(backend, checkpoint)?;
         let rope = rope_table(config.rope, config.head_dim, context_len as usize);
-        Ok(Self {
-            config,
-            weights,
-            rope,
-            scratch: Scratch::default(),
-        })
+        Ok(Self { config, weights, rope, scratch: Scratch::default() })
     }
 
     /// Shape and constants.
@@ -66,25 +61,15 @@ impl<B: Backend> Llama<B> {
     /// If a token or a position lies outside the model; the engine admits no such request.
     pub fn forward(&mut self, backend: &B, rows: &RowBatch, outputs: &[u32], kv: &mut B::KvStore) {
         check_rows(rows, outputs);
+        self.check_inputs(rows);
         let shape = attention_shape(&self.config);
         let mut n_rows = rows.n_rows();
-        let Buffers {
-            hidden,
-            qkv,
-            attended,
-            gated,
-        } = self.scratch.buffers(&self.config, n_rows);
+        let Buffers { hidden, qkv, attended, gated } = self.scratch.buffers(&self.config, n_rows);
         self.weights.embeddings.gather(&rows.tokens, hidden);
         let n_layers = self.weights.layers.len();
         for (i, layer) in self.weights.layers.iter().enumerate() {
-            let norms = Norms {
-                layer,
-                eps: self.config.rms_eps,
-            };
-            let input = Input {
-                x: hidden,
-                norm: Some(norms.of(&layer.attention_norm)),
-            };
+            let norms = Norms { layer, eps: self.config.rms_eps };
+            let input = Input { x: hidden, norm: Some(norms.of(&layer.attention_norm)) };
             backend.linear(input, n_rows, &layer.qkv, Epilogue::Store, qkv);
             backend.store_kv(i, qkv, norms.transform(&self.rope), rows, kv);
             let is_last = i + 1 == n_layers;
@@ -100,29 +85,25 @@ impl<B: Backend> Llama<B> {
             let hidden = &mut hidden[..n_rows * self.config.hidden];
             let attended = &attended[..n_rows * shape.n_heads * shape.head_dim];
             let gated = &mut gated[..n_rows * self.config.intermediate];
-            backend.linear(
-                Input {
-                    x: attended,
-                    norm: None,
-                },
-                n_rows,
-                &layer.output,
-                Epilogue::Add,
-                hidden,
-            );
-            let input = Input {
-                x: hidden,
-                norm: Some(norms.of(&layer.mlp_norm)),
-            };
+            backend.linear(Input { x: attended, norm: None }, n_rows, &layer.output, Epilogue::Add, hidden);
+            let input = Input { x: hidden, norm: Some(norms.of(&layer.mlp_norm)) };
             backend.linear(input, n_rows, &layer.gate_up, Epilogue::SwiGlu, gated);
-            backend.linear(
-                Input { x: gated, norm: None },
-                n_rows,
-                &layer.down,
-                Epilogue::Add,
-                hidden,
-            );
+            backend.linear(Input { x: gated, norm: None }, n_rows, &layer.down, Epilogue::Add, hidden);
         }
+    }
+
+    /// Tokens and positions lie inside the tables that they index.
+    fn check_inputs(&self, rows: &RowBatch) {
+        let vocab_len = self.config.vocab_len;
+        let n_positions = self.rope.cos.len() / (self.config.head_dim / 2);
+        assert!(
+            rows.tokens.iter().all(|&token| (token as usize) < vocab_len),
+            "tokens are below {vocab_len}"
+        );
+        assert!(
+            rows.positions.iter().all(|&position| (position as usize) < n_positions),
+            "positions are below {n_positions}"
+        );
     }
 
     /// Logits `[outputs.len(), vocab_len]` of a range of the last pass' outputs, for the caller to change as it likes.
@@ -132,38 +113,21 @@ impl<B: Backend> Llama<B> {
         let n_rows = outputs.len();
         let hidden = self.config.hidden;
         let x = &self.scratch.hidden[outputs.start * hidden..outputs.end * hidden];
-        let norm = RmsNorm {
-            weight: &self.weights.final_norm,
-            eps: self.config.rms_eps,
-        };
+        let norm = RmsNorm { weight: &self.weights.final_norm, eps: self.config.rms_eps };
         let logits = prefix(&mut self.scratch.logits, n_rows * self.config.vocab_len);
-        backend.linear(
-            Input { x, norm: Some(norm) },
-            n_rows,
-            &self.weights.lm_head,
-            Epilogue::Store,
-            logits,
-        );
+        backend.linear(Input { x, norm: Some(norm) }, n_rows, &self.weights.lm_head, Epilogue::Store, logits);
         logits
     }
 }
 
 /// Attention of a model.
 fn attention_shape(config: &ModelConfig) -> AttentionShape {
-    AttentionShape {
-        n_heads: config.n_heads,
-        n_kv_heads: config.n_kv_heads,
-        head_dim: config.head_dim,
-    }
+    AttentionShape { n_heads: config.n_heads, n_kv_heads: config.n_kv_heads, head_dim: config.head_dim }
 }
 
 /// The key/value store that a model needs.
 pub fn kv_shape(config: &ModelConfig, n_blocks: usize) -> KvShape {
-    KvShape {
-        n_layers: config.n_layers,
-        n_blocks,
-        attention: attention_shape(config),
-    }
+    KvShape { n_layers: config.n_layers, n_blocks, attention: attention_shape(config) }
 }
 
 /// Norms of one layer as operands.
@@ -174,10 +138,7 @@ struct Norms<'a, B: Backend> {
 
 impl<'a, B: Backend> Norms<'a, B> {
     fn of(&self, weight: &'a [f32]) -> RmsNorm<'a> {
-        RmsNorm {
-            weight,
-            eps: self.eps,
-        }
+        RmsNorm { weight, eps: self.eps }
     }
 
     fn transform(&self, rope: &'a RopeTable) -> QkTransform<'a> {
@@ -213,14 +174,7 @@ struct Buffers<'a> {
 
 impl Scratch {
     fn buffers(&mut self, config: &ModelConfig, n_rows: usize) -> Buffers<'_> {
-        let ModelConfig {
-            hidden,
-            n_heads,
-            n_kv_heads,
-            head_dim,
-            intermediate,
-            ..
-        } = *config;
+        let ModelConfig { hidden, n_heads, n_kv_heads, head_dim, intermediate, .. } = *config;
         Buffers {
             hidden: prefix(&mut self.hidden, n_rows * hidden),
             qkv: prefix(&mut self.qkv, n_rows * (n_heads + 2 * n_kv_heads) * head_dim),
@@ -252,12 +206,7 @@ fn gather_rows(rows: &mut [f32], width: usize, outputs: &[u32]) {
 fn check_rows(rows: &RowBatch, outputs: &[u32]) {
     let n_rows = rows.n_rows();
     debug_assert!(
-        [
-            rows.positions.len(),
-            rows.slots.len(),
-            rows.visible_len.len(),
-            rows.tree_mask.len()
-        ] == [n_rows; 4],
+        [rows.positions.len(), rows.slots.len(), rows.visible_len.len(), rows.tree_mask.len()] == [n_rows; 4],
         "every row has a position, a slot and what it sees"
     );
     debug_assert_eq!(
@@ -265,14 +214,7 @@ fn check_rows(rows: &RowBatch, outputs: &[u32]) {
         n_rows,
         "offsets end at the last row"
     );
-    debug_assert_eq!(
-        rows.offsets.len(),
-        rows.table_offsets.len(),
-        "every sequence has a table"
-    );
+    debug_assert_eq!(rows.offsets.len(), rows.table_offsets.len(), "every sequence has a table");
     debug_assert!(outputs.is_sorted_by(|a, b| a < b), "outputs are ascending");
-    debug_assert!(
-        outputs.last().is_none_or(|&r| (r as usize) < n_rows),
-        "outputs are rows"
-    );
+    debug_assert!(outputs.last().is_none_or(|&r| (r as usize) < n_rows), "outputs are rows");
 }

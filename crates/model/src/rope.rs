@@ -39,12 +39,7 @@ fn scaled(frequency: f64, scaling: RopeScaling) -> f64 {
     match scaling {
         RopeScaling::None => frequency,
         RopeScaling::Linear { factor } => frequency / factor,
-        RopeScaling::Llama3 {
-            factor,
-            low_freq_factor,
-            high_freq_factor,
-            original_context_len,
-        } => {
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context_len } => {
             let turns = f64::from(original_context_len) * frequency / TAU;
             let kept = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
             let kept = kept.clamp(0.0, 1.0);
@@ -58,19 +53,10 @@ mod tests {
     use super::*;
 
     fn check(scaling: RopeScaling, head_dim: usize, expected: &[f32]) {
-        let got = frequencies(
-            Rope {
-                theta: 10_000.0,
-                scaling,
-            },
-            head_dim,
-        );
+        let got = frequencies(Rope { theta: 10_000.0, scaling }, head_dim);
         assert_eq!(got.len(), expected.len());
         for (got, expected) in got.iter().zip(expected) {
-            assert!(
-                (got / expected - 1.0).abs() < 1e-6,
-                "got {got}, expected {expected}"
-            );
+            assert!((got / expected - 1.0).abs() < 1e-6, "got {got}, expected {expected}");
         }
     }
 
@@ -102,28 +88,13 @@ mod tests {
     #[test]
     fn the_table_holds_one_row_of_angles_per_position() {
         // head_dim 4: frequencies 1 and 0.01. Position 3: angles 3 and 0.03.
-        let table = rope_table(
-            Rope {
-                theta: 10_000.0,
-                scaling: RopeScaling::None,
-            },
-            4,
-            4,
-        );
+        let table = rope_table(Rope { theta: 10_000.0, scaling: RopeScaling::None }, 4, 4);
         assert_eq!(table.cos.len(), 8);
         assert_eq!((table.cos[0], table.sin[0]), (1.0, 0.0));
-        let expected = [(-0.989_992_5, 0.141_120_0), (0.999_550_03, 0.029_995_5)];
+        let expected = [(-0.989_992_5, 0.141_12), (0.999_550_03, 0.029_995_5)];
         for (i, (cos, sin)) in expected.into_iter().enumerate() {
-            assert!(
-                (table.cos[6 + i] - cos).abs() < 1e-6,
-                "cosine {i}: {}",
-                table.cos[6 + i]
-            );
-            assert!(
-                (table.sin[6 + i] - sin).abs() < 1e-6,
-                "sine {i}: {}",
-                table.sin[6 + i]
-            );
+            assert!((table.cos[6 + i] - cos).abs() < 1e-6, "cosine {i}: {}", table.cos[6 + i]);
+            assert!((table.sin[6 + i] - sin).abs() < 1e-6, "sine {i}: {}", table.sin[6 + i]);
         }
     }
 }

@@ -41,15 +41,8 @@ impl<B: Backend> Weights<B> {
             true => table,
             false => checkpoint.matrix("lm_head.weight", config.vocab_len, config.hidden)?,
         };
-        let layers = (0..config.n_layers).map(|i| {
-            Layer::load(
-                backend,
-                Tensors {
-                    checkpoint,
-                    prefix: format!("model.layers.{i}"),
-                },
-            )
-        });
+        let layers = (0..config.n_layers)
+            .map(|i| Layer::load(backend, Tensors { checkpoint, prefix: format!("model.layers.{i}") }));
         Ok(Self {
             embeddings: Embeddings::copy_of(table),
             layers: layers.collect::<Result<_, Error>>()?,
@@ -68,31 +61,16 @@ impl<B: Backend> Weights<B> {
 
 impl<B: Backend> Layer<B> {
     fn load(backend: &B, tensors: Tensors<'_>) -> Result<Self, Error> {
-        let ModelConfig {
-            hidden,
-            n_heads,
-            n_kv_heads,
-            head_dim,
-            intermediate,
-            ..
-        } = *tensors.checkpoint.config();
+        let ModelConfig { hidden, n_heads, n_kv_heads, head_dim, intermediate, .. } =
+            *tensors.checkpoint.config();
         let config = tensors.checkpoint.config();
         let (q_len, kv_len) = (n_heads * head_dim, n_kv_heads * head_dim);
         let (qkv_biases, mlp_biases) = (config.has_qkv_bias, config.has_mlp_bias);
-        let qkv = [
-            ("self_attn.q_proj", q_len),
-            ("self_attn.k_proj", kv_len),
-            ("self_attn.v_proj", kv_len),
-        ];
+        let qkv = [("self_attn.q_proj", q_len), ("self_attn.k_proj", kv_len), ("self_attn.v_proj", kv_len)];
         let output = [("self_attn.o_proj", hidden)];
         let gate_up = [("mlp.gate_proj", intermediate), ("mlp.up_proj", intermediate)];
         let down = [("mlp.down_proj", hidden)];
-        let head_norm = |name| {
-            config
-                .has_qk_norm
-                .then(|| tensors.vector(name, head_dim))
-                .transpose()
-        };
+        let head_norm = |name| config.has_qk_norm.then(|| tensors.vector(name, head_dim)).transpose();
         Ok(Self {
             attention_norm: tensors.vector("input_layernorm.weight", hidden)?,
             qkv: tensors.packed(backend, &qkv, hidden, Stacking::Concat, qkv_biases)?,
@@ -107,21 +85,10 @@ impl<B: Backend> Layer<B> {
 
     fn bytes(&self, backend: &B) -> usize {
         let matrices = [&self.qkv, &self.output, &self.gate_up, &self.down];
-        let norms = [
-            Some(&self.attention_norm),
-            Some(&self.mlp_norm),
-            self.q_norm.as_ref(),
-            self.k_norm.as_ref(),
-        ];
-        let matrix_bytes: usize = matrices
-            .into_iter()
-            .map(|matrix| backend.matrix_bytes(matrix))
-            .sum();
-        let norm_bytes: usize = norms
-            .into_iter()
-            .flatten()
-            .map(|norm| size_of_val(norm.as_slice()))
-            .sum();
+        let norms =
+            [Some(&self.attention_norm), Some(&self.mlp_norm), self.q_norm.as_ref(), self.k_norm.as_ref()];
+        let matrix_bytes: usize = matrices.into_iter().map(|matrix| backend.matrix_bytes(matrix)).sum();
+        let norm_bytes: usize = norms.into_iter().flatten().map(|norm| size_of_val(norm.as_slice())).sum();
         matrix_bytes + norm_bytes
     }
 }
@@ -149,10 +116,7 @@ impl Tensors<'_> {
         let mut parts = Vec::with_capacity(projections.len());
         let mut bias = Vec::new();
         for &(name, n_out) in projections {
-            parts.push(
-                self.checkpoint
-                    .matrix(&format!("{}.{name}.weight", self.prefix), n_out, n_in)?,
-            );
+            parts.push(self.checkpoint.matrix(&format!("{}.{name}.weight", self.prefix), n_out, n_in)?);
             if has_bias {
                 bias.extend(self.vector(&format!("{name}.bias"), n_out)?);
             }
@@ -170,11 +134,7 @@ pub(crate) struct Embeddings {
 
 impl Embeddings {
     fn copy_of(table: Dense<'_>) -> Self {
-        Self {
-            dtype: table.dtype,
-            hidden: table.n_in,
-            bytes: table.bytes.to_vec(),
-        }
+        Self { dtype: table.dtype, hidden: table.n_in, bytes: table.bytes.to_vec() }
     }
 
     /// `out[r, :] = table[tokens[r], :]`, widened.
@@ -203,11 +163,7 @@ mod tests {
     use super::*;
 
     fn check(dtype: Dtype, bytes: Vec<u8>) {
-        let embeddings = Embeddings {
-            dtype,
-            hidden: 2,
-            bytes,
-        };
+        let embeddings = Embeddings { dtype, hidden: 2, bytes };
         let mut out = [0.0; 6];
         embeddings.gather(&[2, 0, 2], &mut out);
         assert_eq!(out, [-2.0, 0.25, 1.0, 0.5, -2.0, 0.25], "{dtype:?}");
@@ -216,23 +172,8 @@ mod tests {
     #[test]
     fn gathered_rows_are_widened_exactly() {
         let table = [1.0, 0.5, 3.0, -0.0, -2.0, 0.25];
-        check(
-            Dtype::F32,
-            table.iter().flat_map(|&x: &f32| x.to_le_bytes()).collect(),
-        );
-        check(
-            Dtype::F16,
-            table
-                .iter()
-                .flat_map(|&x| half::f16::from_f32(x).to_le_bytes())
-                .collect(),
-        );
-        check(
-            Dtype::Bf16,
-            table
-                .iter()
-                .flat_map(|&x| half::bf16::from_f32(x).to_le_bytes())
-                .collect(),
-        );
+        check(Dtype::F32, table.iter().flat_map(|&x: &f32| x.to_le_bytes()).collect());
+        check(Dtype::F16, table.iter().flat_map(|&x| half::f16::from_f32(x).to_le_bytes()).collect());
+        check(Dtype::Bf16, table.iter().flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()).collect());
     }
 }

@@ -9,24 +9,16 @@ use dsde_model::checkpoint::Checkpoint;
 use dsde_model::embedded;
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
 /// Every tensor that the configuration implies is there in its shape, and no other.
 fn check_complete(checkpoint: &Checkpoint, dtype: Dtype) {
     let config = checkpoint.config();
-    let (q_len, kv_len) = (
-        config.n_heads * config.head_dim,
-        config.n_kv_heads * config.head_dim,
-    );
+    let (q_len, kv_len) = (config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim);
     let (hidden, intermediate) = (config.hidden, config.intermediate);
     let mut expected = vec![
-        (
-            "model.embed_tokens.weight".to_string(),
-            vec![config.vocab_len, hidden],
-        ),
+        ("model.embed_tokens.weight".to_string(), vec![config.vocab_len, hidden]),
         ("model.norm.weight".to_string(), vec![hidden]),
     ];
     if !config.tie_embeddings {
@@ -104,10 +96,7 @@ fn the_embedded_pair_has_the_sizes_that_its_page_states() {
     let page = include_str!("../../../models/README.md");
     for checkpoint in [embedded::target(), embedded::draft()] {
         let stated = n_parameters(&checkpoint).to_string();
-        assert!(
-            page.replace(' ', "").contains(&stated),
-            "models/README.md must state {stated}"
-        );
+        assert!(page.replace(' ', "").contains(&stated), "models/README.md must state {stated}");
     }
 }
 

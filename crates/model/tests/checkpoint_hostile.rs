@@ -54,10 +54,7 @@ fn opened(weights: &[u8]) -> Result<Checkpoint, Error> {
 /// The file is refused with a message that ends like this (it begins with the file's path).
 fn check_refused(weights: &[u8], expected: &str) {
     let message = opened(weights).expect_err(expected).to_string();
-    assert!(
-        message.contains(expected),
-        "expected {expected:?}, got {message:?}"
-    );
+    assert!(message.contains(expected), "expected {expected:?}, got {message:?}");
 }
 
 #[test]
@@ -91,14 +88,8 @@ fn wrong_requests_name_the_tensor() {
     let header = json!({"ids": {"dtype": "I64", "shape": [1], "data_offsets": [0, 8]}});
     let checkpoint = opened(&file(&header.to_string(), 8)).unwrap();
     let message = |name: &str, shape: &[usize]| checkpoint.tensor(name, shape).unwrap_err().to_string();
-    assert_eq!(
-        message("lm_head.weight", &[1]),
-        "the weights lack tensor lm_head.weight"
-    );
-    assert_eq!(
-        message("ids", &[2, 3]),
-        "tensor ids must have shape [2, 3], got [1]"
-    );
+    assert_eq!(message("lm_head.weight", &[1]), "the weights lack tensor lm_head.weight");
+    assert_eq!(message("ids", &[2, 3]), "tensor ids must have shape [2, 3], got [1]");
     assert_eq!(
         message("ids", &[1]),
         "tensor ids must be one of [F32, F16, Bf16], got I64; convert the weights"
@@ -110,10 +101,7 @@ fn files_cut_anywhere_are_refused() {
     let whole = valid_file();
     for len in 0..whole.len() {
         let error = opened(&whole[..len]).expect_err("a part");
-        assert!(
-            matches!(error, Error::FileLen { got, .. } if got == len as u64),
-            "{len}: {error}"
-        );
+        assert!(matches!(error, Error::FileLen { got, .. } if got == len as u64), "{len}: {error}");
     }
     let mut longer = whole;
     longer.push(0);
@@ -125,20 +113,11 @@ fn impossible_header_lengths_are_refused() {
     for len in [u64::MAX, u64::MAX - 7, 1 << 63, 100_000_001] {
         let mut bytes = valid_file();
         bytes[..8].copy_from_slice(&len.to_le_bytes());
-        check_refused(
-            &bytes,
-            &format!("header must have at most 100000000 bytes, got {len}"),
-        );
+        check_refused(&bytes, &format!("header must have at most 100000000 bytes, got {len}"));
     }
     let mut bytes = valid_file();
     bytes[..8].copy_from_slice(&100_000_000u64.to_le_bytes());
-    assert!(matches!(
-        opened(&bytes),
-        Err(Error::FileLen {
-            expected: 100_000_008,
-            ..
-        })
-    ));
+    assert!(matches!(opened(&bytes), Err(Error::FileLen { expected: 100_000_008, .. })));
 }
 
 #[test]
@@ -147,43 +126,16 @@ fn headers_that_contradict_themselves_are_refused() {
     let a = tensor("F32", json!([2]), json!(0), json!(8));
     let huge = 1u64 << 62;
     let cases = [
-        (
-            "overlap",
-            json!({"a": a, "b": tensor("F32", json!([2]), json!(4), json!(12))}),
-        ),
+        ("overlap", json!({"a": a, "b": tensor("F32", json!([2]), json!(4), json!(12))})),
         ("same place", json!({"a": a, "b": a})),
-        (
-            "gap",
-            json!({"a": a, "b": tensor("F32", json!([2]), json!(12), json!(20))}),
-        ),
-        (
-            "backwards",
-            json!({"a": tensor("F32", json!([2]), json!(8), json!(0))}),
-        ),
-        (
-            "negative",
-            json!({"a": tensor("F32", json!([2]), json!(-8), json!(0))}),
-        ),
-        (
-            "too short for the shape",
-            json!({"a": tensor("F32", json!([3]), json!(0), json!(8))}),
-        ),
-        (
-            "unknown type",
-            json!({"a": tensor("F33", json!([2]), json!(0), json!(8))}),
-        ),
-        (
-            "product overflow",
-            json!({"a": tensor("F32", json!([huge, huge]), json!(0), json!(8))}),
-        ),
-        (
-            "product wraps to the size",
-            json!({"a": tensor("U8", json!([huge, 4, 8]), json!(0), json!(0))}),
-        ),
-        (
-            "negative shape",
-            json!({"a": tensor("F32", json!([-2]), json!(0), json!(8))}),
-        ),
+        ("gap", json!({"a": a, "b": tensor("F32", json!([2]), json!(12), json!(20))})),
+        ("backwards", json!({"a": tensor("F32", json!([2]), json!(8), json!(0))})),
+        ("negative", json!({"a": tensor("F32", json!([2]), json!(-8), json!(0))})),
+        ("too short for the shape", json!({"a": tensor("F32", json!([3]), json!(0), json!(8))})),
+        ("unknown type", json!({"a": tensor("F33", json!([2]), json!(0), json!(8))})),
+        ("product overflow", json!({"a": tensor("F32", json!([huge, huge]), json!(0), json!(8))})),
+        ("product wraps to the size", json!({"a": tensor("U8", json!([huge, 4, 8]), json!(0), json!(0))})),
+        ("negative shape", json!({"a": tensor("F32", json!([-2]), json!(0), json!(8))})),
         ("no offsets", json!({"a": {"dtype": "F32", "shape": [2]}})),
         ("no object", json!({"a": 7})),
         ("list", json!([])),
@@ -193,10 +145,7 @@ fn headers_that_contradict_themselves_are_refused() {
         let error = opened(&file(&header.to_string(), 8)).expect_err(name);
         assert!(matches!(error, Error::Header { .. }), "{name}: {error}");
     }
-    assert!(matches!(
-        opened(&file("{\"a\": \u{1}", 8)),
-        Err(Error::Header { .. })
-    ));
+    assert!(matches!(opened(&file("{\"a\": \u{1}", 8)), Err(Error::Header { .. })));
     let not_utf8 = [&2u64.to_le_bytes()[..], &[0xFF, 0xFE]].concat();
     assert!(matches!(opened(&not_utf8), Err(Error::Header { .. })));
     let deep = "[".repeat(50_000);
@@ -213,34 +162,17 @@ fn lengths_that_overflow_only_in_sum_are_refused() {
     });
     let header = Value::Object(tensors.collect()).to_string();
     let bytes = file(&header, 0);
-    assert!(matches!(
-        opened(&bytes),
-        Err(Error::FileLen {
-            expected: u64::MAX,
-            ..
-        })
-    ));
+    assert!(matches!(opened(&bytes), Err(Error::FileLen { expected: u64::MAX, .. })));
 }
 
 #[test]
 fn the_last_of_duplicate_names_counts_or_the_file_is_refused() {
     let twice_here = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},
                          "a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
-    assert_eq!(
-        opened(&file(twice_here, 8))
-            .unwrap()
-            .tensor("a", &[2])
-            .unwrap()
-            .bytes
-            .len(),
-        8
-    );
+    assert_eq!(opened(&file(twice_here, 8)).unwrap().tensor("a", &[2]).unwrap().bytes.len(), 8);
     let twice_elsewhere = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},
                               "a":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}"#;
-    assert!(matches!(
-        opened(&file(twice_elsewhere, 16)),
-        Err(Error::Header { .. })
-    ));
+    assert!(matches!(opened(&file(twice_elsewhere, 16)), Err(Error::Header { .. })));
 }
 
 #[test]
@@ -255,11 +187,7 @@ fn indexed(weight_map: Value) -> Result<Checkpoint, Error> {
     let inner = folder.path().join("inner");
     std::fs::create_dir(&inner).unwrap();
     std::fs::copy(folder.path().join("config.json"), inner.join("config.json")).unwrap();
-    std::fs::copy(
-        folder.path().join("model.safetensors"),
-        inner.join("a.safetensors"),
-    )
-    .unwrap();
+    std::fs::copy(folder.path().join("model.safetensors"), inner.join("a.safetensors")).unwrap();
     let index = json!({"weight_map": weight_map}).to_string();
     std::fs::write(inner.join("model.safetensors.index.json"), index).unwrap();
     Checkpoint::open(&inner)
@@ -286,35 +214,19 @@ fn shard_names_cannot_leave_the_folder() {
     ];
     for name in names {
         let error = indexed(json!({"b": name})).expect_err(name);
-        assert!(
-            matches!(&error, Error::ShardName { got } if got == name),
-            "{name}: {error}"
-        );
+        assert!(matches!(&error, Error::ShardName { got } if got == name), "{name}: {error}");
     }
 }
 
 #[test]
 fn an_index_that_promises_too_much_is_refused() {
     let error = indexed(json!({"c": "a.safetensors"})).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "a.safetensors lacks tensor c, which the index promises"
-    );
-    assert!(matches!(
-        indexed(json!({"a": "absent.safetensors"})),
-        Err(Error::Io { .. })
-    ));
+    assert_eq!(error.to_string(), "a.safetensors lacks tensor c, which the index promises");
+    assert!(matches!(indexed(json!({"a": "absent.safetensors"})), Err(Error::Io { .. })));
     assert!(matches!(indexed(json!({"a": 5})), Err(Error::Json { .. })));
-    let many: serde_json::Map<_, _> = (0..5000)
-        .map(|i| (format!("t{i}"), json!(format!("{i}.safetensors"))))
-        .collect();
-    assert!(matches!(
-        indexed(Value::Object(many)),
-        Err(Error::TooManyShards {
-            expected: 4096,
-            got: 5000
-        })
-    ));
+    let many: serde_json::Map<_, _> =
+        (0..5000).map(|i| (format!("t{i}"), json!(format!("{i}.safetensors")))).collect();
+    assert!(matches!(indexed(Value::Object(many)), Err(Error::TooManyShards { expected: 4096, got: 5000 })));
 }
 
 #[test]
@@ -333,27 +245,15 @@ fn folders_that_are_no_models_say_what_is_missing() {
     let expected = format!("{shown}/config.json is not a folder; give the folder that holds config.json");
     assert_eq!(message(&config), expected);
     std::fs::create_dir(folder.path().join("model.safetensors")).unwrap();
-    assert_eq!(
-        message(folder.path()),
-        format!("{shown}/model.safetensors is not a regular file")
-    );
+    assert_eq!(message(folder.path()), format!("{shown}/model.safetensors is not a regular file"));
 }
 
 #[test]
 fn enormous_text_files_are_refused_unread() {
     let folder = folder(&valid_file());
     // A sparse file: it has a length but no contents.
-    std::fs::File::create(folder.path().join("config.json"))
-        .unwrap()
-        .set_len(1 << 40)
-        .unwrap();
-    assert!(matches!(
-        Checkpoint::open(folder.path()),
-        Err(Error::FileTooLarge {
-            got: 0x100_0000_0000,
-            ..
-        })
-    ));
+    std::fs::File::create(folder.path().join("config.json")).unwrap().set_len(1 << 40).unwrap();
+    assert!(matches!(Checkpoint::open(folder.path()), Err(Error::FileTooLarge { got: 0x100_0000_0000, .. })));
 }
 
 /// Changes of a file: bytes overwritten, a part removed, a part repeated.

@@ -10,9 +10,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 fn fixture(family: &str) -> ModelConfig {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures")
-        .join(family);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(family);
     let config = std::fs::read(folder.join("config.json")).unwrap();
     let generation = std::fs::read(folder.join("generation_config.json")).ok();
     ModelConfig::parse(&config, generation.as_deref()).unwrap()
@@ -35,10 +33,7 @@ fn changed(changes: &Value) -> Value {
     for (field, value) in changes.as_object().unwrap() {
         match value {
             Value::Null => config.as_object_mut().unwrap().remove(field),
-            value => config
-                .as_object_mut()
-                .unwrap()
-                .insert(field.clone(), value.clone()),
+            value => config.as_object_mut().unwrap().insert(field.clone(), value.clone()),
         };
     }
     config
@@ -58,34 +53,11 @@ fn llama2_has_as_many_kv_heads_as_heads() {
     let config = fixture("llama2");
     assert_eq!(config.family, Family::Llama);
     assert_eq!((config.n_heads, config.n_kv_heads, config.head_dim), (2, 2, 16));
-    assert_eq!(
-        (
-            config.vocab_len,
-            config.hidden,
-            config.n_layers,
-            config.intermediate
-        ),
-        (128, 32, 3, 64)
-    );
-    assert_eq!(
-        config.rope,
-        Rope {
-            theta: 10_000.0,
-            scaling: RopeScaling::None
-        }
-    );
-    assert_eq!(
-        (config.rms_eps, config.context_len_max, config.tie_embeddings),
-        (1e-5, 128, false)
-    );
-    assert_eq!(
-        (config.has_qkv_bias, config.has_output_bias, config.has_mlp_bias),
-        (false, false, false)
-    );
-    assert_eq!(
-        (config.eos_tokens.as_slice(), config.bos_token),
-        (&[2][..], Some(1))
-    );
+    assert_eq!((config.vocab_len, config.hidden, config.n_layers, config.intermediate), (128, 32, 3, 64));
+    assert_eq!(config.rope, Rope { theta: 10_000.0, scaling: RopeScaling::None });
+    assert_eq!((config.rms_eps, config.context_len_max, config.tie_embeddings), (1e-5, 128, false));
+    assert_eq!((config.has_qkv_bias, config.has_output_bias, config.has_mlp_bias), (false, false, false));
+    assert_eq!((config.eos_tokens.as_slice(), config.bos_token), (&[2][..], Some(1)));
 }
 
 #[test]
@@ -97,13 +69,7 @@ fn llama3_scales_frequencies_and_ends_with_the_tokens_of_the_generation_config()
         high_freq_factor: 4.0,
         original_context_len: 16,
     };
-    assert_eq!(
-        config.rope,
-        Rope {
-            theta: 500_000.0,
-            scaling
-        }
-    );
+    assert_eq!(config.rope, Rope { theta: 500_000.0, scaling });
     assert_eq!((config.n_heads, config.n_kv_heads), (4, 2));
     assert_eq!(config.eos_tokens, [2, 5, 7]);
 }
@@ -112,30 +78,21 @@ fn llama3_scales_frequencies_and_ends_with_the_tokens_of_the_generation_config()
 fn llama_with_biases_and_linear_scaling() {
     let config = fixture("llama_linear");
     assert_eq!(config.rope.scaling, RopeScaling::Linear { factor: 4.0 });
-    assert_eq!(
-        (config.has_qkv_bias, config.has_output_bias, config.has_mlp_bias),
-        (true, true, true)
-    );
+    assert_eq!((config.has_qkv_bias, config.has_output_bias, config.has_mlp_bias), (true, true, true));
 }
 
 #[test]
 fn mistral_without_window_serves_its_whole_context() {
     let config = fixture("mistral");
     assert_eq!(config.family, Family::Mistral);
-    assert_eq!(
-        (config.n_kv_heads, config.rope.theta, config.context_len_max),
-        (1, 1_000_000.0, 128)
-    );
+    assert_eq!((config.n_kv_heads, config.rope.theta, config.context_len_max), (1, 1_000_000.0, 128));
 }
 
 #[test]
 fn qwen2_has_biases_on_query_key_and_value_only() {
     let config = fixture("qwen2");
     assert_eq!(config.family, Family::Qwen2);
-    assert_eq!(
-        (config.has_qkv_bias, config.has_output_bias, config.has_mlp_bias),
-        (true, false, false)
-    );
+    assert_eq!((config.has_qkv_bias, config.has_output_bias, config.has_mlp_bias), (true, false, false));
     assert_eq!((config.tie_embeddings, config.context_len_max), (true, 128));
 }
 
@@ -143,17 +100,8 @@ fn qwen2_has_biases_on_query_key_and_value_only() {
 fn qwen3_normalises_queries_and_keys_of_its_own_head_size() {
     let config = fixture("qwen3");
     assert_eq!(config.family, Family::Qwen3);
-    assert_eq!(
-        (config.has_qk_norm, config.head_dim, config.has_qkv_bias),
-        (true, 32, false)
-    );
-    assert_eq!(
-        config.rope,
-        Rope {
-            theta: 1_000_000.0,
-            scaling: RopeScaling::None
-        }
-    );
+    assert_eq!((config.has_qk_norm, config.head_dim, config.has_qkv_bias), (true, 32, false));
+    assert_eq!(config.rope, Rope { theta: 1_000_000.0, scaling: RopeScaling::None });
 }
 
 #[test]
@@ -168,10 +116,7 @@ fn defaults_are_those_of_the_family() {
         "architectures": ["MistralForCausalLM"], "attention_bias": true, "mlp_bias": true
     }));
     let config = flags_of_others.unwrap();
-    assert_eq!(
-        (config.has_qkv_bias, config.has_output_bias, config.has_mlp_bias),
-        (false, false, false)
-    );
+    assert_eq!((config.has_qkv_bias, config.has_output_bias, config.has_mlp_bias), (false, false, false));
 }
 
 #[test]
@@ -179,22 +124,10 @@ fn a_sliding_window_limits_the_context() {
     let context = |changes| parsed(changes).unwrap().context_len_max;
     let mistral = json!(["MistralForCausalLM"]);
     let qwen2 = json!(["Qwen2ForCausalLM"]);
-    assert_eq!(
-        context(json!({"architectures": mistral, "sliding_window": 300})),
-        300
-    );
-    assert_eq!(
-        context(json!({"architectures": mistral, "sliding_window": 5000})),
-        1000
-    );
-    assert_eq!(
-        context(json!({"architectures": mistral, "max_position_embeddings": 9000})),
-        4096
-    );
-    assert_eq!(
-        context(json!({"architectures": qwen2, "sliding_window": 300})),
-        1000
-    );
+    assert_eq!(context(json!({"architectures": mistral, "sliding_window": 300})), 300);
+    assert_eq!(context(json!({"architectures": mistral, "sliding_window": 5000})), 1000);
+    assert_eq!(context(json!({"architectures": mistral, "max_position_embeddings": 9000})), 4096);
+    assert_eq!(context(json!({"architectures": qwen2, "sliding_window": 300})), 1000);
     assert_eq!(
         context(json!({"architectures": qwen2, "sliding_window": 300, "use_sliding_window": true})),
         300
@@ -209,10 +142,7 @@ fn the_generation_config_decides_on_special_tokens() {
         let config = ModelConfig::parse(config.as_bytes(), Some(generation.as_bytes())).unwrap();
         (config.eos_tokens, config.bos_token)
     };
-    assert_eq!(
-        tokens(r#"{"eos_token_id": [5, 6], "bos_token_id": 4}"#),
-        (vec![5, 6], Some(4))
-    );
+    assert_eq!(tokens(r#"{"eos_token_id": [5, 6], "bos_token_id": 4}"#), (vec![5, 6], Some(4)));
     assert_eq!(tokens(r#"{"eos_token_id": 5}"#), (vec![5], Some(1)));
     assert_eq!(tokens(r#"{"eos_token_id": null}"#), (vec![2], Some(1)));
 }
@@ -225,19 +155,10 @@ fn other_architectures_are_refused_by_name() {
              Qwen2ForCausalLM, Qwen3ForCausalLM"
         )
     };
-    check_refused(
-        json!({"architectures": ["GPT2LMHeadModel"]}),
-        &expected("GPT2LMHeadModel"),
-    );
-    check_refused(
-        json!({"architectures": ["MixtralForCausalLM"]}),
-        &expected("MixtralForCausalLM"),
-    );
+    check_refused(json!({"architectures": ["GPT2LMHeadModel"]}), &expected("GPT2LMHeadModel"));
+    check_refused(json!({"architectures": ["MixtralForCausalLM"]}), &expected("MixtralForCausalLM"));
     check_refused(json!({"architectures": [7]}), &expected("7"));
-    check_refused(
-        json!({"architectures": [], "model_type": "gemma"}),
-        &expected("gemma"),
-    );
+    check_refused(json!({"architectures": [], "model_type": "gemma"}), &expected("gemma"));
     check_refused(json!({"architectures": null}), "config.json lacks architectures");
 }
 
@@ -248,22 +169,13 @@ fn what_is_not_implemented_is_refused() {
     check_refused(json!({"num_local_experts": 8}), experts);
     let quantised = "a quantised checkpoint is not supported (quant_method: \"gptq\"); use the original weights in bf16, \
                      f16 or f32";
-    check_refused(
-        json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}),
-        quantised,
-    );
+    check_refused(json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}), quantised);
     let activation = "an activation other than silu is not supported (hidden_act: gelu); use another model";
     check_refused(json!({"hidden_act": "gelu"}), activation);
     let yarn = "rotary scaling other than linear and llama3 is not supported (rope_type: yarn); delete rope_scaling from \
                 config.json to serve the unscaled context";
-    check_refused(
-        json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}),
-        yarn,
-    );
-    check_refused(
-        json!({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}),
-        yarn,
-    );
+    check_refused(json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}), yarn);
+    check_refused(json!({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}), yarn);
 }
 
 #[test]
@@ -282,14 +194,8 @@ fn required_fields_are_required() {
     }
     let qwen2 = json!({"architectures": ["Qwen2ForCausalLM"], "num_key_value_heads": null});
     check_refused(qwen2, "config.json lacks num_key_value_heads");
-    check_refused(
-        json!({"rope_scaling": {"factor": 2.0}}),
-        "config.json lacks rope_type",
-    );
-    check_refused(
-        json!({"rope_scaling": {"type": "linear"}}),
-        "config.json lacks factor",
-    );
+    check_refused(json!({"rope_scaling": {"factor": 2.0}}), "config.json lacks rope_type");
+    check_refused(json!({"rope_scaling": {"type": "linear"}}), "config.json lacks factor");
 }
 
 #[test]
@@ -310,30 +216,12 @@ fn sizes_outside_their_limits_are_refused() {
     let theta = "rope_theta must be a finite number of at least 1, got 0.0";
     check_refused(json!({"rope_theta": 0.0}), theta);
     let window = "sliding_window must be a whole number from 1 to 16777216, got 0";
-    check_refused(
-        json!({"architectures": ["MistralForCausalLM"], "sliding_window": 0}),
-        window,
-    );
-    check_refused(
-        json!({"eos_token_id": 128}),
-        "eos_token_id must be token ids below 128, got 128",
-    );
-    check_refused(
-        json!({"eos_token_id": [2, -1]}),
-        "eos_token_id must be token ids below 128, got -1",
-    );
-    check_refused(
-        json!({"tie_word_embeddings": 1}),
-        "tie_word_embeddings must be true or false, got 1",
-    );
-    check_refused(
-        json!({"hidden_act": ["silu"]}),
-        "hidden_act must be a text, got [\"silu\"]",
-    );
-    check_refused(
-        json!({"rope_scaling": 8}),
-        "rope_scaling must be an object, got 8",
-    );
+    check_refused(json!({"architectures": ["MistralForCausalLM"], "sliding_window": 0}), window);
+    check_refused(json!({"eos_token_id": 128}), "eos_token_id must be token ids below 128, got 128");
+    check_refused(json!({"eos_token_id": [2, -1]}), "eos_token_id must be token ids below 128, got -1");
+    check_refused(json!({"tie_word_embeddings": 1}), "tie_word_embeddings must be true or false, got 1");
+    check_refused(json!({"hidden_act": ["silu"]}), "hidden_act must be a text, got [\"silu\"]");
+    check_refused(json!({"rope_scaling": 8}), "rope_scaling must be an object, got 8");
 }
 
 #[test]
@@ -344,29 +232,18 @@ fn sizes_that_do_not_fit_together_are_refused() {
     check_refused(json!({"num_key_value_heads": 8}), more_kv);
     let hidden = "hidden_size must be a multiple of num_attention_heads (4) where head_dim is absent, got 66";
     check_refused(json!({"hidden_size": 66}), hidden);
-    check_refused(
-        json!({"hidden_size": 60}),
-        "head_dim must be even and at most 1024, got 15",
-    );
-    check_refused(
-        json!({"hidden_size": 8192}),
-        "head_dim must be even and at most 1024, got 2048",
-    );
+    check_refused(json!({"hidden_size": 60}), "head_dim must be even and at most 1024, got 15");
+    check_refused(json!({"hidden_size": 8192}), "head_dim must be even and at most 1024, got 2048");
     let llama3 = json!({"rope_scaling": {
         "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 16,
     }});
-    check_refused(
-        llama3,
-        "high_freq_factor must be above low_freq_factor (4), got 4",
-    );
+    check_refused(llama3, "high_freq_factor must be above low_freq_factor (4), got 4");
 }
 
 #[test]
 fn long_values_are_cut_in_messages() {
-    let error = parsed(json!({"vocab_size": "x".repeat(10_000)}))
-        .unwrap_err()
-        .to_string();
+    let error = parsed(json!({"vocab_size": "x".repeat(10_000)})).unwrap_err().to_string();
     assert!(error.len() < 200, "{error}");
 }
 
@@ -376,10 +253,7 @@ fn texts_that_are_no_configuration_are_refused() {
         assert!(ModelConfig::parse(text.as_bytes(), None).is_err(), "{text}");
     }
     let deep = "[".repeat(100_000);
-    assert!(matches!(
-        ModelConfig::parse(deep.as_bytes(), None),
-        Err(Error::Json { .. })
-    ));
+    assert!(matches!(ModelConfig::parse(deep.as_bytes(), None), Err(Error::Json { .. })));
 }
 
 /// Values that files should not hold.

@@ -12,9 +12,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
 fn fixture_json(name: &str) -> Value {
@@ -31,19 +29,12 @@ fn text(case: &Value, field: &str) -> String {
 
 /// Text of all token bytes, as streaming emits them.
 fn streamed(tokenizer: &Tokenizer, tokens: &[u32]) -> String {
-    let bytes: Vec<u8> = tokens
-        .iter()
-        .flat_map(|&token| tokenizer.token_bytes(token))
-        .copied()
-        .collect();
+    let bytes: Vec<u8> = tokens.iter().flat_map(|&token| tokenizer.token_bytes(token)).copied().collect();
     String::from_utf8(bytes).unwrap()
 }
 
 fn message(role: &str, content: &str) -> Message {
-    Message {
-        role: role.to_string(),
-        content: content.to_string(),
-    }
+    Message { role: role.to_string(), content: content.to_string() }
 }
 
 fn template(source: &str) -> ChatTemplate {
@@ -60,11 +51,7 @@ fn prompt(source: &str) -> Result<String, String> {
 fn the_embedded_tokenizer_agrees_with_the_reference() {
     let tokenizer = embedded::tokenizer();
     for case in fixture_json("tokens.json").as_array().unwrap() {
-        assert_eq!(
-            tokenizer.encode(&text(case, "text")).unwrap(),
-            ids(case),
-            "{case}"
-        );
+        assert_eq!(tokenizer.encode(&text(case, "text")).unwrap(), ids(case), "{case}");
     }
 }
 
@@ -73,11 +60,7 @@ fn sentence_pieces_agree_with_the_reference() {
     let tokenizer = Tokenizer::open(&fixture("sentencepiece")).unwrap();
     let cases = fixture_json("sentencepiece/tokens.json");
     for case in cases.as_array().unwrap() {
-        assert_eq!(
-            tokenizer.encode(&text(case, "text")).unwrap(),
-            ids(case),
-            "{case}"
-        );
+        assert_eq!(tokenizer.encode(&text(case, "text")).unwrap(), ids(case), "{case}");
         assert_eq!(tokenizer.decode(&ids(case)), text(case, "decoded"), "{case}");
     }
 }
@@ -198,10 +181,7 @@ fn unusable_tokenizers_are_refused() {
     let refused = |change: fn(&mut Value)| tiny(change).expect_err("refused").to_string();
     let decoder =
         refused(|file| file["decoder"] = json!({"type": "WordPiece", "prefix": "##", "cleanup": true}));
-    assert!(
-        decoder.starts_with("the tokenizer's decoder must be ByteLevel, Metaspace, or"),
-        "{decoder}"
-    );
+    assert!(decoder.starts_with("the tokenizer's decoder must be ByteLevel, Metaspace, or"), "{decoder}");
     assert!(refused(|file| file["decoder"] = Value::Null).ends_with("got null"));
     let id = refused(|file| file["model"]["vocab"]["b"] = json!(u32::MAX));
     assert_eq!(id, "tiny: token ids must be below 1048576, got 4294967295");
@@ -219,21 +199,12 @@ fn unusable_tokenizers_are_refused() {
 #[test]
 fn vocabularies_are_compared_token_by_token() {
     let tokenizer = tiny(|_| ()).unwrap();
-    tokenizer
-        .same_vocabulary(&tiny(|file| file["pre_tokenizer"] = Value::Null).unwrap())
-        .unwrap();
-    let message = |change: fn(&mut Value)| {
-        tokenizer
-            .same_vocabulary(&tiny(change).unwrap())
-            .unwrap_err()
-            .to_string()
-    };
+    tokenizer.same_vocabulary(&tiny(|file| file["pre_tokenizer"] = Value::Null).unwrap()).unwrap();
+    let message =
+        |change: fn(&mut Value)| tokenizer.same_vocabulary(&tiny(change).unwrap()).unwrap_err().to_string();
     let prefix = "draft and target must have the same vocabulary: ";
     let swapped = message(|file| file["model"]["vocab"] = json!({"b": 0, "a": 1, "ab": 5}));
-    assert_eq!(
-        swapped,
-        format!("{prefix}token 0 is Some(\"a\") in one, Some(\"b\") in the other")
-    );
+    assert_eq!(swapped, format!("{prefix}token 0 is Some(\"a\") in one, Some(\"b\") in the other"));
     let shorter = message(|file| file["model"]["vocab"]["ab"] = json!(2));
     assert_eq!(shorter, format!("{prefix}6 tokens in one, 5 in the other"));
 }
@@ -248,20 +219,10 @@ fn chat_templates_agree_with_the_reference() {
         });
         let template = ChatTemplate::parse(config.to_string().as_bytes(), None).unwrap();
         let messages = case["messages"].as_array().unwrap();
-        let messages: Vec<_> = messages
-            .iter()
-            .map(|m| message(&text(m, "role"), &text(m, "content")))
-            .collect();
-        assert_eq!(
-            template.prompt(&messages, None).unwrap(),
-            text(case, "prompt"),
-            "{case}"
-        );
-        assert_eq!(
-            template.transcript(&messages, None).unwrap(),
-            text(case, "transcript"),
-            "{case}"
-        );
+        let messages: Vec<_> =
+            messages.iter().map(|m| message(&text(m, "role"), &text(m, "content"))).collect();
+        assert_eq!(template.prompt(&messages, None).unwrap(), text(case, "prompt"), "{case}");
+        assert_eq!(template.transcript(&messages, None).unwrap(), text(case, "transcript"), "{case}");
     }
 }
 
@@ -270,40 +231,21 @@ fn the_embedded_template_is_chat_ml() {
     let messages = [message("system", "Be brief."), message("user", "Hi")];
     let expected =
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
-    assert_eq!(
-        embedded::chat_template().prompt(&messages, None).unwrap(),
-        expected
-    );
+    assert_eq!(embedded::chat_template().prompt(&messages, None).unwrap(), expected);
 }
 
 #[test]
 fn templates_are_found_where_models_keep_them() {
     let render = |config: Value, file: Option<&str>| {
         let template = ChatTemplate::parse(config.to_string().as_bytes(), file);
-        template
-            .and_then(|t| t.prompt(&[], None))
-            .map_err(|e| e.to_string())
+        template.and_then(|t| t.prompt(&[], None)).map_err(|e| e.to_string())
     };
     let named = |name: &str| json!({"chat_template": [{"name": "x", "template": "X"}, {"name": name, "template": "D"}]});
-    assert_eq!(
-        render(json!({"chat_template": "config"}), None).unwrap(),
-        "config"
-    );
-    assert_eq!(
-        render(json!({"chat_template": "config"}), Some("file")).unwrap(),
-        "file"
-    );
+    assert_eq!(render(json!({"chat_template": "config"}), None).unwrap(), "config");
+    assert_eq!(render(json!({"chat_template": "config"}), Some("file")).unwrap(), "file");
     assert_eq!(render(named("default"), None).unwrap(), "D");
-    assert!(
-        render(named("y"), None)
-            .unwrap_err()
-            .starts_with("chat_template must be a text or a list with")
-    );
-    assert!(
-        render(json!({"chat_template": 5}), None)
-            .unwrap_err()
-            .starts_with("chat_template must be")
-    );
+    assert!(render(named("y"), None).unwrap_err().starts_with("chat_template must be a text or a list with"));
+    assert!(render(json!({"chat_template": 5}), None).unwrap_err().starts_with("chat_template must be"));
     let none = "the model has no chat template; send plain text (--raw)";
     assert_eq!(render(json!({}), None).unwrap_err(), none);
     let tokens = json!({
@@ -318,11 +260,7 @@ fn folders_hold_templates_in_either_file() {
     let folder = tempfile::tempdir().unwrap();
     let open = || ChatTemplate::open(folder.path()).and_then(|t| t.prompt(&[], None));
     assert!(matches!(open(), Err(Error::NoChatTemplate)));
-    std::fs::write(
-        folder.path().join("tokenizer_config.json"),
-        r#"{"chat_template": "config"}"#,
-    )
-    .unwrap();
+    std::fs::write(folder.path().join("tokenizer_config.json"), r#"{"chat_template": "config"}"#).unwrap();
     assert_eq!(open().unwrap(), "config");
     std::fs::write(folder.path().join("chat_template.jinja"), "file").unwrap();
     assert_eq!(open().unwrap(), "file");
@@ -340,28 +278,16 @@ fn the_date_is_what_the_caller_says() {
     let today = Date::new(2025, 9, 1);
     assert_eq!(template(source).prompt(&[], today).unwrap(), "01 Sep 2025");
     assert_eq!(template(source).prompt(&[], None).unwrap(), "no date");
-    let error = template("{{ strftime_now('%H') }}")
-        .prompt(&[], today)
-        .unwrap_err()
-        .to_string();
+    let error = template("{{ strftime_now('%H') }}").prompt(&[], today).unwrap_err().to_string();
     assert!(error.contains("strftime_now does not know %H"), "{error}");
 }
 
 #[test]
 fn json_is_written_as_in_python() {
     let spaced = r#"{{ ["<a href='x'>&", 1, 2.5, none, true, {"k": []}] | tojson }}"#;
-    assert_eq!(
-        prompt(spaced).unwrap(),
-        r#"["<a href='x'>&", 1, 2.5, null, true, {"k": []}]"#
-    );
-    assert_eq!(
-        prompt("{{ messages[0] | tojson }}").unwrap(),
-        r#"{"role": "user", "content": "hi"}"#
-    );
-    assert_eq!(
-        prompt("{{ [1, {'a': 2}] | tojson(indent=1) }}").unwrap(),
-        "[\n 1,\n {\n  \"a\": 2\n }\n]"
-    );
+    assert_eq!(prompt(spaced).unwrap(), r#"["<a href='x'>&", 1, 2.5, null, true, {"k": []}]"#);
+    assert_eq!(prompt("{{ messages[0] | tojson }}").unwrap(), r#"{"role": "user", "content": "hi"}"#);
+    assert_eq!(prompt("{{ [1, {'a': 2}] | tojson(indent=1) }}").unwrap(), "[\n 1,\n {\n  \"a\": 2\n }\n]");
     assert!(prompt("{{ 1 | tojson(indent=1000000000) }}").is_err());
 }
 
@@ -390,11 +316,7 @@ fn hostile_templates_run_out_of_their_limits() {
     for source in sources {
         let parsed = ChatTemplate::parse(b"{}", Some(source));
         let rendered = parsed.and_then(|t| t.prompt(&[], None));
-        assert!(
-            matches!(rendered, Err(Error::ChatTemplate { .. })),
-            "{}",
-            &source[..source.len().min(80)]
-        );
+        assert!(matches!(rendered, Err(Error::ChatTemplate { .. })), "{}", &source[..source.len().min(80)]);
     }
 }
 
@@ -410,13 +332,8 @@ fn nests(n: usize, end: &str) -> bool {
 
 #[test]
 fn deeply_nested_values_do_not_overflow_the_stack() {
-    let ends = [
-        "",
-        "{{ ns.x }}",
-        "{{ ns.x | tojson }}",
-        "{{ ns.x == [ns.x] }}",
-        "{{ [ns.x, [ns.x]] | sort }}",
-    ];
+    let ends =
+        ["", "{{ ns.x }}", "{{ ns.x | tojson }}", "{{ ns.x == [ns.x] }}", "{{ [ns.x, [ns.x]] | sort }}"];
     for end in ends {
         assert!(nests(4000, end), "{end}");
         assert!(!nests(20_000, end), "{end}");
@@ -426,13 +343,8 @@ fn deeply_nested_values_do_not_overflow_the_stack() {
 #[test]
 fn errors_do_not_repeat_the_conversation() {
     let secret = [message("user", "the secret")];
-    let error = template("{{ messages[0].content.nonsense() }}")
-        .prompt(&secret, None)
-        .unwrap_err();
-    assert!(
-        !format!("{error} {error:#} {error:?}").contains("secret"),
-        "{error:?}"
-    );
+    let error = template("{{ messages[0].content.nonsense() }}").prompt(&secret, None).unwrap_err();
+    assert!(!format!("{error} {error:#} {error:?}").contains("secret"), "{error:?}");
 }
 
 #[test]
@@ -440,9 +352,6 @@ fn long_outputs_of_cheap_templates_are_refused() {
     let source = "{% set line = 'a' * 50000 %}{% for i in range(100) %}{{ line }}{% endfor %}";
     assert!(matches!(
         template(source).prompt(&[], None),
-        Err(Error::TextTooLong {
-            expected: TEXT_BYTES_MAX,
-            got: 5_000_000
-        })
+        Err(Error::TextTooLong { expected: TEXT_BYTES_MAX, got: 5_000_000 })
     ));
 }

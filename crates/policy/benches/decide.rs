@@ -28,10 +28,7 @@ fn decide(criterion: &mut Criterion) {
         blocks_total: 1000,
         now: Duration::ZERO,
     };
-    let signals = [0.05, 0.1, 0.2, 0.1, 0.4].map(|kld| PositionSignals {
-        kld,
-        ..PositionSignals::default()
-    });
+    let signals = [0.05, 0.1, 0.2, 0.1, 0.4].map(|kld| PositionSignals { kld, ..PositionSignals::default() });
     let outcomes: Vec<Outcome<'_>> = (0..N_SEQUENCES)
         .map(|seq| Outcome {
             seq: SeqId(seq),

@@ -105,27 +105,15 @@ mod tests {
     use super::*;
 
     const fn settled(len: u32) -> Planned {
-        Planned {
-            len,
-            is_settled: true,
-            reason: "divergence",
-        }
+        Planned { len, is_settled: true, reason: "divergence" }
     }
 
     const fn unsettled(len: u32) -> Planned {
-        Planned {
-            len,
-            is_settled: false,
-            reason: "calibrating",
-        }
+        Planned { len, is_settled: false, reason: "calibrating" }
     }
 
     const fn cut(len: u32) -> Planned {
-        Planned {
-            len,
-            is_settled: true,
-            reason: "cap",
-        }
+        Planned { len, is_settled: true, reason: "cap" }
     }
 
     /// Plans what it is told, stops at every position and trims everything.
@@ -137,10 +125,7 @@ mod tests {
         }
 
         fn signals(&self) -> Signals {
-            Signals {
-                divergence: false,
-                draft_shape: true,
-            }
+            Signals { divergence: false, draft_shape: true }
         }
 
         fn plan(&mut self, _view: &PlanView<'_>, plan: &mut [Planned]) {
@@ -179,15 +164,9 @@ mod tests {
     #[test]
     fn settled_lengths_are_cut_to_their_rounded_up_mean() {
         // (2 + 4 + 12) / 3 = 6
-        check(
-            &[settled(2), settled(4), settled(12)],
-            &[settled(2), settled(4), cut(6)],
-        );
+        check(&[settled(2), settled(4), settled(12)], &[settled(2), settled(4), cut(6)]);
         // (2 + 3 + 8) / 3 = 4.33, up to 5
-        check(
-            &[settled(2), settled(3), settled(8)],
-            &[settled(2), settled(3), cut(5)],
-        );
+        check(&[settled(2), settled(3), settled(8)], &[settled(2), settled(3), cut(5)]);
         check(&[settled(7)], &[settled(7)]);
         check(&[settled(4), settled(4)], &[settled(4), settled(4)]);
         check(&[], &[]);
@@ -196,10 +175,7 @@ mod tests {
     #[test]
     fn unsettled_lengths_are_neither_counted_nor_cut() {
         // (2 + 6) / 2 = 4; with the 20 it would be 9.33.
-        check(
-            &[unsettled(20), settled(2), settled(6)],
-            &[unsettled(20), settled(2), cut(4)],
-        );
+        check(&[unsettled(20), settled(2), settled(6)], &[unsettled(20), settled(2), cut(4)]);
         check(&[unsettled(20), unsettled(2)], &[unsettled(20), unsettled(2)]);
     }
 
@@ -217,10 +193,7 @@ mod tests {
     fn the_name_gains_one_parameter() {
         let plain = Cap::new(Box::new(Scripted(Vec::new())));
         assert_eq!(plain.name(), "scripted:cap=mean");
-        assert_eq!(
-            Cap::new(Box::new(crate::Fixed::new(3))).name(),
-            "fixed:k=3,cap=mean"
-        );
+        assert_eq!(Cap::new(Box::new(crate::Fixed::new(3))).name(), "fixed:k=3,cap=mean");
     }
 
     #[test]

@@ -83,10 +83,7 @@ enum Phase {
 impl Dsde {
     /// Remembers no sequence yet.
     pub fn new(config: Config) -> Self {
-        Self {
-            config,
-            sequences: HashMap::new(),
-        }
+        Self { config, sequences: HashMap::new() }
     }
 
     /// Sequences that are remembered; each costs a window of divergences until it is forgotten.
@@ -101,18 +98,12 @@ impl Policy for Dsde {
     }
 
     fn signals(&self) -> Signals {
-        Signals {
-            divergence: true,
-            draft_shape: false,
-        }
+        Signals { divergence: true, draft_shape: false }
     }
 
     fn plan(&mut self, view: &PlanView<'_>, plan: &mut [Planned]) {
         for (sequence, planned) in view.sequences.iter().zip(plan) {
-            let history = self
-                .sequences
-                .entry(sequence.seq)
-                .or_insert_with(|| History::new(&self.config));
+            let history = self.sequences.entry(sequence.seq).or_insert_with(|| History::new(&self.config));
             *planned = history.planned;
         }
     }
@@ -136,11 +127,7 @@ impl History {
         let calibration = Calibration::new(config);
         Self {
             klds: Window::new(config.long()),
-            planned: Planned {
-                len: calibration.next_len(),
-                is_settled: false,
-                reason: CALIBRATING,
-            },
+            planned: Planned { len: calibration.next_len(), is_settled: false, reason: CALIBRATING },
             phase: Phase::Calibrating(calibration),
         }
     }
@@ -168,12 +155,7 @@ impl History {
         }
         if let Phase::Settled(bounds) = self.phase {
             let kld_mean = kld_sum / outcome.signals.len().max(1) as f64;
-            self.planned = settled(
-                config,
-                bounds,
-                &self.klds,
-                at_temperature(kld_mean, outcome.temperature),
-            );
+            self.planned = settled(config, bounds, &self.klds, at_temperature(kld_mean, outcome.temperature));
         }
     }
 }
@@ -191,18 +173,10 @@ fn settled(config: &Config, bounds: Bounds, klds: &Window, kld_mean: f64) -> Pla
 
 /// Divergence per unit of temperature, as in the released code; greedy requests keep theirs.
 fn at_temperature(kld_mean: f64, temperature: f32) -> f64 {
-    if temperature > 0.0 {
-        kld_mean / f64::from(temperature)
-    } else {
-        kld_mean
-    }
+    if temperature > 0.0 { kld_mean / f64::from(temperature) } else { kld_mean }
 }
 
 /// The divergence of a position within its possible range; what is not a number counts as the worst.
 fn sane_kld(signals: &PositionSignals) -> f32 {
-    if signals.kld.is_finite() {
-        signals.kld.clamp(0.0, rule::KLD_MAX)
-    } else {
-        rule::KLD_MAX
-    }
+    if signals.kld.is_finite() { signals.kld.clamp(0.0, rule::KLD_MAX) } else { rule::KLD_MAX }
 }

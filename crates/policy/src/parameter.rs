@@ -106,10 +106,7 @@ impl ValueSet {
                 let number: f64 = text.parse().ok()?;
                 (min..=max).contains(&number).then_some(Value::Number(number))
             }
-            Self::Word(words) => words
-                .iter()
-                .find(|&&word| word == text)
-                .map(|&word| Value::Word(word)),
+            Self::Word(words) => words.iter().find(|&&word| word == text).map(|&word| Value::Word(word)),
         }
     }
 }
@@ -128,15 +125,10 @@ impl Settings {
     /// Unknown or repeated keys, values outside their sets, missing parameters.
     pub fn parse(entry: &'static Entry, text: Option<&str>) -> Result<Self, Error> {
         let policy = entry.name;
-        let mut settings = Self {
-            entry,
-            given: Vec::new(),
-        };
+        let mut settings = Self { entry, given: Vec::new() };
         for pair in text.into_iter().flat_map(|text| text.split(',')) {
-            let (key, value) = pair.split_once('=').ok_or_else(|| Error::Syntax {
-                policy,
-                got: pair.to_owned(),
-            })?;
+            let (key, value) =
+                pair.split_once('=').ok_or_else(|| Error::Syntax { policy, got: pair.to_owned() })?;
             let parameter = entry.find(key)?;
             let key = parameter.key;
             if settings.given(key).is_some() {
@@ -150,16 +142,12 @@ impl Settings {
             })?;
             settings.given.push((key, value));
         }
-        let missing = entry
-            .parameters()
-            .find(|p| p.default.is_none() && settings.given(p.key).is_none());
+        let missing = entry.parameters().find(|p| p.default.is_none() && settings.given(p.key).is_none());
         match missing {
             None => Ok(settings),
-            Some(parameter) => Err(Error::Missing {
-                policy,
-                key: parameter.key,
-                expected: parameter.values.to_string(),
-            }),
+            Some(parameter) => {
+                Err(Error::Missing { policy, key: parameter.key, expected: parameter.values.to_string() })
+            }
         }
     }
 
@@ -187,10 +175,7 @@ impl Settings {
     /// # Panics
     /// If the policy's table does not list `key`; that is a bug of the policy.
     pub fn value(&self, key: &str) -> Value {
-        let parameter = self
-            .entry
-            .find(key)
-            .expect("a policy reads only parameters of its table");
+        let parameter = self.entry.find(key).expect("a policy reads only parameters of its table");
         self.given(key)
             .or_else(|| self.default_of(parameter))
             .expect("parameters without a default are refused when missing")
@@ -200,12 +185,7 @@ impl Settings {
         let is_chosen = |preset: &&Preset| self.given(preset.key) == Some(Value::Word(preset.word));
         let preset = self.entry.presets.iter().find(is_chosen);
         let text = self.entry.default_of(parameter, preset)?;
-        Some(
-            parameter
-                .values
-                .parse(text)
-                .expect("defaults are values that their parameters accept"),
-        )
+        Some(parameter.values.parse(text).expect("defaults are values that their parameters accept"))
     }
 
     /// A whole number.

@@ -38,9 +38,7 @@ pub struct Entry {
 impl Entry {
     /// All parameters the policy accepts: its own, then `cap` if it plans per sequence.
     pub fn parameters(&self) -> impl Iterator<Item = &'static Parameter> + use<> {
-        self.parameters
-            .iter()
-            .chain(self.is_per_sequence.then_some(&cap::PARAMETER))
+        self.parameters.iter().chain(self.is_per_sequence.then_some(&cap::PARAMETER))
     }
 
     /// The parameter with this key.
@@ -49,17 +47,10 @@ impl Entry {
     /// [`Error::Key`] with all keys and what they accept.
     pub fn find(&self, key: &str) -> Result<&'static Parameter, Error> {
         self.parameters().find(|p| p.key == key).ok_or_else(|| {
-            let keys: Vec<String> = self
-                .parameters()
-                .map(|p| format!("{}=<{}>", p.key, p.values))
-                .collect();
+            let keys: Vec<String> = self.parameters().map(|p| format!("{}=<{}>", p.key, p.values)).collect();
             Error::Key {
                 policy: self.name,
-                expected: if keys.is_empty() {
-                    "none".to_owned()
-                } else {
-                    keys.join(", ")
-                },
+                expected: if keys.is_empty() { "none".to_owned() } else { keys.join(", ") },
                 got: key.to_owned(),
             }
         })
@@ -93,11 +84,7 @@ impl Config {
     /// A fresh policy that remembers no sequence.
     pub fn build(&self) -> Box<dyn Policy> {
         let policy = (self.entry.build)(&self.settings).expect("settings were checked when they were parsed");
-        if self.is_capped() {
-            Box::new(Cap::new(policy))
-        } else {
-            policy
-        }
+        if self.is_capped() { Box::new(Cap::new(policy)) } else { policy }
     }
 
     fn is_capped(&self) -> bool {
@@ -115,10 +102,7 @@ impl FromStr for Config {
         };
         let entry = *ENTRIES.iter().find(|entry| entry.name == name).ok_or_else(|| {
             let names: Vec<&str> = ENTRIES.iter().map(|entry| entry.name).collect();
-            Error::Name {
-                expected: names.join(", "),
-                got: name.to_owned(),
-            }
+            Error::Name { expected: names.join(", "), got: name.to_owned() }
         })?;
         let settings = Settings::parse(entry, parameters)?;
         (entry.build)(&settings)?;
@@ -153,15 +137,9 @@ mod tests {
             ("dsde:decay=0.9", "dsde:decay=0.9"),
             // 0.9 is the default of this variant, 0.85 is not.
             ("dsde:decay=0.9,variant=released", "dsde:variant=released"),
-            (
-                "dsde:variant=released,decay=0.85,cap=mean",
-                "dsde:variant=released,decay=0.85,cap=mean",
-            ),
+            ("dsde:variant=released,decay=0.85,cap=mean", "dsde:variant=released,decay=0.85,cap=mean"),
             ("dsde:short=third", "dsde:short=third"),
-            (
-                "dsde:k_init=9,sl_max=12,cap=mean",
-                "dsde:sl_max=12,k_init=9,cap=mean",
-            ),
+            ("dsde:k_init=9,sl_max=12,cap=mean", "dsde:sl_max=12,k_init=9,cap=mean"),
         ];
         for (text, expected) in cases {
             assert_eq!(name(text).unwrap(), expected, "{text}");
@@ -174,70 +152,31 @@ mod tests {
         let cases = [
             ("", "unknown policy '', expected one of: off, fixed, dsde"),
             ("Off", "unknown policy 'Off', expected one of: off, fixed, dsde"),
-            (
-                "off:k=1",
-                "policy off has no parameter 'k', expected one of: none",
-            ),
-            (
-                "off:cap=mean",
-                "policy off has no parameter 'cap', expected one of: none",
-            ),
+            ("off:k=1", "policy off has no parameter 'k', expected one of: none"),
+            ("off:cap=mean", "policy off has no parameter 'cap', expected one of: none"),
             (
                 "fixed:n=4",
                 "policy fixed has no parameter 'n', expected one of: k=<1..=64>, cap=<off or mean>",
             ),
             ("fixed", "policy fixed needs k=<1..=64>"),
             ("fixed:k=0", "parameter k of policy fixed must be 1..=64, got '0'"),
-            (
-                "fixed:k=65",
-                "parameter k of policy fixed must be 1..=64, got '65'",
-            ),
-            (
-                "fixed:k=-1",
-                "parameter k of policy fixed must be 1..=64, got '-1'",
-            ),
-            (
-                "fixed:k=4.0",
-                "parameter k of policy fixed must be 1..=64, got '4.0'",
-            ),
+            ("fixed:k=65", "parameter k of policy fixed must be 1..=64, got '65'"),
+            ("fixed:k=-1", "parameter k of policy fixed must be 1..=64, got '-1'"),
+            ("fixed:k=4.0", "parameter k of policy fixed must be 1..=64, got '4.0'"),
             ("fixed:k=", "parameter k of policy fixed must be 1..=64, got ''"),
-            (
-                "fixed:k=4,cap=max",
-                "parameter cap of policy fixed must be off or mean, got 'max'",
-            ),
-            (
-                "fixed:k=4,k=5",
-                "parameter k of policy fixed is given more than once, expected it once",
-            ),
+            ("fixed:k=4,cap=max", "parameter cap of policy fixed must be off or mean, got 'max'"),
+            ("fixed:k=4,k=5", "parameter k of policy fixed is given more than once, expected it once"),
             (
                 "fixed:k=4,",
                 "parameters of policy fixed are written key=value and separated by commas, got ''",
             ),
-            (
-                "fixed:",
-                "parameters of policy fixed are written key=value and separated by commas, got ''",
-            ),
-            (
-                "fixed:4",
-                "parameters of policy fixed are written key=value and separated by commas, got '4'",
-            ),
-            (
-                "dsde:decay=NaN",
-                "parameter decay of policy dsde must be 0.01..=1, got 'NaN'",
-            ),
-            (
-                "dsde:decay=0",
-                "parameter decay of policy dsde must be 0.01..=1, got '0'",
-            ),
-            (
-                "dsde:long=half",
-                "parameter long of policy dsde must be 2..=1024 or activation, got 'half'",
-            ),
+            ("fixed:", "parameters of policy fixed are written key=value and separated by commas, got ''"),
+            ("fixed:4", "parameters of policy fixed are written key=value and separated by commas, got '4'"),
+            ("dsde:decay=NaN", "parameter decay of policy dsde must be 0.01..=1, got 'NaN'"),
+            ("dsde:decay=0", "parameter decay of policy dsde must be 0.01..=1, got '0'"),
+            ("dsde:long=half", "parameter long of policy dsde must be 2..=1024 or activation, got 'half'"),
             ("dsde:sl_max=1", "policy dsde needs sl_min <= sl_max, got 2 > 1"),
-            (
-                "dsde:variant=released,sl_max=5",
-                "policy dsde needs sl_min <= sl_max, got 6 > 5",
-            ),
+            ("dsde:variant=released,sl_max=5", "policy dsde needs sl_min <= sl_max, got 6 > 5"),
             ("dsde:long=9", "policy dsde needs short <= long, got 10 > 9"),
         ];
         for (text, expected) in cases {
@@ -279,11 +218,7 @@ mod tests {
     #[test]
     fn names_and_keys_are_unique() {
         for (i, entry) in ENTRIES.iter().enumerate() {
-            assert!(
-                ENTRIES[..i].iter().all(|other| other.name != entry.name),
-                "{}",
-                entry.name
-            );
+            assert!(ENTRIES[..i].iter().all(|other| other.name != entry.name), "{}", entry.name);
             let keys: Vec<&str> = entry.parameters().map(|p| p.key).collect();
             for (j, key) in keys.iter().enumerate() {
                 assert!(!keys[..j].contains(key), "{} of {}", key, entry.name);

@@ -69,11 +69,7 @@ pub struct Planned {
 impl Planned {
     /// No speculation.
     pub const fn none() -> Self {
-        Self {
-            len: 0,
-            is_settled: true,
-            reason: "none",
-        }
+        Self { len: 0, is_settled: true, reason: "none" }
     }
 }
 

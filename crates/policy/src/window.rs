@@ -16,11 +16,7 @@ impl Window {
     /// If `capacity` is zero.
     pub fn new(capacity: usize) -> Self {
         assert!(capacity > 0, "a window holds at least one value");
-        Self {
-            values: Vec::new(),
-            capacity,
-            next: 0,
-        }
+        Self { values: Vec::new(), capacity, next: 0 }
     }
 
     /// Appends the newest value.
@@ -145,19 +141,14 @@ mod tests {
     /// The definition, with explicit powers over the whole history.
     fn variance_naive(values: &[f32], n: usize, decay: f64) -> f64 {
         let recent = &values[values.len().saturating_sub(n)..];
-        let weights: Vec<f64> = (0..recent.len())
-            .map(|i| decay.powi((recent.len() - 1 - i) as i32))
-            .collect();
+        let weights: Vec<f64> =
+            (0..recent.len()).map(|i| decay.powi((recent.len() - 1 - i) as i32)).collect();
         let total: f64 = weights.iter().sum();
         if recent.is_empty() {
             return 0.0;
         }
         let weighted = |f: &dyn Fn(f64) -> f64| -> f64 {
-            let sum: f64 = weights
-                .iter()
-                .zip(recent)
-                .map(|(w, &x)| w * f(f64::from(x)))
-                .sum();
+            let sum: f64 = weights.iter().zip(recent).map(|(w, &x)| w * f(f64::from(x))).sum();
             sum / total
         };
         let mean = weighted(&|x| x);

@@ -14,13 +14,7 @@ fn policy() -> Dsde {
 }
 
 fn fate(klds: &[f32]) -> Fate {
-    Fate {
-        seq: SeqId(1),
-        limit: 64,
-        accepted_max: 4,
-        temperature: 0.0,
-        klds: klds.to_vec(),
-    }
+    Fate { seq: SeqId(1), limit: 64, accepted_max: 4, temperature: 0.0, klds: klds.to_vec() }
 }
 
 /// Six steps of five tokens end the calibration: 30 proposed, never all accepted, at most 4.
@@ -77,10 +71,7 @@ fn a_drafter_without_distribution_stays_at_what_calibration_found() {
 fn a_step_without_proposal_teaches_nothing() {
     let mut policy = policy();
     settle(&mut policy, &[0.1, 0.3]);
-    let clipped = Fate {
-        limit: 0,
-        ..fate(&[5.0])
-    };
+    let clipped = Fate { limit: 0, ..fate(&[5.0]) };
     // SL_max = 4 (1 + 0.18 / 0.3) = 6.4, down to 6. Scale factor exp(0.36) - 1 = 0.43 and WVIR about 1: about 2 + 0.57 * 4,
     // up to 5; without divergences it would be 6.
     assert_eq!(after(&mut policy, clipped).len, 5);
@@ -89,12 +80,7 @@ fn a_step_without_proposal_teaches_nothing() {
 #[test]
 fn planned_sequences_are_remembered_until_they_are_forgotten() {
     let mut policy = policy();
-    let fates: Vec<Fate> = (0..3)
-        .map(|seq| Fate {
-            seq: SeqId(seq),
-            ..fate(&[0.1])
-        })
-        .collect();
+    let fates: Vec<Fate> = (0..3).map(|seq| Fate { seq: SeqId(seq), ..fate(&[0.1]) }).collect();
     common::step(&mut policy, 0, &fates);
     assert_eq!(policy.n_sequences(), 3);
     policy.forget(SeqId(1));

@@ -11,22 +11,13 @@ use proptest::prelude::*;
 fn configurations() -> Vec<String> {
     let mut texts = Vec::new();
     for entry in ENTRIES {
-        let required: Vec<String> = entry
-            .parameters()
-            .filter(|p| p.default.is_none())
-            .map(|p| format!("{}=4", p.key))
-            .collect();
-        let presets = entry
-            .presets
-            .iter()
-            .map(|p| vec![format!("{}={}", p.key, p.word)]);
+        let required: Vec<String> =
+            entry.parameters().filter(|p| p.default.is_none()).map(|p| format!("{}=4", p.key)).collect();
+        let presets = entry.presets.iter().map(|p| vec![format!("{}={}", p.key, p.word)]);
         for choice in std::iter::once(Vec::new()).chain(presets) {
             let with = |extra: Option<&str>| {
-                let parameters = [
-                    required.clone(),
-                    choice.clone(),
-                    extra.into_iter().map(str::to_owned).collect(),
-                ];
+                let parameters =
+                    [required.clone(), choice.clone(), extra.into_iter().map(str::to_owned).collect()];
                 match parameters.concat().join(",") {
                     parameters if parameters.is_empty() => entry.name.to_owned(),
                     parameters => format!("{}:{parameters}", entry.name),
@@ -89,10 +80,7 @@ fn batches() -> impl Strategy<Value = Vec<Vec<Fate>>> {
 }
 
 fn run(policy: &mut dyn Policy, batches: &[Vec<Fate>]) -> Vec<Vec<Planned>> {
-    (0..)
-        .zip(batches)
-        .map(|(step, fates)| common::step(policy, step, fates))
-        .collect()
+    (0..).zip(batches).map(|(step, fates)| common::step(policy, step, fates)).collect()
 }
 
 proptest! {

@@ -53,11 +53,7 @@ fn acceptance(chain: &Chain<'_>, i: usize, prefix_prob: f64) -> f64 {
     }
     let remaining = chain.residual(i, prefix_prob).mass();
     let lacking = 1.0 - prefix_prob;
-    if lacking > 0.0 {
-        remaining / (remaining + lacking)
-    } else {
-        1.0
-    }
+    if lacking > 0.0 { remaining / (remaining + lacking) } else { 1.0 }
 }
 
 #[cfg(test)]
@@ -91,25 +87,14 @@ mod tests {
     fn check(tokens: [u32; 2], refusals: usize, accepted: u32, asked: &[(u32, f64)], weights: [f64; 2]) {
         let (target, draft) = ([TARGET; 3].concat(), [DRAFT; 2].concat());
         let chain = Chain::new(&tokens, Rows::new(&target, 2), Rows::new(&draft, 2));
-        let mut draws = Stubborn {
-            refusals,
-            asked: Vec::new(),
-            weights: [0.0; 2],
-        };
+        let mut draws = Stubborn { refusals, asked: Vec::new(), weights: [0.0; 2] };
         let verdict = block_wise(&chain, &mut draws);
-        assert_eq!(
-            (verdict.accepted(), verdict.is_bonus),
-            (accepted, accepted == 2),
-            "{tokens:?}"
-        );
+        assert_eq!((verdict.accepted(), verdict.is_bonus), (accepted, accepted == 2), "{tokens:?}");
         assert_eq!(verdict.next, accepted);
         let is_near = |a: f64, b: f64| (a - b).abs() < 1e-6;
         assert_eq!(draws.asked.len(), asked.len(), "{tokens:?}");
         for (got, expected) in draws.asked.iter().zip(asked) {
-            assert!(
-                got.0 == expected.0 && is_near(got.1, expected.1),
-                "{tokens:?}: {got:?}"
-            );
+            assert!(got.0 == expected.0 && is_near(got.1, expected.1), "{tokens:?}: {got:?}");
         }
         for (got, expected) in draws.weights.into_iter().zip(weights) {
             assert!(is_near(got, expected), "{tokens:?}: {:?}", draws.weights);

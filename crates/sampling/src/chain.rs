@@ -26,16 +26,8 @@ impl<'a> Chain<'a> {
             target.n_rows(),
             draft.n_rows()
         );
-        assert_eq!(
-            target.vocab_len(),
-            draft.vocab_len(),
-            "target and draft share a vocabulary"
-        );
-        Self {
-            tokens,
-            target,
-            draft,
-        }
+        assert_eq!(target.vocab_len(), draft.vocab_len(), "target and draft share a vocabulary");
+        Self { tokens, target, draft }
     }
 
     /// Number of drafted tokens.
@@ -53,21 +45,13 @@ impl<'a> Chain<'a> {
     pub fn ratio(&self, i: usize) -> f64 {
         let token = self.tokens[i] as usize;
         let q = f64::from(self.draft.row(i)[token]);
-        if q > 0.0 {
-            f64::from(self.target.row(i)[token]) / q
-        } else {
-            0.0
-        }
+        if q > 0.0 { f64::from(self.target.row(i)[token]) / q } else { 0.0 }
     }
 
     /// `max(scale * p - q, 0)` after the first `i` tokens, over the vocabulary.
     #[inline(always)]
     pub fn residual(&self, i: usize, scale: f64) -> Weights<'a> {
-        Weights::Residual {
-            scale,
-            target: self.target.row(i),
-            draft: self.draft.row(i),
-        }
+        Weights::Residual { scale, target: self.target.row(i), draft: self.draft.row(i) }
     }
 
     /// Ends the chain after `i < len` tokens: the next one is recovered from the residual, or from the target itself where
@@ -75,11 +59,7 @@ impl<'a> Chain<'a> {
     #[inline(always)]
     pub fn recovered(&self, i: usize, scale: f64, draws: &mut impl Draws) -> Verdict {
         let residual = self.residual(i, scale);
-        let weights = if residual.mass() > 0.0 {
-            residual
-        } else {
-            Weights::Row(self.target.row(i))
-        };
+        let weights = if residual.mass() > 0.0 { residual } else { Weights::Row(self.target.row(i)) };
         Verdict {
             path: (0..i as u32).collect(),
             next: draws.token(Purpose::Target, i as u32, weights),
@@ -120,10 +100,7 @@ mod tests {
         let target = [0.0, 1.0, 0.5, 0.5];
         let chain = Chain::new(&[1], Rows::new(&target, 2), Rows::new(&[0.0, 1.0], 2));
         let verdict = chain.recovered(0, 1.0, &mut DRAWS.clone());
-        assert_eq!(
-            (verdict.next, verdict.accepted(), verdict.is_bonus),
-            (1, 0, false)
-        );
+        assert_eq!((verdict.next, verdict.accepted(), verdict.is_bonus), (1, 0, false));
     }
 
     #[test]

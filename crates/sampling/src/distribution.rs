@@ -88,16 +88,9 @@ fn penalise(logits: &mut [f32], adjustment: &Adjustment<'_>, marks: &mut Vec<u32
 }
 
 fn penalised(logit: f32, output_count: u32, params: &Params) -> f32 {
-    let repeated = if logit > 0.0 {
-        logit / params.repetition_penalty
-    } else {
-        logit * params.repetition_penalty
-    };
-    let presence = if output_count > 0 {
-        params.presence_penalty
-    } else {
-        0.0
-    };
+    let repeated =
+        if logit > 0.0 { logit / params.repetition_penalty } else { logit * params.repetition_penalty };
+    let presence = if output_count > 0 { params.presence_penalty } else { 0.0 };
     repeated - params.frequency_penalty * output_count as f32 - presence
 }
 
@@ -115,11 +108,7 @@ pub fn softmax(row: &mut [f32], params: &Params, scratch: &mut Scratch) {
         row.iter_mut().take(1).for_each(|p| *p = 1.0);
         return;
     }
-    let temperature = if params.is_greedy() {
-        1.0
-    } else {
-        params.temperature
-    };
+    let temperature = if params.is_greedy() { 1.0 } else { params.temperature };
     let mass = exponentiate(row, Shift::new(max, temperature));
     let kept = truncate(row, mass, params, &mut scratch.survivors);
     let scale = (1.0 / kept) as f32;
@@ -140,10 +129,7 @@ impl Shift {
     /// * `temperature`: `> 0`; its inverse is kept finite, so that the largest logit always maps to 0.
     #[inline(always)]
     pub(crate) fn new(max: f32, temperature: f32) -> Self {
-        Self {
-            max,
-            inverse_temperature: (1.0 / temperature).min(f32::MAX),
-        }
+        Self { max, inverse_temperature: (1.0 / temperature).min(f32::MAX) }
     }
 
     #[inline(always)]
@@ -188,8 +174,7 @@ pub fn argmax(row: &[f32]) -> u32 {
     let start = chunk_idx.unwrap_or(chunks.len()) * LANES;
     let chunk = chunk_idx.map_or(tail, |idx| &chunks[idx]);
     let lane = chunk.iter().position(|logit| *logit >= max);
-    lane.filter(|_| max > f32::NEG_INFINITY)
-        .map_or(0, |lane| (start + lane) as u32)
+    lane.filter(|_| max > f32::NEG_INFINITY).map_or(0, |lane| (start + lane) as u32)
 }
 
 #[cfg(test)]
@@ -200,10 +185,7 @@ mod tests {
     const INF: f32 = f32::INFINITY;
 
     fn at_temperature(temperature: f32) -> Params {
-        Params {
-            temperature,
-            ..Params::greedy()
-        }
+        Params { temperature, ..Params::greedy() }
     }
 
     fn check_softmax(logits: &[f32], params: &Params, expected: &[f32]) {
@@ -250,10 +232,7 @@ mod tests {
     fn truncated_probabilities_are_normalised_again() {
         // Weights 1, 1/2, 1/4, 1/4: top-k 3 leaves 1, 1/2, 1/4, divided by 7/4.
         let logits = [1.0_f32, 0.5, 0.25, 0.25].map(f32::ln);
-        let params = Params {
-            top_k: 3,
-            ..at_temperature(1.0)
-        };
+        let params = Params { top_k: 3, ..at_temperature(1.0) };
         check_softmax(&logits, &params, &[4.0 / 7.0, 2.0 / 7.0, 1.0 / 7.0, 0.0]);
     }
 
@@ -284,13 +263,8 @@ mod tests {
         let mut params = Params::greedy();
         change(&mut params);
         let mut scratch = Scratch::default();
-        let adjustment = Adjustment {
-            params: &params,
-            history: &[0, 1, 1, 2, 2],
-            prompt_len: 2,
-            drafted: &[3],
-            banned,
-        };
+        let adjustment =
+            Adjustment { params: &params, history: &[0, 1, 1, 2, 2], prompt_len: 2, drafted: &[3], banned };
         let mut logits = [2.0, 2.0, -2.0, 2.0, 2.0, 0.0];
         adjust(&mut logits, &adjustment, &mut scratch);
         assert_eq!(logits, expected, "{params:?}");
@@ -304,21 +278,13 @@ mod tests {
 
     #[test]
     fn repetition_weakens_every_token_seen_once() {
-        check_adjust(
-            |p| p.repetition_penalty = 2.0,
-            &[],
-            [1.0, 1.0, -4.0, 1.0, 2.0, 0.0],
-        );
+        check_adjust(|p| p.repetition_penalty = 2.0, &[], [1.0, 1.0, -4.0, 1.0, 2.0, 0.0]);
     }
 
     #[test]
     fn presence_counts_the_output_once_and_frequency_each_time() {
         check_adjust(|p| p.presence_penalty = 0.5, &[], [2.0, 1.5, -2.5, 1.5, 2.0, 0.0]);
-        check_adjust(
-            |p| p.frequency_penalty = 0.5,
-            &[],
-            [2.0, 1.5, -3.0, 1.5, 2.0, 0.0],
-        );
+        check_adjust(|p| p.frequency_penalty = 0.5, &[], [2.0, 1.5, -3.0, 1.5, 2.0, 0.0]);
     }
 
     #[test]
@@ -333,18 +299,9 @@ mod tests {
 
     #[test]
     fn tokens_outside_the_vocabulary_are_ignored() {
-        let params = Params {
-            presence_penalty: 1.0,
-            logit_bias: vec![(9, 1.0)],
-            ..Params::greedy()
-        };
-        let adjustment = Adjustment {
-            params: &params,
-            history: &[7, 1],
-            prompt_len: 5,
-            drafted: &[8, 0],
-            banned: &[6],
-        };
+        let params = Params { presence_penalty: 1.0, logit_bias: vec![(9, 1.0)], ..Params::greedy() };
+        let adjustment =
+            Adjustment { params: &params, history: &[7, 1], prompt_len: 5, drafted: &[8, 0], banned: &[6] };
         let mut logits = [0.0; 2];
         adjust(&mut logits, &adjustment, &mut Scratch::default());
         assert_eq!(logits, [-1.0, 0.0]);

@@ -63,17 +63,11 @@ impl Divergence {
         let (draft_chunks, draft_tail) = draft.as_chunks::<LANES>();
         let mut comparison = Comparison::default();
         for (x, y) in target_chunks.iter().zip(draft_chunks) {
-            comparison.add(
-                Position::of_logits(x, &target_map),
-                Position::of_logits(y, &draft_map),
-            );
+            comparison.add(Position::of_logits(x, &target_map), Position::of_logits(y, &draft_map));
         }
         let x = lanes::padded(target_tail, f32::NEG_INFINITY);
         let y = lanes::padded(draft_tail, f32::NEG_INFINITY);
-        comparison.add(
-            Position::of_logits(&x, &target_map),
-            Position::of_logits(&y, &draft_map),
-        );
+        comparison.add(Position::of_logits(&x, &target_map), Position::of_logits(&y, &draft_map));
         comparison.finish()
     }
 }
@@ -98,10 +92,7 @@ impl Shape {
         }
         let last = Position::of_probabilities(&lanes::padded(tail, 0.0));
         lanes::accumulate(&mut sums, last.surprise());
-        Self {
-            entropy: lanes::total(sums).max(0.0) as f32,
-            top_prob: lanes::max(row).max(0.0),
-        }
+        Self { entropy: lanes::total(sums).max(0.0) as f32, top_prob: lanes::max(row).max(0.0) }
     }
 
     /// Of the softmax of a row of logits `[vocab_len]` at a temperature `> 0`.
@@ -115,10 +106,7 @@ impl Shape {
         }
         let last = Position::of_logits(&lanes::padded(tail, f32::NEG_INFINITY), &map);
         lanes::accumulate(&mut sums, last.surprise());
-        Self {
-            entropy: lanes::total(sums).max(0.0) as f32,
-            top_prob: map.top_prob(),
-        }
+        Self { entropy: lanes::total(sums).max(0.0) as f32, top_prob: map.top_prob() }
     }
 }
 
@@ -132,19 +120,13 @@ struct Position {
 impl Position {
     #[inline(always)]
     fn of_probabilities(probs: &Lanes) -> Self {
-        Self {
-            probs: *probs,
-            logs: lanes::ln(*probs),
-        }
+        Self { probs: *probs, logs: lanes::ln(*probs) }
     }
 
     #[inline(always)]
     fn of_logits(logits: &Lanes, map: &LogSoftmax) -> Self {
         let logs = map.log_probs(logits);
-        Self {
-            probs: lanes::exp(logs),
-            logs,
-        }
+        Self { probs: lanes::exp(logs), logs }
     }
 
     /// `-p ln p`.
@@ -212,9 +194,7 @@ mod tests {
         let min = f64::from(PROBABILITY_MIN);
         let entropy = |row: &[f64]| -> f64 { row.iter().filter(|p| **p > 0.0).map(|p| -p * p.ln()).sum() };
         let pairs = || target.iter().zip(draft);
-        let kld: f64 = pairs()
-            .map(|(p, q)| p.max(min) * (p.max(min).ln() - q.max(min).ln()))
-            .sum();
+        let kld: f64 = pairs().map(|(p, q)| p.max(min) * (p.max(min).ln() - q.max(min).ln())).sum();
         let tv: f64 = pairs().map(|(p, q)| (p - q).abs()).sum::<f64>() / 2.0;
         [kld.max(0.0), tv, entropy(draft), entropy(target)]
     }
@@ -223,10 +203,7 @@ mod tests {
         let numbers = [got.kld, got.tv, got.draft_entropy, got.target_entropy];
         for (got_one, expected_one) in numbers.into_iter().zip(expected) {
             let error = (f64::from(got_one) - expected_one).abs();
-            assert!(
-                error < 2e-6 * expected_one.max(1.0),
-                "{got:?} is not {expected:?}"
-            );
+            assert!(error < 2e-6 * expected_one.max(1.0), "{got:?} is not {expected:?}");
         }
     }
 
@@ -235,10 +212,7 @@ mod tests {
     }
 
     fn exact_softmax(logits: &[f32], temperature: f32) -> Vec<f64> {
-        let scaled: Vec<f64> = logits
-            .iter()
-            .map(|&x| f64::from(x) / f64::from(temperature))
-            .collect();
+        let scaled: Vec<f64> = logits.iter().map(|&x| f64::from(x) / f64::from(temperature)).collect();
         let max = scaled.iter().copied().fold(f64::MIN, f64::max);
         let mass: f64 = scaled.iter().map(|x| (x - max).exp()).sum();
         scaled.iter().map(|x| (x - max).exp() / mass).collect()
@@ -250,15 +224,9 @@ mod tests {
         // H = 3/4 ln 4/3 + 1/4 ln 4 = 2 ln 2 - 3/4 ln 3
         let entropy = 2.0 * 2.0_f64.ln() - 0.75 * 3.0_f64.ln();
         let expected = [3.0_f64.ln() / 2.0, 0.5, entropy, entropy];
-        check(
-            Divergence::of_probabilities(&[0.75, 0.25], &[0.25, 0.75]),
-            expected,
-        );
+        check(Divergence::of_probabilities(&[0.75, 0.25], &[0.25, 0.75]), expected);
         let ln_3 = 3.0_f32.ln();
-        check(
-            Divergence::of_logits(&[ln_3, 0.0], &[5.0, 5.0 + ln_3], 1.0),
-            expected,
-        );
+        check(Divergence::of_logits(&[ln_3, 0.0], &[5.0, 5.0 + ln_3], 1.0), expected);
         // Temperature 1/2 squares the odds: 9 to 1.
         let halved = Divergence::of_logits(&[ln_3, 0.0], &[0.0, ln_3], 0.5);
         check(halved, reference(&[0.9, 0.1], &[0.1, 0.9]));
@@ -302,10 +270,7 @@ mod tests {
         let from_logits = Shape::of_logits(&[3.0; 4], 0.7);
         assert!((from_logits.entropy - 4.0_f32.ln()).abs() < 1e-6);
         assert!((from_logits.top_prob - 0.25).abs() < 1e-7);
-        let certain = Shape {
-            entropy: 0.0,
-            top_prob: 1.0,
-        };
+        let certain = Shape { entropy: 0.0, top_prob: 1.0 };
         assert_eq!(Shape::of_probabilities(&[0.0, 1.0]), certain);
     }
 

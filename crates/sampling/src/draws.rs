@@ -182,14 +182,7 @@ mod tests {
     #[test]
     fn tokens_own_intervals_as_long_as_their_weights() {
         let row = [0.0, 0.25, 0.0, 0.5, 0.25, 0.0];
-        let cases = [
-            (0.0, 1),
-            (0.2499, 1),
-            (0.25, 3),
-            (0.7499, 3),
-            (0.75, 4),
-            (ALMOST_ONE, 4),
-        ];
+        let cases = [(0.0, 1), (0.2499, 1), (0.25, 3), (0.7499, 3), (0.75, 4), (ALMOST_ONE, 4)];
         check(Weights::Row(&row), &cases);
         // The same shape, four times as heavy.
         check(Weights::Row(&row.map(|w| 4.0 * w)), &cases);
@@ -198,11 +191,7 @@ mod tests {
     #[test]
     fn residuals_are_what_the_draft_left() {
         // 0.5 * (0.8, 0.2, 0) - (0.1, 0.2, 0.7) = (0.3, -0.1, -0.7)
-        let residual = Weights::Residual {
-            scale: 0.5,
-            target: &[0.8, 0.2, 0.0],
-            draft: &[0.1, 0.2, 0.7],
-        };
+        let residual = Weights::Residual { scale: 0.5, target: &[0.8, 0.2, 0.0], draft: &[0.1, 0.2, 0.7] };
         assert!((residual.mass() - 0.3).abs() < 1e-7);
         assert_eq!([1, 2].map(|token| residual.weight(token)), [0.0, 0.0]);
         check(residual, &[(0.0, 0), (0.5, 0), (ALMOST_ONE, 0)]);
@@ -218,10 +207,7 @@ mod tests {
         for len in 1..70 {
             let mut row = vec![0.0; len];
             row[len - 1] = 1e-30;
-            check(
-                Weights::Row(&row),
-                &[(0.0, len as u32 - 1), (ALMOST_ONE, len as u32 - 1)],
-            );
+            check(Weights::Row(&row), &[(0.0, len as u32 - 1), (ALMOST_ONE, len as u32 - 1)]);
         }
     }
 
@@ -231,15 +217,9 @@ mod tests {
         let step = |position| CounterDraws { seed: 9, position };
         let draw = |mut draws: CounterDraws, purpose, index| draws.token(purpose, index, Weights::Row(&row));
         // The token at position 12 is the same whether two guesses stood before it or none.
-        assert_eq!(
-            draw(step(10), Purpose::Target, 2),
-            draw(step(12), Purpose::Target, 0)
-        );
+        assert_eq!(draw(step(10), Purpose::Target, 2), draw(step(12), Purpose::Target, 0));
         // A guess for position 12 is drawn anew by each step.
-        assert_ne!(
-            draw(step(10), Purpose::Draft, 2),
-            draw(step(12), Purpose::Draft, 0)
-        );
+        assert_ne!(draw(step(10), Purpose::Draft, 2), draw(step(12), Purpose::Draft, 0));
     }
 
     #[test]

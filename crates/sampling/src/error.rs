@@ -26,10 +26,6 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn out_of_range(name: &'static str, expected: &'static str, got: impl ToString) -> Self {
-        Self::OutOfRange {
-            name,
-            expected,
-            got: got.to_string(),
-        }
+        Self::OutOfRange { name, expected, got: got.to_string() }
     }
 }

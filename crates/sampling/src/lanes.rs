@@ -96,11 +96,7 @@ pub fn ln(x: Lanes) -> Lanes {
 
 #[inline(always)]
 fn ln_one(x: f32) -> f32 {
-    let bounded = if x > f32::MIN_POSITIVE {
-        x
-    } else {
-        f32::MIN_POSITIVE
-    };
+    let bounded = if x > f32::MIN_POSITIVE { x } else { f32::MIN_POSITIVE };
     let bits = bounded.to_bits() as i32;
     let n = (bits - std::f32::consts::FRAC_1_SQRT_2.to_bits() as i32) >> MANTISSA_BITS;
     let m = f32::from_bits((bits - (n << MANTISSA_BITS)) as u32);

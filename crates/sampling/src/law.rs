@@ -110,10 +110,7 @@ impl Script {
     }
 
     fn probability(&self) -> f64 {
-        self.decisions
-            .iter()
-            .map(|decision| decision.current().1)
-            .product()
+        self.decisions.iter().map(|decision| decision.current().1).product()
     }
 
     /// Turns to the next run: the last decision with answers left takes its next one, later decisions are forgotten.
@@ -132,10 +129,7 @@ impl Script {
 
 impl Decision {
     fn current(&self) -> (u32, f64) {
-        *self
-            .answers
-            .last()
-            .expect("a decision has at least one possible answer")
+        *self.answers.last().expect("a decision has at least one possible answer")
     }
 }
 
@@ -206,17 +200,13 @@ impl Models<'_> {
             target: Rows::new(&target, vocab_len),
             draft: draft.as_deref().map(|values| Rows::new(values, vocab_len)),
         };
-        let params = Params {
-            temperature: 1.0,
-            ..Params::greedy()
-        };
+        let params = Params { temperature: 1.0, ..Params::greedy() };
         verify(&params, rule, &evidence, draws)
     }
 
     /// Verifies a proposal after `prefix` at temperature 1 and returns the emitted tokens.
     pub fn emitted(&self, prefix: &[u32], drafted: &Drafted, rule: Rule, draws: &mut impl Draws) -> Vec<u32> {
-        self.verdict(prefix, drafted, rule, draws)
-            .emitted(&drafted.proposal)
+        self.verdict(prefix, drafted, rule, draws).emitted(&drafted.proposal)
     }
 }
 
@@ -247,17 +237,9 @@ mod tests {
         check(of_target(&coin, 0), &[(&[], 1.0)]);
         check(
             of_target(&coin, 2),
-            &[
-                (&[0, 0], 0.0625),
-                (&[0, 1], 0.1875),
-                (&[1, 0], 0.1875),
-                (&[1, 1], 0.5625),
-            ],
+            &[(&[0, 0], 0.0625), (&[0, 1], 0.1875), (&[1, 0], 0.1875), (&[1, 1], 0.5625)],
         );
-        check(
-            of_target(&alternating, 3),
-            &[(&[0, 1, 0], 0.5), (&[1, 0, 1], 0.5)],
-        );
+        check(of_target(&alternating, 3), &[(&[0, 1, 0], 0.5), (&[1, 0, 1], 0.5)]);
     }
 
     #[test]
@@ -278,11 +260,7 @@ mod tests {
             },
             |outcome, probability| outcomes.push((outcome, probability)),
         );
-        let expected = [
-            ((0, true, true), 0.25),
-            ((2, true, true), 0.1875),
-            ((2, false, true), 0.5625),
-        ];
+        let expected = [((0, true, true), 0.25), ((2, true, true), 0.1875), ((2, false, true), 0.5625)];
         assert_eq!(outcomes, expected);
     }
 

@@ -26,10 +26,7 @@ impl TokenLogprobs {
         for (_, value) in &mut top {
             *value = map.log_prob(*value);
         }
-        Self {
-            logprob: map.log_prob(row[token as usize]),
-            top,
-        }
+        Self { logprob: map.log_prob(row[token as usize]), top }
     }
 }
 
@@ -60,11 +57,7 @@ fn offer(top: &mut Vec<(u32, f32)>, len: usize, values: &[f32], start: usize) ->
             top.truncate(len);
         }
     }
-    if top.len() < len {
-        f32::NEG_INFINITY
-    } else {
-        top[len - 1].1
-    }
+    if top.len() < len { f32::NEG_INFINITY } else { top[len - 1].1 }
 }
 
 #[cfg(test)]
@@ -77,10 +70,7 @@ mod tests {
         assert!(is_near(got.logprob, logprob), "{got:?}");
         assert_eq!(got.top.len(), top.len(), "{got:?}");
         for (got, expected) in got.top.iter().zip(top) {
-            assert!(
-                got.0 == expected.0 && is_near(got.1, expected.1),
-                "{got:?} is not {expected:?}"
-            );
+            assert!(got.0 == expected.0 && is_near(got.1, expected.1), "{got:?} is not {expected:?}");
         }
     }
 

@@ -69,18 +69,8 @@ impl Params {
     /// [`Error`] naming the first offending parameter.
     pub fn check(&self, vocab_len: u32) -> Result<(), Error> {
         let numbers = [
-            Bound::new(
-                "temperature",
-                self.temperature,
-                0.0..=Self::TEMPERATURE_MAX,
-                "in 0..=100",
-            ),
-            Bound::new(
-                "top_p",
-                self.top_p,
-                f32::MIN_POSITIVE..=1.0,
-                "above 0 and at most 1",
-            ),
+            Bound::new("temperature", self.temperature, 0.0..=Self::TEMPERATURE_MAX, "in 0..=100"),
+            Bound::new("top_p", self.top_p, f32::MIN_POSITIVE..=1.0, "above 0 and at most 1"),
             Bound::new("min_p", self.min_p, 0.0..=1.0, "in 0..=1"),
             Bound::new(
                 "repetition_penalty",
@@ -89,20 +79,11 @@ impl Params {
                 "finite and above 0",
             ),
             Bound::new("presence_penalty", self.presence_penalty, -2.0..=2.0, "in -2..=2"),
-            Bound::new(
-                "frequency_penalty",
-                self.frequency_penalty,
-                -2.0..=2.0,
-                "in -2..=2",
-            ),
+            Bound::new("frequency_penalty", self.frequency_penalty, -2.0..=2.0, "in -2..=2"),
         ];
         numbers.into_iter().try_for_each(Bound::check)?;
         if self.logprobs > Some(Self::LOGPROBS_MAX) {
-            return Err(Error::out_of_range(
-                "logprobs",
-                "at most 20",
-                self.logprobs.unwrap_or(0),
-            ));
+            return Err(Error::out_of_range("logprobs", "at most 20", self.logprobs.unwrap_or(0)));
         }
         self.check_bias(vocab_len)
     }
@@ -132,12 +113,7 @@ struct Bound {
 
 impl Bound {
     fn new(name: &'static str, got: f32, range: RangeInclusive<f32>, expected: &'static str) -> Self {
-        Self {
-            name,
-            got,
-            range,
-            expected,
-        }
+        Self { name, got, range, expected }
     }
 
     /// NaN lies in no range.
@@ -180,68 +156,29 @@ mod tests {
     fn values_outside_their_ranges_are_named() {
         type Change = fn(&mut Params);
         let cases: [(Change, &str); 21] = [
-            (
-                |p| p.temperature = -0.1,
-                "temperature must be in 0..=100, got -0.1",
-            ),
-            (
-                |p| p.temperature = 100.1,
-                "temperature must be in 0..=100, got 100.1",
-            ),
-            (
-                |p| p.temperature = f32::NAN,
-                "temperature must be in 0..=100, got NaN",
-            ),
-            (
-                |p| p.temperature = f32::INFINITY,
-                "temperature must be in 0..=100, got inf",
-            ),
+            (|p| p.temperature = -0.1, "temperature must be in 0..=100, got -0.1"),
+            (|p| p.temperature = 100.1, "temperature must be in 0..=100, got 100.1"),
+            (|p| p.temperature = f32::NAN, "temperature must be in 0..=100, got NaN"),
+            (|p| p.temperature = f32::INFINITY, "temperature must be in 0..=100, got inf"),
             (|p| p.top_p = 0.0, "top_p must be above 0 and at most 1, got 0"),
             (|p| p.top_p = 1.5, "top_p must be above 0 and at most 1, got 1.5"),
-            (
-                |p| p.top_p = f32::NAN,
-                "top_p must be above 0 and at most 1, got NaN",
-            ),
+            (|p| p.top_p = f32::NAN, "top_p must be above 0 and at most 1, got NaN"),
             (|p| p.min_p = -1.0, "min_p must be in 0..=1, got -1"),
             (|p| p.min_p = 1.1, "min_p must be in 0..=1, got 1.1"),
             (|p| p.min_p = f32::NAN, "min_p must be in 0..=1, got NaN"),
-            (
-                |p| p.repetition_penalty = 0.0,
-                "repetition_penalty must be finite and above 0, got 0",
-            ),
+            (|p| p.repetition_penalty = 0.0, "repetition_penalty must be finite and above 0, got 0"),
             (
                 |p| p.repetition_penalty = f32::INFINITY,
                 "repetition_penalty must be finite and above 0, got inf",
             ),
-            (
-                |p| p.repetition_penalty = f32::NAN,
-                "repetition_penalty must be finite and above 0, got NaN",
-            ),
-            (
-                |p| p.presence_penalty = 2.5,
-                "presence_penalty must be in -2..=2, got 2.5",
-            ),
-            (
-                |p| p.presence_penalty = f32::NAN,
-                "presence_penalty must be in -2..=2, got NaN",
-            ),
-            (
-                |p| p.frequency_penalty = -3.0,
-                "frequency_penalty must be in -2..=2, got -3",
-            ),
-            (
-                |p| p.frequency_penalty = f32::NAN,
-                "frequency_penalty must be in -2..=2, got NaN",
-            ),
+            (|p| p.repetition_penalty = f32::NAN, "repetition_penalty must be finite and above 0, got NaN"),
+            (|p| p.presence_penalty = 2.5, "presence_penalty must be in -2..=2, got 2.5"),
+            (|p| p.presence_penalty = f32::NAN, "presence_penalty must be in -2..=2, got NaN"),
+            (|p| p.frequency_penalty = -3.0, "frequency_penalty must be in -2..=2, got -3"),
+            (|p| p.frequency_penalty = f32::NAN, "frequency_penalty must be in -2..=2, got NaN"),
             (|p| p.logprobs = Some(21), "logprobs must be at most 20, got 21"),
-            (
-                |p| p.logit_bias = vec![(1, 101.0)],
-                "logit_bias must be in -100..=100, got 101",
-            ),
-            (
-                |p| p.logit_bias = vec![(100, 1.0)],
-                "logit_bias names token 100, the vocabulary ends at 99",
-            ),
+            (|p| p.logit_bias = vec![(1, 101.0)], "logit_bias must be in -100..=100, got 101"),
+            (|p| p.logit_bias = vec![(100, 1.0)], "logit_bias names token 100, the vocabulary ends at 99"),
             (
                 |p| p.logit_bias = vec![(0, 0.0); 301],
                 "logit_bias must be at most 300 entries, got 301 entries",

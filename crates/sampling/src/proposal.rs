@@ -23,10 +23,7 @@ impl Proposal {
     pub fn push(&mut self, token: u32, parent: Option<u32>) -> u32 {
         let idx = self.len();
         assert!(idx < NODES_MAX, "a proposal holds at most {NODES_MAX} nodes");
-        assert!(
-            parent.is_none_or(|p| p < idx),
-            "parent {parent:?} of node {idx} must stand before it"
-        );
+        assert!(parent.is_none_or(|p| p < idx), "parent {parent:?} of node {idx} must stand before it");
         self.tokens.push(token);
         self.parents.push(parent);
         idx
@@ -95,10 +92,7 @@ impl Proposal {
 
     /// Whether every node is the child of the one before it.
     pub fn is_chain(&self) -> bool {
-        self.parents
-            .iter()
-            .enumerate()
-            .all(|(i, p)| *p == (i as u32).checked_sub(1))
+        self.parents.iter().enumerate().all(|(i, p)| *p == (i as u32).checked_sub(1))
     }
 }
 
@@ -127,11 +121,7 @@ mod tests {
             (Some(4), 7, None),
         ];
         for (parent, token, expected) in cases {
-            assert_eq!(
-                tree().child(parent, token),
-                expected,
-                "token {token} below {parent:?}"
-            );
+            assert_eq!(tree().child(parent, token), expected, "token {token} below {parent:?}");
         }
     }
 

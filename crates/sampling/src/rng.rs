@@ -21,10 +21,7 @@ pub enum Purpose {
 /// * `position`: length of the sequence, prompt and output, that the decision belongs to.
 /// * `index`: tells decisions of the same purpose and position apart.
 pub fn uniform(seed: u64, position: u32, purpose: Purpose, index: u32) -> f64 {
-    let [high, low, ..] = philox(
-        [position, index, purpose as u32, 0],
-        [seed as u32, (seed >> 32) as u32],
-    );
+    let [high, low, ..] = philox([position, index, purpose as u32, 0], [seed as u32, (seed >> 32) as u32]);
     let bits = (u64::from(high) << 32 | u64::from(low)) >> (u64::BITS - f64::MANTISSA_DIGITS);
     bits as f64 / (1_u64 << f64::MANTISSA_DIGITS) as f64
 }
@@ -49,10 +46,7 @@ fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
             (first >> 32) as u32 ^ d ^ key[1],
             first as u32,
         ];
-        key = [
-            key[0].wrapping_add(KEY_STEPS[0]),
-            key[1].wrapping_add(KEY_STEPS[1]),
-        ];
+        key = [key[0].wrapping_add(KEY_STEPS[0]), key[1].wrapping_add(KEY_STEPS[1])];
     }
     counter
 }
@@ -65,16 +59,8 @@ mod tests {
     fn philox_gives_the_published_answers() {
         // Known answers that the authors distribute with their code (Random123, kat_vectors, philox4x32-10).
         let cases = [
-            (
-                [0; 4],
-                [0; 2],
-                [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8],
-            ),
-            (
-                [u32::MAX; 4],
-                [u32::MAX; 2],
-                [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd],
-            ),
+            ([0; 4], [0; 2], [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]),
+            ([u32::MAX; 4], [u32::MAX; 2], [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]),
             (
                 [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344],
                 [0xa409_3822, 0x299f_31d0],
@@ -125,10 +111,7 @@ mod tests {
                 bins[(x * 64.0) as usize] += 1;
             }
             let expected = f64::from(N) / 64.0;
-            let chi_square: f64 = bins
-                .iter()
-                .map(|&n| (f64::from(n) - expected).powi(2) / expected)
-                .sum();
+            let chi_square: f64 = bins.iter().map(|&n| (f64::from(n) - expected).powi(2) / expected).sum();
             assert!(chi_square < 118.4, "part {part}: chi-square {chi_square}");
         }
     }
@@ -141,10 +124,7 @@ mod tests {
             let centred = |i| along(part, i) - 0.5;
             let products: f64 = (0..N).map(|i| centred(i) * centred(i + 1)).sum();
             let mean = products / f64::from(N);
-            assert!(
-                mean.abs() < 5.0 / 12.0 / f64::from(N).sqrt(),
-                "part {part}: {mean}"
-            );
+            assert!(mean.abs() < 5.0 / 12.0 / f64::from(N).sqrt(), "part {part}: {mean}");
         }
     }
 }

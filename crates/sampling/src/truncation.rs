@@ -60,10 +60,7 @@ struct Kept {
 /// Keeps the shortest prefix in order of weight that meets the quota; everything if nothing less does.
 #[inline(always)]
 fn cut(weights: &mut [f32], quota: Quota, survivors: &mut Vec<f32>) {
-    let Some(floor) = FLOORS
-        .into_iter()
-        .find(|&floor| quota.is_met(measure(weights, floor)))
-    else {
+    let Some(floor) = FLOORS.into_iter().find(|&floor| quota.is_met(measure(weights, floor))) else {
         return;
     };
     gather(weights, floor, survivors);
@@ -127,10 +124,7 @@ fn measure(weights: &[f32], floor: f32) -> Kept {
         tally(&mut counts, &mut sums, chunk, floor);
     }
     tally(&mut counts, &mut sums, &lanes::padded(tail, -1.0), floor);
-    Kept {
-        count: counts.iter().sum(),
-        mass: lanes::total(sums),
-    }
+    Kept { count: counts.iter().sum(), mass: lanes::total(sums) }
 }
 
 #[inline(always)]
@@ -186,12 +180,7 @@ mod tests {
     }
 
     fn params(top_k: u32, top_p: f32, min_p: f32) -> Params {
-        Params {
-            top_k,
-            top_p,
-            min_p,
-            ..Params::greedy()
-        }
+        Params { top_k, top_p, min_p, ..Params::greedy() }
     }
 
     #[test]
@@ -213,30 +202,18 @@ mod tests {
     fn of_equal_weights_the_lower_tokens_are_kept() {
         check(&[0.5, 1.0, 0.5, 0.5], &params(3, 1.0, 0.0), &[0.5, 1.0, 0.5, 0.0]);
         check(&[1.0; 4], &params(0, 0.5, 0.0), &[1.0, 1.0, 0.0, 0.0]);
-        check(
-            &[1.0; 40],
-            &params(1, 1.0, 0.0),
-            &[&[1.0][..], &[0.0; 39]].concat(),
-        );
+        check(&[1.0; 40], &params(1, 1.0, 0.0), &[&[1.0][..], &[0.0; 39]].concat());
     }
 
     #[test]
     fn top_p_counts_the_mass_that_top_k_left() {
         // Top-3 leaves 1.75, of which 0.8 is 1.4: two tokens (1.5). Of the whole mass 2.0 it would be 1.6: three.
-        check(
-            &[0.25, 1.0, 0.5, 0.25],
-            &params(3, 0.8, 0.0),
-            &[0.0, 1.0, 0.5, 0.0],
-        );
+        check(&[0.25, 1.0, 0.5, 0.25], &params(3, 0.8, 0.0), &[0.0, 1.0, 0.5, 0.0]);
     }
 
     #[test]
     fn weights_of_zero_never_fill_a_quota() {
-        check(
-            &[0.0, 1.0, 0.0, 0.0],
-            &params(3, 0.999, 0.0),
-            &[0.0, 1.0, 0.0, 0.0],
-        );
+        check(&[0.0, 1.0, 0.0, 0.0], &params(3, 0.999, 0.0), &[0.0, 1.0, 0.0, 0.0]);
     }
 
     proptest! {

@@ -110,11 +110,7 @@ pub struct Evidence<'a> {
 /// If there are fewer rows than the proposal needs, or if target and draft differ in vocabulary.
 #[inline(always)]
 pub fn verify(params: &Params, rule: Rule, evidence: &Evidence<'_>, draws: &mut impl Draws) -> Verdict {
-    let Evidence {
-        proposal,
-        target,
-        draft,
-    } = *evidence;
+    let Evidence { proposal, target, draft } = *evidence;
     let n_nodes = proposal.len() as usize;
     assert!(
         target.n_rows() > n_nodes,

@@ -48,11 +48,7 @@ mod tests {
     }
 
     fn verdict(path: &[u32], next: u32, is_bonus: bool) -> Verdict {
-        Verdict {
-            path: path.to_vec(),
-            next,
-            is_bonus,
-        }
+        Verdict { path: path.to_vec(), next, is_bonus }
     }
 
     #[test]

@@ -14,11 +14,7 @@ const SIGMAS: f64 = 4.0;
 
 /// A model whose processed distributions depend on the last token, as a table.
 fn model(seed: u64, vocab_len: u32, temperature: f32) -> impl Fn(&[u32]) -> Vec<f32> {
-    let params = Params {
-        temperature,
-        top_p: 0.98,
-        ..Params::greedy()
-    };
+    let params = Params { temperature, top_p: 0.98, ..Params::greedy() };
     let row = |last| {
         let logit = |token| 4.0 * rng::uniform(seed, last, Purpose::Draft, token) as f32;
         let mut row: Vec<f32> = (0..vocab_len).map(logit).collect();
@@ -58,10 +54,7 @@ fn statistic(target: Model<'_>, len: usize, emit: impl Fn(u64) -> Vec<u32>) -> S
     assert!(counts.is_empty(), "impossible tokens: {counts:?}");
     cells.extend((pooled.0 >= 5.0).then_some(pooled));
     let share = |(expected, got): &(f64, f64)| (got - expected).powi(2) / expected;
-    Statistic {
-        chi_square: cells.iter().map(share).sum(),
-        bound: chi_square_bound(cells.len() as f64 - 1.0),
-    }
+    Statistic { chi_square: cells.iter().map(share).sum(), bound: chi_square_bound(cells.len() as f64 - 1.0) }
 }
 
 fn check(name: &str, target: Model<'_>, len: usize, emit: impl Fn(u64) -> Vec<u32>) {
@@ -100,10 +93,7 @@ fn production(seed: u64) -> impl Fn(u32) -> CounterDraws {
 #[test]
 fn the_first_token_follows_the_target() {
     let (target, draft) = (model(1, 50, 0.8), model(2, 50, 0.8));
-    let models = Models {
-        target: &target,
-        draft: &draft,
-    };
+    let models = Models { target: &target, draft: &draft };
     for rule in [Rule::TokenWise, Rule::Block] {
         for draft_len in [0, 1, 4] {
             check(&format!("{rule:?}, {draft_len}"), &target, 1, |seed| {
@@ -118,24 +108,16 @@ fn tokens_of_later_steps_follow_the_target() {
     // Three tokens of a vocabulary of six: 216 cells. Draws of different steps must be independent for this to hold, in
     // particular under the block rule, whose verdict depends on draws behind the last accepted token.
     let (target, draft) = (model(3, 6, 0.8), model(4, 6, 0.8));
-    let models = Models {
-        target: &target,
-        draft: &draft,
-    };
+    let models = Models { target: &target, draft: &draft };
     for rule in [Rule::TokenWise, Rule::Block] {
-        check(&format!("{rule:?}"), &target, 3, |seed| {
-            generated(models, rule, 3, 3, production(seed))
-        });
+        check(&format!("{rule:?}"), &target, 3, |seed| generated(models, rule, 3, 3, production(seed)));
     }
 }
 
 #[test]
 fn guesses_that_were_not_sampled_change_nothing() {
     let target = model(5, 50, 0.8);
-    let models = Models {
-        target: &target,
-        draft: &target,
-    };
+    let models = Models { target: &target, draft: &target };
     let plain = |seed| generated(models, Rule::Block, 0, 4, production(seed));
     let guessed = |seed| {
         let mut tokens = Vec::new();
@@ -143,9 +125,7 @@ fn guesses_that_were_not_sampled_change_nothing() {
             let mut draws = production(seed)(tokens.len() as u32);
             let mut proposal = Proposal::new();
             let likeliest = dsde_sampling::argmax(&target(&tokens));
-            [likeliest, 7, 8]
-                .into_iter()
-                .for_each(|token| proposal.push_chain(token));
+            [likeliest, 7, 8].into_iter().for_each(|token| proposal.push_chain(token));
             let drafted = Drafted { proposal, rows: None };
             tokens.extend(models.emitted(&tokens, &drafted, Rule::Block, &mut draws));
         }
@@ -173,18 +153,10 @@ impl Draws for Positional {
 
 #[test]
 fn keys_that_ignore_the_step_are_caught() {
-    let (target, draft) = (
-        |_: &[u32]| vec![1.0 / 3.0, 2.0 / 3.0],
-        |_: &[u32]| vec![2.0 / 3.0, 1.0 / 3.0],
-    );
-    let models = Models {
-        target: &target,
-        draft: &draft,
-    };
+    let (target, draft) = (|_: &[u32]| vec![1.0 / 3.0, 2.0 / 3.0], |_: &[u32]| vec![2.0 / 3.0, 1.0 / 3.0]);
+    let models = Models { target: &target, draft: &draft };
     let statistic = statistic(&target, 3, |seed| {
-        generated(models, Rule::Block, 3, 3, |position| {
-            Positional(CounterDraws { seed, position })
-        })
+        generated(models, Rule::Block, 3, 3, |position| Positional(CounterDraws { seed, position }))
     });
     assert!(statistic.chi_square > statistic.bound, "{statistic:?}");
 }
@@ -192,12 +164,7 @@ fn keys_that_ignore_the_step_are_caught() {
 #[test]
 fn a_slightly_wrong_target_is_caught() {
     let (target, other) = (model(1, 50, 0.8), model(1, 50, 0.77));
-    let models = Models {
-        target: &other,
-        draft: &other,
-    };
-    let statistic = statistic(&target, 1, |seed| {
-        generated(models, Rule::Block, 1, 1, production(seed))
-    });
+    let models = Models { target: &other, draft: &other };
+    let statistic = statistic(&target, 1, |seed| generated(models, Rule::Block, 1, 1, production(seed)));
     assert!(statistic.chi_square > statistic.bound, "{statistic:?}");
 }

@@ -13,9 +13,7 @@ const RULES: [Rule; 2] = [Rule::TokenWise, Rule::Block];
 /// * `zeros`: share of tokens that are impossible.
 fn random_model(seed: u64, vocab_len: u32, zeros: f64) -> impl Fn(&[u32]) -> Vec<f32> {
     move |prefix| {
-        let state = prefix
-            .iter()
-            .fold(1, |state, token| state * (vocab_len + 1) + token + 1);
+        let state = prefix.iter().fold(1, |state, token| state * (vocab_len + 1) + token + 1);
         let weight = |token| {
             let is_zero =
                 rng::uniform(seed, state, Purpose::Accept, token) < zeros && token != state % vocab_len;
@@ -52,10 +50,7 @@ fn constant_pairs() -> Vec<[Vec<f32>; 2]> {
 fn for_each_pair(mut visit: impl FnMut(&str, Models<'_>, u32)) {
     for [p, q] in constant_pairs() {
         let (target, draft) = (|_: &[u32]| p.clone(), |_: &[u32]| q.clone());
-        let models = Models {
-            target: &target,
-            draft: &draft,
-        };
+        let models = Models { target: &target, draft: &draft };
         visit(&format!("target {p:?}, draft {q:?}"), models, p.len() as u32);
     }
     for seed in 0..24 {
@@ -63,10 +58,7 @@ fn for_each_pair(mut visit: impl FnMut(&str, Models<'_>, u32)) {
         let zeros = [0.0, 0.4][(seed / 3 % 2) as usize];
         let target = random_model(seed, vocab_len, zeros);
         let draft = random_model(seed + 1000, vocab_len, zeros);
-        let models = Models {
-            target: &target,
-            draft: &draft,
-        };
+        let models = Models { target: &target, draft: &draft };
         visit(&format!("seed {seed}"), models, vocab_len);
     }
 }
@@ -85,15 +77,10 @@ fn sampled_chains_follow_the_target() {
     for_each_pair(|name, models, _| {
         for rule in RULES {
             for len in 0..=LEN_MAX {
-                check(
-                    &format!("{rule:?}, {len} drafted, {name}"),
-                    models,
-                    len,
-                    |script| {
-                        let drafted = models.drafted(&[], script, |_, drafted| drafted < len);
-                        models.emitted(&[], &drafted, rule, script)
-                    },
-                );
+                check(&format!("{rule:?}, {len} drafted, {name}"), models, len, |script| {
+                    let drafted = models.drafted(&[], script, |_, drafted| drafted < len);
+                    models.emitted(&[], &drafted, rule, script)
+                });
             }
         }
     });
@@ -102,10 +89,7 @@ fn sampled_chains_follow_the_target() {
 #[test]
 fn several_steps_follow_the_target() {
     let (target, draft) = (random_model(1, 2, 0.0), random_model(2, 2, 0.0));
-    let models = Models {
-        target: &target,
-        draft: &draft,
-    };
+    let models = Models { target: &target, draft: &draft };
     for rule in RULES {
         check(&format!("{rule:?}"), models, 3, |script| {
             let mut emitted = Vec::new();
@@ -141,13 +125,7 @@ fn fixed_proposals(vocab_len: u32) -> Vec<Proposal> {
         proposal
     };
     let mut tree = Proposal::new();
-    for (token, parent) in [
-        (0, None),
-        (1, None),
-        (vocab_len - 1, Some(0)),
-        (0, Some(1)),
-        (0, Some(0)),
-    ] {
+    for (token, parent) in [(0, None), (1, None), (vocab_len - 1, Some(0)), (0, Some(1)), (0, Some(0))] {
         tree.push(token, parent);
     }
     vec![chain(&[]), chain(&[1]), chain(&[0, 1, 0]), tree]
@@ -191,12 +169,8 @@ fn greedy_output_is_the_targets_whatever_was_guessed() {
     // All chains of three tokens of a vocabulary of three: 27.
     for code in 0..27 {
         let mut proposal = Proposal::new();
-        [code / 9, code / 3 % 3, code % 3]
-            .into_iter()
-            .for_each(|token| proposal.push_chain(token));
-        let rows: Vec<f32> = (0..=3)
-            .flat_map(|len| target(&proposal.tokens()[..len]))
-            .collect();
+        [code / 9, code / 3 % 3, code % 3].into_iter().for_each(|token| proposal.push_chain(token));
+        let rows: Vec<f32> = (0..=3).flat_map(|len| target(&proposal.tokens()[..len])).collect();
         let evidence = dsde_sampling::Evidence {
             proposal: &proposal,
             target: dsde_sampling::Rows::new(&rows, 3),
@@ -205,12 +179,7 @@ fn greedy_output_is_the_targets_whatever_was_guessed() {
         let mut draws = dsde_sampling::CounterDraws { seed: 0, position: 0 };
         let verdict = dsde_sampling::verify(&Params::greedy(), Rule::Block, &evidence, &mut draws);
         let emitted = verdict.emitted(&proposal);
-        let n_right = proposal
-            .tokens()
-            .iter()
-            .zip(&plain)
-            .take_while(|(a, b)| a == b)
-            .count();
+        let n_right = proposal.tokens().iter().zip(&plain).take_while(|(a, b)| a == b).count();
         assert_eq!(emitted, plain[..=n_right], "{proposal:?}");
         assert_eq!(verdict.is_bonus, n_right == 3);
     }
@@ -236,10 +205,7 @@ fn block_verification_accepts_at_least_as_much() {
             let [token, block] = RULES.map(|rule| mean_accepted(models, len, rule));
             assert!(block > token - TOLERANCE, "{name}: {block} after {token}");
             if len == 1 {
-                assert!(
-                    (block - token).abs() < TOLERANCE,
-                    "{name}: {block} is not {token}"
-                );
+                assert!((block - token).abs() < TOLERANCE, "{name}: {block} is not {token}");
             }
         }
     });
@@ -250,14 +216,8 @@ fn two_opposed_coins_accept_ten_and_eleven_ninths() {
     // Each position accepts 1 - TV = 2/3. Token by token: 2/3 + (2/3)^2 = 10/9.
     // As a block, by drafted pair (probability, accepted): 00 (4/9, 2/4), 01 (2/9, 2), 10 (2/9, 1 + 1/2), 11 (1/9, 2):
     // (2 + 4 + 3 + 2) / 9 = 11/9.
-    let (target, draft) = (
-        |_: &[u32]| vec![1.0 / 3.0, 2.0 / 3.0],
-        |_: &[u32]| vec![2.0 / 3.0, 1.0 / 3.0],
-    );
-    let models = Models {
-        target: &target,
-        draft: &draft,
-    };
+    let (target, draft) = (|_: &[u32]| vec![1.0 / 3.0, 2.0 / 3.0], |_: &[u32]| vec![2.0 / 3.0, 1.0 / 3.0]);
+    let models = Models { target: &target, draft: &draft };
     for (rule, expected) in [(Rule::TokenWise, 10.0 / 9.0), (Rule::Block, 11.0 / 9.0)] {
         let got = mean_accepted(models, 2, rule);
         assert!((got - expected).abs() < TOLERANCE, "{rule:?}: {got}");
@@ -267,10 +227,7 @@ fn two_opposed_coins_accept_ten_and_eleven_ninths() {
 /// Target (0.7, 0.3), draft (0.5, 0.5), one token drafted; `step` decides what becomes of it.
 fn biased_coin(mut step: impl FnMut(Models<'_>, Drafted, &mut Script) -> Vec<u32>) -> Law {
     let (target, draft) = (|_: &[u32]| vec![0.7, 0.3], |_: &[u32]| vec![0.5, 0.5]);
-    let models = Models {
-        target: &target,
-        draft: &draft,
-    };
+    let models = Models { target: &target, draft: &draft };
     law::of_emission(&target, 1, |script| {
         let drafted = models.drafted(&[], script, |_, len| len < 1);
         step(models, drafted, script)
@@ -298,11 +255,7 @@ fn trimming_by_a_row_behind_the_token_is_caught() {
     // The row behind token 0 is certain and the row behind token 1 is not: a rule that keeps a token for the row *behind*
     // it looks at the token after all.
     let draft = |prefix: &[u32]| {
-        if prefix == [0] {
-            vec![1.0, 0.0]
-        } else {
-            vec![0.5, 0.5]
-        }
+        if prefix == [0] { vec![1.0, 0.0] } else { vec![0.5, 0.5] }
     };
     let trimmed = biased_coin(|models, mut drafted, script| {
         let row_behind = draft(drafted.proposal.tokens());

@@ -42,19 +42,11 @@ impl Vocabulary for Letters {
 pub const BLOCK_LEN: u32 = 4;
 
 pub fn shape(n_blocks: u32) -> Shape {
-    Shape {
-        vocab_len: 31,
-        context_len_max: 256,
-        block_len: BLOCK_LEN,
-        n_blocks,
-        has_draft: true,
-    }
+    Shape { vocab_len: 31, context_len_max: 256, block_len: BLOCK_LEN, n_blocks, has_draft: true }
 }
 
 pub fn policy(text: &str) -> Box<dyn Policy> {
-    text.parse::<registry::Config>()
-        .unwrap_or_else(|e| panic!("{text}: {e}"))
-        .build()
+    text.parse::<registry::Config>().unwrap_or_else(|e| panic!("{text}: {e}")).build()
 }
 
 pub type TestEngine = Engine<ScriptedExecutor, CountingClock>;
@@ -65,21 +57,12 @@ pub fn engine(config: Config, policy_text: &str, n_blocks: u32) -> TestEngine {
 }
 
 pub fn engine_of<E: Executor>(config: Config, policy_text: &str, executor: E) -> Engine<E, CountingClock> {
-    Engine::new(
-        config,
-        policy(policy_text),
-        Arc::new(Letters::new()),
-        executor,
-        CountingClock::default(),
-    )
-    .unwrap()
+    Engine::new(config, policy(policy_text), Arc::new(Letters::new()), executor, CountingClock::default())
+        .unwrap()
 }
 
 pub fn model_config() -> Config {
-    Config {
-        drafter: Drafter::Model,
-        ..Config::default()
-    }
+    Config { drafter: Drafter::Model, ..Config::default() }
 }
 
 /// A prompt of `len` tokens that differs from others in its first token.

@@ -146,9 +146,7 @@ pub trait Backend: Send {
 
     /// Bytes of one block in all layers, keys and values; f32 elements unless the backend says otherwise.
     fn block_bytes(&self, shape: KvShape) -> usize {
-        let AttentionShape {
-            n_kv_heads, head_dim, ..
-        } = shape.attention;
+        let AttentionShape { n_kv_heads, head_dim, .. } = shape.attention;
         2 * shape.n_layers * self.block_len() * n_kv_heads * head_dim * size_of::<f32>()
     }
 

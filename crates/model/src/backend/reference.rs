@@ -70,13 +70,7 @@ impl Backend for Reference {
         for part in parts {
             weights.extend((0..part.n_out * n_in).map(|i| part.get(i)));
         }
-        ReferenceMatrix {
-            weights,
-            bias: bias.map(<[f32]>::to_vec),
-            n_in,
-            n_out,
-            stacking,
-        }
+        ReferenceMatrix { weights, bias: bias.map(<[f32]>::to_vec), n_in, n_out, stacking }
     }
 
     fn matrix_bytes(&self, matrix: &ReferenceMatrix) -> usize {
@@ -84,15 +78,9 @@ impl Backend for Reference {
     }
 
     fn kv_store(&self, shape: KvShape) -> ReferenceKv {
-        let AttentionShape {
-            n_kv_heads, head_dim, ..
-        } = shape.attention;
+        let AttentionShape { n_kv_heads, head_dim, .. } = shape.attention;
         let len = shape.n_layers * shape.n_blocks * n_kv_heads * BLOCK_LEN * head_dim;
-        ReferenceKv {
-            keys: vec![0.0; len],
-            values: vec![0.0; len],
-            shape,
-        }
+        ReferenceKv { keys: vec![0.0; len], values: vec![0.0; len], shape }
     }
 
     fn copy_blocks(&self, kv: &mut ReferenceKv, copies: &[BlockCopy]) {
@@ -115,14 +103,7 @@ impl Backend for Reference {
         epilogue: Epilogue,
         out: &mut [f32],
     ) {
-        super::assert_linear(
-            input,
-            n_rows,
-            [matrix.n_in, matrix.n_out],
-            matrix.stacking,
-            epilogue,
-            out,
-        );
+        super::assert_linear(input, n_rows, [matrix.n_in, matrix.n_out], matrix.stacking, epilogue, out);
         let n_in = matrix.n_in;
         let mut x = input.x.to_vec();
         if let Some(norm) = input.norm {
@@ -161,26 +142,14 @@ impl Backend for Reference {
         rows: &RowBatch,
         kv: &mut ReferenceKv,
     ) {
-        let AttentionShape {
-            n_heads,
-            n_kv_heads,
-            head_dim,
-        } = kv.shape.attention;
+        let AttentionShape { n_heads, n_kv_heads, head_dim } = kv.shape.attention;
         let width = super::assert_qkv(qkv, rows, kv.shape.attention);
         for seq in 0..rows.n_seqs() {
             for r in rows.rows_of(seq) {
                 let row = &mut qkv[r * width..(r + 1) * width];
                 let (position, slot) = (rows.positions[r] as usize, rows.slots[r] as usize);
-                for (head, x) in row
-                    .chunks_exact_mut(head_dim)
-                    .take(n_heads + n_kv_heads)
-                    .enumerate()
-                {
-                    let norm = if head < n_heads {
-                        transform.q_norm
-                    } else {
-                        transform.k_norm
-                    };
+                for (head, x) in row.chunks_exact_mut(head_dim).take(n_heads + n_kv_heads).enumerate() {
+                    let norm = if head < n_heads { transform.q_norm } else { transform.k_norm };
                     if let Some(norm) = norm {
                         normalise(x, norm);
                     }
@@ -198,11 +167,7 @@ impl Backend for Reference {
     }
 
     fn attention(&self, layer: usize, qkv: &[f32], rows: &RowBatch, kv: &ReferenceKv, out: &mut [f32]) {
-        let AttentionShape {
-            n_heads,
-            n_kv_heads,
-            head_dim,
-        } = kv.shape.attention;
+        let AttentionShape { n_heads, n_kv_heads, head_dim } = kv.shape.attention;
         let width = super::assert_attention(qkv, rows, kv.shape.attention, out);
         let scale = 1.0 / (head_dim as f32).sqrt();
         for seq in 0..rows.n_seqs() {
@@ -236,11 +201,7 @@ impl Backend for Reference {
 /// Slots that row `r` sees, ascending.
 fn visible_slots(rows: &RowBatch, r: usize) -> impl Iterator<Item = usize> {
     let (visible_len, mask) = (rows.visible_len[r] as usize, rows.tree_mask[r]);
-    (0..visible_len).chain(
-        (0..64)
-            .filter(move |bit| mask >> bit & 1 == 1)
-            .map(move |bit| visible_len + bit),
-    )
+    (0..visible_len).chain((0..64).filter(move |bit| mask >> bit & 1 == 1).map(move |bit| visible_len + bit))
 }
 
 /// Partial sums of the dot product, which let the compiler use vectors without changing the order by length or row count.
@@ -272,10 +233,8 @@ fn rotate(x: &mut [f32], rope: &RopeTable, position: usize) {
     let half = x.len() / 2;
     let (low, high) = x.split_at_mut(half);
     let angles = position * half..(position + 1) * half;
-    for ((low, high), (cos, sin)) in low
-        .iter_mut()
-        .zip(high)
-        .zip(rope.cos[angles.clone()].iter().zip(&rope.sin[angles]))
+    for ((low, high), (cos, sin)) in
+        low.iter_mut().zip(high).zip(rope.cos[angles.clone()].iter().zip(&rope.sin[angles]))
     {
         (*low, *high) = (*low * cos - *high * sin, *high * cos + *low * sin);
     }

@@ -35,12 +35,7 @@ pub(super) fn stacked_len(parts: &[Dense<'_>], stacking: Stacking, bias: Option<
     for part in parts {
         assert_eq!(part.n_in, n_in, "stacked matrices have one input width");
         let expected = part.n_out * n_in * part.dtype.size();
-        assert_eq!(
-            part.bytes.len(),
-            expected,
-            "bytes of a [{}, {n_in}] matrix",
-            part.n_out
-        );
+        assert_eq!(part.bytes.len(), expected, "bytes of a [{}, {n_in}] matrix", part.n_out);
     }
     if stacking == Stacking::GateUp {
         assert_eq!(parts.len(), 2, "gate and up are two matrices");
@@ -61,16 +56,9 @@ pub(super) fn assert_linear(
     out: &[f32],
 ) {
     assert_eq!(input.x.len(), n_rows * n_in, "input is [n_rows, n_in]");
-    assert!(
-        input.norm.is_none_or(|norm| norm.weight.len() == n_in),
-        "norm weight is [n_in]"
-    );
+    assert!(input.norm.is_none_or(|norm| norm.weight.len() == n_in), "norm weight is [n_in]");
     let is_gated = epilogue == Epilogue::SwiGlu;
-    assert_eq!(
-        stacking == Stacking::GateUp,
-        is_gated,
-        "SwiGLU and a gate-up matrix belong together"
-    );
+    assert_eq!(stacking == Stacking::GateUp, is_gated, "SwiGLU and a gate-up matrix belong together");
     let width = if is_gated { n_out / 2 } else { n_out };
     assert_eq!(out.len(), n_rows * width, "output is [n_rows, {width}]");
 }
@@ -78,10 +66,7 @@ pub(super) fn assert_linear(
 /// Checks projected queries, keys and values and returns their row width.
 pub(super) fn assert_qkv(qkv: &[f32], rows: &RowBatch, shape: AttentionShape) -> usize {
     assert!(shape.head_dim.is_multiple_of(2), "head_dim is even");
-    assert!(
-        shape.n_heads.is_multiple_of(shape.n_kv_heads.max(1)),
-        "n_kv_heads divides n_heads"
-    );
+    assert!(shape.n_heads.is_multiple_of(shape.n_kv_heads.max(1)), "n_kv_heads divides n_heads");
     let width = (shape.n_heads + 2 * shape.n_kv_heads) * shape.head_dim;
     assert_eq!(qkv.len(), rows.n_rows() * width, "qkv is [n_rows, {width}]");
     width

@@ -36,63 +36,40 @@ struct Index {
 /// Opens all files of a model folder except those about text.
 pub(super) fn open(folder: &Path) -> Result<Contents, Error> {
     check_folder(folder)?;
-    let config = read_optional(&folder.join(CONFIG), JSON_BYTES_MAX)?.ok_or(Error::MissingFile {
-        path: folder.to_path_buf(),
-        expected: CONFIG,
-    })?;
+    let config = read_optional(&folder.join(CONFIG), JSON_BYTES_MAX)?
+        .ok_or(Error::MissingFile { path: folder.to_path_buf(), expected: CONFIG })?;
     let generation = read_optional(&folder.join(GENERATION_CONFIG), JSON_BYTES_MAX)?;
     let config = ModelConfig::parse(&config, generation.as_deref())?;
     let (shards, tensors) = match read_optional(&folder.join(INDEX), JSON_BYTES_MAX)? {
         Some(index) => open_indexed(folder, &index)?,
         None => open_single(folder)?,
     };
-    Ok(Contents {
-        config,
-        shards,
-        tensors,
-    })
+    Ok(Contents { config, shards, tensors })
 }
 
 /// Refuses paths that are no folders.
 pub(crate) fn check_folder(folder: &Path) -> Result<(), Error> {
     let metadata = std::fs::metadata(folder);
-    match metadata
-        .map_err(|source| Error::Io {
-            path: folder.to_path_buf(),
-            source,
-        })?
-        .is_dir()
-    {
+    match metadata.map_err(|source| Error::Io { path: folder.to_path_buf(), source })?.is_dir() {
         true => Ok(()),
-        false => Err(Error::NotAFolder {
-            path: folder.to_path_buf(),
-        }),
+        false => Err(Error::NotAFolder { path: folder.to_path_buf() }),
     }
 }
 
 /// Reads a text file of bounded size; `Ok(None)` if there is none.
 pub(crate) fn read_optional(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, Error> {
-    let io = |source| Error::Io {
-        path: path.to_path_buf(),
-        source,
-    };
+    let io = |source| Error::Io { path: path.to_path_buf(), source };
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(io(e)),
     };
     if !metadata.is_file() {
-        return Err(Error::NotAFile {
-            path: path.to_path_buf(),
-        });
+        return Err(Error::NotAFile { path: path.to_path_buf() });
     }
     if metadata.len() > bytes_max {
         let (expected, got) = (bytes_max, metadata.len());
-        return Err(Error::FileTooLarge {
-            path: path.to_path_buf(),
-            expected,
-            got,
-        });
+        return Err(Error::FileTooLarge { path: path.to_path_buf(), expected, got });
     }
     std::fs::read(path).map(Some).map_err(io)
 }
@@ -102,33 +79,22 @@ fn open_single(folder: &Path) -> Result<(Vec<Shard>, HashMap<String, Location>),
     if !path.exists() {
         let expected =
             "model.safetensors or model.safetensors.index.json; weights in other formats must be converted";
-        return Err(Error::MissingFile {
-            path: folder.to_path_buf(),
-            expected,
-        });
+        return Err(Error::MissingFile { path: folder.to_path_buf(), expected });
     }
     let shard = Shard::open(&path)?;
-    let tensors = shard
-        .spans()
-        .map(|(name, span)| (name, Location { shard_idx: 0, span }))
-        .collect();
+    let tensors = shard.spans().map(|(name, span)| (name, Location { shard_idx: 0, span })).collect();
     Ok((vec![shard], tensors))
 }
 
 fn open_indexed(folder: &Path, index: &[u8]) -> Result<(Vec<Shard>, HashMap<String, Location>), Error> {
-    let index: Index = serde_json::from_slice(index).map_err(|source| Error::Json {
-        file: INDEX.to_string(),
-        source,
-    })?;
+    let index: Index =
+        serde_json::from_slice(index).map_err(|source| Error::Json { file: INDEX.to_string(), source })?;
     let mut by_shard: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (tensor, shard) in index.weight_map {
         by_shard.entry(shard).or_default().push(tensor);
     }
     if by_shard.len() > N_SHARDS_MAX {
-        return Err(Error::TooManyShards {
-            expected: N_SHARDS_MAX,
-            got: by_shard.len(),
-        });
+        return Err(Error::TooManyShards { expected: N_SHARDS_MAX, got: by_shard.len() });
     }
     let mut shards = Vec::with_capacity(by_shard.len());
     let mut tensors = HashMap::new();
@@ -139,13 +105,7 @@ fn open_indexed(folder: &Path, index: &[u8]) -> Result<(Vec<Shard>, HashMap<Stri
             let Some(span) = spans.remove(&tensor) else {
                 return Err(Error::ShardLacks { shard: name, tensor });
             };
-            tensors.insert(
-                tensor,
-                Location {
-                    shard_idx: shards.len(),
-                    span,
-                },
-            );
+            tensors.insert(tensor, Location { shard_idx: shards.len(), span });
         }
         shards.push(shard);
     }
@@ -159,8 +119,6 @@ fn shard_path(folder: &Path, name: &str) -> Result<PathBuf, Error> {
     if is_plain && name.ends_with(".safetensors") && !name.contains('\\') {
         Ok(folder.join(name))
     } else {
-        Err(Error::ShardName {
-            got: name.to_string(),
-        })
+        Err(Error::ShardName { got: name.to_string() })
     }
 }

@@ -51,14 +51,9 @@ impl std::ops::Deref for Bytes {
 impl Shard {
     /// Maps a file.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        let io = |source| Error::Io {
-            path: path.to_path_buf(),
-            source,
-        };
+        let io = |source| Error::Io { path: path.to_path_buf(), source };
         if !std::fs::metadata(path).map_err(io)?.is_file() {
-            return Err(Error::NotAFile {
-                path: path.to_path_buf(),
-            });
+            return Err(Error::NotAFile { path: path.to_path_buf() });
         }
         let map = map_read_only(&File::open(path).map_err(io)?).map_err(io)?;
         Self::parse(&path.display().to_string(), Bytes::Mapped(map))
@@ -70,41 +65,24 @@ impl Shard {
     }
 
     fn parse(name: &str, bytes: Bytes) -> Result<Self, Error> {
-        let file_len = |expected: u64| Error::FileLen {
-            file: name.to_string(),
-            expected,
-            got: bytes.len() as u64,
-        };
-        let (len, rest) = bytes
-            .split_first_chunk::<LEN_BYTES>()
-            .ok_or_else(|| file_len(LEN_BYTES as u64))?;
+        let file_len =
+            |expected: u64| Error::FileLen { file: name.to_string(), expected, got: bytes.len() as u64 };
+        let (len, rest) = bytes.split_first_chunk::<LEN_BYTES>().ok_or_else(|| file_len(LEN_BYTES as u64))?;
         let header_len = u64::from_le_bytes(*len);
         if header_len > HEADER_BYTES_MAX {
             let file = name.to_string();
-            return Err(Error::HeaderLen {
-                file,
-                expected: HEADER_BYTES_MAX,
-                got: header_len,
-            });
+            return Err(Error::HeaderLen { file, expected: HEADER_BYTES_MAX, got: header_len });
         }
         let data_start = LEN_BYTES as u64 + header_len;
-        let header = rest
-            .get(..header_len as usize)
-            .ok_or_else(|| file_len(data_start))?;
-        let metadata: Metadata = serde_json::from_slice(header).map_err(|source| Error::Header {
-            file: name.to_string(),
-            source,
-        })?;
+        let header = rest.get(..header_len as usize).ok_or_else(|| file_len(data_start))?;
+        let metadata: Metadata = serde_json::from_slice(header)
+            .map_err(|source| Error::Header { file: name.to_string(), source })?;
         // The sum is checked here because the crate's own reader adds without a check.
         let expected = data_start.saturating_add(metadata.data_len() as u64);
         if expected != bytes.len() as u64 {
             return Err(file_len(expected));
         }
-        Ok(Self {
-            bytes,
-            metadata,
-            data_start: data_start as usize,
-        })
+        Ok(Self { bytes, metadata, data_start: data_start as usize })
     }
 
     /// Every tensor of the file.
@@ -112,14 +90,7 @@ impl Shard {
         self.metadata.tensors().into_iter().map(|(name, info)| {
             let (start, end) = info.data_offsets;
             let range = self.data_start + start..self.data_start + end;
-            (
-                name,
-                Span {
-                    dtype: info.dtype,
-                    shape: info.shape.clone(),
-                    range,
-                },
-            )
+            (name, Span { dtype: info.dtype, shape: info.shape.clone(), range })
         })
     }
 

@@ -42,10 +42,7 @@ impl<'a> Fields<'a> {
         let Some(value) = self.get(field) else {
             return Ok(None);
         };
-        value
-            .as_str()
-            .map(Some)
-            .ok_or_else(|| invalid(field, "a text", value))
+        value.as_str().map(Some).ok_or_else(|| invalid(field, "a text", value))
     }
 
     /// The field as a truth value, `false` if absent.
@@ -53,9 +50,7 @@ impl<'a> Fields<'a> {
         let Some(value) = self.get(field) else {
             return Ok(false);
         };
-        value
-            .as_bool()
-            .ok_or_else(|| invalid(field, "true or false", value))
+        value.as_bool().ok_or_else(|| invalid(field, "true or false", value))
     }
 
     /// The field as a whole number within `range`.
@@ -67,10 +62,7 @@ impl<'a> Fields<'a> {
         let Some(value) = self.get(field) else {
             return Ok(None);
         };
-        let len = value
-            .as_u64()
-            .and_then(|n| usize::try_from(n).ok())
-            .filter(|n| range.contains(n));
+        let len = value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| range.contains(n));
         match len {
             Some(len) => Ok(Some(len)),
             None => {
@@ -82,8 +74,7 @@ impl<'a> Fields<'a> {
 
     /// The field as a whole number from 1 to `max`.
     pub(super) fn len(&self, field: &'static str, max: usize) -> Result<usize, Error> {
-        self.optional_len(field, 1..=max)?
-            .ok_or(Error::FieldMissing { field })
+        self.optional_len(field, 1..=max)?.ok_or(Error::FieldMissing { field })
     }
 
     /// The field as a number that is at least `min` and finite.
@@ -93,18 +84,13 @@ impl<'a> Fields<'a> {
         };
         match value.as_f64().filter(|x| x.is_finite() && *x >= min) {
             Some(x) => Ok(Some(x)),
-            None => Err(invalid(
-                field,
-                format!("a finite number of at least {min}"),
-                value,
-            )),
+            None => Err(invalid(field, format!("a finite number of at least {min}"), value)),
         }
     }
 
     /// The field as a number that is at least `min` and finite.
     pub(super) fn number(&self, field: &'static str, min: f64) -> Result<f64, Error> {
-        self.optional_number(field, min)?
-            .ok_or(Error::FieldMissing { field })
+        self.optional_number(field, min)?.ok_or(Error::FieldMissing { field })
     }
 
     /// The field as token ids: one number or a list of them; absent means none.
@@ -124,11 +110,7 @@ impl<'a> Fields<'a> {
 
 /// Error about the value of a field.
 pub(super) fn invalid(field: &'static str, expected: impl Into<String>, got: &Value) -> Error {
-    Error::Field {
-        field,
-        expected: expected.into(),
-        got: shown(got),
-    }
+    Error::Field { field, expected: expected.into(), got: shown(got) }
 }
 
 /// A value as an error shows it: its JSON, cut where it is long.

@@ -50,16 +50,10 @@ impl Rope {
         };
         let theta = match fields.optional_number("rope_theta", 1.0)? {
             Some(theta) => Some(theta),
-            None => scaling
-                .map(|s| s.optional_number("rope_theta", 1.0))
-                .transpose()?
-                .flatten(),
+            None => scaling.map(|s| s.optional_number("rope_theta", 1.0)).transpose()?.flatten(),
         };
         let scaling = scaling.map_or(Ok(RopeScaling::None), RopeScaling::parse)?;
-        Ok(Self {
-            theta: theta.unwrap_or(ROPE_THETA_DEFAULT),
-            scaling,
-        })
+        Ok(Self { theta: theta.unwrap_or(ROPE_THETA_DEFAULT), scaling })
     }
 }
 
@@ -72,9 +66,7 @@ impl RopeScaling {
         match kind {
             None if fields.is_mentioned("factor") => Err(Error::FieldMissing { field: "rope_type" }),
             None | Some("default") => Ok(Self::None),
-            Some("linear") => Ok(Self::Linear {
-                factor: fields.number("factor", 1.0)?,
-            }),
+            Some("linear") => Ok(Self::Linear { factor: fields.number("factor", 1.0)? }),
             Some("llama3") => Self::parse_llama3(fields),
             Some(other) => Err(Error::Unsupported {
                 feature: "rotary scaling other than linear and llama3",

@@ -24,9 +24,7 @@ impl Basis {
         let is_truncated = params.top_k > 0 || params.top_p < 1.0 || params.min_p > 0.0;
         match (params.is_greedy(), is_truncated) {
             (true, _) => Basis::Logits { temperature: 1.0 },
-            (false, true) => Basis::Logits {
-                temperature: params.temperature,
-            },
+            (false, true) => Basis::Logits { temperature: params.temperature },
             (false, false) => Basis::Probabilities,
         }
     }
@@ -96,11 +94,7 @@ impl DraftedStore {
     /// # Panics
     /// If the store knows another number of nodes.
     pub(super) fn take(&mut self, seq: SeqId, n_nodes: u32) -> DraftedRows {
-        let mut rows = self
-            .by_seq
-            .remove(&seq)
-            .or_else(|| self.idle.pop())
-            .unwrap_or_default();
+        let mut rows = self.by_seq.remove(&seq).or_else(|| self.idle.pop()).unwrap_or_default();
         if n_nodes == 0 {
             rows.clear();
         }
@@ -141,5 +135,60 @@ impl DraftedStore {
             rows
         });
         self.idle.extend(rows);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEQ: SeqId = SeqId(7);
+
+    /// A store that drafted `n_nodes` nodes of two probabilities each.
+    fn drafted(n_nodes: u32) -> DraftedStore {
+        let mut store = DraftedStore::default();
+        for node in 0..n_nodes {
+            let mut rows = store.take(SEQ, node);
+            rows.keep_probabilities(&[node as f32, 0.5]);
+            rows.finish_node();
+            store.put(SEQ, rows);
+        }
+        store
+    }
+
+    #[test]
+    fn a_prefix_of_what_was_drafted_can_be_verified() {
+        let store = drafted(3);
+        let rows = store.get(SEQ, 2).unwrap();
+        assert_eq!(rows.probabilities(2).unwrap().row(1), [1.0, 0.5]);
+        assert!(rows.logits(2).is_none());
+        assert!(store.get(SEQ, 0).is_none());
+    }
+
+    #[test]
+    fn nothing_remains_after_a_step_but_memory() {
+        let mut store = drafted(2);
+        store.clear();
+        assert!(store.by_seq.is_empty());
+        let rows = store.take(SEQ, 0);
+        assert_eq!((rows.len(), rows.probabilities(2).is_none()), (0, true));
+        assert!(rows.probabilities.capacity() >= 4);
+    }
+
+    #[test]
+    fn a_new_proposal_replaces_one_that_was_never_verified() {
+        assert_eq!(drafted(2).take(SEQ, 0).len(), 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "was drafted here")]
+    fn a_node_without_its_parents_is_a_bug() {
+        drafted(1).take(SEQ, 2);
+    }
+
+    #[test]
+    #[should_panic(expected = "3 nodes of SeqId(7) to verify, 2 drafted")]
+    fn verifying_more_than_was_drafted_is_a_bug() {
+        drafted(2).get(SEQ, 3);
     }
 }

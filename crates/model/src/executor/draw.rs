@@ -2,7 +2,9 @@
 
 use dsde_engine::{DraftDraw, Drafted};
 use dsde_policy::DraftPosition;
-use dsde_sampling::{Adjustment, CounterDraws, Draws, Purpose, Scratch, Shape, Weights, adjust, argmax, softmax};
+use dsde_sampling::{
+    Adjustment, CounterDraws, Draws, Purpose, Scratch, Shape, Weights, adjust, argmax, softmax,
+};
 
 use super::drafted::{Basis, DraftedRows};
 use super::path::Path;

@@ -68,33 +68,21 @@ impl Kernel for Judge<'_> {
 /// Applies penalties, biases and bans to every row, as after the path that leads to it.
 #[inline(always)]
 fn adjust_rows(draw: &TargetDraw<'_>, rows: &mut [f32], vocab_len: usize, scratch: &mut Scratch) {
-    let TargetDraw {
-        params,
-        history,
-        prompt_len,
-        proposal,
-        banned,
-        ..
-    } = *draw;
+    let TargetDraw { params, history, prompt_len, proposal, banned, .. } = *draw;
     for (row_idx, row) in rows.chunks_exact_mut(vocab_len).enumerate() {
         let path = Path::to_row(proposal, row_idx);
-        adjust(
-            row,
-            &Adjustment {
-                params,
-                history,
-                prompt_len,
-                drafted: &path,
-                banned,
-            },
-            scratch,
-        );
+        adjust(row, &Adjustment { params, history, prompt_len, drafted: &path, banned }, scratch);
     }
 }
 
 /// Compares what target and draft said where each node was drawn, `[proposal.len()]`.
 #[inline(always)]
-fn compare(proposal: &Proposal, basis: Basis, target: Rows<'_>, draft: Option<Rows<'_>>) -> Vec<PositionSignals> {
+fn compare(
+    proposal: &Proposal,
+    basis: Basis,
+    target: Rows<'_>,
+    draft: Option<Rows<'_>>,
+) -> Vec<PositionSignals> {
     let draft = draft.expect("the draft pass was asked for the same signals and kept its rows");
     let mut signals = Vec::with_capacity(proposal.len() as usize);
     for node in 0..proposal.len() as usize {

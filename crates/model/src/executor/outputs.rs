@@ -33,10 +33,7 @@ impl OutputPlan {
         let mut groups: Vec<Group> = Vec::new();
         for (draw_idx, (seq_idx, n_rows)) in draws.enumerate() {
             let seq_rows = rows.rows_of(seq_idx);
-            debug_assert!(
-                seq_rows.len() >= n_rows as usize,
-                "sequence {seq_idx} has rows for what it draws"
-            );
+            debug_assert!(seq_rows.len() >= n_rows as usize, "sequence {seq_idx} has rows for what it draws");
             let first = self.outputs.len();
             let end = seq_rows.end as u32;
             self.outputs.extend(end - n_rows..end);
@@ -46,10 +43,7 @@ impl OutputPlan {
                     group.draws.end = draw_idx + 1;
                     group.rows.end = last;
                 }
-                _ => groups.push(Group {
-                    draws: draw_idx..draw_idx + 1,
-                    rows: first..last,
-                }),
+                _ => groups.push(Group { draws: draw_idx..draw_idx + 1, rows: first..last }),
             }
         }
         groups
@@ -79,13 +73,7 @@ mod tests {
         let mut plan = OutputPlan::default();
         let groups = plan.of(&batch(&[3, 2, 4]), [(0, 1), (2, 3)].into_iter());
         assert_eq!(plan.outputs, [2, 6, 7, 8]);
-        assert_eq!(
-            groups,
-            [Group {
-                draws: 0..2,
-                rows: 0..4
-            }]
-        );
+        assert_eq!(groups, [Group { draws: 0..2, rows: 0..4 }]);
         assert_eq!(plan.of(&batch(&[3]), std::iter::empty()), []);
         assert!(plan.outputs.is_empty());
     }
@@ -93,20 +81,8 @@ mod tests {
     #[test]
     fn groups_stay_below_the_limit_and_keep_draws_whole() {
         let mut plan = OutputPlan::default();
-        let groups = plan.of(
-            &batch(&[65, 63, 65, 1]),
-            [(0, 65), (1, 63), (2, 65), (3, 1)].into_iter(),
-        );
-        let expected = [
-            Group {
-                draws: 0..2,
-                rows: 0..128,
-            },
-            Group {
-                draws: 2..4,
-                rows: 128..194,
-            },
-        ];
+        let groups = plan.of(&batch(&[65, 63, 65, 1]), [(0, 65), (1, 63), (2, 65), (3, 1)].into_iter());
+        let expected = [Group { draws: 0..2, rows: 0..128 }, Group { draws: 2..4, rows: 128..194 }];
         assert_eq!(groups, expected);
     }
 }

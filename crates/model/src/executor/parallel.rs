@@ -44,17 +44,10 @@ impl Workers {
     }
 
     fn take(&self) -> Scratch {
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop()
-            .unwrap_or_default()
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }
 
     fn give_back(&self, scratch: Scratch) {
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(scratch);
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
     }
 }

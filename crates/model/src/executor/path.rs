@@ -57,10 +57,7 @@ mod tests {
 
     #[test]
     fn the_path_of_a_chain_is_its_beginning() {
-        check(
-            &[(7, None), (8, Some(0)), (9, Some(1))],
-            &[&[], &[7], &[7, 8], &[7, 8, 9]],
-        );
+        check(&[(7, None), (8, Some(0)), (9, Some(1))], &[&[], &[7], &[7, 8], &[7, 8, 9]]);
     }
 
     #[test]

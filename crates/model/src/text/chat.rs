@@ -65,10 +65,8 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::NoChatTemplate`] if there is none; otherwise if `config` is not JSON or the template is not a program.
     pub fn parse(config: &[u8], template: Option<&str>) -> Result<Self, Error> {
-        let config: Json = serde_json::from_slice(config).map_err(|source| Error::Json {
-            file: CONFIG.to_string(),
-            source,
-        })?;
+        let config: Json = serde_json::from_slice(config)
+            .map_err(|source| Error::Json { file: CONFIG.to_string(), source })?;
         let source = match template {
             Some(template) => template,
             None => default_template(&config["chat_template"])?,
@@ -78,11 +76,7 @@ impl ChatTemplate {
             .add_template_owned("chat", source.to_string())
             .map_err(|source| Error::ChatTemplate { source })?;
         let (bos_token, eos_token) = (token_text(&config["bos_token"]), token_text(&config["eos_token"]));
-        Ok(Self {
-            environment,
-            bos_token,
-            eos_token,
-        })
+        Ok(Self { environment, bos_token, eos_token })
     }
 
     /// The prompt after which the model writes the assistant's next message.
@@ -124,10 +118,7 @@ impl ChatTemplate {
         let render = || self.environment.get_template("chat")?.render(context);
         let text = on_own_stack(render).map_err(|source| Error::ChatTemplate { source })?;
         if text.len() > TEXT_BYTES_MAX {
-            return Err(Error::TextTooLong {
-                expected: TEXT_BYTES_MAX,
-                got: text.len(),
-            });
+            return Err(Error::TextTooLong { expected: TEXT_BYTES_MAX, got: text.len() });
         }
         Ok(text)
     }
@@ -151,10 +142,7 @@ impl Object for Message {
 /// An interpreter that behaves as the one templates are written for, within limits.
 fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
-    let syntax = SyntaxConfig::builder()
-        .trim_blocks(true)
-        .lstrip_blocks(true)
-        .build();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     environment.set_syntax(syntax.expect("the default delimiters are valid"));
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(RECURSION_MAX);
@@ -162,12 +150,9 @@ fn environment() -> Environment<'static> {
     environment.set_debug(false);
     environment.set_unknown_method_callback(unknown_method_callback);
     environment.add_filter("tojson", python_json::tojson);
-    environment.add_function(
-        "raise_exception",
-        |message: String| -> Result<Value, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        },
-    );
+    environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+    });
     environment
 }
 
@@ -176,15 +161,11 @@ fn on_own_stack(
     render: impl FnOnce() -> Result<String, minijinja::Error> + Send,
 ) -> Result<String, minijinja::Error> {
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .name("chat-template".to_string())
-            .stack_size(STACK_BYTES);
+        let thread = std::thread::Builder::new().name("chat-template".to_string()).stack_size(STACK_BYTES);
         let rendering = thread.spawn_scoped(scope, render).map_err(|source| {
             minijinja::Error::new(ErrorKind::InvalidOperation, "no thread to render on").with_source(source)
         })?;
-        rendering
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        rendering.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
@@ -203,9 +184,7 @@ fn default_template(field: &Json) -> Result<&str, Error> {
         Json::String(template) => Ok(template),
         Json::Array(named) => {
             let default = named.iter().find(|entry| entry["name"] == "default");
-            default
-                .and_then(|entry| entry["template"].as_str())
-                .ok_or_else(|| unusable(field))
+            default.and_then(|entry| entry["template"].as_str()).ok_or_else(|| unusable(field))
         }
         _ => Err(unusable(field)),
     }

@@ -16,15 +16,7 @@ const MONTHS: [&str; 12] = [
     "November",
     "December",
 ];
-const WEEKDAYS: [&str; 7] = [
-    "Sunday",
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-    "Thursday",
-    "Friday",
-    "Saturday",
-];
+const WEEKDAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 
 /// A day of the Gregorian calendar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,16 +106,8 @@ mod tests {
     #[test]
     fn dates_print_as_in_c() {
         check((2024, 7, 26), "%d %b %Y", Ok("26 Jul 2024"));
-        check(
-            (2025, 3, 5),
-            "%Y-%m-%d %-d/%-m/%y [%e]",
-            Ok("2025-03-05 5/3/25 [ 5]"),
-        );
-        check(
-            (2000, 2, 29),
-            "%A %a %B %j 100%%",
-            Ok("Tuesday Tue February 060 100%"),
-        );
+        check((2025, 3, 5), "%Y-%m-%d %-d/%-m/%y [%e]", Ok("2025-03-05 5/3/25 [ 5]"));
+        check((2000, 2, 29), "%A %a %B %j 100%%", Ok("Tuesday Tue February 060 100%"));
         check((1900, 3, 1), "%A %j", Ok("Thursday 060"));
         check((2024, 12, 31), "%a %j", Ok("Tue 366"));
         check((1, 1, 1), "%A", Ok("Monday"));

@@ -29,24 +29,15 @@ impl Decoder {
     /// Recognises the decoder from its JSON.
     pub(super) fn parse(decoder: &Value) -> Result<Self, Error> {
         let steps = match decoder["type"].as_str() {
-            Some("Sequence") => decoder["decoders"]
-                .as_array()
-                .map(Vec::as_slice)
-                .unwrap_or_default(),
+            Some("Sequence") => decoder["decoders"].as_array().map(Vec::as_slice).unwrap_or_default(),
             _ => std::slice::from_ref(decoder),
         };
-        let kinds: Vec<&str> = steps
-            .iter()
-            .map(|step| step["type"].as_str().unwrap_or("none"))
-            .collect();
+        let kinds: Vec<&str> = steps.iter().map(|step| step["type"].as_str().unwrap_or("none")).collect();
         match kinds[..] {
             ["ByteLevel"] | ["ByteLevel", "Fuse"] => return Ok(Self::ByteLevel(byte_alphabet())),
             ["Metaspace"] if steps[0]["replacement"] == json!(SPACE_MARK) => {
                 let has_leading_space = steps[0]["prepend_scheme"] != "never";
-                return Ok(Self::SentencePiece {
-                    has_byte_tokens: false,
-                    has_leading_space,
-                });
+                return Ok(Self::SentencePiece { has_byte_tokens: false, has_leading_space });
             }
             ["Replace", .., "Fuse"] | ["Replace", .., "Fuse", "Strip"] => {}
             _ => return Err(unsupported(decoder)),
@@ -64,10 +55,7 @@ impl Decoder {
         if !is_space_replaced || !is_one_space_stripped {
             return Err(unsupported(decoder));
         }
-        Ok(Self::SentencePiece {
-            has_byte_tokens,
-            has_leading_space: strip.is_some(),
-        })
+        Ok(Self::SentencePiece { has_byte_tokens, has_leading_space: strip.is_some() })
     }
 
     /// Bytes of the vocabulary entry `text`.
@@ -89,32 +77,19 @@ impl Decoder {
 
     /// Whether the first space of a whole text is not part of it.
     pub(super) fn has_leading_space(&self) -> bool {
-        matches!(
-            self,
-            Self::SentencePiece {
-                has_leading_space: true,
-                ..
-            }
-        )
+        matches!(self, Self::SentencePiece { has_leading_space: true, .. })
     }
 }
 
 fn unsupported(decoder: &Value) -> Error {
-    Error::Decoder {
-        expected: SUPPORTED,
-        got: decoder.to_string(),
-    }
+    Error::Decoder { expected: SUPPORTED, got: decoder.to_string() }
 }
 
 /// The byte that an entry of the form `<0x41>` stands for.
 fn byte_token(text: &str) -> Option<u8> {
     let hex = text.strip_prefix("<0x")?.strip_suffix('>')?;
     let is_byte = hex.len() == 2 && hex.bytes().all(|digit| digit.is_ascii_hexdigit());
-    if is_byte {
-        u8::from_str_radix(hex, 16).ok()
-    } else {
-        None
-    }
+    if is_byte { u8::from_str_radix(hex, 16).ok() } else { None }
 }
 
 /// GPT-2's alphabet: printable bytes of Latin-1 are themselves, the others take the code points from 256 on, in order.
@@ -221,10 +196,7 @@ mod tests {
             unknown_step,
         ];
         for decoder in refused {
-            assert!(
-                matches!(Decoder::parse(&decoder), Err(Error::Decoder { .. })),
-                "{decoder}"
-            );
+            assert!(matches!(Decoder::parse(&decoder), Err(Error::Decoder { .. })), "{decoder}");
         }
     }
 }

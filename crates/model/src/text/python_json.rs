@@ -16,10 +16,7 @@ pub(super) fn tojson(value: &Value, kwargs: Kwargs) -> Result<Value, Error> {
     let ensures_ascii: Option<bool> = kwargs.get("ensure_ascii")?;
     kwargs.assert_all_used()?;
     if ensures_ascii == Some(true) || indent.is_some_and(|indent| indent > INDENT_MAX) {
-        return Err(Error::new(
-            ErrorKind::InvalidOperation,
-            "tojson does not support these options",
-        ));
+        return Err(Error::new(ErrorKind::InvalidOperation, "tojson does not support these options"));
     }
     let json = match indent {
         Some(indent) => written(value, PrettyFormatter::with_indent(&b" ".repeat(indent))),

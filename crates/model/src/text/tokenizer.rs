@@ -45,10 +45,8 @@ impl Tokenizer {
     pub fn open(folder: &Path) -> Result<Self, Error> {
         check_folder(folder)?;
         let path = folder.join(FILE);
-        let text = read_optional(&path, JSON_BYTES_MAX)?.ok_or(Error::MissingFile {
-            path: folder.to_path_buf(),
-            expected: FILE,
-        })?;
+        let text = read_optional(&path, JSON_BYTES_MAX)?
+            .ok_or(Error::MissingFile { path: folder.to_path_buf(), expected: FILE })?;
         Self::parse(&path.display().to_string(), &text)
     }
 
@@ -57,39 +55,20 @@ impl Tokenizer {
     /// # Errors
     /// If it is not one, or its decoder does not map every token to bytes of its own.
     pub fn parse(name: &str, text: &[u8]) -> Result<Self, Error> {
-        let failed = |source| Error::Tokenizer {
-            file: name.to_string(),
-            source,
-        };
+        let failed = |source| Error::Tokenizer { file: name.to_string(), source };
         let mut inner = tokenizers::Tokenizer::from_bytes(text).map_err(failed)?;
         // Files may ask for both; a served prompt is neither cut nor filled up.
         inner.with_truncation(None).map_err(failed)?;
         inner.with_padding(None);
-        let decoder = serde_json::to_value(inner.get_decoder()).map_err(|source| Error::Json {
-            file: name.to_string(),
-            source,
-        })?;
+        let decoder = serde_json::to_value(inner.get_decoder())
+            .map_err(|source| Error::Json { file: name.to_string(), source })?;
         let decoder = Decoder::parse(&decoder)?;
         check_added_tokens(name, text, &inner)?;
-        if let Some(&got) = inner
-            .get_vocab(true)
-            .values()
-            .max()
-            .filter(|id| **id as usize >= VOCAB_LEN_MAX)
-        {
-            return Err(Error::TokenId {
-                file: name.to_string(),
-                expected: VOCAB_LEN_MAX,
-                got,
-            });
+        if let Some(&got) = inner.get_vocab(true).values().max().filter(|id| **id as usize >= VOCAB_LEN_MAX) {
+            return Err(Error::TokenId { file: name.to_string(), expected: VOCAB_LEN_MAX, got });
         }
         let (bytes, offsets) = byte_table(&inner, &decoder);
-        Ok(Self {
-            inner,
-            decoder,
-            bytes,
-            offsets,
-        })
+        Ok(Self { inner, decoder, bytes, offsets })
     }
 
     /// One more than the largest token id.
@@ -115,11 +94,7 @@ impl Tokenizer {
 
     /// Whole text of `tokens` from the beginning of a sequence; bytes that are no UTF-8 become U+FFFD.
     pub fn decode(&self, tokens: &[u32]) -> String {
-        let bytes: Vec<u8> = tokens
-            .iter()
-            .flat_map(|&token| self.token_bytes(token))
-            .copied()
-            .collect();
+        let bytes: Vec<u8> = tokens.iter().flat_map(|&token| self.token_bytes(token)).copied().collect();
         let text = match bytes.strip_prefix(b" ") {
             Some(rest) if self.decoder.has_leading_space() => rest,
             _ => &bytes,
@@ -152,16 +127,10 @@ impl Tokenizer {
 
     fn encode_as(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, Error> {
         if text.len() > TEXT_BYTES_MAX {
-            return Err(Error::TextTooLong {
-                expected: TEXT_BYTES_MAX,
-                got: text.len(),
-            });
+            return Err(Error::TextTooLong { expected: TEXT_BYTES_MAX, got: text.len() });
         }
         let encoding = self.inner.encode_fast(text, add_special_tokens);
-        Ok(encoding
-            .map_err(|source| Error::Encode { source })?
-            .get_ids()
-            .to_vec())
+        Ok(encoding.map_err(|source| Error::Encode { source })?.get_ids().to_vec())
     }
 }
 
@@ -176,19 +145,12 @@ impl Vocabulary for Tokenizer {
 
 /// The library numbers added tokens on its own; a file that has other numbers would be read wrongly.
 fn check_added_tokens(name: &str, text: &[u8], inner: &tokenizers::Tokenizer) -> Result<(), Error> {
-    let file: AddedTokens = serde_json::from_slice(text).map_err(|source| Error::Json {
-        file: name.to_string(),
-        source,
-    })?;
+    let file: AddedTokens =
+        serde_json::from_slice(text).map_err(|source| Error::Json { file: name.to_string(), source })?;
     for AddedToken { id, content } in file.added_tokens {
         let got = inner.token_to_id(&content);
         if got != Some(id) {
-            return Err(Error::AddedToken {
-                file: name.to_string(),
-                text: content,
-                expected: id,
-                got,
-            });
+            return Err(Error::AddedToken { file: name.to_string(), text: content, expected: id, got });
         }
     }
     Ok(())
@@ -198,10 +160,7 @@ fn check_added_tokens(name: &str, text: &[u8], inner: &tokenizers::Tokenizer) ->
 fn byte_table(inner: &tokenizers::Tokenizer, decoder: &Decoder) -> (Vec<u8>, Vec<u32>) {
     let vocabulary = inner.get_vocab(true);
     let added = inner.get_added_tokens_decoder();
-    let mut texts: Vec<(u32, String)> = vocabulary
-        .into_iter()
-        .map(|(text, token)| (token, text))
-        .collect();
+    let mut texts: Vec<(u32, String)> = vocabulary.into_iter().map(|(text, token)| (token, text)).collect();
     texts.sort_unstable();
     let mut bytes = Vec::new();
     let mut offsets = vec![0];

@@ -70,10 +70,7 @@ mod tests {
 
     #[test]
     fn a_broken_character_is_replaced_as_soon_as_it_is_known_to_be_broken() {
-        check(
-            &[b"\xE4", b"x", b"\xFF\xFEy"],
-            &["", "\u{FFFD}x", "\u{FFFD}\u{FFFD}y", ""],
-        );
+        check(&[b"\xE4", b"x", b"\xFF\xFEy"], &["", "\u{FFFD}x", "\u{FFFD}\u{FFFD}y", ""]);
     }
 
     #[test]

@@ -28,10 +28,7 @@ fn golden(family: &str) -> (Vec<u32>, Vec<f32>) {
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let words = |name| file.tensor(name).unwrap().data().as_chunks::<4>().0.to_vec();
     let tokens = words("tokens").into_iter().map(u32::from_le_bytes).collect();
-    (
-        tokens,
-        words("logits").into_iter().map(f32::from_le_bytes).collect(),
-    )
+    (tokens, words("logits").into_iter().map(f32::from_le_bytes).collect())
 }
 
 fn check<B: Backend>(backend: &B, tolerance: f64) {

@@ -28,10 +28,7 @@ fn run(executor: &mut impl Executor, params: &Params, len: u32) -> Run {
         let (proposal, _) = decoder.draft(executor, len);
         n_accepted += decoder.verify(executor, &proposal, len > 0).verdict.accepted();
     }
-    Run {
-        output: decoder.output()[..N_TOKENS].to_vec(),
-        n_accepted,
-    }
+    Run { output: decoder.output()[..N_TOKENS].to_vec(), n_accepted }
 }
 
 fn check<B: Backend>(backend: B, params: &Params) {
@@ -41,10 +38,7 @@ fn check<B: Backend>(backend: B, params: &Params) {
     for len in [1, 3, 6] {
         let speculative = run(&mut executor, params, len);
         assert_eq!(speculative.output, plain.output, "{len} drafted per step");
-        assert!(
-            speculative.n_accepted > 0,
-            "{len} drafted per step and none accepted"
-        );
+        assert!(speculative.n_accepted > 0, "{len} drafted per step and none accepted");
     }
 }
 
@@ -56,12 +50,8 @@ fn speculation_does_not_change_greedy_output() {
 
 #[test]
 fn speculation_does_not_change_penalised_greedy_output() {
-    let params = Params {
-        repetition_penalty: 1.3,
-        frequency_penalty: 0.2,
-        presence_penalty: 0.1,
-        ..Params::greedy()
-    };
+    let params =
+        Params { repetition_penalty: 1.3, frequency_penalty: 0.2, presence_penalty: 0.1, ..Params::greedy() };
     check(Cpu::new(2), &params);
 }
 

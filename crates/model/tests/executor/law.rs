@@ -35,11 +35,7 @@ enum Drafter {
 }
 
 fn params(seed: u64) -> Params {
-    Params {
-        temperature: 0.8,
-        seed,
-        ..Params::greedy()
-    }
+    Params { temperature: 0.8, seed, ..Params::greedy() }
 }
 
 /// One sequence per block `1..=BATCH_LEN`; block 0 holds the prompt.
@@ -59,32 +55,19 @@ impl<'a, B: Backend> Trials<'a, B> {
         rows.push(0, &prompt[..prompt.len() - 1], &Proposal::new(), &blocks(0, 1));
         executor.draft(&rows, &[], &mut Vec::new()).unwrap();
         executor.verify(&rows, &[], &mut Vec::new()).unwrap();
-        let copies: Vec<_> = (1..=BATCH_LEN)
-            .map(|to| BlockCopy {
-                from: BlockId(0),
-                to: BlockId(to),
-            })
-            .collect();
+        let copies: Vec<_> =
+            (1..=BATCH_LEN).map(|to| BlockCopy { from: BlockId(0), to: BlockId(to) }).collect();
         executor.copy_blocks(&copies).unwrap();
-        Self {
-            executor,
-            drafter,
-            prompt,
-            params: Vec::new(),
-            rows,
-        }
+        Self { executor, drafter, prompt, params: Vec::new(), rows }
     }
 
     fn push(&mut self, i: usize, context_len: usize, token: u32, proposal: &Proposal) {
-        self.rows
-            .push(context_len as u32, &[token], proposal, &blocks(1 + i as u32, 1));
+        self.rows.push(context_len as u32, &[token], proposal, &blocks(1 + i as u32, 1));
     }
 
     /// First two tokens of every sequence of batch `batch_idx`.
     fn run(&mut self, batch_idx: u32) -> Vec<[u32; 2]> {
-        self.params = (0..BATCH_LEN)
-            .map(|i| params(u64::from(batch_idx * BATCH_LEN + i)))
-            .collect();
+        self.params = (0..BATCH_LEN).map(|i| params(u64::from(batch_idx * BATCH_LEN + i))).collect();
         let lens: Vec<u32> = (0..BATCH_LEN).map(|i| 1 + i % 3).collect();
         let proposals = match self.drafter {
             Drafter::Model => self.draft(&lens),
@@ -93,10 +76,7 @@ impl<'a, B: Backend> Trials<'a, B> {
         let histories = vec![self.prompt.to_vec(); lens.len()];
         let mut emitted = self.verify(&histories, &proposals);
         // Those with one token take a plain step; the others take one too, which is ignored.
-        let histories: Vec<_> = emitted
-            .iter()
-            .map(|tokens| [self.prompt, &tokens[..1]].concat())
-            .collect();
+        let histories: Vec<_> = emitted.iter().map(|tokens| [self.prompt, &tokens[..1]].concat()).collect();
         let second = self.verify(&histories, &vec![Proposal::new(); lens.len()]);
         for (tokens, second) in emitted.iter_mut().zip(second) {
             if tokens.len() == 1 {
@@ -127,9 +107,7 @@ impl<'a, B: Backend> Trials<'a, B> {
                 banned: &[],
                 signals: Signals::default(),
             });
-            self.executor
-                .draft(&self.rows, &draws.collect::<Vec<_>>(), &mut drafted)
-                .unwrap();
+            self.executor.draft(&self.rows, &draws.collect::<Vec<_>>(), &mut drafted).unwrap();
             for (&i, drafted) in drawing.iter().zip(&drafted) {
                 proposals[i].push_chain(drafted.token);
             }
@@ -154,20 +132,11 @@ impl<'a, B: Backend> Trials<'a, B> {
             signals: Signals::default(),
         });
         let mut verifications = Vec::new();
-        self.executor
-            .verify(&self.rows, &draws.collect::<Vec<_>>(), &mut verifications)
-            .unwrap();
-        let emitted = verifications
-            .iter()
-            .zip(proposals)
-            .map(|(verification, proposal)| {
-                let path = verification
-                    .verdict
-                    .path
-                    .iter()
-                    .map(|&node| proposal.tokens()[node as usize]);
-                path.chain([verification.verdict.next]).collect()
-            });
+        self.executor.verify(&self.rows, &draws.collect::<Vec<_>>(), &mut verifications).unwrap();
+        let emitted = verifications.iter().zip(proposals).map(|(verification, proposal)| {
+            let path = verification.verdict.path.iter().map(|&node| proposal.tokens()[node as usize]);
+            path.chain([verification.verdict.next]).collect()
+        });
         emitted.collect()
     }
 }
@@ -180,10 +149,7 @@ fn chain(tokens: &[u32]) -> Proposal {
 
 /// `exp(x / temperature)`, normalised, in `f64`.
 fn softmax(logits: &[f32], temperature: f64) -> Vec<f64> {
-    let weights: Vec<f64> = logits
-        .iter()
-        .map(|&x| (f64::from(x) / temperature).exp())
-        .collect();
+    let weights: Vec<f64> = logits.iter().map(|&x| (f64::from(x) / temperature).exp()).collect();
     let sum: f64 = weights.iter().sum();
     weights.iter().map(|w| w / sum).collect()
 }
@@ -200,36 +166,21 @@ impl Expected {
         let mut kv = Reference.kv_store(kv_shape(model.config(), 128));
         let mut rows = RowBatch::default();
         for token in 0..128 {
-            rows.push(
-                0,
-                &[&PROMPT[..], &[token]].concat(),
-                &Proposal::new(),
-                &blocks(token, 1),
-            );
+            rows.push(0, &[&PROMPT[..], &[token]].concat(), &Proposal::new(), &blocks(token, 1));
         }
         let outputs: Vec<u32> = (0..128).flat_map(|i| [i * 9 + 7, i * 9 + 8]).collect();
         model.forward(&Reference, &rows, &outputs, &mut kv);
         let logits = model.logits(&Reference, 0..256);
-        let mut laws: Vec<Vec<f64>> = logits
-            .chunks_exact(128)
-            .map(|row| softmax(row, temperature))
-            .collect();
+        let mut laws: Vec<Vec<f64>> = logits.chunks_exact(128).map(|row| softmax(row, temperature)).collect();
         let first = laws[0].clone();
         let second = laws.drain(..).skip(1).step_by(2).collect();
         Self { first, second }
     }
 
     fn cells(&self) -> impl Iterator<Item = ([u32; 2], f64)> {
-        self.second
-            .iter()
-            .zip(&self.first)
-            .enumerate()
-            .flat_map(|(a, (second, first))| {
-                second
-                    .iter()
-                    .enumerate()
-                    .map(move |(b, second)| ([a as u32, b as u32], first * second))
-            })
+        self.second.iter().zip(&self.first).enumerate().flat_map(|(a, (second, first))| {
+            second.iter().enumerate().map(move |(b, second)| ([a as u32, b as u32], first * second))
+        })
     }
 }
 
@@ -245,9 +196,7 @@ fn excess<K: Copy + Ord>(
     use std::collections::BTreeMap;
     let n = observed.len() as f64;
     let mut counts: BTreeMap<K, f64> = BTreeMap::new();
-    observed
-        .iter()
-        .for_each(|&key| *counts.entry(key).or_default() += 1.0);
+    observed.iter().for_each(|&key| *counts.entry(key).or_default() += 1.0);
     let (mut single, mut pooled) = (Vec::new(), BTreeMap::<K, (f64, f64)>::new());
     for (key, probability) in cells {
         let (count, expected) = (counts.get(&key).copied().unwrap_or(0.0), n * probability);
@@ -259,17 +208,12 @@ fn excess<K: Copy + Ord>(
         }
     }
     let (large, small): (Vec<_>, Vec<_>) = pooled.into_values().partition(|pool| pool.1 >= EXPECTED_MIN);
-    let rest = small
-        .iter()
-        .fold((0.0, 0.0), |sum, pool| (sum.0 + pool.0, sum.1 + pool.1));
+    let rest = small.iter().fold((0.0, 0.0), |sum, pool| (sum.0 + pool.0, sum.1 + pool.1));
     single.extend(large);
     if rest.1 > 0.0 {
         single.push(rest);
     }
-    let statistic: f64 = single
-        .iter()
-        .map(|(count, expected)| (count - expected).powi(2) / expected)
-        .sum();
+    let statistic: f64 = single.iter().map(|(count, expected)| (count - expected).powi(2) / expected).sum();
     let freedom = (single.len() - 1) as f64;
     let variance = 2.0 / (9.0 * freedom);
     ((statistic / freedom).cbrt() - (1.0 - variance)) / variance.sqrt()
@@ -278,28 +222,12 @@ fn excess<K: Copy + Ord>(
 fn check_pairs(rule: Rule, drafter: Drafter) {
     let executor = tiny_pair(Cpu::new(2), rule, 1 + BATCH_LEN);
     let mut trials = Trials::new(executor, drafter, &PROMPT);
-    let observed: Vec<[u32; 2]> = (0..N_BATCHES)
-        .flat_map(|batch_idx| trials.run(batch_idx))
-        .collect();
-    let right = excess(
-        Expected::of_tiny(0.8).cells(),
-        |[first, _]| [first, u32::MAX],
-        &observed,
-    );
-    assert!(
-        right < QUANTILE,
-        "{rule:?}: {right} standard deviations from the target's law"
-    );
+    let observed: Vec<[u32; 2]> = (0..N_BATCHES).flat_map(|batch_idx| trials.run(batch_idx)).collect();
+    let right = excess(Expected::of_tiny(0.8).cells(), |[first, _]| [first, u32::MAX], &observed);
+    assert!(right < QUANTILE, "{rule:?}: {right} standard deviations from the target's law");
     // The same counts tell a temperature of 0.9 from the right one.
-    let wrong = excess(
-        Expected::of_tiny(0.9).cells(),
-        |[first, _]| [first, u32::MAX],
-        &observed,
-    );
-    assert!(
-        wrong > QUANTILE,
-        "{rule:?}: a wrong law is only {wrong} standard deviations away"
-    );
+    let wrong = excess(Expected::of_tiny(0.9).cells(), |[first, _]| [first, u32::MAX], &observed);
+    assert!(wrong > QUANTILE, "{rule:?}: a wrong law is only {wrong} standard deviations away");
 }
 
 #[test]
@@ -326,9 +254,7 @@ const N_BATCHES_EMBEDDED: u32 = 16;
 
 #[test]
 fn the_embedded_pair_follows_its_target() {
-    let prompt = embedded::tokenizer()
-        .encode("Once upon a time, there was a")
-        .unwrap();
+    let prompt = embedded::tokenizer().encode("Once upon a time, there was a").unwrap();
     let executor = embedded_pair(Cpu::new(2), Rule::Block, 1 + BATCH_LEN);
     let law = {
         let mut model = Llama::load(executor.backend(), &embedded::target(), 16).unwrap();
@@ -339,17 +265,9 @@ fn the_embedded_pair_follows_its_target() {
         softmax(model.logits(executor.backend(), 0..1), 0.8)
     };
     let mut trials = Trials::new(executor, Drafter::Model, &prompt);
-    let observed: Vec<u32> = (0..N_BATCHES_EMBEDDED)
-        .flat_map(|batch_idx| trials.run(batch_idx))
-        .map(|[first, _]| first)
-        .collect();
-    let cells = law
-        .iter()
-        .enumerate()
-        .map(|(token, &probability)| (token as u32, probability));
+    let observed: Vec<u32> =
+        (0..N_BATCHES_EMBEDDED).flat_map(|batch_idx| trials.run(batch_idx)).map(|[first, _]| first).collect();
+    let cells = law.iter().enumerate().map(|(token, &probability)| (token as u32, probability));
     let excess = excess(cells, |_| u32::MAX, &observed);
-    assert!(
-        excess < QUANTILE,
-        "{excess} standard deviations from the target's law"
-    );
+    assert!(excess < QUANTILE, "{excess} standard deviations from the target's law");
 }

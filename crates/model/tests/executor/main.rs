@@ -1,9 +1,13 @@
 //! The real executor from outside: logits against an independent implementation, batches against single sequences, and
 //! speculation against plain decoding.
 
+#![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
+mod batches;
 mod families;
 mod greedy;
 mod law;
 mod pair;
 mod rows;
+mod setup;
 mod signals;

@@ -12,9 +12,7 @@ use dsde_sampling::{Params, Proposal, Rule};
 
 /// A folder of `tests/fixtures`.
 pub(crate) fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures")
-        .join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
 pub(crate) fn open(name: &str) -> Checkpoint {
@@ -29,39 +27,15 @@ pub(crate) fn blocks(first: u32, n: u32) -> Vec<BlockId> {
 /// The embedded pair.
 pub(crate) fn embedded_pair<B: Backend>(backend: B, rule: Rule, n_blocks: u32) -> ModelExecutor<B> {
     let (target, draft) = (embedded::target(), embedded::draft());
-    let config = Config {
-        rule,
-        kv: KvSize::Blocks(n_blocks),
-        ..Config::default()
-    };
-    ModelExecutor::new(
-        backend,
-        Checkpoints {
-            target: &target,
-            draft: Some(&draft),
-        },
-        config,
-    )
-    .unwrap()
+    let config = Config { rule, kv: KvSize::Blocks(n_blocks), ..Config::default() };
+    ModelExecutor::new(backend, Checkpoints { target: &target, draft: Some(&draft) }, config).unwrap()
 }
 
 /// Two random models over the same 128 tokens.
 pub(crate) fn tiny_pair<B: Backend>(backend: B, rule: Rule, n_blocks: u32) -> ModelExecutor<B> {
     let (target, draft) = (open("llama3"), open("qwen2"));
-    let config = Config {
-        rule,
-        kv: KvSize::Blocks(n_blocks),
-        ..Config::default()
-    };
-    ModelExecutor::new(
-        backend,
-        Checkpoints {
-            target: &target,
-            draft: Some(&draft),
-        },
-        config,
-    )
-    .unwrap()
+    let config = Config { rule, kv: KvSize::Blocks(n_blocks), ..Config::default() };
+    ModelExecutor::new(backend, Checkpoints { target: &target, draft: Some(&draft) }, config).unwrap()
 }
 
 /// One sequence that decodes by itself.
@@ -101,9 +75,7 @@ impl<'a> Decoder<'a> {
                 Some(&token) => vec![token],
             };
             rows.push(self.draft_len, &known, &Proposal::new(), &self.table);
-            executor
-                .draft(&rows, &[self.draft_draw(&proposal)], &mut drafted)
-                .unwrap();
+            executor.draft(&rows, &[self.draft_draw(&proposal)], &mut drafted).unwrap();
             self.draft_len = self.tokens.len() as u32 + j;
             proposal.push_chain(drafted[0].token);
             positions.push(drafted[0]);
@@ -120,25 +92,14 @@ impl<'a> Decoder<'a> {
     ) -> Verification {
         let (mut rows, mut verifications) = (RowBatch::default(), Vec::new());
         rows.clear();
-        rows.push(
-            self.target_len,
-            &self.tokens[self.target_len as usize..],
-            proposal,
-            &self.table,
-        );
+        rows.push(self.target_len, &self.tokens[self.target_len as usize..], proposal, &self.table);
         let draw = self.target_draw(proposal, is_model_drafted);
         executor.verify(&rows, &[draw], &mut verifications).unwrap();
         let verification = verifications.remove(0);
         let accepted = verification.verdict.accepted();
         self.target_len = self.tokens.len() as u32 + accepted;
         self.draft_len = self.draft_len.min(self.target_len);
-        self.tokens.extend(
-            verification
-                .verdict
-                .path
-                .iter()
-                .map(|&node| proposal.tokens()[node as usize]),
-        );
+        self.tokens.extend(verification.verdict.path.iter().map(|&node| proposal.tokens()[node as usize]));
         self.tokens.push(verification.verdict.next);
         verification
     }

@@ -50,12 +50,7 @@ fn part(context_len: usize, len: usize, table: &[BlockId]) -> RowBatch {
 }
 
 fn push(rows: &mut RowBatch, context_len: usize, len: usize, table: &[BlockId]) {
-    rows.push(
-        context_len as u32,
-        &TOKENS[context_len..context_len + len],
-        &Proposal::new(),
-        table,
-    );
+    rows.push(context_len as u32, &TOKENS[context_len..context_len + len], &Proposal::new(), table);
 }
 
 fn whole<B: Backend>(backend: &B) -> Vec<Vec<f32>> {
@@ -132,13 +127,7 @@ fn leaving_outputs_out_changes_nothing_else() {
 }
 
 /// Two roots; the first has two children, of which the first has one.
-const TREE: [(u32, Option<u32>); 5] = [
-    (40, None),
-    (41, Some(0)),
-    (42, Some(0)),
-    (43, None),
-    (44, Some(1)),
-];
+const TREE: [(u32, Option<u32>); 5] = [(40, None), (41, Some(0)), (42, Some(0)), (43, None), (44, Some(1))];
 const PATHS: [&[u32]; 5] = [&[40], &[40, 41], &[40, 42], &[43], &[40, 41, 44]];
 
 /// Largest difference between a row of the tree and the last row of its path as a chain.
@@ -157,10 +146,7 @@ fn tree_error<B: Backend>(backend: &B) -> f32 {
         let mut rows = RowBatch::default();
         rows.push(0, &[prompt, path].concat(), &Proposal::new(), &blocks(0, 2));
         let expected = Fresh::new(backend).logits(&rows).pop().unwrap();
-        let errors = got[14 + node]
-            .iter()
-            .zip(&expected)
-            .map(|(got, expected)| (got - expected).abs());
+        let errors = got[14 + node].iter().zip(&expected).map(|(got, expected)| (got - expected).abs());
         error = errors.fold(error, f32::max);
     }
     error

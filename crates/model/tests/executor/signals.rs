@@ -1,5 +1,6 @@
 //! What is measured beside the tokens: divergences, draft features, log-probabilities.
 
+use dsde_engine::{DraftDraw, Executor, RowBatch, TargetDraw};
 use dsde_model::backend::{Backend, Reference};
 use dsde_model::llama::{Llama, kv_shape};
 use dsde_policy::Signals;
@@ -9,23 +10,17 @@ use crate::pair::{Decoder, blocks, open, tiny_pair};
 
 const PROMPT: [u32; 5] = [3, 77, 12, 5, 99];
 
-const ALL: Signals = Signals {
-    divergence: true,
-    draft_shape: true,
-};
+const ALL: Signals = Signals { divergence: true, draft_shape: true };
 
 /// Softmax at `temperature` of a model's logits after `tokens`, in `f64`.
 fn law(name: &str, tokens: &[u32], temperature: f64) -> Vec<f64> {
     let mut model = Llama::load(&Reference, &open(name), 32).unwrap();
     let mut kv = Reference.kv_store(kv_shape(model.config(), 2));
-    let mut rows = dsde_engine::RowBatch::default();
+    let mut rows = RowBatch::default();
     rows.push(0, tokens, &Proposal::new(), &blocks(0, 2));
     model.forward(&Reference, &rows, &[tokens.len() as u32 - 1], &mut kv);
     let logits = model.logits(&Reference, 0..1);
-    let weights: Vec<f64> = logits
-        .iter()
-        .map(|&x| (f64::from(x) / temperature).exp())
-        .collect();
+    let weights: Vec<f64> = logits.iter().map(|&x| (f64::from(x) / temperature).exp()).collect();
     let sum: f64 = weights.iter().sum();
     weights.iter().map(|w| w / sum).collect()
 }
@@ -35,10 +30,7 @@ fn entropy(p: &[f64]) -> f64 {
 }
 
 fn near(got: f32, expected: f64, what: &str) {
-    assert!(
-        (f64::from(got) - expected).abs() < 1e-4,
-        "{what}: got {got}, expected {expected}"
-    );
+    assert!((f64::from(got) - expected).abs() < 1e-4, "{what}: got {got}, expected {expected}");
 }
 
 /// Signals of three drafted tokens against sums written out here, all at `temperature` without truncation.
@@ -51,42 +43,25 @@ fn check(params: &Params, temperature: f64) {
     assert_eq!(verification.signals.len(), 3);
     for (j, (signals, drafted)) in verification.signals.iter().zip(&drafted).enumerate() {
         let prefix = [&PROMPT[..], &proposal.tokens()[..j]].concat();
-        let (p, q) = (
-            law("llama3", &prefix, temperature),
-            law("qwen2", &prefix, temperature),
-        );
+        let (p, q) = (law("llama3", &prefix, temperature), law("qwen2", &prefix, temperature));
         let kld: f64 = p.iter().zip(&q).map(|(p, q)| p * (p / q).ln()).sum();
         near(signals.kld, kld, "kld");
         near(signals.draft_entropy, entropy(&q), "draft entropy");
         near(signals.target_entropy, entropy(&p), "target entropy");
         assert_eq!(drafted.position.index, j as u32);
         near(drafted.position.entropy, entropy(&q), "entropy while drafting");
-        near(
-            drafted.position.top_prob,
-            q.iter().copied().fold(0.0, f64::max),
-            "top probability",
-        );
+        near(drafted.position.top_prob, q.iter().copied().fold(0.0, f64::max), "top probability");
         let tv: f64 = 0.5 * p.iter().zip(&q).map(|(p, q)| (p - q).abs()).sum::<f64>();
         match params.top_k {
             0 => near(signals.tv, tv, "total variation"),
-            _ => assert!(
-                f64::from(signals.tv) > tv,
-                "truncated laws of random models are further apart"
-            ),
+            _ => assert!(f64::from(signals.tv) > tv, "truncated laws of random models are further apart"),
         }
     }
 }
 
 #[test]
 fn signals_of_sampled_requests_are_at_their_temperature() {
-    check(
-        &Params {
-            temperature: 0.7,
-            seed: 5,
-            ..Params::greedy()
-        },
-        0.7,
-    );
+    check(&Params { temperature: 0.7, seed: 5, ..Params::greedy() }, 0.7);
 }
 
 #[test]
@@ -96,15 +71,7 @@ fn signals_of_greedy_requests_are_at_temperature_one() {
 
 #[test]
 fn truncation_changes_the_rejection_probability_only() {
-    check(
-        &Params {
-            temperature: 0.7,
-            seed: 5,
-            top_k: 4,
-            ..Params::greedy()
-        },
-        0.7,
-    );
+    check(&Params { temperature: 0.7, seed: 5, top_k: 4, ..Params::greedy() }, 0.7);
 }
 
 #[test]
@@ -113,10 +80,7 @@ fn nothing_is_measured_unless_asked() {
     let mut executor = tiny_pair(Reference, Rule::Block, 2);
     let mut decoder = Decoder::new(&params, &PROMPT, blocks(0, 2));
     let (proposal, drafted) = decoder.draft(&mut executor, 2);
-    assert_eq!(
-        (drafted[0].position.entropy, drafted[0].position.top_prob),
-        (0.0, 1.0)
-    );
+    assert_eq!((drafted[0].position.entropy, drafted[0].position.top_prob), (0.0, 1.0));
     let verification = decoder.verify(&mut executor, &proposal, true);
     assert!(verification.signals.is_empty() && verification.logprobs.is_empty());
 }
@@ -135,11 +99,7 @@ fn proposals_from_elsewhere_have_no_divergence() {
 #[test]
 fn every_emitted_token_has_its_log_probability_before_penalties() {
     let bias = vec![(9, 100.0)];
-    let params = Params {
-        logprobs: Some(2),
-        logit_bias: bias,
-        ..Params::greedy()
-    };
+    let params = Params { logprobs: Some(2), logit_bias: bias, ..Params::greedy() };
     let mut executor = tiny_pair(Reference, Rule::Block, 2);
     let mut decoder = Decoder::new(&params, &PROMPT, blocks(0, 2));
     // The bias decides: 9 again and again, and both drafted tokens are accepted.
@@ -163,25 +123,16 @@ fn banned_tokens_are_neither_drafted_nor_emitted() {
     let mut decoder = Decoder::new(&params, &PROMPT, blocks(0, 2));
     let (free, _) = decoder.draft(&mut executor, 1);
     let best = free.tokens()[0];
-    let mut rows = dsde_engine::RowBatch::default();
+    let mut rows = RowBatch::default();
     rows.push(0, &PROMPT, &Proposal::new(), &blocks(0, 2));
     let (mut drafted, mut verifications) = (Vec::new(), Vec::new());
-    use dsde_engine::{DraftDraw, Executor, TargetDraw};
     let empty = Proposal::new();
-    let draw = DraftDraw {
-        banned: &[best],
-        ..decoder.draft_draw(&empty)
-    };
+    let draw = DraftDraw { banned: &[best], ..decoder.draft_draw(&empty) };
     executor.draft(&rows, &[draw], &mut drafted).unwrap();
     assert_ne!(drafted[0].token, best);
-    executor
-        .verify(&rows, &[decoder.target_draw(&empty, false)], &mut verifications)
-        .unwrap();
+    executor.verify(&rows, &[decoder.target_draw(&empty, false)], &mut verifications).unwrap();
     let best = verifications[0].verdict.next;
-    let draw = TargetDraw {
-        banned: &[best],
-        ..decoder.target_draw(&empty, false)
-    };
+    let draw = TargetDraw { banned: &[best], ..decoder.target_draw(&empty, false) };
     executor.verify(&rows, &[draw], &mut verifications).unwrap();
     assert_ne!(verifications[0].verdict.next, best);
 }

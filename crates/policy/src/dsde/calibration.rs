@@ -64,11 +64,8 @@ impl Calibration {
     /// DSDE (arXiv:2509.01083), Eq. 1: `SL_max = A (1 + mean(KLD) / max(KLD))`, `A` being the most tokens accepted in one
     /// step. The released code weighs the ratio by 0.5 (`headroom`) and raises the floor to a tenth of the ceiling.
     pub fn bounds(&self, config: &Config) -> Bounds {
-        let ratio = if self.kld_max > 0.0 {
-            self.kld_sum / f64::from(self.n_klds) / self.kld_max
-        } else {
-            0.0
-        };
+        let ratio =
+            if self.kld_max > 0.0 { self.kld_sum / f64::from(self.n_klds) / self.kld_max } else { 0.0 };
         let ceiling = f64::from(self.accepted_max) * (1.0 + config.headroom() * ratio);
         let max = (ceiling.round_ties_even() as u32).clamp(config.sl_min(), config.sl_max());
         let min = match config.variant() {
@@ -135,11 +132,7 @@ mod tests {
         calibration.learn_lengths(&config, accepted_max, accepted_max);
         klds.iter().for_each(|&kld| calibration.learn_kld(kld));
         let expected = Bounds { min, max };
-        assert_eq!(
-            calibration.bounds(&config),
-            expected,
-            "{parameters} {accepted_max} {klds:?}"
-        );
+        assert_eq!(calibration.bounds(&config), expected, "{parameters} {accepted_max} {klds:?}");
     }
 
     #[test]

@@ -51,30 +51,19 @@ pub static ENTRY: Entry = Entry {
         },
         Parameter {
             key: "short",
-            values: ValueSet::CountOr {
-                min: 2,
-                max: HISTORY_MAX,
-                word: THIRD,
-            },
+            values: ValueSet::CountOr { min: 2, max: HISTORY_MAX, word: THIRD },
             default: Some("10"),
             meaning: "divergences that count as recent; third: a third of those held",
         },
         Parameter {
             key: "long",
-            values: ValueSet::CountOr {
-                min: 2,
-                max: HISTORY_MAX,
-                word: ACTIVATION,
-            },
+            values: ValueSet::CountOr { min: 2, max: HISTORY_MAX, word: ACTIVATION },
             default: Some("30"),
             meaning: "divergences that are held; activation: as many as the calibration proposes",
         },
         Parameter {
             key: ACTIVATION,
-            values: ValueSet::Count {
-                min: 2,
-                max: HISTORY_MAX,
-            },
+            values: ValueSet::Count { min: 2, max: HISTORY_MAX },
             default: Some("30"),
             meaning: "proposed tokens that end the calibration",
         },
@@ -218,13 +207,7 @@ fn check_order(low: (&'static str, u32), high: (&'static str, u32)) -> Result<()
     if low.1 <= high.1 {
         return Ok(());
     }
-    Err(Error::Order {
-        policy: ENTRY.name,
-        low_key: low.0,
-        low: low.1,
-        high_key: high.0,
-        high: high.1,
-    })
+    Err(Error::Order { policy: ENTRY.name, low_key: low.0, low: low.1, high_key: high.0, high: high.1 })
 }
 
 #[cfg(test)]

@@ -86,10 +86,7 @@ mod tests {
         ];
         for (kld_mean, expected, tolerance) in cases {
             let got = scale_factor(kld_mean);
-            assert!(
-                (got - expected).abs() <= tolerance,
-                "{kld_mean}: expected {expected}, got {got}"
-            );
+            assert!((got - expected).abs() <= tolerance, "{kld_mean}: expected {expected}, got {got}");
         }
     }
 

@@ -24,11 +24,8 @@ pub(crate) fn step(policy: &mut dyn Policy, step: u64, fates: &[Fate]) -> Vec<Pl
     policy.plan(&plan_view(step, &sequences), &mut plan);
 
     let lens: Vec<u32> = plan.iter().zip(fates).map(|(p, f)| p.len.min(f.limit)).collect();
-    let signals: Vec<Vec<PositionSignals>> = fates
-        .iter()
-        .zip(&lens)
-        .map(|(fate, &len)| signals_of(&fate.klds, len))
-        .collect();
+    let signals: Vec<Vec<PositionSignals>> =
+        fates.iter().zip(&lens).map(|(fate, &len)| signals_of(&fate.klds, len)).collect();
     let outcomes: Vec<Outcome<'_>> = fates
         .iter()
         .zip(&lens)
@@ -79,12 +76,5 @@ fn plan_view(step: u64, sequences: &[SequenceView]) -> PlanView<'_> {
 
 fn signals_of(klds: &[f32], len: u32) -> Vec<PositionSignals> {
     let n = if klds.is_empty() { 0 } else { len as usize };
-    klds.iter()
-        .cycle()
-        .take(n)
-        .map(|&kld| PositionSignals {
-            kld,
-            ..PositionSignals::default()
-        })
-        .collect()
+    klds.iter().cycle().take(n).map(|&kld| PositionSignals { kld, ..PositionSignals::default() }).collect()
 }

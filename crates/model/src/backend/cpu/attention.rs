@@ -82,9 +82,7 @@ pub(super) fn attention(
     };
     let next = AtomicUsize::new(0);
     let take_tasks = |thread_idx: usize| {
-        let mut scratch = cpu.scratch[thread_idx]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut scratch = cpu.scratch[thread_idx].lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
             pass.run(task, &mut scratch);
         }
@@ -121,12 +119,7 @@ fn list_tasks(rows: &RowBatch, shape: AttentionShape, tasks: &mut Vec<Task>) {
                     false => 1,
                 };
                 let blocks = row_blocks(n_rows * group);
-                tasks.extend(blocks.map(|lines| Task {
-                    seq,
-                    kv_head,
-                    first_row: row,
-                    lines,
-                }));
+                tasks.extend(blocks.map(|lines| Task { seq, kv_head, first_row: row, lines }));
                 row += n_rows;
             }
         }
@@ -180,11 +173,7 @@ impl Pass<'_> {
             let table = self.rows.table_of(task.seq);
             self.kv.page(self.layer, table[i], task.kv_head)
         };
-        let n_slots = task
-            .lines
-            .clone()
-            .map(|line| n_visible(self.rows, self.row(task, line)))
-            .max();
+        let n_slots = task.lines.clone().map(|line| n_visible(self.rows, self.row(task, line))).max();
         let n_pages = n_slots.unwrap_or(0).div_ceil(BLOCK_LEN);
         scratch.pages.clear();
         if is_contiguous(self.rows, task.first_row) {
@@ -209,9 +198,7 @@ impl Pass<'_> {
         let layout = Page::of(self.shape());
         let (visible_len, mask) = (self.rows.visible_len[row] as usize, self.rows.tree_mask[row]);
         let known = n_whole * BLOCK_LEN..visible_len;
-        let branch = (0..u64::BITS as usize)
-            .filter(|bit| mask >> bit & 1 == 1)
-            .map(|bit| visible_len + bit);
+        let branch = (0..u64::BITS as usize).filter(|bit| mask >> bit & 1 == 1).map(|bit| visible_len + bit);
         gathered.clear();
         for (i, slot) in known.chain(branch).enumerate() {
             let to_slot = i % BLOCK_LEN;
@@ -234,18 +221,8 @@ impl Pass<'_> {
         scratch.queries.resize(n_words, 0);
         for (i, line) in task.lines.clone().enumerate() {
             let start = self.row(task, line) * self.width + self.head(task, line) * head_dim;
-            let place = Place {
-                format: self.format,
-                row: i,
-                n_rows: n_lines,
-            };
-            pack_row(
-                self.cpu.isa,
-                &self.qkv[start..start + head_dim],
-                None,
-                place,
-                &mut scratch.queries,
-            );
+            let place = Place { format: self.format, row: i, n_rows: n_lines };
+            pack_row(self.cpu.isa, &self.qkv[start..start + head_dim], None, place, &mut scratch.queries);
         }
     }
 
@@ -297,19 +274,12 @@ impl Pass<'_> {
         let n_slots = scratch.pages.len() * BLOCK_LEN;
         let scale = 1.0 / (self.shape().head_dim as f32).sqrt();
         let mut sums = [0.0; ROWS_MAX];
-        scratch.weights.resize(
-            self.format.steps(n_slots) * self.format.words_per_step() * n_lines,
-            0,
-        );
+        scratch.weights.resize(self.format.steps(n_slots) * self.format.words_per_step() * n_lines, 0);
         for (i, line) in task.lines.clone().enumerate() {
             let n_visible = n_visible(self.rows, self.row(task, line));
             let scores = &mut scratch.scores[i * n_slots..(i + 1) * n_slots];
             sums[i] = softmax(self.cpu.isa, scores, n_visible, scale, self.format);
-            let place = Place {
-                format: self.format,
-                row: i,
-                n_rows: n_lines,
-            };
+            let place = Place { format: self.format, row: i, n_rows: n_lines };
             pack_row(self.cpu.isa, scores, None, place, &mut scratch.weights);
         }
         sums
@@ -325,9 +295,7 @@ impl Pass<'_> {
             scratch.stretches.clear();
             scratch.stretches.extend(scratch.pages.iter().map(|page| {
                 let start = page.wrapping_add(offset).cast::<u8>();
-                Stretch {
-                    halves: [start, start.wrapping_add(self.format.half_step_bytes())],
-                }
+                Stretch { halves: [start, start.wrapping_add(self.format.half_step_bytes())] }
             }));
             let tile = Tile {
                 x: scratch.weights.as_ptr(),
@@ -346,14 +314,8 @@ impl Pass<'_> {
                 let head = self.row(task, line) * shape.n_heads + self.head(task, line);
                 // SAFETY: each line belongs to one task, and its dimensions to this iteration.
                 let out = unsafe { self.out.slice(head * shape.head_dim + first_dim, n_dims) };
-                let scale = if weight_sums[i] == 0.0 {
-                    0.0
-                } else {
-                    1.0 / weight_sums[i]
-                };
-                out.iter_mut()
-                    .zip(sums.0[i])
-                    .for_each(|(out, sum)| *out = sum * scale);
+                let scale = if weight_sums[i] == 0.0 { 0.0 } else { 1.0 / weight_sums[i] };
+                out.iter_mut().zip(sums.0[i]).for_each(|(out, sum)| *out = sum * scale);
             }
         }
     }

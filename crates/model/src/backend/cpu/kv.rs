@@ -39,9 +39,7 @@ pub(super) struct Page {
 
 impl Page {
     pub(super) fn of(shape: AttentionShape) -> Page {
-        Page {
-            head_dim: shape.head_dim,
-        }
+        Page { head_dim: shape.head_dim }
     }
 
     /// Element of a key.
@@ -69,10 +67,7 @@ impl Page {
 impl KvStore {
     /// Zeroed pages.
     pub(super) fn new(shape: KvShape) -> KvStore {
-        KvStore {
-            pages: Buffer::zeroed(shape.n_blocks * KvStore::block_bytes(shape)),
-            shape,
-        }
+        KvStore { pages: Buffer::zeroed(shape.n_blocks * KvStore::block_bytes(shape)), shape }
     }
 
     /// Bytes of one block in all layers.
@@ -86,16 +81,9 @@ impl KvStore {
     /// # Panics
     /// If layer, block or head do not exist.
     fn page_start(&self, layer: usize, block: BlockId, head: usize) -> usize {
-        let KvShape {
-            n_layers,
-            n_blocks,
-            attention,
-        } = self.shape;
+        let KvShape { n_layers, n_blocks, attention } = self.shape;
         let block = block.0 as usize;
-        assert!(
-            layer < n_layers && block < n_blocks && head < attention.n_kv_heads,
-            "no such page"
-        );
+        assert!(layer < n_layers && block < n_blocks && head < attention.n_kv_heads, "no such page");
         ((layer * n_blocks + block) * attention.n_kv_heads + head) * Page::of(attention).n_elements()
     }
 
@@ -118,9 +106,7 @@ impl KvStore {
 
     /// See [`super::super::Backend::copy_blocks`].
     pub(super) fn copy_blocks(&mut self, copies: &[BlockCopy]) {
-        let KvShape {
-            n_layers, attention, ..
-        } = self.shape;
+        let KvShape { n_layers, attention, .. } = self.shape;
         let bytes = attention.n_kv_heads * Page::of(attention).n_elements() * size_of::<u16>();
         for copy in copies {
             for layer in 0..n_layers {
@@ -144,9 +130,7 @@ pub(super) fn store_kv(
     let attention = kv.shape.attention;
     let width = shape::assert_qkv(qkv, rows, attention);
     // Checked once here, so that the threads below index without a page of their own.
-    let page_starts: Vec<usize> = row_blocks_of(rows)
-        .map(|block| kv.page_start(layer, block, 0))
-        .collect();
+    let page_starts: Vec<usize> = row_blocks_of(rows).map(|block| kv.page_start(layer, block, 0)).collect();
     let n_numbers = qkv.len();
     let qkv = SharedMut::new(qkv);
     let cells = kv.cells();
@@ -160,18 +144,13 @@ pub(super) fn store_kv(
         }
     };
     let n_tasks = rows.n_rows().div_ceil(ROWS_PER_TASK);
-    if n_numbers < PARALLEL_STORE_MIN {
-        (0..n_tasks).for_each(store)
-    } else {
-        cpu.pool.run(n_tasks, &store)
-    }
+    if n_numbers < PARALLEL_STORE_MIN { (0..n_tasks).for_each(store) } else { cpu.pool.run(n_tasks, &store) }
 }
 
 /// Block in which each row is stored.
 fn row_blocks_of(rows: &RowBatch) -> impl Iterator<Item = BlockId> {
     (0..rows.n_seqs()).flat_map(move |seq| {
-        rows.rows_of(seq)
-            .map(move |row| rows.table_of(seq)[rows.slots[row] as usize / BLOCK_LEN])
+        rows.rows_of(seq).map(move |row| rows.table_of(seq)[rows.slots[row] as usize / BLOCK_LEN])
     })
 }
 
@@ -184,22 +163,8 @@ fn transform_row(
 ) {
     let (queries, rest) = x.split_at_mut(shape.n_heads * shape.head_dim);
     let (keys, _) = rest.split_at_mut(shape.n_kv_heads * shape.head_dim);
-    transform_heads(
-        cpu.isa,
-        queries,
-        shape.head_dim,
-        transform.q_norm,
-        transform.rope,
-        position,
-    );
-    transform_heads(
-        cpu.isa,
-        keys,
-        shape.head_dim,
-        transform.k_norm,
-        transform.rope,
-        position,
-    );
+    transform_heads(cpu.isa, queries, shape.head_dim, transform.q_norm, transform.rope, position);
+    transform_heads(cpu.isa, keys, shape.head_dim, transform.k_norm, transform.rope, position);
 }
 
 dispatch! {
@@ -227,11 +192,7 @@ dispatch! {
 
 /// Writes keys and values of one row; `pages` begins with the page of head 0.
 fn write_row(x: &[f32], pages: &[AtomicU16], slot: usize, shape: AttentionShape) {
-    let AttentionShape {
-        n_heads,
-        n_kv_heads,
-        head_dim,
-    } = shape;
+    let AttentionShape { n_heads, n_kv_heads, head_dim } = shape;
     let page = Page::of(shape);
     let keys = x[n_heads * head_dim..].chunks_exact(head_dim);
     let values = x[(n_heads + n_kv_heads) * head_dim..].chunks_exact(head_dim);

@@ -108,11 +108,7 @@ fn plain_chains<const FUSED: bool>(n_loops: usize) -> f32 {
     let mut chains = [[0.0_f32; WIDTH]; CHAINS];
     for _ in 0..n_loops {
         for (sum, one) in chains.iter_mut().flat_map(|chain| chain.iter_mut().zip(&one)) {
-            *sum = if FUSED {
-                one.mul_add(*one, *sum)
-            } else {
-                one * one + *sum
-            };
+            *sum = if FUSED { one.mul_add(*one, *sum) } else { one * one + *sum };
         }
     }
     chains.iter().flatten().sum()

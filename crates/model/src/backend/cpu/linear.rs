@@ -30,14 +30,7 @@ pub(super) fn linear(
     epilogue: Epilogue,
     out: &mut [f32],
 ) {
-    shape::assert_linear(
-        input,
-        n_rows,
-        [matrix.n_in, matrix.n_out],
-        matrix.stacking,
-        epilogue,
-        out,
-    );
+    shape::assert_linear(input, n_rows, [matrix.n_in, matrix.n_out], matrix.stacking, epilogue, out);
     if n_rows == 0 || out.is_empty() {
         return;
     }
@@ -59,8 +52,7 @@ pub(super) fn linear(
     if matrix.n_in * matrix.n_out * (n_rows + 3) < PARALLEL_WORK_MIN {
         product.take_panels(&claims);
     } else {
-        cpu.pool
-            .run(cpu.pool.n_threads(), &|_| product.take_panels(&claims));
+        cpu.pool.run(cpu.pool.n_threads(), &|_| product.take_panels(&claims));
     }
 }
 
@@ -75,18 +67,8 @@ fn pack_activations(cpu: &Cpu, input: Input<'_>, n_rows: usize, matrix: &Matrix,
         // SAFETY: row blocks are disjoint, and each is packed by one call.
         let words = unsafe { words.slice(rows.start * words_per_row, rows.len() * words_per_row) };
         for (i, row) in rows.clone().enumerate() {
-            let place = Place {
-                format: matrix.format,
-                row: i,
-                n_rows: rows.len(),
-            };
-            pack_row(
-                cpu.isa,
-                &input.x[row * n_in..(row + 1) * n_in],
-                input.norm,
-                place,
-                words,
-            );
+            let place = Place { format: matrix.format, row: i, n_rows: rows.len() };
+            pack_row(cpu.isa, &input.x[row * n_in..(row + 1) * n_in], input.norm, place, words);
         }
     };
     let n_blocks = row_blocks(n_rows).count();
@@ -110,11 +92,7 @@ impl Claims {
 
     fn new(n_panels: usize, n_threads: usize) -> Claims {
         let run_len = (n_panels / (n_threads * Self::RUNS_PER_THREAD)).max(1);
-        Claims {
-            next: AtomicUsize::new(0),
-            n_panels,
-            run_len,
-        }
+        Claims { next: AtomicUsize::new(0), n_panels, run_len }
     }
 
     /// The panel after `panel` of this thread's run, or the first one of a new run.

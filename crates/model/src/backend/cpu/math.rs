@@ -95,10 +95,7 @@ mod tests {
         for i in -87_000..=88_000 {
             let x = i as f32 * 1e-3;
             let (got, expected) = (f64::from(exp(x)), f64::from(x).exp());
-            assert!(
-                (got / expected - 1.0).abs() < 2e-7,
-                "exp({x}) = {got}, expected {expected}"
-            );
+            assert!((got / expected - 1.0).abs() < 2e-7, "exp({x}) = {got}, expected {expected}");
         }
         assert_eq!(exp(0.0), 1.0);
         assert!(exp(f32::NEG_INFINITY) < 2e-38);

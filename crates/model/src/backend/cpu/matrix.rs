@@ -37,11 +37,7 @@ impl Matrix {
         let n_out = shape::stacked_len(parts, stacking, bias);
         let n_in = parts.first().map_or(0, |part| part.n_in);
         let first = parts.first().map_or(Dtype::F32, |part| part.dtype);
-        let dtype = if parts.iter().all(|part| part.dtype == first) {
-            first
-        } else {
-            Dtype::F32
-        };
+        let dtype = if parts.iter().all(|part| part.dtype == first) { first } else { Dtype::F32 };
         let format = Format::of(dtype, isa);
         let n_panels = match stacking {
             Stacking::Concat => n_out.div_ceil(COLUMNS),
@@ -95,9 +91,7 @@ impl Matrix {
     /// Panel `p` as the only stretch of a tile; `p` may be out of range if it is only prefetched.
     pub(super) fn panel(&self, p: usize) -> Stretch {
         let start = self.panels.as_ptr().wrapping_add(p * self.panel_bytes());
-        Stretch {
-            halves: [start, start.wrapping_add(self.format.half_step_bytes())],
-        }
+        Stretch { halves: [start, start.wrapping_add(self.format.half_step_bytes())] }
     }
 
     /// Bias of the columns of panel `p`.
@@ -115,9 +109,7 @@ impl Matrix {
 
     fn permuted(&self, bias: &[f32]) -> Vec<f32> {
         let at = |i: usize| output_of(i / COLUMNS, i % COLUMNS, self.n_out, self.stacking);
-        (0..self.n_panels * COLUMNS)
-            .map(|i| at(i).map_or(0.0, |output| bias[output]))
-            .collect()
+        (0..self.n_panels * COLUMNS).map(|i| at(i).map_or(0.0, |output| bias[output])).collect()
     }
 }
 

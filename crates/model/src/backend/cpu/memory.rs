@@ -27,19 +27,13 @@ unsafe impl Sync for Buffer {}
 impl Buffer {
     /// `len` zero bytes.
     pub(super) fn zeroed(len: usize) -> Buffer {
-        let align = if len >= LARGE_PAGE_BYTES {
-            LARGE_PAGE_BYTES
-        } else {
-            LINE_BYTES
-        };
+        let align = if len >= LARGE_PAGE_BYTES { LARGE_PAGE_BYTES } else { LINE_BYTES };
         let size = len.max(1).next_multiple_of(align);
         let layout =
             Layout::from_size_align(size, align).expect("a buffer is smaller than the address space");
         // SAFETY: the size of the layout is not zero.
         let start = unsafe { alloc(layout) };
-        let Some(start) = NonNull::new(start) else {
-            handle_alloc_error(layout)
-        };
+        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
         if align == LARGE_PAGE_BYTES {
             advise_large_pages(start, size);
         }
@@ -93,15 +87,7 @@ mod tests {
 
     #[test]
     fn buffers_are_zero_aligned_and_as_long_as_asked() {
-        for len in [
-            0,
-            1,
-            64,
-            1000,
-            LARGE_PAGE_BYTES - 1,
-            LARGE_PAGE_BYTES,
-            LARGE_PAGE_BYTES + 5,
-        ] {
+        for len in [0, 1, 64, 1000, LARGE_PAGE_BYTES - 1, LARGE_PAGE_BYTES, LARGE_PAGE_BYTES + 5] {
             let mut buffer = Buffer::zeroed(len);
             assert_eq!(buffer.len(), len);
             assert_eq!(buffer.as_ptr() as usize % LINE_BYTES, 0);

@@ -74,10 +74,7 @@ impl Cpu {
     /// If the machine does not support `isa`.
     pub fn with_isa(n_threads: usize, isa: Isa) -> Result<Cpu, UnsupportedIsa> {
         if !isa.is_supported() {
-            return Err(UnsupportedIsa {
-                asked: isa,
-                best: Isa::detect(),
-            });
+            return Err(UnsupportedIsa { asked: isa, best: Isa::detect() });
         }
         Ok(Cpu::of(n_threads, isa))
     }
@@ -85,13 +82,7 @@ impl Cpu {
     fn of(n_threads: usize, isa: Isa) -> Cpu {
         let pool = Pool::new(n_threads);
         let scratch = (0..pool.n_threads()).map(|_| Mutex::default()).collect();
-        Cpu {
-            isa,
-            pool,
-            activations: Mutex::default(),
-            tasks: Mutex::default(),
-            scratch,
-        }
+        Cpu { isa, pool, activations: Mutex::default(), tasks: Mutex::default(), scratch }
     }
 }
 
@@ -101,10 +92,7 @@ impl Backend for Cpu {
 
     fn describe(&self) -> String {
         let (n_threads, isa) = (self.pool.n_threads(), self.isa.name());
-        format!(
-            "cpu, {isa}, {n_threads} {}",
-            if n_threads == 1 { "thread" } else { "threads" }
-        )
+        format!("cpu, {isa}, {n_threads} {}", if n_threads == 1 { "thread" } else { "threads" })
     }
 
     fn isa(&self) -> Isa {

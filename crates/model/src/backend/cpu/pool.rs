@@ -79,10 +79,7 @@ impl Pool {
                     shared.serve();
                 };
                 // A system that refuses a thread leaves a smaller pool, which computes the same.
-                thread::Builder::new()
-                    .name(format!("kernel-{worker_idx}"))
-                    .spawn(work)
-                    .ok()
+                thread::Builder::new().name(format!("kernel-{worker_idx}")).spawn(work).ok()
             })
             .collect();
         Pool { shared, workers }
@@ -104,18 +101,10 @@ impl Pool {
             (0..n).for_each(work);
             return;
         }
-        self.open(Region {
-            n,
-            work: erase_lifetime(work),
-        });
+        self.open(Region { n, work: erase_lifetime(work) });
         self.shared.help();
         self.close();
-        let panic = self
-            .shared
-            .panic
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let panic = self.shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.shared.busy.store(false, Ordering::Release);
         if let Some(panic) = panic {
             resume_unwind(panic);
@@ -128,9 +117,7 @@ impl Pool {
         unsafe { *shared.region.get() = Some(region) };
         shared.next.store(0, Ordering::Relaxed);
         let number = shared.door.load(Ordering::Relaxed) & !(OPEN | INSIDE);
-        shared
-            .door
-            .store(number.wrapping_add(NEXT_REGION) | OPEN, Ordering::SeqCst);
+        shared.door.store(number.wrapping_add(NEXT_REGION) | OPEN, Ordering::SeqCst);
         if shared.n_parked.load(Ordering::SeqCst) > 0 {
             self.workers.iter().for_each(|worker| worker.thread().unpark());
         }
@@ -165,11 +152,7 @@ impl Shared {
         while !self.is_stopping.load(Ordering::SeqCst) {
             let door = self.door.load(Ordering::Acquire);
             if door & OPEN != 0 && door / NEXT_REGION != last_region {
-                if self
-                    .door
-                    .compare_exchange(door, door + 1, Ordering::AcqRel, Ordering::Relaxed)
-                    .is_ok()
-                {
+                if self.door.compare_exchange(door, door + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                     self.help();
                     self.door.fetch_sub(1, Ordering::AcqRel);
                     last_region = door / NEXT_REGION;
@@ -215,10 +198,7 @@ impl Shared {
         }));
         if let Err(panic) = outcome {
             self.next.store(n, Ordering::Relaxed);
-            self.panic
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get_or_insert(panic);
+            self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
         }
     }
 }
@@ -249,10 +229,7 @@ mod tests {
         pool.run(n, &|i| {
             counts[i].fetch_add(1, Ordering::Relaxed);
         });
-        assert!(
-            counts.iter().all(|count| count.load(Ordering::Relaxed) == 1),
-            "n = {n}"
-        );
+        assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1), "n = {n}");
     }
 
     #[test]

@@ -14,11 +14,7 @@ unsafe impl<T: Send> Sync for SharedMut<'_, T> {}
 
 impl<'a, T> SharedMut<'a, T> {
     pub(super) fn new(slice: &'a mut [T]) -> SharedMut<'a, T> {
-        SharedMut {
-            start: slice.as_mut_ptr(),
-            len: slice.len(),
-            borrow: PhantomData,
-        }
+        SharedMut { start: slice.as_mut_ptr(), len: slice.len(), borrow: PhantomData }
     }
 
     /// The piece `first..first + len`.
@@ -30,11 +26,7 @@ impl<'a, T> SharedMut<'a, T> {
     /// If the piece reaches past the end.
     #[allow(clippy::mut_from_ref, reason = "disjointness is the caller's promise")]
     pub(super) unsafe fn slice(&self, first: usize, len: usize) -> &mut [T] {
-        assert!(
-            first + len <= self.len,
-            "a piece of {len} at {first} leaves a slice of {}",
-            self.len
-        );
+        assert!(first + len <= self.len, "a piece of {len} at {first} leaves a slice of {}", self.len);
         // SAFETY: in range by the assertion; exclusive by the caller's promise and the borrow held in `self`.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(first), len) }
     }

@@ -26,11 +26,7 @@ impl Widen for Bf16 {
     unsafe fn get(step: *const u8, input: usize, column: usize) -> f32 {
         // SAFETY: a step holds 16 pairs, by the caller's promise readable.
         let pair = unsafe { step.cast::<u32>().add(column).read_unaligned() };
-        if input == 0 {
-            bf16_value(pair & 0xffff)
-        } else {
-            f32::from_bits(pair & 0xffff_0000)
-        }
+        if input == 0 { bf16_value(pair & 0xffff) } else { f32::from_bits(pair & 0xffff_0000) }
     }
 }
 

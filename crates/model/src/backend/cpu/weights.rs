@@ -83,13 +83,7 @@ pub(super) fn f16_value(bits: u16) -> f32 {
     let sign = u32::from(bits & 0x8000) << 16;
     let finite = (f32::from_bits(magnitude) * REBIAS).to_bits();
     let is_finite = bits & 0x7c00 != 0x7c00;
-    f32::from_bits(
-        sign | if is_finite {
-            finite
-        } else {
-            magnitude | 0x7f80_0000
-        },
-    )
+    f32::from_bits(sign | if is_finite { finite } else { magnitude | 0x7f80_0000 })
 }
 
 #[cfg(test)]
@@ -100,10 +94,7 @@ mod tests {
     fn every_f16_widens_exactly() {
         for bits in 0..=u16::MAX {
             let (got, expected) = (f16_value(bits), half::f16::from_bits(bits).to_f32());
-            assert!(
-                got == expected || got.is_nan() && expected.is_nan(),
-                "{bits:#06x}: {got} {expected}"
-            );
+            assert!(got == expected || got.is_nan() && expected.is_nan(), "{bits:#06x}: {got} {expected}");
         }
     }
 

@@ -11,32 +11,18 @@ const N_BLOCKS: usize = 40;
 const POSITIONS_MAX: usize = 256;
 
 fn shape(n_heads: usize, n_kv_heads: usize, head_dim: usize) -> KvShape {
-    let attention = AttentionShape {
-        n_heads,
-        n_kv_heads,
-        head_dim,
-    };
-    KvShape {
-        n_layers: 2,
-        n_blocks: N_BLOCKS,
-        attention,
-    }
+    let attention = AttentionShape { n_heads, n_kv_heads, head_dim };
+    KvShape { n_layers: 2, n_blocks: N_BLOCKS, attention }
 }
 
 /// Blocks `first`, `first + 3`, ...: tables are not contiguous.
 fn table(first: u32, n_slots: u32) -> Vec<BlockId> {
-    (0..n_slots.div_ceil(16))
-        .map(|i| BlockId((first + 3 * i) % N_BLOCKS as u32))
-        .collect()
+    (0..n_slots.div_ceil(16)).map(|i| BlockId((first + 3 * i) % N_BLOCKS as u32)).collect()
 }
 
 /// Projections that depend on nothing but sequence and position, as those of a model would on a prefix.
 fn projections(shape: KvShape, rows: &RowBatch, seeds: &[u64]) -> Vec<f32> {
-    let AttentionShape {
-        n_heads,
-        n_kv_heads,
-        head_dim,
-    } = shape.attention;
+    let AttentionShape { n_heads, n_kv_heads, head_dim } = shape.attention;
     let width = (n_heads + 2 * n_kv_heads) * head_dim;
     let mut qkv = Vec::new();
     for (seq, seed) in seeds.iter().enumerate() {
@@ -58,26 +44,11 @@ fn pass<B: Backend>(
     seeds: &[u64],
 ) -> Vec<f32> {
     let mut qkv = projections(shape, rows, seeds);
-    let AttentionShape {
-        n_heads, head_dim, ..
-    } = shape.attention;
+    let AttentionShape { n_heads, head_dim, .. } = shape.attention;
     let weight: Vec<f32> = (0..head_dim).map(|i| 1.0 + i as f32 / 100.0).collect();
-    let norm = Some(RmsNorm {
-        weight: &weight,
-        eps: 1e-6,
-    });
+    let norm = Some(RmsNorm { weight: &weight, eps: 1e-6 });
     let rope = rope(POSITIONS_MAX, head_dim);
-    backend.store_kv(
-        1,
-        &mut qkv,
-        QkTransform {
-            q_norm: norm,
-            k_norm: norm,
-            rope: &rope,
-        },
-        rows,
-        kv,
-    );
+    backend.store_kv(1, &mut qkv, QkTransform { q_norm: norm, k_norm: norm, rope: &rope }, rows, kv);
     let mut out = vec![f32::NAN; rows.n_rows() * n_heads * head_dim];
     backend.attention(1, &qkv, rows, kv, &mut out);
     out
@@ -93,34 +64,16 @@ fn batches() -> [RowBatch; 2] {
     push_chain(&mut mixed, 37, 1, &table(0, 64));
     push_chain(&mut mixed, 1, 6, &table(1, 32));
     push_chain(&mut mixed, 0, 0, &[]);
-    let parents = [
-        None,
-        None,
-        Some(0),
-        Some(0),
-        Some(1),
-        Some(4),
-        Some(5),
-        None,
-        Some(2),
-        Some(8),
-    ];
+    let parents = [None, None, Some(0), Some(0), Some(1), Some(4), Some(5), None, Some(2), Some(8)];
     push_tree(&mut mixed, 16, &parents, &table(2, 64));
     [prefill, mixed]
 }
 
 #[test]
 fn ragged_batches_with_trees_agree_with_the_reference() {
-    for (n_heads, n_kv_heads, head_dim) in [
-        (1, 1, 32),
-        (4, 2, 64),
-        (3, 1, 80),
-        (4, 1, 96),
-        (14, 2, 64),
-        (8, 1, 128),
-        (2, 2, 6),
-        (16, 1, 32),
-    ] {
+    for (n_heads, n_kv_heads, head_dim) in
+        [(1, 1, 32), (4, 2, 64), (3, 1, 80), (4, 1, 96), (14, 2, 64), (8, 1, 128), (2, 2, 6), (16, 1, 32)]
+    {
         let shape = shape(n_heads, n_kv_heads, head_dim);
         let mut expected_kv = Reference.kv_store(shape);
         let expected = batches().map(|rows| pass(&Reference, shape, &mut expected_kv, &rows, &[1, 2, 3, 4]));
@@ -143,13 +96,7 @@ fn prefill_has_the_same_bits_in_any_chunks_and_any_company() {
         let mut whole = RowBatch::default();
         push_chain(&mut whole, 0, 70, &table(0, 70));
         let expected = pass(&cpu, shape, &mut kv, &whole, &[5]);
-        for chunk_lens in [
-            vec![1; 70],
-            vec![7, 9, 54],
-            vec![16, 16, 16, 22],
-            vec![69, 1],
-            vec![33, 37],
-        ] {
+        for chunk_lens in [vec![1; 70], vec![7, 9, 54], vec![16, 16, 16, 22], vec![69, 1], vec![33, 37]] {
             let mut kv = cpu.kv_store(shape);
             let mut got = Vec::new();
             let mut context_len = 0;
@@ -181,11 +128,7 @@ fn verified_rows_have_the_bits_of_plain_decoding_whatever_was_rejected_before() 
             // All but the first row carry other tokens than the ones that follow in the end.
             rows.tokens[1..].fill(9);
             let got = pass(&cpu, shape, &mut kv, &rows, &[5]);
-            assert!(
-                bits(&got[..width]) == bits(&expected),
-                "slot {context_len} on {}",
-                cpu.describe()
-            );
+            assert!(bits(&got[..width]) == bits(&expected), "slot {context_len} on {}", cpu.describe());
         }
     }
 }
@@ -195,18 +138,7 @@ fn a_path_through_a_tree_has_the_bits_of_a_chain() {
     let shape = shape(6, 2, 80);
     let width = 6 * 80;
     // The path 0, 2, 4, 6, 9 with siblings between.
-    let parents = [
-        None,
-        None,
-        Some(0),
-        Some(0),
-        Some(2),
-        Some(1),
-        Some(4),
-        Some(4),
-        Some(5),
-        Some(6),
-    ];
+    let parents = [None, None, Some(0), Some(0), Some(2), Some(1), Some(4), Some(4), Some(5), Some(6)];
     let path = [0, 2, 4, 6, 9];
     for cpu in cpus() {
         for context_len in [0, 5, 13, 14, 15, 16, 30] {
@@ -224,11 +156,7 @@ fn a_path_through_a_tree_has_the_bits_of_a_chain() {
             let got = pass(&cpu, shape, &mut tree_kv, &tree, &[5]);
             for (depth, node) in path.into_iter().enumerate() {
                 let (got, expected) = (&got[(1 + node) * width..], &expected[(1 + depth) * width..]);
-                assert!(
-                    bits(&got[..width]) == bits(&expected[..width]),
-                    "depth {depth}, {}",
-                    cpu.describe()
-                );
+                assert!(bits(&got[..width]) == bits(&expected[..width]), "depth {depth}, {}", cpu.describe());
             }
         }
     }
@@ -257,13 +185,7 @@ fn a_copied_block_is_seen_like_its_source_in_every_layer() {
         pass(&cpu, shape, &mut kv, &context, &[5]);
         push_chain(&mut next, 12, 1, &[BlockId(3)]);
         let expected = pass(&cpu, shape, &mut kv, &next, &[5]);
-        cpu.copy_blocks(
-            &mut kv,
-            &[BlockCopy {
-                from: BlockId(3),
-                to: BlockId(7),
-            }],
-        );
+        cpu.copy_blocks(&mut kv, &[BlockCopy { from: BlockId(3), to: BlockId(7) }]);
         next.tables[0] = BlockId(7);
         let got = pass(&cpu, shape, &mut kv, &next, &[5]);
         assert!(bits(&got) == bits(&expected));

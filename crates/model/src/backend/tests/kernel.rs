@@ -22,10 +22,8 @@ impl Kernel for Passes<'_> {
             softmax(row, self.params, &mut Scratch::default());
         }
         let [p, q] = &probabilities;
-        let divergences = [
-            Divergence::of_logits(self.target, self.draft, 0.7),
-            Divergence::of_probabilities(p, q),
-        ];
+        let divergences =
+            [Divergence::of_logits(self.target, self.draft, 0.7), Divergence::of_probabilities(p, q)];
         let shape = Shape::of_probabilities(q);
         (probabilities.concat(), argmax(self.target), divergences, shape)
     }
@@ -33,19 +31,11 @@ impl Kernel for Passes<'_> {
 
 #[test]
 fn vocabulary_passes_have_the_same_bits_on_every_instruction_set() {
-    let params = Params {
-        temperature: 0.8,
-        top_p: 0.9,
-        ..Params::greedy()
-    };
+    let params = Params { temperature: 0.8, top_p: 0.9, ..Params::greedy() };
     for len in [1, 16, 100, 1000, 4099] {
         let target: Vec<f32> = Numbers::new(1).units(len).iter().map(|x| 9.0 * x).collect();
         let draft: Vec<f32> = Numbers::new(2).units(len).iter().map(|x| 9.0 * x).collect();
-        let passes = || Passes {
-            target: &target,
-            draft: &draft,
-            params: &params,
-        };
+        let passes = || Passes { target: &target, draft: &draft, params: &params };
         let (expected_p, expected_argmax, expected_divergences, expected_shape) = Isa::Portable.run(passes());
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_supported()) {
             let (p, argmax, divergences, shape) = isa.run(passes());

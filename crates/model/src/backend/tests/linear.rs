@@ -44,54 +44,28 @@ impl Case {
     fn pack<B: Backend>(&self, backend: &B) -> B::Matrix {
         let mut numbers = Numbers::new(7);
         let part_len = self.n_out * self.n_in;
-        let parts: Vec<Vec<u8>> = (0..self.n_parts)
-            .map(|_| stored(self.dtype, &numbers.units(part_len)))
-            .collect();
-        let parts: Vec<_> = parts
-            .iter()
-            .map(|part| dense(self.dtype, self.n_out, self.n_in, part))
-            .collect();
+        let parts: Vec<Vec<u8>> =
+            (0..self.n_parts).map(|_| stored(self.dtype, &numbers.units(part_len))).collect();
+        let parts: Vec<_> = parts.iter().map(|part| dense(self.dtype, self.n_out, self.n_in, part)).collect();
         let bias = numbers.units(self.n_out * self.n_parts);
         backend.pack(&parts, self.stacking, self.has_bias.then_some(&bias))
     }
 
     /// The product of the first `n_rows` of as many rows as the seed yields.
     fn multiply<B: Backend>(&self, backend: &B, matrix: &B::Matrix) -> Vec<f32> {
-        let weight: Vec<f32> = Numbers::new(6)
-            .units(self.n_in)
-            .iter()
-            .map(|x| 1.0 + 0.5 * x)
-            .collect();
-        let norm = self.has_norm.then_some(RmsNorm {
-            weight: &weight,
-            eps: 1e-5,
-        });
-        let width = self.n_out
-            * if self.stacking == Stacking::GateUp {
-                1
-            } else {
-                self.n_parts
-            };
+        let weight: Vec<f32> = Numbers::new(6).units(self.n_in).iter().map(|x| 1.0 + 0.5 * x).collect();
+        let norm = self.has_norm.then_some(RmsNorm { weight: &weight, eps: 1e-5 });
+        let width = self.n_out * if self.stacking == Stacking::GateUp { 1 } else { self.n_parts };
         let x = Numbers::new(8).units(self.n_rows * self.n_in);
         let mut out = Numbers::new(9).units(self.n_rows * width);
-        backend.linear(
-            Input { x: &x, norm },
-            self.n_rows,
-            matrix,
-            self.epilogue,
-            &mut out,
-        );
+        backend.linear(Input { x: &x, norm }, self.n_rows, matrix, self.epilogue, &mut out);
         out
     }
 
     /// Rounding of activations to bf16 costs 2^-9 per product, random over a sum; other formats only reorder `f32` sums.
     /// SwiGLU multiplies two such sums.
     fn tolerance(&self, isa: Isa) -> f32 {
-        if self.dtype == Dtype::Bf16 && isa == Isa::Avx512Bf16 {
-            8e-3
-        } else {
-            1e-5
-        }
+        if self.dtype == Dtype::Bf16 && isa == Isa::Avx512Bf16 { 8e-3 } else { 1e-5 }
     }
 }
 
@@ -99,11 +73,7 @@ fn check(case: Case) {
     let expected = case.run(&Reference);
     for cpu in cpus() {
         let error = relative_error(&case.run(&cpu), &expected);
-        assert!(
-            error < case.tolerance(cpu.isa()),
-            "{case:?} on {}: {error}",
-            cpu.describe()
-        );
+        assert!(error < case.tolerance(cpu.isa()), "{case:?} on {}: {error}", cpu.describe());
     }
 }
 
@@ -131,10 +101,7 @@ fn products_of_any_shape_agree_with_the_reference() {
 fn products_large_enough_for_all_threads_agree_with_the_reference() {
     for dtype in DTYPES {
         check(Case::plain(dtype, 29, 300, 700));
-        check(Case {
-            has_norm: true,
-            ..Case::plain(dtype, 60, 600, 400)
-        });
+        check(Case { has_norm: true, ..Case::plain(dtype, 60, 600, 400) });
     }
 }
 
@@ -143,22 +110,10 @@ fn epilogues_norms_and_biases_agree_with_the_reference() {
     for dtype in DTYPES {
         for (has_norm, has_bias) in [(false, true), (true, false), (true, true)] {
             for n_rows in [1, 7, 14] {
-                let plain = Case {
-                    has_norm,
-                    has_bias,
-                    ..Case::plain(dtype, n_rows, 96, 50)
-                };
+                let plain = Case { has_norm, has_bias, ..Case::plain(dtype, n_rows, 96, 50) };
                 check(Case { n_parts: 3, ..plain });
-                check(Case {
-                    epilogue: Epilogue::Add,
-                    ..plain
-                });
-                check(Case {
-                    n_parts: 2,
-                    stacking: Stacking::GateUp,
-                    epilogue: Epilogue::SwiGlu,
-                    ..plain
-                });
+                check(Case { epilogue: Epilogue::Add, ..plain });
+                check(Case { n_parts: 2, stacking: Stacking::GateUp, epilogue: Epilogue::SwiGlu, ..plain });
             }
         }
     }
@@ -167,18 +122,9 @@ fn epilogues_norms_and_biases_agree_with_the_reference() {
 #[test]
 fn parts_of_different_types_become_one_matrix() {
     let numbers = Numbers::new(3).units(2 * 5 * 4);
-    let bytes = [
-        stored(Dtype::F16, &numbers[..20]),
-        stored(Dtype::Bf16, &numbers[20..]),
-    ];
-    let parts = [
-        dense(Dtype::F16, 5, 4, &bytes[0]),
-        dense(Dtype::Bf16, 5, 4, &bytes[1]),
-    ];
-    let input = Input {
-        x: &[1.0, -2.0, 3.0, 0.5],
-        norm: None,
-    };
+    let bytes = [stored(Dtype::F16, &numbers[..20]), stored(Dtype::Bf16, &numbers[20..])];
+    let parts = [dense(Dtype::F16, 5, 4, &bytes[0]), dense(Dtype::Bf16, 5, 4, &bytes[1])];
+    let input = Input { x: &[1.0, -2.0, 3.0, 0.5], norm: None };
     let mut expected = [0.0; 10];
     let matrix = Reference.pack(&parts, Stacking::Concat, None);
     Reference.linear(input, 1, &matrix, Epilogue::Store, &mut expected);
@@ -196,11 +142,7 @@ fn check_invariance(case: Case) {
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_supported()) {
         let cpus = [1, 2].map(|n_threads| Cpu::with_isa(n_threads, isa).unwrap());
         let matrix = case.pack(&cpus[0]);
-        let all = Case {
-            n_rows: N_ROWS_MAX,
-            ..case
-        }
-        .multiply(&cpus[0], &matrix);
+        let all = Case { n_rows: N_ROWS_MAX, ..case }.multiply(&cpus[0], &matrix);
         for n_rows in 1..=N_ROWS_MAX {
             for cpu in &cpus {
                 let some = Case { n_rows, ..case }.multiply(cpu, &matrix);
@@ -214,10 +156,7 @@ fn check_invariance(case: Case) {
 #[test]
 fn a_row_has_the_same_bits_beside_any_number_of_rows_and_on_any_number_of_threads() {
     for dtype in DTYPES {
-        let plain = Case {
-            has_norm: true,
-            ..Case::plain(dtype, 0, 131, 70)
-        };
+        let plain = Case { has_norm: true, ..Case::plain(dtype, 0, 131, 70) };
         check_invariance(plain);
         check_invariance(Case {
             n_parts: 2,
@@ -234,19 +173,12 @@ fn rms_norm_agrees_with_the_reference() {
     for (n_rows, width) in [(0, 8), (1, 1), (1, 100), (3, 33), (5, 256)] {
         let x = Numbers::new(5).units(n_rows * width);
         let weight = Numbers::new(6).units(width);
-        let norm = RmsNorm {
-            weight: &weight,
-            eps: 1e-6,
-        };
+        let norm = RmsNorm { weight: &weight, eps: 1e-6 };
         let (mut out, mut expected) = (vec![0.0; x.len()], vec![0.0; x.len()]);
         Reference.rms_norm(&x, norm, &mut expected);
         for cpu in cpus() {
             cpu.rms_norm(&x, norm, &mut out);
-            assert!(
-                relative_error(&out, &expected) < 1e-6,
-                "{n_rows} x {width} on {}",
-                cpu.describe()
-            );
+            assert!(relative_error(&out, &expected) < 1e-6, "{n_rows} x {width} on {}", cpu.describe());
         }
     }
 }

@@ -41,20 +41,13 @@ pub(super) fn stored(dtype: Dtype, numbers: &[f32]) -> Vec<u8> {
 }
 
 pub(super) fn dense(dtype: Dtype, n_out: usize, n_in: usize, bytes: &[u8]) -> Dense<'_> {
-    Dense {
-        dtype,
-        n_out,
-        n_in,
-        bytes,
-    }
+    Dense { dtype, n_out, n_in, bytes }
 }
 
 /// Every instruction set that this machine can run, on one and on two threads.
 pub(super) fn cpus() -> Vec<Cpu> {
     let supported = Isa::ALL.into_iter().filter(|isa| isa.is_supported());
-    supported
-        .flat_map(|isa| [1, 2].map(|n_threads| Cpu::with_isa(n_threads, isa).unwrap()))
-        .collect()
+    supported.flat_map(|isa| [1, 2].map(|n_threads| Cpu::with_isa(n_threads, isa).unwrap())).collect()
 }
 
 pub(super) fn rope(n_positions: usize, head_dim: usize) -> RopeTable {
@@ -68,11 +61,7 @@ pub(super) fn rope(n_positions: usize, head_dim: usize) -> RopeTable {
 
 /// Appends a sequence of rows that continue `context_len` stored ones, as a chain.
 pub(super) fn push_chain(rows: &mut RowBatch, context_len: u32, n_rows: u32, table: &[BlockId]) {
-    push_rows(
-        rows,
-        (0..n_rows).map(|i| (context_len + i, context_len + i, context_len + i + 1, 0)),
-        table,
-    );
+    push_rows(rows, (0..n_rows).map(|i| (context_len + i, context_len + i, context_len + i + 1, 0)), table);
 }
 
 /// Appends a sequence of one known row and a tree below it; `parents[i] < i`, or nothing for a root.
@@ -84,10 +73,8 @@ pub(super) fn push_tree(rows: &mut RowBatch, context_len: u32, parents: &[Option
         nodes.push((depth, above | 1 << i));
     }
     let known = std::iter::once((context_len, context_len, base, 0));
-    let branch = nodes
-        .iter()
-        .enumerate()
-        .map(|(i, &(depth, mask))| (base + depth, base + i as u32, base, mask));
+    let branch =
+        nodes.iter().enumerate().map(|(i, &(depth, mask))| (base + depth, base + i as u32, base, mask));
     push_rows(rows, known.chain(branch), table);
 }
 
@@ -112,10 +99,7 @@ fn push_rows(rows: &mut RowBatch, items: impl Iterator<Item = (u32, u32, u32, u6
 pub(super) fn relative_error(got: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(got.len(), expected.len());
     let scale = expected.iter().fold(f32::MIN_POSITIVE, |max, x| max.max(x.abs()));
-    got.iter()
-        .zip(expected)
-        .map(|(got, expected)| (got - expected).abs() / scale)
-        .fold(0.0, f32::max)
+    got.iter().zip(expected).map(|(got, expected)| (got - expected).abs() / scale).fold(0.0, f32::max)
 }
 
 pub(super) fn bits(x: &[f32]) -> Vec<u32> {
