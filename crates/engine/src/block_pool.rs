@@ -1,9 +1,9 @@
 //! Who owns which block, and which blocks are remembered for their contents.
 //!
 //! A block is *owned* (by one or more sequences), *cached* (by nobody, contents kept for later requests) or *blank*. Owned
-//! plus free (cached and blank) is the total, always. Full blocks are remembered under `(prefix, tokens)`, where `prefix`
-//! is the serial number of the block before: serials are never used twice, so a lookup is exact and not a matter of hash
-//! quality. Cached blocks are evicted in the order in which they were released, the end of a sequence before its start.
+//! plus free (cached and blank) is the total, always. Full blocks are remembered for their contents: their tokens, and the
+//! serial number of the block before. Serials are never used twice and contents are compared, so a lookup is exact; hashes
+//! only find the candidate. Cached blocks are evicted in the order in which they were released, the end of a sequence before its start.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -21,14 +21,37 @@ impl Prefix {
 #[derive(Debug, Default)]
 struct Block {
     n_owners: u32,
-    /// Key under which the block is remembered.
-    key: Option<(Prefix, Box<[u32]>)>,
+    /// For what the block is remembered.
+    contents: Option<Contents>,
     /// Its own serial, if remembered.
     prefix: Prefix,
     /// When it was released, if cached.
     released: u64,
     /// Whether the draft's store of this block is filled as well.
     has_draft: bool,
+}
+
+/// What a remembered block holds.
+#[derive(Debug)]
+struct Contents {
+    /// Everything before the block.
+    prefix: Prefix,
+    tokens: Box<[u32]>,
+    fingerprint: u64,
+}
+
+impl Contents {
+    fn are(&self, prefix: Prefix, tokens: &[u32]) -> bool {
+        self.prefix == prefix && *self.tokens == *tokens
+    }
+}
+
+/// Where contents are looked for. Different contents may share a fingerprint; then only the first are remembered.
+fn fingerprint(prefix: Prefix, tokens: &[u32]) -> u64 {
+    /// Odd, with bits spread evenly: 2^64 divided by the golden ratio.
+    const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
+    let stir = |hash: u64, word: u64| (hash.rotate_left(23) ^ word).wrapping_mul(FACTOR);
+    tokens.iter().fold(stir(FACTOR, prefix.0), |hash, &token| stir(hash, u64::from(token)))
 }
 
 /// A remembered block that a new sequence can share.
@@ -45,7 +68,8 @@ pub(crate) struct BlockPool {
     blocks: Vec<Block>,
     blank: Vec<BlockId>,
     cached: BTreeMap<u64, BlockId>,
-    index: HashMap<(Prefix, Box<[u32]>), BlockId>,
+    /// Remembered blocks by fingerprint.
+    index: HashMap<u64, BlockId>,
     next_serial: u64,
     next_release: u64,
 }
@@ -78,7 +102,7 @@ impl BlockPool {
             None => self.evict()?,
         };
         let block = self.block_mut(id);
-        debug_assert!(block.n_owners == 0 && block.key.is_none(), "an allocated block is blank");
+        debug_assert!(block.n_owners == 0 && block.contents.is_none(), "an allocated block is blank");
         block.n_owners = 1;
         block.has_draft = false;
         Some(id)
@@ -86,8 +110,8 @@ impl BlockPool {
 
     fn evict(&mut self) -> Option<BlockId> {
         let (_, id) = self.cached.pop_first()?;
-        let key = self.block_mut(id).key.take().expect("a cached block is remembered");
-        self.index.remove(&key);
+        let contents = self.block_mut(id).contents.take().expect("a cached block is remembered");
+        self.index.remove(&contents.fingerprint);
         Some(id)
     }
 
@@ -113,7 +137,7 @@ impl BlockPool {
         if block.n_owners > 0 {
             return;
         }
-        if block.key.is_some() {
+        if block.contents.is_some() {
             block.released = release;
             self.next_release += 1;
             self.cached.insert(release, id);
@@ -148,29 +172,37 @@ impl BlockPool {
 
     /// The remembered block with these `tokens` behind `prefix`.
     pub(crate) fn lookup(&self, prefix: Prefix, tokens: &[u32]) -> Option<CachedBlock> {
-        // One allocation per lookup; lookups happen at admission only.
-        let id = *self.index.get(&(prefix, tokens.into()))?;
-        let block = self.block(id);
-        Some(CachedBlock { id, prefix: block.prefix, has_draft: block.has_draft })
+        self.find(fingerprint(prefix, tokens), prefix, tokens)
     }
 
-    /// Remembers the full block `id` for its contents and returns the prefix that ends with it. If the same contents are
-    /// remembered already, that block keeps the key.
+    fn find(&self, fingerprint: u64, prefix: Prefix, tokens: &[u32]) -> Option<CachedBlock> {
+        let id = *self.index.get(&fingerprint)?;
+        let block = self.block(id);
+        let is_same = block.contents.as_ref().is_some_and(|contents| contents.are(prefix, tokens));
+        is_same.then_some(CachedBlock { id, prefix: block.prefix, has_draft: block.has_draft })
+    }
+
+    /// Remembers the full block `id` for its contents and returns the prefix that ends with it. Where the same contents are
+    /// remembered already, that block is named instead.
     pub(crate) fn remember(&mut self, id: BlockId, prefix: Prefix, tokens: &[u32]) -> Prefix {
-        if let Some(existing) = self.lookup(prefix, tokens) {
+        let fingerprint = fingerprint(prefix, tokens);
+        if let Some(existing) = self.find(fingerprint, prefix, tokens) {
             return existing.prefix;
         }
-        if self.block(id).key.is_some() {
+        if self.block(id).contents.is_some() {
             // Remembered behind a prefix that has been evicted since; the chain goes on from there.
             return self.block(id).prefix;
         }
         let own = Prefix(self.next_serial);
+        self.next_serial += 1;
+        if self.index.contains_key(&fingerprint) {
+            return own;
+        }
         let block = self.block_mut(id);
         debug_assert!(block.n_owners > 0, "only owned blocks are remembered");
-        block.key = Some((prefix, tokens.into()));
+        block.contents = Some(Contents { prefix, tokens: tokens.into(), fingerprint });
         block.prefix = own;
-        self.next_serial += 1;
-        self.index.insert((prefix, tokens.into()), id);
+        self.index.insert(fingerprint, id);
         own
     }
 
@@ -200,7 +232,7 @@ impl BlockPool {
         for id in &self.blank {
             let block = self.block(*id);
             assert!(
-                block.n_owners == 0 && block.key.is_none(),
+                block.n_owners == 0 && block.contents.is_none(),
                 "blank block {} has neither owner nor contents",
                 id.0
             );
@@ -209,9 +241,12 @@ impl BlockPool {
             let block = self.block(*id);
             assert!(block.n_owners == 0 && block.released == *released, "cached block {} has no owner", id.0);
         }
-        for (key, id) in &self.index {
-            assert_eq!(self.block(*id).key.as_ref(), Some(key), "block {} knows its key", id.0);
+        for (fingerprint, id) in &self.index {
+            let found = self.block(*id).contents.as_ref().map(|contents| contents.fingerprint);
+            assert_eq!(found, Some(*fingerprint), "block {} knows its contents", id.0);
         }
+        let n_remembered = self.blocks.iter().filter(|block| block.contents.is_some()).count();
+        assert_eq!(n_remembered, self.index.len(), "remembered blocks can be found");
     }
 
     fn block(&self, id: BlockId) -> &Block {
@@ -288,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn duplicates_keep_the_first_key() {
+    fn of_equal_blocks_the_first_is_remembered() {
         let mut pool = BlockPool::new(2);
         let (a, b) = (pool.allocate().unwrap(), pool.allocate().unwrap());
         let prefix = pool.remember(a, Prefix::EMPTY, &[1]);
@@ -310,7 +345,7 @@ mod tests {
                     (1, Some((table, ..))) => table.extend(pool.allocate()),
                     (2, Some((table, prefix, n_known))) if *n_known < table.len() => {
                         let id = table[*n_known];
-                        if pool.block(id).key.is_none() {
+                        if pool.block(id).contents.is_none() {
                             *prefix = pool.remember(id, *prefix, &[token]);
                             *n_known += 1;
                         }

@@ -1,5 +1,7 @@
 //! The ragged layout of one pass: prompt chunks, plain decodes and verifications are n, 1 and 1 + l rows of a sequence.
 
+use std::ops::Range;
+
 use dsde_sampling::Proposal;
 
 /// Index of a block in the key/value stores; target and draft use the same ids.
@@ -36,13 +38,20 @@ pub struct RowBatch {
     pub offsets: Vec<u32>,
     /// Block tables of all sequences, one after the other.
     pub tables: Vec<BlockId>,
-    /// First entry of each sequence's table, `[n_seqs + 1]`.
-    pub table_offsets: Vec<u32>,
+    /// Entries of each sequence's table, `[n_seqs]`.
+    pub table_ranges: Vec<Range<u32>>,
 }
 
 impl RowBatch {
     /// Empties the batch, keeping its memory.
     pub fn clear(&mut self) {
+        self.next_round();
+        self.tables.clear();
+        self.table_ranges.clear();
+    }
+
+    /// Removes all rows and keeps the tables, so that [`RowBatch::keep`] can give sequences of this batch another row.
+    pub fn next_round(&mut self) {
         self.tokens.clear();
         self.positions.clear();
         self.slots.clear();
@@ -50,9 +59,18 @@ impl RowBatch {
         self.tree_mask.clear();
         self.offsets.clear();
         self.offsets.push(0);
-        self.tables.clear();
-        self.table_offsets.clear();
-        self.table_offsets.push(0);
+    }
+
+    /// Appends one row for the sequence that was number `seq_idx` of the round before.
+    ///
+    /// * `slot`: inside the sequence's table; all slots before it are stored.
+    /// * `seq_idx`: ascending from call to call.
+    pub fn keep(&mut self, seq_idx: usize, slot: u32, token: u32) {
+        debug_assert!(seq_idx >= self.n_seqs(), "sequences are kept in order");
+        let n_seqs = self.n_seqs();
+        self.table_ranges[n_seqs] = self.table_ranges[seq_idx].clone();
+        self.push_row(token, slot);
+        self.offsets.push(self.tokens.len() as u32);
     }
 
     /// Appends a sequence: rows of `known` tokens that continue `context_len` stored ones, then rows of a proposal.
@@ -75,8 +93,9 @@ impl RowBatch {
             self.push_tree(base, proposal);
         }
         self.offsets.push(self.tokens.len() as u32);
+        let start = self.tables.len() as u32;
         self.tables.extend_from_slice(table);
-        self.table_offsets.push(self.tables.len() as u32);
+        self.table_ranges.push(start..self.tables.len() as u32);
     }
 
     fn push_row(&mut self, token: u32, slot: u32) {
@@ -116,13 +135,14 @@ impl RowBatch {
     }
 
     /// Rows of sequence `i`.
-    pub fn rows_of(&self, i: usize) -> std::ops::Range<usize> {
+    pub fn rows_of(&self, i: usize) -> Range<usize> {
         self.offsets[i] as usize..self.offsets[i + 1] as usize
     }
 
     /// Block table of sequence `i`.
     pub fn table_of(&self, i: usize) -> &[BlockId] {
-        &self.tables[self.table_offsets[i] as usize..self.table_offsets[i + 1] as usize]
+        let Range { start, end } = self.table_ranges[i];
+        &self.tables[start as usize..end as usize]
     }
 
     /// Slots that row `r` may read: one past the last visible one.

@@ -135,14 +135,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         self.catch_up(&mut drafting);
         while !drafting.is_empty() {
             self.draw_drafts(&drafting)?;
-            drafting.retain(|&i| {
-                let seq = &self.scheduler.running[i];
-                seq.turn.drafted > 0 && seq.turn.drafted < seq.turn.planned && {
-                    let last = seq.turn.positions.last().expect("a position per drafted token");
-                    self.policy.keep_drafting(seq.id, last)
-                }
-            });
-            self.feed_drafts(&drafting);
+            self.lay_out_next_round(&mut drafting);
         }
         self.scratch.drafting = drafting;
         Ok(())
@@ -167,16 +160,24 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         });
     }
 
-    /// Rows of a later draft round: the token drafted last.
-    fn feed_drafts(&mut self, drafting: &[usize]) {
+    /// Rows of a later draft round: the token drafted last, of every sequence that goes on.
+    fn lay_out_next_round(&mut self, drafting: &mut Vec<usize>) {
         let rows = &mut self.scratch.rows;
-        rows.clear();
-        for &i in drafting {
+        rows.next_round();
+        let mut seq_idxs = 0..drafting.len();
+        drafting.retain(|&i| {
+            let seq_idx = seq_idxs.next().expect("an index per drafting sequence");
             let seq = &mut self.scheduler.running[i];
-            let last = seq.turn.proposal.tokens().last().expect("a drafting sequence has drafted");
-            rows.push(seq.draft_len, &[*last], &Proposal::new(), &seq.table);
-            seq.draft_len += 1;
-        }
+            let Some(last) = seq.turn.positions.last().filter(|_| seq.turn.drafted < seq.turn.planned) else {
+                return false;
+            };
+            let goes_on = self.policy.keep_drafting(seq.id, last);
+            if goes_on {
+                rows.keep(seq_idx, seq.draft_len, seq.turn.proposal.tokens()[last.index as usize]);
+                seq.draft_len += 1;
+            }
+            goes_on
+        });
     }
 
     /// One draft pass over `scratch.rows`, which hold the sequences `drafting`; draws for those that have caught up.

@@ -1,6 +1,7 @@
 //! Data for the differential tests: seeded numbers, stored matrices, ragged batches.
 
 use dsde_engine::{BlockId, RowBatch};
+use dsde_sampling::Proposal;
 
 use crate::backend::cpu::{Cpu, Isa};
 use crate::backend::{Dense, Dtype, RopeTable};
@@ -61,38 +62,16 @@ pub(super) fn rope(n_positions: usize, head_dim: usize) -> RopeTable {
 
 /// Appends a sequence of rows that continue `context_len` stored ones, as a chain.
 pub(super) fn push_chain(rows: &mut RowBatch, context_len: u32, n_rows: u32, table: &[BlockId]) {
-    push_rows(rows, (0..n_rows).map(|i| (context_len + i, context_len + i, context_len + i + 1, 0)), table);
+    rows.push(context_len, &vec![0; n_rows as usize], &Proposal::new(), table);
 }
 
 /// Appends a sequence of one known row and a tree below it; `parents[i] < i`, or nothing for a root.
 pub(super) fn push_tree(rows: &mut RowBatch, context_len: u32, parents: &[Option<usize>], table: &[BlockId]) {
-    let base = context_len + 1;
-    let mut nodes: Vec<(u32, u64)> = Vec::new();
-    for (i, parent) in parents.iter().enumerate() {
-        let (depth, above) = parent.map_or((0, 0), |parent| (nodes[parent].0 + 1, nodes[parent].1));
-        nodes.push((depth, above | 1 << i));
+    let mut proposal = Proposal::new();
+    for parent in parents {
+        proposal.push(0, parent.map(|parent| parent as u32));
     }
-    let known = std::iter::once((context_len, context_len, base, 0));
-    let branch =
-        nodes.iter().enumerate().map(|(i, &(depth, mask))| (base + depth, base + i as u32, base, mask));
-    push_rows(rows, known.chain(branch), table);
-}
-
-/// Rows as (position, slot, visible length, mask).
-fn push_rows(rows: &mut RowBatch, items: impl Iterator<Item = (u32, u32, u32, u64)>, table: &[BlockId]) {
-    if rows.offsets.is_empty() {
-        rows.clear();
-    }
-    for (position, slot, visible_len, mask) in items {
-        rows.tokens.push(0);
-        rows.positions.push(position);
-        rows.slots.push(slot);
-        rows.visible_len.push(visible_len);
-        rows.tree_mask.push(mask);
-    }
-    rows.offsets.push(rows.tokens.len() as u32);
-    rows.tables.extend_from_slice(table);
-    rows.table_offsets.push(rows.tables.len() as u32);
+    rows.push(context_len, &[0], &proposal, table);
 }
 
 /// Largest difference over the largest expected magnitude.
