@@ -56,8 +56,8 @@ struct Model {
     intermediate: usize,
     /// Rows of the embedding.
     vocab_len: usize,
-    /// Tokens of the tokenizer.
-    tokenizer_len: usize,
+    /// Rows of the embedding table, padding included.
+    n_embeddings: usize,
     context_len_max: u32,
     eos_tokens: Vec<u32>,
     bos_token: Option<u32>,
@@ -144,18 +144,14 @@ fn inspect(models: &Models) -> Outcome<Inspection> {
 
 /// Why `draft` cannot draft for `target`.
 fn misfit(target: &Opened, draft: &Opened) -> Option<String> {
-    if let Err(error) = target.tokenizer.same_vocabulary(&draft.tokenizer) {
-        return Some(error.to_string());
-    }
-    let (expected, got) = (target.config().vocab_len, draft.config().vocab_len);
-    (expected != got).then(|| format!("the target has {expected} rows of embeddings, the draft {got}"))
+    target.tokenizer.same_vocabulary(&draft.tokenizer).err().map(|error| error.to_string())
 }
 
 impl Model {
     fn new(source: &Source, opened: &Opened, session: &Session, weight_bytes: Option<usize>) -> Self {
         let config = opened.config();
         let embeddings =
-            opened.checkpoint.matrix("model.embed_tokens.weight", config.vocab_len, config.hidden);
+            opened.checkpoint.matrix("model.embed_tokens.weight", config.n_embeddings, config.hidden);
         let block_len = session.engine.shape().block_len as usize;
         Self {
             source: source.to_string(),
@@ -169,7 +165,7 @@ impl Model {
             head_dim: config.head_dim,
             intermediate: config.intermediate,
             vocab_len: config.vocab_len,
-            tokenizer_len: opened.tokenizer.vocab_len(),
+            n_embeddings: config.n_embeddings,
             context_len_max: config.context_len_max,
             eos_tokens: config.eos_tokens.clone(),
             bos_token: config.bos_token,
@@ -194,7 +190,7 @@ fn n_parameters(config: &ModelConfig) -> u64 {
         + optional(config.has_qk_norm, 2 * head_dim);
     let mlp = 3 * hidden * intermediate + optional(config.has_mlp_bias, 2 * intermediate + hidden);
     let layer = attention + attention_extra + mlp + 2 * hidden;
-    let table = config.vocab_len as u64 * hidden;
+    let table = config.n_embeddings as u64 * hidden;
     config.n_layers as u64 * layer + table + optional(!config.tie_embeddings, table) + hidden
 }
 
@@ -232,9 +228,9 @@ fn print_model(out: &mut impl Write, model: &Model) -> io::Result<()> {
     )?;
     writeln!(
         out,
-        "  vocabulary {} ({} in the tokenizer), {} embeddings",
+        "  vocabulary {}, {} rows of {} embeddings",
         model.vocab_len,
-        model.tokenizer_len,
+        model.n_embeddings,
         if model.tied_embeddings { "tied" } else { "separate" }
     )?;
     writeln!(

@@ -125,7 +125,8 @@ impl Opened {
             Source::Folder(folder) => folder,
         };
         let open = || -> Result<Self, dsde_model::error::Error> {
-            Ok(Self { checkpoint: Checkpoint::open(folder)?, tokenizer: Tokenizer::open(folder)? })
+            let (checkpoint, tokenizer) = (Checkpoint::open(folder)?, Tokenizer::open(folder)?);
+            Ok(Self { checkpoint: checkpoint.without_padding(tokenizer.vocab_len())?, tokenizer })
         };
         Ok(open().map_err(|error| anyhow::Error::new(error).context(cannot_load(folder)))?)
     }

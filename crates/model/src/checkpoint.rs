@@ -84,6 +84,25 @@ impl Checkpoint {
         Ok(Self { config, shards: vec![shard], tensors })
     }
 
+    /// Takes the first `n_tokens` rows of the embeddings for the vocabulary and the rest for padding, which is never emitted.
+    ///
+    /// Published models round the table up to a convenient size, often differently for a large and a small model with the
+    /// same tokenizer; without padding they share a vocabulary.
+    ///
+    /// * `n_tokens`: tokens of the model's tokenizer.
+    ///
+    /// # Errors
+    /// [`Error::TooFewEmbeddings`] if some tokens have none.
+    pub fn without_padding(mut self, n_tokens: usize) -> Result<Self, Error> {
+        let config = &mut self.config;
+        if n_tokens > config.n_embeddings {
+            return Err(Error::TooFewEmbeddings { n_tokens, n_embeddings: config.n_embeddings });
+        }
+        config.vocab_len = n_tokens;
+        config.eos_tokens.retain(|&token| (token as usize) < n_tokens);
+        Ok(self)
+    }
+
     /// What the model is.
     pub fn config(&self) -> &ModelConfig {
         &self.config

@@ -53,6 +53,8 @@ pub struct ModelConfig {
     pub family: Family,
     /// Rows of the embedding; at least the tokens of the tokenizer.
     pub vocab_len: usize,
+    /// Rows of the embedding table; those from `vocab_len` on are padding that no text uses.
+    pub n_embeddings: usize,
     /// Width of the residual stream.
     pub hidden: usize,
     /// Transformer layers.
@@ -157,6 +159,7 @@ impl ModelConfig {
         Ok(Self {
             family,
             vocab_len,
+            n_embeddings: vocab_len,
             hidden,
             n_layers: fields.len("num_hidden_layers", N_LAYERS_MAX)?,
             n_heads,

@@ -36,18 +36,18 @@ impl<B: Backend> Weights<B> {
     /// If one is absent or has another shape or element type.
     pub(crate) fn load(backend: &B, checkpoint: &Checkpoint) -> Result<Self, Error> {
         let config = checkpoint.config();
-        let table = checkpoint.matrix("model.embed_tokens.weight", config.vocab_len, config.hidden)?;
+        let table = checkpoint.matrix("model.embed_tokens.weight", config.n_embeddings, config.hidden)?;
         let head = match config.tie_embeddings {
             true => table,
-            false => checkpoint.matrix("lm_head.weight", config.vocab_len, config.hidden)?,
+            false => checkpoint.matrix("lm_head.weight", config.n_embeddings, config.hidden)?,
         };
         let layers = (0..config.n_layers)
             .map(|i| Layer::load(backend, Tensors { checkpoint, prefix: format!("model.layers.{i}") }));
         Ok(Self {
-            embeddings: Embeddings::copy_of(table),
+            embeddings: Embeddings::copy_of(table.first_rows(config.vocab_len)),
             layers: layers.collect::<Result<_, Error>>()?,
             final_norm: checkpoint.vector("model.norm.weight", config.hidden)?,
-            lm_head: backend.pack(&[head], Stacking::Concat, None),
+            lm_head: backend.pack(&[head.first_rows(config.vocab_len)], Stacking::Concat, None),
         })
     }
 

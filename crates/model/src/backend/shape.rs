@@ -14,7 +14,16 @@ impl Dtype {
     }
 }
 
-impl Dense<'_> {
+impl<'a> Dense<'a> {
+    /// The first `n_out` rows.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn first_rows(&self, n_out: usize) -> Dense<'a> {
+        let bytes = &self.bytes[..n_out * self.n_in * self.dtype.size()];
+        Dense { n_out, bytes, ..*self }
+    }
+
     /// Element `i` in row-major order, widened.
     ///
     /// # Panics

@@ -1,8 +1,9 @@
 //! What a constructed executor can hold, and what is refused.
 
 use dsde_engine::{Executor, RowBatch, Shape};
-use dsde_model::backend::Reference;
+use dsde_model::backend::{Backend, Reference};
 use dsde_model::executor::{Checkpoints, Config, KvSize, MemoryUse, ModelExecutor};
+use dsde_model::llama::{Llama, kv_shape};
 use dsde_model::{Error, embedded};
 use dsde_sampling::Proposal;
 
@@ -65,6 +66,26 @@ fn different_vocabularies_are_refused() {
         Config::default(),
     );
     assert!(matches!(refused.err(), Some(Error::VocabularyLen { expected: 4096, got: 128 })));
+}
+
+#[test]
+fn padding_of_the_embeddings_is_no_part_of_the_vocabulary() {
+    let padded = || open("llama3").without_padding(100).unwrap();
+    let draft = open("qwen2").without_padding(100).unwrap();
+    let checkpoints = Checkpoints { target: &padded(), draft: Some(&draft) };
+    let executor = ModelExecutor::new(Reference, checkpoints, Config::default()).unwrap();
+    assert_eq!(executor.shape().vocab_len, 100);
+    let logits = |checkpoint| {
+        let mut model = Llama::load(&Reference, &checkpoint, 16).unwrap();
+        let mut rows = RowBatch::default();
+        rows.push(0, &[1, 99], &Proposal::new(), &blocks(0, 1));
+        let mut kv = Reference.kv_store(kv_shape(model.config(), 1));
+        model.forward(&Reference, &rows, &[1], &mut kv);
+        model.logits(&Reference, 0..1).to_vec()
+    };
+    assert_eq!(logits(padded()), logits(open("llama3"))[..100]);
+    let refused = open("llama3").without_padding(129);
+    assert!(matches!(refused, Err(Error::TooFewEmbeddings { n_tokens: 129, n_embeddings: 128 })));
 }
 
 #[test]
