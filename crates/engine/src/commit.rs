@@ -27,7 +27,7 @@ pub(crate) fn commit(
 ) -> Gain {
     let accepted = verification.verdict.accepted();
     check_funnel(seq, accepted);
-    debug_assert!(
+    assert!(
         verification.verdict.path.iter().copied().eq(0..accepted),
         "only chains are proposed, so accepted slots need no compaction"
     );

@@ -26,6 +26,9 @@ pub struct Config {
     pub rows_max: u32,
     /// Sequences that may wait; more are refused. 1024.
     pub waiting_max: u32,
+    /// Drafted tokens per step over all sequences; later ranked sequences get what earlier ones left. 512: bounds the rows
+    /// whose distributions are held until the verdict.
+    pub drafted_max: u32,
     /// Hard bound on the speculation length. 16: no published policy profits from more.
     pub sl_limit: u32,
     /// Who drafts.
@@ -40,6 +43,7 @@ impl Default for Config {
             sequences_max: 64,
             rows_max: 256,
             waiting_max: 1024,
+            drafted_max: 512,
             sl_limit: 16,
             drafter: Drafter::None,
             prefix_cache: true,
@@ -78,7 +82,8 @@ impl Config {
             ("sequences_max", self.sequences_max, 1, 4096),
             ("rows_max", self.rows_max, self.sequences_max, 1 << 16),
             ("waiting_max", self.waiting_max, 1, 1 << 20),
-            ("sl_limit", self.sl_limit, 0, NODES_MAX - 1),
+            ("drafted_max", self.drafted_max, 0, 1 << 16),
+            ("sl_limit", self.sl_limit, 0, NODES_MAX),
         ];
         for (name, got, min, max) in bounds {
             if got < min || got > max {

@@ -35,7 +35,7 @@ pub struct DraftDraw<'a> {
     pub prompt_len: u32,
     /// Tokens drafted so far in this step; the new one gets position `history.len() + proposal.len()`.
     pub proposal: &'a Proposal,
-    /// Tokens that may not be emitted yet (end-of-text under `min_tokens` or `ignore_eos`): probability zero.
+    /// Tokens that may not be emitted yet (stop tokens before `tokens_min`): probability zero.
     pub banned: &'a [u32],
     /// Which features of the distribution are wanted.
     pub signals: Signals,

@@ -29,14 +29,8 @@ pub(crate) struct Scheduler {
     pub(crate) pool: BlockPool,
     /// Copies the executor owes before its next pass.
     pub(crate) copies: Vec<BlockCopy>,
-}
-
-/// Why a waiting sequence did not start.
-enum Held {
-    /// Its leader is still reading the shared prompt.
-    ByLeader,
-    /// Not enough blocks.
-    ByBlocks,
+    /// In this step.
+    n_preempted: u32,
 }
 
 impl Scheduler {
@@ -47,20 +41,20 @@ impl Scheduler {
             running: Vec::new(),
             pool: BlockPool::new(n_blocks),
             copies: Vec::new(),
+            n_preempted: 0,
         }
     }
 
     /// Decides what every sequence does in this step: admits, preempts, hands out rows and the slots they need.
     /// Returns the number of preempted sequences.
     pub(crate) fn schedule(&mut self) -> u32 {
-        let n_before = self.running.len();
+        self.n_preempted = 0;
         self.secure_slots();
-        let n_preempted = n_before - self.running.len();
-        if n_preempted == 0 {
+        if self.n_preempted == 0 {
             self.admit();
         }
         self.hand_out_rows();
-        n_preempted as u32
+        self.n_preempted
     }
 
     /// Gives every running sequence, best rank first, exclusive slots for its pending tokens.
@@ -107,39 +101,31 @@ impl Scheduler {
         self.pool.release_all(&mut seq.table);
         seq.reset();
         seq.timeline.preemptions += 1;
+        self.n_preempted += 1;
         self.waiting.insert(seq.rank(), seq);
     }
 
+    /// Starts waiting sequences in rank order until one does not fit: nobody overtakes, or a long prompt would wait for ever.
     fn admit(&mut self) {
         let mut after = None;
-        loop {
-            let next = match after {
-                None => self.waiting.first_key_value(),
-                Some(rank) => self.waiting.range((Bound::Excluded(rank), Bound::Unbounded)).next(),
-            };
-            let Some((&rank, _)) = next else { return };
-            if self.running.len() >= self.limits.sequences_max && !self.preempt_below(rank) {
+        while let Some((rank, leader)) = self.next_waiting(after) {
+            if leader == Some(Leader::Reading) {
+                // Its shared prompt is being computed; others need not wait for that.
+                after = Some(rank);
+                continue;
+            }
+            let is_full = self.running.len() >= self.limits.sequences_max;
+            let has_started = !is_full && self.start(rank, leader);
+            if !has_started && !self.preempt_below(rank) {
                 return;
             }
-            let mut seq = self.waiting.remove(&rank).expect("the rank was just found");
-            match self.start(&mut seq) {
-                Ok(()) => {
-                    let at = self.running.partition_point(|other| other.rank() < rank);
-                    self.running.insert(at, seq);
-                }
-                Err(Held::ByLeader) => {
-                    self.waiting.insert(rank, seq);
-                    after = Some(rank);
-                }
-                Err(Held::ByBlocks) => {
-                    self.waiting.insert(rank, seq);
-                    // Nobody overtakes: a long prompt would wait for ever.
-                    if !self.preempt_below(rank) {
-                        return;
-                    }
-                }
-            }
         }
+    }
+
+    fn next_waiting(&self, after: Option<Rank>) -> Option<(Rank, Option<Leader>)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let (rank, seq) = self.waiting.range((from, Bound::Unbounded)).next()?;
+        Some((*rank, self.leader_of(seq)))
     }
 
     /// Preempts the last running sequence if its priority is strictly worse than that of `rank`.
@@ -151,22 +137,24 @@ impl Scheduler {
         is_worse
     }
 
-    /// Gives a waiting sequence blocks for all its known tokens, shared where they hold the same tokens already.
-    fn start(&mut self, seq: &mut Sequence) -> Result<(), Held> {
-        match self.leader_of(seq) {
-            Some(Leader::Ahead) => self.fork(seq),
-            Some(Leader::Reading) => return Err(Held::ByLeader),
-            None => self.adopt_cached(seq),
+    /// Moves a waiting sequence to the running ones with blocks for all its known tokens, shared where they hold the same
+    /// tokens already. `false` if there are not enough blocks; then nothing has changed.
+    fn start(&mut self, rank: Rank, leader: Option<Leader>) -> bool {
+        let mut seq = self.waiting.remove(&rank).expect("the rank was just found");
+        match leader {
+            Some(_) => self.fork(&mut seq),
+            None => self.adopt_cached(&mut seq),
         }
         let n_blocks = seq.len().div_ceil(self.limits.block_len) as usize;
-        let first_written = (seq.context_len / self.limits.block_len) as usize;
         // Beside running sequences, each of them is left a block to grow into, and a shared last block will be copied.
         let n_left = if self.running.is_empty() { 0 } else { 1 + self.running.len() };
         if (self.pool.n_free() as usize) < n_blocks - seq.table.len() + n_left {
             self.pool.release_all(&mut seq.table);
             seq.reset();
-            return Err(Held::ByBlocks);
+            self.waiting.insert(rank, seq);
+            return false;
         }
+        let first_written = (seq.context_len / self.limits.block_len) as usize;
         for idx in first_written..seq.table.len() {
             let copy = self.pool.make_writable(&mut seq.table, idx).expect("a block for the copy is free");
             self.copies.extend(copy);
@@ -177,7 +165,9 @@ impl Scheduler {
         if seq.timeline.admitted.is_none() {
             seq.timeline.cached_tokens = seq.context_len;
         }
-        Ok(())
+        let at = self.running.partition_point(|other| other.rank() < rank);
+        self.running.insert(at, seq);
+        true
     }
 
     fn leader_of(&self, seq: &Sequence) -> Option<Leader> {
@@ -292,6 +282,8 @@ impl Scheduler {
     }
 }
 
+/// How far the first choice of a request is, whose prompt the others share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leader {
     /// Still reading the prompt, or not running yet.
     Reading,

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use dsde_policy::{DraftPosition, PositionSignals, SeqId};
 use dsde_sampling::distribution::{Adjustment, Scratch, adjust, argmax, softmax};
+use dsde_sampling::divergence;
 use dsde_sampling::{
     CounterDraws, Divergence, Draws, Evidence, Params, Purpose, Rows, Rule, Verdict, Weights, verify,
 };
@@ -188,6 +189,10 @@ impl ScriptedExecutor {
         adjust(&mut row, &adjustment, &mut self.scratch);
         let kept = self.drafted.entry(draw.seq).or_default();
         kept.logits.extend_from_slice(&row);
+        let shape = draw
+            .signals
+            .draft_shape
+            .then(|| divergence::Shape::of_logits(&row, signal_temperature(draw.params)));
         let token = if draw.params.is_greedy() {
             argmax(&row)
         } else {
@@ -196,8 +201,8 @@ impl ScriptedExecutor {
             let index = draw.proposal.len();
             draws(draw.params, draw.history).token(Purpose::Draft, index, Weights::Row(&row))
         };
-        let position = DraftPosition { index: draw.proposal.len(), entropy: 0.0, top_prob: 1.0 };
-        Drafted { token, position }
+        let divergence::Shape { entropy, top_prob } = shape.unwrap_or(CERTAIN);
+        Drafted { token, position: DraftPosition { index: draw.proposal.len(), entropy, top_prob } }
     }
 
     fn judge(&mut self, rows: &RowBatch, draw: &TargetDraw<'_>) -> Verification {
@@ -288,6 +293,14 @@ fn draws(params: &Params, history: &[u32]) -> CounterDraws {
     CounterDraws { seed: params.seed, position: history.len() as u32 }
 }
 
+/// Shape of a distribution that nobody asked for.
+const CERTAIN: divergence::Shape = divergence::Shape { entropy: 0.0, top_prob: 1.0 };
+
+/// Temperature at which distributions are compared; greedy requests are compared at 1.
+fn signal_temperature(params: &Params) -> f32 {
+    if params.is_greedy() { 1.0 } else { params.temperature }
+}
+
 /// Tokens of the nodes from the root to the node whose row is `1 + node`; row 0 has none.
 fn path_to(draw: &TargetDraw<'_>, row: usize) -> Vec<u32> {
     let mut path = Vec::new();
@@ -301,7 +314,7 @@ fn path_to(draw: &TargetDraw<'_>, row: usize) -> Vec<u32> {
 }
 
 fn signals(draw: &TargetDraw<'_>, target: &[f32], draft: &[f32], vocab_len: usize) -> Vec<PositionSignals> {
-    let temperature = if draw.params.is_greedy() { 1.0 } else { draw.params.temperature };
+    let temperature = signal_temperature(draw.params);
     let rows = target.chunks_exact(vocab_len).zip(draft.chunks_exact(vocab_len));
     rows.take(draw.proposal.len() as usize)
         .map(|(p, q)| {

@@ -85,12 +85,12 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         plan.clear();
         plan.resize(views.len(), Planned::none());
         self.policy.plan(&plan_view(now, self.n_steps, views, &self.scheduler), plan);
-        for ((&i, planned), view) in view_owners.iter().zip(plan.iter_mut()).zip(views.iter()) {
-            planned.len = planned.len.min(view.limit);
-            if planned.len > 0 {
-                planned.len = self.scheduler.reserve_speculation(i, planned.len);
-            }
-            self.scheduler.running[i].turn.planned = planned.len;
+        let mut budget = self.config.drafted_max;
+        for ((&i, planned), view) in view_owners.iter().zip(plan.iter()).zip(views.iter()) {
+            let wanted = planned.len.min(view.limit).min(budget);
+            let len = if wanted > 0 { self.scheduler.reserve_speculation(i, wanted) } else { 0 };
+            budget -= len;
+            self.scheduler.running[i].turn.planned = len;
         }
     }
 

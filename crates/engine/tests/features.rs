@@ -275,3 +275,51 @@ fn contradictory_configurations_are_refused() {
     let ngram = ConfigError::OutOfRange { name: "ngram_min", got: 4, min: 1, max: 3 };
     check(Config { drafter: Drafter::PromptLookup(lookup), ..Config::default() }, ngram);
 }
+
+#[test]
+fn choices_that_wait_for_their_prompt_preempt_nobody() {
+    // Four of low priority fill all places; eight choices of high priority share a prompt that takes many steps to read.
+    let config = Config { sequences_max: 4, rows_max: 4, prefix_cache: false, ..model_config() };
+    let mut engine = engine(config, "off", 400);
+    let low: Vec<_> = (0..4)
+        .map(|i| engine.submit(Request { priority: 1, ..greedy(prompt(i, 12), 30) }).unwrap())
+        .collect();
+    for _ in 0..14 {
+        engine.step().unwrap();
+    }
+    engine.submit(Request { n_choices: 8, ..greedy(prompt(9, 60), 5) }).unwrap();
+    let mut outputs = Outputs::new();
+    let mut preempted = 0;
+    while !engine.is_idle() {
+        preempted += engine.step().unwrap().preempted;
+        collect(engine.drain_events(), &mut outputs);
+    }
+    let preemptions: Vec<u32> =
+        low.iter().map(|id| outputs[&(*id, 0)].finished.as_ref().unwrap().timeline.preemptions).collect();
+    assert!(preemptions.iter().all(|&n| n <= 1), "{preemptions:?}");
+    assert_eq!(preempted, preemptions.iter().sum::<u32>(), "steps report every preemption");
+}
+
+#[test]
+fn followers_start_alone_when_their_leader_is_gone() {
+    // One place: the first choice runs to its end before the second starts, from the prefix cache instead of a fork.
+    let mut engine = engine(Config { sequences_max: 1, ..model_config() }, "fixed:k=3", 100);
+    let id = engine.submit(Request { n_choices: 3, ..greedy(prompt(4, 22), 12) }).unwrap();
+    let outputs = run(&mut engine);
+    for choice in 0..3 {
+        assert_eq!(outputs[&(id, choice)].tokens, Script::default().greedy_continuation(&prompt(4, 22), 12));
+    }
+}
+
+#[test]
+fn the_batch_drafts_no_more_than_its_bound() {
+    let mut engine = engine(Config { drafted_max: 7, ..model_config() }, "fixed:k=4", 400);
+    for i in 0..6 {
+        engine.submit(greedy(prompt(i, 5), 40)).unwrap();
+    }
+    let mut most = 0;
+    while !engine.is_idle() {
+        most = most.max(engine.step().unwrap().drafted);
+    }
+    assert_eq!(most, 7);
+}

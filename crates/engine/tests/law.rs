@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use common::*;
 use dsde_engine::{Config, Drafter, PromptLookup, Request, Script, ScriptedExecutor};
-use dsde_policy::registry;
+use dsde_policy::{Policy, registry};
 use dsde_sampling::distribution::{Scratch, softmax};
 use dsde_sampling::{Params, Rule};
 
@@ -71,20 +71,37 @@ fn excess(counts: &BTreeMap<Vec<u32>, f64>, law: &BTreeMap<Vec<u32>, f64>) -> f6
     statistic / (freedom * (1.0 - spread + Z * spread.sqrt()).powi(3))
 }
 
-/// Joint counts of the emitted tokens, and whether anything was accepted.
-fn sample(prompt: &[u32], config: Config, policy: &str, rule: Rule) -> (BTreeMap<Vec<u32>, f64>, bool) {
+/// What a run of all requests came to.
+struct Sample {
+    /// How often each continuation was emitted.
+    counts: BTreeMap<Vec<u32>, f64>,
+    planned: u32,
+    drafted: u32,
+    verified: u32,
+    accepted: u32,
+}
+
+fn sample(prompt: &[u32], config: Config, policy: Box<dyn Policy>, rule: Rule) -> Sample {
     let executor = ScriptedExecutor::new(SCRIPT, shape(200), rule);
-    let mut engine = engine_of(Config { waiting_max: 1 << 20, ..config }, policy, executor);
+    let mut engine = engine_of(Config { waiting_max: 1 << 20, ..config }, "off", executor);
+    engine.set_policy(policy);
     for seed in 0..N_REQUESTS {
         engine.submit(Request::new(prompt.to_vec(), params(seed), TOKENS as u32)).unwrap();
     }
-    let mut counts = BTreeMap::new();
-    let mut accepted = 0;
-    for output in run(&mut engine).into_values() {
-        accepted += output.finished.as_ref().unwrap().timeline.accepted;
-        *counts.entry(output.tokens).or_insert(0.0) += 1.0;
+    let mut sample = Sample { counts: BTreeMap::new(), planned: 0, drafted: 0, verified: 0, accepted: 0 };
+    let mut outputs = Outputs::new();
+    while !engine.is_idle() {
+        let report = engine.step().unwrap();
+        sample.planned += report.planned;
+        sample.drafted += report.drafted;
+        sample.verified += report.verified;
+        sample.accepted += report.accepted;
+        collect(engine.drain_events(), &mut outputs);
     }
-    (counts, accepted > 0)
+    for output in outputs.into_values() {
+        *sample.counts.entry(output.tokens).or_insert(0.0) += 1.0;
+    }
+    sample
 }
 
 #[test]
@@ -96,11 +113,26 @@ fn every_policy_and_rule_keeps_the_law() {
     policies.extend(["fixed:k=1", "fixed:k=2", "dsde:cap=mean", "dsde:variant=released"].map(str::to_owned));
     for rule in [Rule::TokenWise, Rule::Block] {
         for policy in &policies {
-            let (counts, is_accepting) = sample(&prompt, model_config(), policy, rule);
-            assert_eq!(is_accepting, policy != "off", "{policy} is not vacuous");
-            let excess = excess(&counts, &law);
+            let sample = sample(&prompt, model_config(), common::policy(policy), rule);
+            assert_eq!(sample.accepted > 0, policy != "off", "{policy} is not vacuous");
+            let excess = excess(&sample.counts, &law);
             assert!(excess < 1.0, "{policy}, {rule:?}: chi-square is {excess} of its bound");
         }
+    }
+}
+
+#[test]
+fn stopping_and_trimming_keep_the_law() {
+    let prompt = [1, 2, 0, 1];
+    for rule in [Rule::TokenWise, Rule::Block] {
+        let sample = sample(&prompt, model_config(), Box::new(Fickle), rule);
+        let Sample { planned, drafted, verified, accepted, .. } = sample;
+        assert!(
+            planned > drafted && drafted > verified && verified > accepted && accepted > 0,
+            "both rules act"
+        );
+        let excess = excess(&sample.counts, &law(&prompt));
+        assert!(excess < 1.0, "{rule:?}: chi-square is {excess} of its bound");
     }
 }
 
@@ -109,16 +141,16 @@ fn prompt_lookup_keeps_the_law() {
     let prompt = [1, 2, 0, 1, 2];
     let lookup = PromptLookup { ngram_min: 1, ..PromptLookup::default() };
     let config = Config { drafter: Drafter::PromptLookup(lookup), ..Config::default() };
-    let (counts, is_accepting) = sample(&prompt, config, "fixed:k=2", Rule::Block);
-    assert!(is_accepting);
-    let excess = excess(&counts, &law(&prompt));
+    let sample = sample(&prompt, config, policy("fixed:k=2"), Rule::Block);
+    assert!(sample.accepted > 0);
+    let excess = excess(&sample.counts, &law(&prompt));
     assert!(excess < 1.0, "chi-square is {excess} of its bound");
 }
 
 #[test]
 fn the_test_notices_a_wrong_law() {
     let prompt = [1, 2, 0, 1];
-    let (counts, _) = sample(&prompt, model_config(), "off", Rule::Block);
+    let counts = sample(&prompt, model_config(), policy("off"), Rule::Block).counts;
     let mut wrong = law(&prompt);
     // One percent of probability moved from the most to the least probable continuation.
     let by_probability = |(_, a): &(&Vec<u32>, &f64), (_, b): &(&Vec<u32>, &f64)| a.total_cmp(b);

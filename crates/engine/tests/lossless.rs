@@ -50,6 +50,21 @@ fn greedy_output_is_independent_of_policy_and_concurrency() {
 }
 
 #[test]
+fn greedy_output_survives_stopping_and_trimming() {
+    for n_blocks in [22, 400] {
+        let mut engine = engine(model_config(), "off", n_blocks);
+        engine.set_policy(Box::new(Fickle));
+        let prompts: Vec<Vec<u32>> = (0..12).map(|i| prompt(i, 1 + 4 * i)).collect();
+        let ids: Vec<_> = prompts.iter().map(|p| engine.submit(greedy(p.clone(), TOKENS)).unwrap()).collect();
+        let outputs = run(&mut engine);
+        for (id, prompt) in ids.iter().zip(&prompts) {
+            let expected = Script::default().greedy_continuation(prompt, TOKENS as usize);
+            assert_eq!(outputs[&(*id, 0)].tokens, expected, "{n_blocks} blocks");
+        }
+    }
+}
+
+#[test]
 fn greedy_output_survives_preemption() {
     for policy in policies() {
         // 22 blocks of 4: the longest request needs 85 slots, all twelve together ten times that.
@@ -97,7 +112,6 @@ fn a_changed_policy_resumes_from_a_lagging_draft() {
         }
         collect(engine.drain_events(), &mut outputs);
     }
-    outputs.append(&mut Outputs::new());
     while !engine.is_idle() {
         engine.step().unwrap();
         collect(engine.drain_events(), &mut outputs);

@@ -10,7 +10,7 @@ use dsde_engine::{
     Clock, Config, Drafter, Engine, Event, Executor, FinishReason, Finished, Origin, Request, RequestId,
     Script, ScriptedExecutor, Shape, Vocabulary,
 };
-use dsde_policy::{Policy, registry};
+use dsde_policy::{DraftPosition, PlanView, Planned, Policy, SeqId, Signals, StepFeedback, registry};
 use dsde_sampling::{Params, Rule};
 
 /// One millisecond per reading.
@@ -125,4 +125,37 @@ pub fn run<E: Executor>(engine: &mut Engine<E, CountingClock>) -> Outputs {
     let (free, total) = engine.blocks_free_and_total();
     assert_eq!(free, total, "an idle engine owns no block");
     outputs
+}
+
+/// Plans four tokens for everyone, stops after a token whose distribution was flat, and verifies only up to the first
+/// position of middling entropy: both rules read functions of the prefix alone.
+pub struct Fickle;
+
+impl Policy for Fickle {
+    fn name(&self) -> String {
+        "fickle".to_owned()
+    }
+
+    fn signals(&self) -> Signals {
+        Signals { divergence: false, draft_shape: true }
+    }
+
+    fn plan(&mut self, _view: &PlanView<'_>, plan: &mut [Planned]) {
+        plan.fill(Planned { len: 4, is_settled: true, reason: "fickle" });
+    }
+
+    fn keep_drafting(&mut self, _seq: SeqId, position: &DraftPosition) -> bool {
+        position.top_prob > 0.35
+    }
+
+    fn trim(&mut self, _view: &PlanView<'_>, drafted: &[&[DraftPosition]], verify_lens: &mut [u32]) {
+        for (positions, len) in drafted.iter().zip(verify_lens) {
+            let is_middling = |position: &DraftPosition| (0.9..1.1).contains(&position.entropy);
+            *len = positions.iter().position(is_middling).unwrap_or(positions.len()) as u32;
+        }
+    }
+
+    fn observe(&mut self, _feedback: &StepFeedback<'_>) {}
+
+    fn forget(&mut self, _seq: SeqId) {}
 }
