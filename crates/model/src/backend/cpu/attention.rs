@@ -26,7 +26,7 @@ use super::tile::{COLUMNS, ROWS_MAX, Stretch, Sums, Tile, TileFns, row_blocks, t
 use super::weights::Format;
 
 /// Products of query and key elements below which a second thread costs more than it saves.
-const PARALLEL_WORK_MIN: usize = 1 << 19;
+const PARALLEL_WORK_MIN: usize = 1 << 17;
 
 /// A part of the work that one thread does alone.
 #[derive(Clone, Debug)]
@@ -231,6 +231,7 @@ impl Pass<'_> {
         let n_lines = task.lines.len();
         let n_slots = scratch.pages.len() * BLOCK_LEN;
         scratch.scores.resize(n_lines * n_slots, 0.0);
+        let mut sums = Sums::ZERO;
         for (pair_idx, pair) in scratch.pages.chunks(2).enumerate() {
             for page in scratch.pages.iter().skip(2 * pair_idx + 4).take(2) {
                 self.prefetch(*page);
@@ -244,7 +245,6 @@ impl Pass<'_> {
                 prefetch: halves[0],
                 prefetch_bytes: 0,
             };
-            let mut sums = Sums::ZERO;
             // SAFETY: a page's keys are `head_dim / 2` steps of 16 slots, the queries were packed for as many, and `fns` was
             // chosen for the instruction set that `Cpu` checked.
             unsafe { self.fns[n_lines - 1](&tile, &mut sums) };
@@ -290,6 +290,7 @@ impl Pass<'_> {
         let shape = self.shape();
         let step_bytes = 2 * self.format.half_step_bytes();
         let n_steps = BLOCK_LEN / 2;
+        let mut sums = Sums::ZERO;
         for first_dim in (0..shape.head_dim).step_by(COLUMNS) {
             let offset = Page::of(shape).value(0, first_dim);
             scratch.stretches.clear();
@@ -305,7 +306,6 @@ impl Pass<'_> {
                 prefetch: scratch.weights.as_ptr().cast(),
                 prefetch_bytes: 0,
             };
-            let mut sums = Sums::ZERO;
             // SAFETY: a page's values are 8 steps of 32 dimensions from `offset` on, the weights were packed for as many steps
             // of every page, and `fns` was chosen for the instruction set that `Cpu` checked.
             unsafe { self.fns[task.lines.len() - 1](&tile, &mut sums) };

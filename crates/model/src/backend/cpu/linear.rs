@@ -13,8 +13,8 @@ use super::share::SharedMut;
 use super::tile::{COLUMNS, LANES, Sums, Tile, row_blocks};
 
 /// Multiplications, counting weights four times for their way from memory, below which a second thread costs more than it
-/// saves: estimated as 10 us of one thread.
-const PARALLEL_WORK_MIN: usize = 1 << 20;
+/// saves: about 5 us of one thread.
+const PARALLEL_WORK_MIN: usize = 1 << 19;
 /// Activations below which packing them is not worth a region of its own.
 const PARALLEL_PACK_MIN: usize = 1 << 15;
 /// How far ahead of a lone tile its own panel is prefetched: on Zen 4, 8 rows through 2048 x 5632 took 606 to 640 us with it
@@ -124,16 +124,17 @@ impl Product<'_> {
     /// One thread's part: panel after panel, knowing the next one early enough to prefetch it.
     fn take_panels(&self, claims: &Claims) {
         let mut current = claims.after(None);
+        let mut sums = Sums::ZERO;
         while let Some(panel) = current {
             let following = claims.after(current);
-            self.multiply_panel(panel, following.unwrap_or(panel));
+            self.multiply_panel(panel, following.unwrap_or(panel), &mut sums);
             current = following;
         }
     }
 
     /// All rows times one panel. Of several row blocks each prefetches its share of the following panel; a lone one prefetches
     /// a little ahead of itself.
-    fn multiply_panel(&self, panel: usize, following: usize) {
+    fn multiply_panel(&self, panel: usize, following: usize, sums: &mut Sums) {
         let matrix = self.matrix;
         let stretches = [matrix.panel(panel)];
         let n_blocks = self.n_rows.div_ceil(super::tile::ROWS_MAX);
@@ -152,11 +153,10 @@ impl Product<'_> {
                 prefetch,
                 prefetch_bytes,
             };
-            let mut sums = Sums::ZERO;
             // SAFETY: the panel holds `n_steps` steps, the activations of `rows` were packed for as many, and `fns` was chosen
             // for the instruction set that `Cpu` checked.
-            unsafe { matrix.fns[rows.len() - 1](&tile, &mut sums) };
-            self.write(&sums, panel, rows);
+            unsafe { matrix.fns[rows.len() - 1](&tile, sums) };
+            self.write(sums, panel, rows);
         }
     }
 
@@ -183,6 +183,8 @@ dispatch! {
         }
         if is_added {
             out.iter_mut().zip(product).for_each(|(out, product)| *out += product);
+        } else if let Ok(out) = <&mut [f32; COLUMNS]>::try_from(&mut *out) {
+            *out = product;
         } else {
             out.copy_from_slice(&product[..out.len()]);
         }
@@ -200,6 +202,9 @@ dispatch! {
         for ((gated, gate), up) in gated.iter_mut().zip(gate).zip(up) {
             *gated = silu(*gate) * up;
         }
-        out.copy_from_slice(&gated[..out.len()]);
+        match <&mut [f32; LANES]>::try_from(&mut *out) {
+            Ok(out) => *out = gated,
+            Err(_) => out.copy_from_slice(&gated[..out.len()]),
+        }
     }
 }

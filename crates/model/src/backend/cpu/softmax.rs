@@ -37,5 +37,5 @@ fn max_of(x: &[f32]) -> f32 {
     for (part, &x) in parts.iter_mut().zip(rest) {
         *part = if x > *part { x } else { *part };
     }
-    parts.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    parts.into_iter().fold(f32::NEG_INFINITY, |max, x| if x > max { x } else { max })
 }

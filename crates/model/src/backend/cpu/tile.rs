@@ -17,7 +17,7 @@ pub(super) const COLUMNS: usize = 32;
 /// Columns of one vector.
 pub(super) const LANES: usize = COLUMNS / 2;
 
-/// Accumulators of a tile, `[rows][32]`; those of unused rows are left alone.
+/// What a tile computes, `[rows][32]`; rows that it does not have are left alone.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
 pub(super) struct Sums(pub(super) [[f32; COLUMNS]; ROWS_MAX]);
@@ -50,7 +50,7 @@ pub(super) struct Tile<'a> {
     pub(super) prefetch_bytes: usize,
 }
 
-/// Adds the product of a tile's operands to the accumulators.
+/// Computes the product of a tile's operands.
 ///
 /// # Safety
 /// `x` and `stretches` must be readable as far as rows, steps and format say, and the processor must support the set the

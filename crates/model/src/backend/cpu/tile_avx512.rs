@@ -5,6 +5,11 @@ use std::arch::x86_64::*;
 use super::tile::{LANES, Sums, Tile, TileFns, by_rows};
 use super::weights::Format;
 
+/// Rows up to which a tile does little but wait for memory, and weights are prefetched into the first-level cache. More rows
+/// prefetch into the second: the first has few places for outstanding misses, and activations and weights at hand need them.
+/// On Zen 4, T1 against T0 through 2048 x 5632: 2 rows 1.05 to 1.24 times as long, 8 rows 0.91, 13 rows 0.75.
+const STREAMING_ROWS_MAX: usize = 4;
+
 /// How one step of a format is multiplied.
 trait Step {
     /// 32-bit words of activations per row.
@@ -107,24 +112,33 @@ unsafe fn multiply_add<const ROWS: usize>(
     }
 }
 
+/// Brings a line nearer, from memory to the cache whose misses are not in the way of this tile.
+#[inline(always)]
+fn prefetch_line<const ROWS: usize>(line: *const u8) {
+    // SAFETY: a prefetch may name any address.
+    unsafe {
+        if ROWS <= STREAMING_ROWS_MAX {
+            _mm_prefetch::<_MM_HINT_T0>(line.cast());
+        } else {
+            _mm_prefetch::<_MM_HINT_T1>(line.cast());
+        }
+    }
+}
+
 /// # Safety
 /// As [`super::tile::TileFn`], with the features that `S` needs.
 #[inline(always)]
 unsafe fn tile<S: Step, const ROWS: usize>(tile: &Tile<'_>, sums: &mut Sums) {
-    // SAFETY: `sums` has at least `ROWS` rows of two vectors; reads of operands are covered by the caller's promise, and a
-    // prefetch may name any address.
+    // SAFETY: `sums` has at least `ROWS` rows of two vectors; reads of operands are covered by the caller's promise.
     unsafe {
-        let mut acc: [[__m512; 2]; ROWS] = std::array::from_fn(|row| {
-            let row = sums.0[row].as_ptr();
-            [_mm512_loadu_ps(row), _mm512_loadu_ps(row.add(LANES))]
-        });
+        let mut acc = [[_mm512_setzero_ps(); 2]; ROWS];
         let mut x = tile.x;
         let mut prefetch = tile.prefetch;
         for stretch in tile.stretches {
             let mut halves = stretch.halves;
             for _ in 0..tile.n_steps {
-                _mm_prefetch::<_MM_HINT_T0>(prefetch.cast());
-                _mm_prefetch::<_MM_HINT_T0>(prefetch.wrapping_add(64).cast());
+                prefetch_line::<ROWS>(prefetch);
+                prefetch_line::<ROWS>(prefetch.wrapping_add(64));
                 prefetch = prefetch.wrapping_add(tile.prefetch_bytes);
                 S::add::<ROWS>(&mut acc, halves, x);
                 halves = halves.map(|half| half.wrapping_add(tile.step_bytes));

@@ -89,9 +89,6 @@ unsafe fn strip<W: Widen, const FUSED: bool, const R: usize>(
 ) {
     let columns = half * LANES..(half + 1) * LANES;
     let mut acc = [[0.0; LANES]; R];
-    for (acc, sums) in acc.iter_mut().zip(&sums.0[first..]) {
-        acc.copy_from_slice(&sums[columns.clone()]);
-    }
     let mut x = tile.x.cast::<f32>();
     for stretch in tile.stretches {
         let mut step = stretch.halves[half];
