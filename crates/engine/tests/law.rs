@@ -1,6 +1,6 @@
 //! Sampled output follows the target's law through the whole engine, for every policy, rule and drafter.
 //!
-//! 20,000 requests that differ only in their seed emit three tokens each; the joint counts of the three are compared with
+//! 20,000 requests that differ only in their seed emit four tokens each; the joint counts of the four are compared with
 //! the law computed from the script by Pearson's chi-square. Seeds are fixed, so the test is deterministic; over random
 //! seeds it would fail a correct engine with probability 1e-6 per case (threshold by Wilson and Hilferty).
 
@@ -17,7 +17,8 @@ use dsde_sampling::distribution::{Scratch, softmax};
 use dsde_sampling::{Params, Rule};
 
 const N_REQUESTS: u64 = 20_000;
-const TOKENS: usize = 3;
+/// The first comes with the prompt and the last without a draft of its own: proposals of two tokens fit in between.
+const TOKENS: usize = 4;
 /// Upper quantile of the standard normal distribution at 1e-6.
 const Z: f64 = 4.753;
 
@@ -111,10 +112,18 @@ fn every_policy_and_rule_keeps_the_law() {
     let mut policies: Vec<String> = registry::ENTRIES.iter().map(|entry| entry.name.to_owned()).collect();
     policies.retain(|name| name != "fixed");
     policies.extend(["fixed:k=1", "fixed:k=2", "dsde:cap=mean", "dsde:variant=released"].map(str::to_owned));
+    // Thresholds in the middle of what this draft offers: many proposals are stopped and many are not.
+    let stopping = ["adaedl:lambda=0.6", "confidence:p_min=0.6"];
+    policies.extend(stopping.map(str::to_owned));
+    // Policies that plan for the whole batch speculate less or not at all in larger ones.
+    let config = Config { sequences_max: 24, ..model_config() };
     for rule in [Rule::TokenWise, Rule::Block] {
         for policy in &policies {
-            let sample = sample(&prompt, model_config(), common::policy(policy), rule);
+            let sample = sample(&prompt, config, common::policy(policy), rule);
             assert_eq!(sample.accepted > 0, policy != "off", "{policy} is not vacuous");
+            if stopping.contains(&policy.as_str()) {
+                assert!(sample.drafted < sample.planned, "{policy} stops");
+            }
             let excess = excess(&sample.counts, &law);
             assert!(excess < 1.0, "{policy}, {rule:?}: chi-square is {excess} of its bound");
         }

@@ -13,7 +13,11 @@ const TOKENS: u32 = 40;
 fn policies() -> Vec<String> {
     let fixed = (1..=8).map(|k| format!("fixed:k={k}"));
     let others = ["off", "dsde", "dsde:cap=mean", "dsde:variant=released", "dsde:variant=released,cap=mean"];
-    fixed.chain(others.map(str::to_owned)).collect()
+    let stopping = ["adaedl", "adaedl:lambda=0.6", "confidence", "confidence:p_min=0.2"];
+    let batch_wide =
+        ["batch_schedule:table=1-2:6;3-4:1;5-:2", "tiered:warmup=0,interval=2", "bandit", "turbospec"];
+    let rest = others.into_iter().chain(stopping).chain(batch_wide).map(str::to_owned);
+    fixed.chain(rest).collect()
 }
 
 /// Runs 12 prompts of 1 to 45 tokens and compares each with the script's own continuation.
@@ -80,6 +84,17 @@ fn greedy_output_is_independent_of_chunking_and_prefix_cache() {
             let config = Config { rows_max, sequences_max: 4, prefix_cache, ..model_config() };
             check(config, "dsde", 60);
         }
+    }
+}
+
+#[test]
+fn unsure_drafts_end_proposals_early() {
+    let drafted = |policy| check(model_config(), policy, 400).0;
+    let ceiling = drafted("confidence:n_max=8,p_min=0");
+    let first_only = drafted("confidence:n_max=8,p_min=1");
+    for policy in ["confidence:n_max=8,p_min=0.2", "adaedl:k_max=8,lambda=0.3"] {
+        let got = drafted(policy);
+        assert!((first_only + 1..ceiling).contains(&got), "{policy}: {first_only} < {got} < {ceiling}");
     }
 }
 

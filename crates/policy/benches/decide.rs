@@ -1,10 +1,12 @@
-//! What a policy costs per step: plan and observe for a batch of settled sequences, five verified positions each.
+//! What a policy costs per step: plan, stop rule and observe for a batch of settled sequences, five verified positions each.
 
 use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use dsde_policy::{Config, Outcome, PlanView, Planned, PositionSignals, SeqId, SequenceView, StepFeedback};
+use dsde_policy::{
+    Config, DraftPosition, Outcome, PlanView, Planned, PositionSignals, SeqId, SequenceView, StepFeedback,
+};
 
 const N_SEQUENCES: u64 = 64;
 
@@ -51,13 +53,30 @@ fn decide(criterion: &mut Criterion) {
 
     let mut group = criterion.benchmark_group("decide");
     group.throughput(Throughput::Elements(N_SEQUENCES));
-    for text in ["fixed:k=5", "dsde", "dsde:variant=released,cap=mean"] {
+    let texts = [
+        "fixed:k=5",
+        "dsde",
+        "dsde:variant=released,cap=mean",
+        "adaedl",
+        "confidence",
+        "batch_schedule",
+        "tiered",
+        "bandit",
+        "turbospec:interval=1",
+    ];
+    for text in texts {
         let config: Config = text.parse().expect("the configurations above are valid");
         let mut policy = config.build();
         let mut plan = vec![Planned::none(); sequences.len()];
         group.bench_function(text, |bencher| {
             bencher.iter(|| {
                 policy.plan(black_box(&view), &mut plan);
+                for index in 0..4 {
+                    let position = DraftPosition { index, entropy: 0.1, top_prob: 0.9 };
+                    for sequence in &sequences {
+                        black_box(policy.keep_drafting(sequence.seq, black_box(&position)));
+                    }
+                }
                 policy.observe(black_box(&feedback));
             });
         });

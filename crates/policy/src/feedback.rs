@@ -37,6 +37,13 @@ pub struct Outcome<'a> {
     pub signals: &'a [PositionSignals],
 }
 
+impl Outcome<'_> {
+    /// Tokens that the verdict emits, before stop conditions: the accepted ones and one recovered or bonus token.
+    pub fn emitted(&self) -> u32 {
+        self.accepted + 1
+    }
+}
+
 /// A whole step: who achieved what, and what it cost.
 #[derive(Clone, Copy, Debug)]
 pub struct StepFeedback<'a> {

@@ -11,7 +11,12 @@
 //! One file per published system, each opening with its citation, a table equation -> function, and its deviations. Users
 //! choose by name: `"dsde:cap=mean".parse::<Config>()?.build()`; [`registry`] says how, and how a policy is added.
 
+pub mod adaedl;
+pub mod bandit;
+pub mod batch_schedule;
 pub mod cap;
+pub mod confidence;
+pub mod cost;
 pub mod dsde;
 pub mod error;
 pub mod feedback;
@@ -19,16 +24,25 @@ pub mod fixed;
 pub mod off;
 pub mod parameter;
 pub mod registry;
+pub mod table;
+pub mod tiered;
+pub mod turbospec;
 pub mod view;
 pub mod window;
 
+pub use adaedl::AdaEdl;
+pub use bandit::Bandit;
+pub use batch_schedule::BatchSchedule;
 pub use cap::Cap;
+pub use confidence::Confidence;
 pub use dsde::Dsde;
 pub use error::Error;
 pub use feedback::{Outcome, PositionSignals, StepFeedback};
 pub use fixed::Fixed;
 pub use off::Off;
 pub use registry::Config;
+pub use tiered::Tiered;
+pub use turbospec::TurboSpec;
 pub use view::{DraftPosition, PlanView, Planned, Reason, SeqId, SequenceView, Signals};
 
 /// Chooses speculation lengths; see the crate head for the rule every implementation obeys.

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::Error;
 use crate::registry::Entry;
+use crate::table::LenTable;
 
 /// One parameter of a policy.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,10 +47,15 @@ pub enum ValueSet {
     },
     /// One of these words.
     Word(&'static [&'static str]),
+    /// A table from batch size to length, none of them above `len_max`.
+    Table {
+        /// Longest length, tokens.
+        len_max: u32,
+    },
 }
 
 /// A value that its parameter accepts.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// A whole number.
     Count(u32),
@@ -57,6 +63,8 @@ pub enum Value {
     Number(f64),
     /// A word of the set.
     Word(&'static str),
+    /// A table from batch size to length.
+    Table(LenTable),
 }
 
 impl fmt::Display for Value {
@@ -65,6 +73,7 @@ impl fmt::Display for Value {
             Self::Count(count) => count.fmt(f),
             Self::Number(number) => number.fmt(f),
             Self::Word(word) => word.fmt(f),
+            Self::Table(table) => table.fmt(f),
         }
     }
 }
@@ -87,6 +96,7 @@ impl fmt::Display for ValueSet {
             Self::CountOr { min, max, word } => write!(f, "{min}..={max} or {word}"),
             Self::Number { min, max } => write!(f, "{min}..={max}"),
             Self::Word(words) => f.write_str(&words.join(" or ")),
+            Self::Table { len_max } => write!(f, "FIRST-LAST:LEN;... from batch size 1, LEN 0..={len_max}"),
         }
     }
 }
@@ -107,6 +117,7 @@ impl ValueSet {
                 (min..=max).contains(&number).then_some(Value::Number(number))
             }
             Self::Word(words) => words.iter().find(|&&word| word == text).map(|&word| Value::Word(word)),
+            Self::Table { len_max } => LenTable::parse(text, len_max).map(Value::Table),
         }
     }
 }
@@ -153,7 +164,7 @@ impl Settings {
 
     fn given(&self, key: &str) -> Option<Value> {
         let (_, value) = self.given.iter().find(|(given, _)| *given == key)?;
-        Some(*value)
+        Some(value.clone())
     }
 
     /// Name of the policy as typed, with every parameter of its own that differs from its default.
@@ -162,7 +173,7 @@ impl Settings {
         let mut separator = ':';
         for parameter in self.entry.parameters {
             let value = self.value(parameter.key);
-            if self.default_of(parameter) != Some(value) {
+            if self.default_of(parameter).as_ref() != Some(&value) {
                 name.push_str(&format!("{separator}{}={value}", parameter.key));
                 separator = ',';
             }
@@ -219,5 +230,28 @@ impl Settings {
             Value::Word(word) => word,
             other => panic!("parameter {key} is {other:?}, expected a word"),
         }
+    }
+
+    /// A table from batch size to length.
+    ///
+    /// # Panics
+    /// If the policy's table does not list `key` as such a table; that is a bug of the policy.
+    pub fn table(&self, key: &str) -> LenTable {
+        match self.value(key) {
+            Value::Table(table) => table,
+            other => panic!("parameter {key} is {other:?}, expected a table"),
+        }
+    }
+
+    /// Requires that the first of two values, each with its key, is not above the second.
+    ///
+    /// # Errors
+    /// [`Error::Order`].
+    pub fn check_order(&self, low: (&'static str, u32), high: (&'static str, u32)) -> Result<(), Error> {
+        if low.1 <= high.1 {
+            return Ok(());
+        }
+        let policy = self.entry.name;
+        Err(Error::Order { policy, low_key: low.0, low: low.1, high_key: high.0, high: high.1 })
     }
 }

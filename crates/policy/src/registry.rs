@@ -8,13 +8,24 @@ use std::str::FromStr;
 
 use crate::cap::{self, Cap};
 pub use crate::parameter::{Parameter, Preset, Settings, Value, ValueSet};
-use crate::{Error, Policy, dsde, fixed, off};
+pub use crate::table::LenTable;
+use crate::{Error, Policy, adaedl, bandit, batch_schedule, confidence, dsde, fixed, off, tiered, turbospec};
 
 /// Longest length a policy can be asked for, tokens: a proposal holds at most 64 nodes, one bit each of a machine word.
 pub const LEN_MAX: u32 = 64;
 
 /// Every policy, in the order in which help lists them.
-pub static ENTRIES: &[&Entry] = &[&off::ENTRY, &fixed::ENTRY, &dsde::ENTRY];
+pub static ENTRIES: &[&Entry] = &[
+    &off::ENTRY,
+    &fixed::ENTRY,
+    &dsde::ENTRY,
+    &adaedl::ENTRY,
+    &confidence::ENTRY,
+    &batch_schedule::ENTRY,
+    &tiered::ENTRY,
+    &bandit::ENTRY,
+    &turbospec::ENTRY,
+];
 
 /// What there is to know about a policy before it is built.
 #[derive(Clone, Copy, Debug)]
@@ -140,6 +151,9 @@ mod tests {
             ("dsde:variant=released,decay=0.85,cap=mean", "dsde:variant=released,decay=0.85,cap=mean"),
             ("dsde:short=third", "dsde:short=third"),
             ("dsde:k_init=9,sl_max=12,cap=mean", "dsde:sl_max=12,k_init=9,cap=mean"),
+            ("adaedl:lambda=0.50,k_max=09", "adaedl:k_max=9"),
+            ("batch_schedule:table=1-64:3;65-128:01;129-512:0", "batch_schedule"),
+            ("batch_schedule:table=1-4:3;5-:0", "batch_schedule:table=1-4:3;5-:0"),
         ];
         for (text, expected) in cases {
             assert_eq!(name(text).unwrap(), expected, "{text}");
@@ -149,9 +163,10 @@ mod tests {
 
     #[test]
     fn refusals_say_what_is_possible() {
-        let cases = [
-            ("", "unknown policy '', expected one of: off, fixed, dsde"),
-            ("Off", "unknown policy 'Off', expected one of: off, fixed, dsde"),
+        let names: Vec<&str> = ENTRIES.iter().map(|entry| entry.name).collect();
+        let cases: &[(&str, &str)] = &[
+            ("", &format!("unknown policy '', expected one of: {}", names.join(", "))),
+            ("Off", &format!("unknown policy 'Off', expected one of: {}", names.join(", "))),
             ("off:k=1", "policy off has no parameter 'k', expected one of: none"),
             ("off:cap=mean", "policy off has no parameter 'cap', expected one of: none"),
             (
@@ -178,8 +193,15 @@ mod tests {
             ("dsde:sl_max=1", "policy dsde needs sl_min <= sl_max, got 2 > 1"),
             ("dsde:variant=released,sl_max=5", "policy dsde needs sl_min <= sl_max, got 6 > 5"),
             ("dsde:long=9", "policy dsde needs short <= long, got 10 > 9"),
+            ("bandit:k_min=5", "policy bandit needs k_min <= k_max, got 5 > 4"),
+            ("adaedl:k_min=8", "policy adaedl needs k_min <= k_max, got 8 > 7"),
+            (
+                "batch_schedule:table=2-4:3",
+                "parameter table of policy batch_schedule must be FIRST-LAST:LEN;... from batch size 1, LEN 0..=64, \
+                 got '2-4:3'",
+            ),
         ];
-        for (text, expected) in cases {
+        for &(text, expected) in cases {
             assert_eq!(name(text).unwrap_err().to_string(), expected, "{text}");
         }
     }

@@ -36,6 +36,10 @@ fn build(text: &str) -> Box<dyn Policy> {
     text.parse::<Config>().expect("a valid configuration").build()
 }
 
+fn is_per_sequence(text: &str) -> bool {
+    text.parse::<Config>().expect("a valid configuration").entry().is_per_sequence
+}
+
 #[test]
 fn names_parse_to_the_same_policy() {
     for text in configurations() {
@@ -103,13 +107,27 @@ proptest! {
         }
     }
 
+    /// What batch-wide policies learn belongs to no sequence; they pass the test below instead.
     #[test]
     fn a_forgotten_sequence_starts_anew(batches in batches(), again in batches()) {
-        for text in configurations() {
+        for text in configurations().into_iter().filter(|text| is_per_sequence(text)) {
             let mut policy = build(&text);
             run(policy.as_mut(), &batches);
             (0..6).for_each(|seq| policy.forget(SeqId(seq)));
             prop_assert_eq!(run(policy.as_mut(), &again), run(build(&text).as_mut(), &again), "{}", text);
+        }
+    }
+
+    #[test]
+    fn a_batch_wide_policy_treats_all_sequences_alike(batches in batches(), shift in 1u64..100) {
+        let mut renamed = batches.clone();
+        renamed.iter_mut().flatten().for_each(|fate| fate.seq.0 += shift);
+        for text in configurations().into_iter().filter(|text| !is_per_sequence(text)) {
+            let plans = run(build(&text).as_mut(), &batches);
+            for plan in &plans {
+                prop_assert!(plan.windows(2).all(|pair| pair[0] == pair[1]), "{} planned {:?}", text, plan);
+            }
+            prop_assert_eq!(plans, run(build(&text).as_mut(), &renamed), "{}", text);
         }
     }
 

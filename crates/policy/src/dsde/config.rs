@@ -140,8 +140,8 @@ impl Config {
             },
             activation,
         };
-        check_order(("sl_min", config.sl_min), ("sl_max", config.sl_max))?;
-        check_order(("short", config.short.unwrap_or(0)), ("long", config.long))?;
+        settings.check_order(("sl_min", config.sl_min), ("sl_max", config.sl_max))?;
+        settings.check_order(("short", config.short.unwrap_or(0)), ("long", config.long))?;
         Ok(config)
     }
 
@@ -201,13 +201,6 @@ impl Config {
         let settings = Settings::parse(&ENTRY, Some(parameters)).unwrap();
         Self::new(&settings).unwrap()
     }
-}
-
-fn check_order(low: (&'static str, u32), high: (&'static str, u32)) -> Result<(), Error> {
-    if low.1 <= high.1 {
-        return Ok(());
-    }
-    Err(Error::Order { policy: ENTRY.name, low_key: low.0, low: low.1, high_key: high.0, high: high.1 })
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use dsde_policy::{Outcome, PlanView, Planned, Policy, PositionSignals, SeqId, SequenceView, StepFeedback};
+use dsde_policy::{
+    DraftPosition, Outcome, PlanView, Planned, Policy, PositionSignals, SeqId, SequenceView, StepFeedback,
+};
 
 /// What one sequence does in a step once its length is planned.
 #[derive(Clone, Debug)]
@@ -17,22 +19,47 @@ pub(crate) struct Fate {
     pub(crate) klds: Vec<f32>,
 }
 
-/// Runs plan and observe over one batch; everything planned is drafted and verified.
+/// Runs one step of a batch: what is planned is drafted until the policy stops, and everything drafted is verified.
+///
+/// The draft's entropy at a position is its divergence, and its top probability the exponential of minus that. Times grow
+/// with the rows; in every fifth step the clock stands still.
 pub(crate) fn step(policy: &mut dyn Policy, step: u64, fates: &[Fate]) -> Vec<Planned> {
+    let tick = Duration::from_millis(u64::from(step % 5 != 4));
+    let cost =
+        |rounds: u32, target_rows: u32| Cost { draft: tick * rounds, verify: tick * (4 + target_rows) };
+    step_at(policy, step, fates, cost)
+}
+
+/// Times of a step.
+pub(crate) struct Cost {
+    pub(crate) draft: Duration,
+    /// Of everything else.
+    pub(crate) verify: Duration,
+}
+
+/// As [`step`], at a cost that depends on the draft rounds and on the rows of the target pass.
+pub(crate) fn step_at(
+    policy: &mut dyn Policy,
+    step: u64,
+    fates: &[Fate],
+    cost: impl Fn(u32, u32) -> Cost,
+) -> Vec<Planned> {
     let sequences: Vec<SequenceView> = fates.iter().map(view_of).collect();
     let mut plan = vec![Planned::none(); fates.len()];
     policy.plan(&plan_view(step, &sequences), &mut plan);
 
-    let lens: Vec<u32> = plan.iter().zip(fates).map(|(p, f)| p.len.min(f.limit)).collect();
+    let planned: Vec<u32> = plan.iter().zip(fates).map(|(p, f)| p.len.min(f.limit)).collect();
+    let lens: Vec<u32> = planned.iter().zip(fates).map(|(&len, fate)| drafted(policy, fate, len)).collect();
     let signals: Vec<Vec<PositionSignals>> =
         fates.iter().zip(&lens).map(|(fate, &len)| signals_of(&fate.klds, len)).collect();
     let outcomes: Vec<Outcome<'_>> = fates
         .iter()
+        .zip(planned)
         .zip(&lens)
         .zip(&signals)
-        .map(|((fate, &len), signals)| Outcome {
+        .map(|(((fate, planned), &len), signals)| Outcome {
             seq: fate.seq,
-            planned: len,
+            planned,
             drafted: len,
             verified: len,
             accepted: fate.accepted_max.min(len),
@@ -40,15 +67,29 @@ pub(crate) fn step(policy: &mut dyn Policy, step: u64, fates: &[Fate]) -> Vec<Pl
             signals,
         })
         .collect();
+    let target_rows = lens.iter().sum::<u32>() + lens.len() as u32;
+    let Cost { draft, verify } = cost(lens.iter().copied().max().unwrap_or(0), target_rows);
     policy.observe(&StepFeedback {
         step,
         outcomes: &outcomes,
-        target_rows: lens.iter().sum::<u32>() + lens.len() as u32,
-        draft_time: Duration::from_millis(1),
-        verify_time: Duration::from_millis(4),
-        step_time: Duration::from_millis(6),
+        target_rows,
+        draft_time: draft,
+        verify_time: verify,
+        step_time: draft + verify,
     });
     plan
+}
+
+/// Tokens drafted of `len` planned ones.
+fn drafted(policy: &mut dyn Policy, fate: &Fate, len: u32) -> u32 {
+    let mut klds = fate.klds.iter().copied().cycle();
+    for index in 0..len.saturating_sub(1) {
+        let entropy = klds.next().unwrap_or(0.0);
+        if !policy.keep_drafting(fate.seq, &DraftPosition { index, entropy, top_prob: (-entropy).exp() }) {
+            return index + 1;
+        }
+    }
+    len
 }
 
 fn view_of(fate: &Fate) -> SequenceView {
