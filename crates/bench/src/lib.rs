@@ -17,4 +17,4 @@ pub mod workload;
 pub use load::{Choice, Observer, closed_loop};
 pub use record::{Conditions, Machine, Record, Row, Settings};
 pub use stats::{Quantiles, Summary};
-pub use workload::{Item, Message, Prompt, Workload};
+pub use workload::{Item, Message, Prompt, SuspectKey, Workload};

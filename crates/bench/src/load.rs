@@ -66,6 +66,7 @@ pub enum Error {
 
 /// Runs `requests` to their ends, `concurrency` of them in flight at any time, started in order.
 ///
+/// * `requests`: each is taken when there is room for it, so that a long load need not be held in memory.
 /// * `engine`: idle; is idle again afterwards, whatever the result.
 /// * Returns the choices of every request, in the order of the requests.
 ///
@@ -73,11 +74,11 @@ pub enum Error {
 /// The first request that is refused, a failed step, or an interruption. All requests in flight are cancelled then.
 pub fn closed_loop<E: Executor, C: Clock>(
     engine: &mut Engine<E, C>,
-    requests: Vec<Request>,
+    requests: impl IntoIterator<Item = Request>,
     concurrency: NonZeroUsize,
     observer: &mut dyn Observer,
 ) -> Result<Vec<Vec<Choice>>, Error> {
-    let mut flight = Flight::new(requests.len());
+    let mut flight = Flight::default();
     let result = flight.run(engine, requests, concurrency, observer);
     if result.is_err() {
         flight.cancel(engine);
@@ -86,9 +87,10 @@ pub fn closed_loop<E: Executor, C: Clock>(
 }
 
 /// Requests in flight and what has come back so far.
+#[derive(Default)]
 struct Flight {
     in_flight: HashMap<RequestId, InFlight>,
-    /// `[n_requests]`; empty until the request has ended.
+    /// One entry per request taken so far; empty until the request has ended.
     answers: Vec<Vec<Choice>>,
 }
 
@@ -113,14 +115,10 @@ impl Unfinished {
 }
 
 impl Flight {
-    fn new(n_requests: usize) -> Self {
-        Self { in_flight: HashMap::new(), answers: vec![Vec::new(); n_requests] }
-    }
-
     fn run<E: Executor, C: Clock>(
         &mut self,
         engine: &mut Engine<E, C>,
-        requests: Vec<Request>,
+        requests: impl IntoIterator<Item = Request>,
         concurrency: NonZeroUsize,
         observer: &mut dyn Observer,
     ) -> Result<(), Error> {
@@ -131,6 +129,7 @@ impl Flight {
                 let choices = (0..request.n_choices).map(|_| Unfinished::default()).collect();
                 let id = engine.submit(request).map_err(|source| Error::Refused { request_idx, source })?;
                 self.in_flight.insert(id, InFlight { request_idx, choices });
+                self.answers.push(Vec::new());
             }
             if self.in_flight.is_empty() {
                 return Ok(());

@@ -1,15 +1,19 @@
 //! Workloads: which prompts are asked, read from JSON-lines files.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 /// Longest accepted line, bytes: far above any prompt that fits a context, small enough to refuse a wrong file early.
 pub const LINE_BYTES_MAX: u64 = 4 << 20;
 /// Largest accepted file, bytes.
 pub const FILE_BYTES_MAX: u64 = 512 << 20;
+/// What some editors put before UTF-8 text.
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// A turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -56,6 +60,17 @@ pub struct Workload {
     pub name: String,
     /// At least one.
     pub items: Vec<Item>,
+    /// First key that its author probably expected to have an effect.
+    pub suspect: Option<SuspectKey>,
+}
+
+/// A key of a line that is ignored although it looks as if it should not be: a misspelt known one, or a sampling option.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SuspectKey {
+    /// As written.
+    pub key: String,
+    /// Line of the file, counted from 1.
+    pub line: u64,
 }
 
 /// A workload that cannot be used.
@@ -120,13 +135,40 @@ pub enum Error {
     },
 }
 
-/// A line as written; further fields are ignored.
+/// Keys that have an effect.
+const KEYS: [&str; 4] = ["prompt", "messages", "max_tokens", "domain"];
+/// Sampling options of other programs' request files, which are given for all lines together here.
+const OPTIONS: [&str; 16] = [
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "logprobs",
+    "top_logprobs",
+    "seed",
+    "stop",
+    "n",
+    "max_completion_tokens",
+    "max_new_tokens",
+    "ignore_eos",
+];
+/// Most single-letter changes between a key and one it is a misspelling of.
+const MISSPELT_MAX: usize = 2;
+
+/// A line as written.
 #[derive(Deserialize)]
 struct Line {
     prompt: Option<String>,
     messages: Option<Vec<Message>>,
     domain: Option<String>,
     max_tokens: Option<u32>,
+    /// Everything else.
+    #[serde(flatten)]
+    others: BTreeMap<String, IgnoredAny>,
 }
 
 impl Workload {
@@ -141,7 +183,7 @@ impl Workload {
         Self::parse(&name, &file, BufReader::new(reader))
     }
 
-    /// Reads JSON lines from `reader`; blank lines are skipped.
+    /// Reads JSON lines from `reader`; blank lines and a byte order mark at the beginning are skipped.
     ///
     /// * `name`: becomes the name of the workload.
     /// * `file`: what errors call the source.
@@ -149,7 +191,7 @@ impl Workload {
     /// # Errors
     /// [`Error`] naming `file` and, where there is one, the line.
     pub fn parse(name: &str, file: &str, reader: impl BufRead) -> Result<Self, Error> {
-        let mut source = Source { file, reader: reader.take(FILE_BYTES_MAX + 1), line: 0 };
+        let mut source = Source { file, reader: reader.take(FILE_BYTES_MAX + 1), line: 0, suspect: None };
         let mut items = Vec::new();
         let mut text = Vec::new();
         while source.next_line(&mut text)? {
@@ -160,14 +202,14 @@ impl Workload {
         if items.is_empty() {
             return Err(Error::Empty { file: file.to_owned() });
         }
-        Ok(Self { name: name.to_owned(), items })
+        Ok(Self { name: name.to_owned(), items, suspect: source.suspect })
     }
 
     /// Takes turns: the first prompts of all `parts`, then the second ones, until the longest part ends.
     pub fn mix(name: &str, parts: &[Self]) -> Self {
         let rounds = parts.iter().map(|part| part.items.len()).max().unwrap_or(0);
         let items = (0..rounds).flat_map(|round| parts.iter().filter_map(move |part| part.items.get(round)));
-        Self { name: name.to_owned(), items: items.cloned().collect() }
+        Self { name: name.to_owned(), items: items.cloned().collect(), suspect: None }
     }
 }
 
@@ -176,6 +218,7 @@ struct Source<'a, R> {
     file: &'a str,
     reader: io::Take<R>,
     line: u64,
+    suspect: Option<SuspectKey>,
 }
 
 impl<R: BufRead> Source<'_, R> {
@@ -198,10 +241,13 @@ impl<R: BufRead> Source<'_, R> {
                 expected_max: LINE_BYTES_MAX,
             });
         }
+        if self.line == 1 && text.starts_with(BYTE_ORDER_MARK) {
+            text.drain(..BYTE_ORDER_MARK.len());
+        }
         Ok(n_bytes > 0)
     }
 
-    fn item(&self, text: &[u8]) -> Result<Item, Error> {
+    fn item(&mut self, text: &[u8]) -> Result<Item, Error> {
         let line: Line = serde_json::from_slice(text).map_err(|source| Error::Json {
             file: self.file.to_owned(),
             line: self.line,
@@ -211,12 +257,36 @@ impl<R: BufRead> Source<'_, R> {
         if line.max_tokens == Some(0) {
             return Err(self.wrong(Wrong { expected: "`max_tokens` of at least 1", got: "0" }));
         }
+        if let (None, Some(key)) = (&self.suspect, line.others.into_keys().find(|key| is_suspect(key))) {
+            self.suspect = Some(SuspectKey { key, line: self.line });
+        }
         Ok(Item { prompt, domain: line.domain, max_tokens: line.max_tokens, line: self.line })
     }
 
     fn wrong(&self, Wrong { expected, got }: Wrong) -> Error {
         Error::Item { file: self.file.to_owned(), line: self.line, expected, got }
     }
+}
+
+/// Whether a key without effect was probably meant to have one.
+fn is_suspect(key: &str) -> bool {
+    let key = key.to_lowercase();
+    OPTIONS.contains(&key.as_str()) || KEYS.iter().any(|known| distance(known, &key) <= MISSPELT_MAX)
+}
+
+/// Letters to insert, delete or replace to turn `a` into `b` (Levenshtein distance).
+fn distance(a: &str, b: &str) -> usize {
+    // row[j]: distance of the letters of `a` so far to the first j of `b`.
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.chars().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.chars().count()]
 }
 
 struct Wrong {
@@ -269,6 +339,42 @@ mod tests {
         };
         assert_eq!((text_of(first), first.domain.as_deref(), first.line), ("a", Some("chat"), 1));
         assert_eq!((text_of(second), second.max_tokens, second.line), ("b", Some(5), 3));
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_line() {
+        assert_eq!(text_of(&parse("\u{FEFF}{\"prompt\": \"a\"}").unwrap().items[0]), "a");
+        assert!(parse("{\"prompt\": \"a\"}\n\u{FEFF}{\"prompt\": \"b\"}").is_err());
+    }
+
+    #[track_caller]
+    fn check_suspect(keys: &[&str], expected: Option<(&str, u64)>) {
+        let line = |key: &&str| format!("{{\"prompt\": \"a\", \"{key}\": [1]}}\n");
+        let suspect = parse(&keys.iter().map(line).collect::<String>()).unwrap().suspect;
+        assert_eq!(
+            suspect.as_ref().map(|suspect| (suspect.key.as_str(), suspect.line)),
+            expected,
+            "{keys:?}"
+        );
+    }
+
+    #[test]
+    fn the_first_key_that_should_have_an_effect_and_has_none_is_remembered() {
+        check_suspect(&["id", "reference", "answer", "source", "category", "title", "language"], None);
+        check_suspect(&["id", "temperature", "top_p"], Some(("temperature", 2)));
+        check_suspect(&["Max_Token"], Some(("Max_Token", 1)));
+        check_suspect(&["maxtokens"], Some(("maxtokens", 1)));
+        check_suspect(&["id", "promtp"], Some(("promtp", 2)));
+        check_suspect(&["prompts"], Some(("prompts", 1)));
+    }
+
+    #[test]
+    fn distances_count_single_letters() {
+        assert_eq!(distance("prompt", "prompt"), 0);
+        // One replaced, one inserted.
+        assert_eq!(distance("prompt", "prumpts"), 2);
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("kitten", "sitting"), 3);
     }
 
     #[test]

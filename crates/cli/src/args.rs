@@ -15,6 +15,9 @@ pub(crate) const THREADS_MAX: u32 = 1024;
 /// Most requests in flight that can be asked for; the engine runs no more sequences at once.
 pub(crate) const CONCURRENCY_MAX: u32 = 4096;
 
+/// Shortest context that can be asked for: one token of prompt and one of output.
+const CONTEXT_MIN: i64 = 2;
+
 /// Parses a number in `1..=max`.
 pub(crate) fn positive_up_to(max: u32) -> impl TypedValueParser<Value = NonZeroU32> {
     clap::value_parser!(u32).range(1..=i64::from(max)).try_map(NonZeroU32::try_from)
@@ -37,13 +40,14 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "N", help_heading = "Model", value_parser = positive_up_to(THREADS_MAX))]
     pub(crate) threads: Option<NonZeroU32>,
 
-    /// Blocks of the key/value stores. Default: room for 32 sequences of full length, in at most 1 GiB.
-    #[arg(long, value_name = "N", help_heading = "Model")]
+    /// Blocks of the key/value stores. Default: room for 32 sequences of full length in at most 1 GiB, and at least for one
+    /// as long as that takes at most 4 GiB; never more than half of the memory that the weights leave.
+    #[arg(long, value_name = "N", help_heading = "Model", value_parser = positive_up_to(u32::MAX))]
     pub(crate) kv_blocks: Option<NonZeroU32>,
 
     /// Longest sequence in tokens, prompt and output together. Default: the model's own limit.
-    #[arg(long, value_name = "N", help_heading = "Model")]
-    pub(crate) context: Option<NonZeroU32>,
+    #[arg(long, value_name = "N", help_heading = "Model", value_parser = clap::value_parser!(u32).range(CONTEXT_MIN..))]
+    pub(crate) context: Option<u32>,
 }
 
 impl ModelArgs {
@@ -99,7 +103,7 @@ pub(crate) struct PolicyArgs {
 #[command(next_help_heading = "Sampling")]
 pub(crate) struct SamplingArgs {
     /// Most tokens to emit per prompt; the context bounds it too. Default: a prompt's own `max_tokens`, else 256.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = positive_up_to(u32::MAX))]
     pub(crate) max_tokens: Option<NonZeroU32>,
 
     /// 0 is greedy; higher is more random, at most 100.
@@ -118,7 +122,7 @@ pub(crate) struct SamplingArgs {
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     pub(crate) min_p: f32,
 
-    /// Makes tokens of prompt and output less likely, above 0; 1 is off.
+    /// Makes tokens of prompt and output less likely (above 1) or more likely, 0.01 to 100; 1 is off.
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     pub(crate) repetition_penalty: f32,
 
@@ -134,7 +138,9 @@ pub(crate) struct SamplingArgs {
     #[arg(long, value_name = "TOKEN=BIAS", value_parser = logit_bias, allow_hyphen_values = true)]
     pub(crate) logit_bias: Vec<(u32, f32)>,
 
-    /// Random draws of prompt i (from 0) use the seed S + i, so results do not depend on the order of work.
+    /// Random draws of prompt i (from 0) use the seed S + i. Greedy results, and sampled ones without a draft model, depend
+    /// on nothing else; with one, sampled results follow the same law, but which text is drawn depends on how far was
+    /// speculated, and so possibly on what runs beside it.
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub(crate) seed: u64,
 

@@ -15,13 +15,19 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::{CONCURRENCY_MAX, ModelArgs, Verification, positive_up_to};
 use crate::failure::{OrUsage as _, Outcome, usage};
-use crate::prompts::asks_of;
+use crate::prompts::{Ask, asks_of, warn_of_suspect};
 use crate::samples;
 use crate::session::{Form, Models, Session, Wish};
-use crate::speculation::{PolicyList, check_drafter};
+use crate::speculation::{PolicyList, check_drafter, first_repeated};
 
 /// Requests per run where nobody says otherwise.
 const REQUESTS_DEFAULT: u32 = 32;
+/// Most requests per run: hours of work, whose records still fit into memory.
+const REQUESTS_MAX: i64 = 100_000;
+/// Most measured runs per row.
+const REPEATS_MAX: u32 = 1000;
+/// Workload of the lines of all others.
+const MIX: &str = "mix";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -55,11 +61,11 @@ pub(crate) struct BenchArgs {
     concurrency: Vec<NonZeroU32>,
 
     /// Requests per run, taken from the workload in order and from its beginning again if it is shorter.
-    #[arg(long, value_name = "N", default_value_t = REQUESTS_DEFAULT, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = REQUESTS_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=REQUESTS_MAX))]
     requests: u32,
 
     /// Tokens per request; fewer only at the end of the context.
-    #[arg(long, value_name = "N", default_value = "128")]
+    #[arg(long, value_name = "N", default_value = "128", value_parser = positive_up_to(u32::MAX))]
     max_tokens: NonZeroU32,
 
     /// 0 is greedy.
@@ -67,7 +73,7 @@ pub(crate) struct BenchArgs {
     temperature: f32,
 
     /// Measured runs per row.
-    #[arg(long, value_name = "R", default_value = "3")]
+    #[arg(long, value_name = "R", default_value = "3", value_parser = positive_up_to(REPEATS_MAX))]
     repeat: NonZeroU32,
 
     /// Request i (from 0) of every run uses the seed S + i.
@@ -105,6 +111,9 @@ pub(crate) fn run(args: BenchArgs) -> Outcome {
     for policy in policies {
         check_drafter(policy, &models.draft)?;
     }
+    if let Some(concurrency) = first_repeated(&args.concurrency) {
+        return Err(usage(format!("--concurrency: {concurrency} is listed twice")));
+    }
     let workloads = read_workloads(&args.workload)?;
     if let Some(folder) = &args.out {
         fs::create_dir_all(folder).or_usage_of(format!("--out {} cannot be created", folder.display()))?;
@@ -118,8 +127,8 @@ pub(crate) fn run(args: BenchArgs) -> Outcome {
         prefix_cache: false,
     };
     let mut session = Session::open(&models, &wish)?;
-    let named = |workload: &Workload| Ok((workload.name.clone(), requests(&args, &session, workload)?));
-    let loads: Vec<(String, Vec<Request>)> = workloads.iter().map(named).collect::<Outcome<_>>()?;
+    let load = |workload| Load::new(&args, &session, workload);
+    let loads: Vec<Load> = workloads.into_iter().map(load).collect::<Outcome<_>>()?;
     let rows = measure(&args, &mut session, &loads)?;
     let record = Record {
         machine: session.machine(),
@@ -135,53 +144,88 @@ pub(crate) fn run(args: BenchArgs) -> Outcome {
 }
 
 fn read_workloads(names: &[String]) -> Outcome<Vec<Workload>> {
-    let files = names.iter().filter(|name| *name != "mix");
+    if let Some(name) = first_repeated(names) {
+        return Err(usage(format!("--workload: {name} is listed twice")));
+    }
+    let files = names.iter().filter(|name| *name != MIX);
     let read = |name: &String| match name.as_str() {
+        "" => Err(usage("--workload: a name is empty; give files, `demo` or `mix`")),
         samples::NAME => Ok(samples::workload()),
-        path => Workload::read(Path::new(path)).or_usage(),
+        path => {
+            let workload = Workload::read(Path::new(path)).or_usage()?;
+            warn_of_suspect(&workload, path);
+            Ok(workload)
+        }
     };
     let mut workloads: Vec<Workload> = files.map(read).collect::<Outcome<_>>()?;
     if workloads.is_empty() {
         return Err(usage("--workload mix needs files to mix"));
     }
     if workloads.len() < names.len() {
-        workloads.push(Workload::mix("mix", &workloads));
+        workloads.push(Workload::mix(MIX, &workloads));
     }
-    Ok(workloads)
+    let shown: Vec<&str> = workloads.iter().map(|workload| workload.name.as_str()).collect();
+    match first_repeated(&shown) {
+        Some(name) => Err(usage(format!("--workload: two of them are called {name}; rename a file"))),
+        None => Ok(workloads),
+    }
 }
 
-fn requests(args: &BenchArgs, session: &Session, workload: &Workload) -> Outcome<Vec<Request>> {
-    let params = Params { temperature: args.temperature, ..Params::greedy() };
-    params.check(session.engine.shape().vocab_len).or_usage()?;
-    let asks = asks_of(workload.clone(), &workload.name);
-    let request = |(i, ask): (usize, &crate::prompts::Ask)| {
-        let prompt = session.encode(&ask.prompt).map_err(|error| ask.blame(error))?;
-        let mut request = Request::new(prompt, params.clone(), args.max_tokens.get());
-        request.params.seed = args.seed.wrapping_add(i as u64);
-        if args.stop_at_eos {
-            request.stop.tokens = session.eos_tokens().to_vec();
-        }
-        request.check(&session.engine.shape()).map_err(|error| ask.blame(error))?;
-        Ok(request)
-    };
-    asks.iter().cycle().take(args.requests as usize).enumerate().map(request).collect()
+/// The requests of a run.
+struct Load {
+    /// Name of the workload.
+    name: String,
+    /// One per line that is used; the others repeat them.
+    distinct: Vec<Request>,
+    n_requests: u32,
+    /// Of the first request.
+    seed: u64,
+}
+
+impl Load {
+    fn new(args: &BenchArgs, session: &Session, workload: Workload) -> Outcome<Self> {
+        let params = Params { temperature: args.temperature, ..Params::greedy() };
+        params.check(session.engine.shape().vocab_len).or_usage()?;
+        let name = workload.name.clone();
+        let asks = asks_of(workload, &name);
+        let request = |ask: &Ask| {
+            let prompt = session.encode(&ask.prompt).map_err(|error| ask.blame(error))?;
+            let mut request = Request::new(prompt, params.clone(), args.max_tokens.get());
+            if args.stop_at_eos {
+                request.stop.tokens = session.eos_tokens().to_vec();
+            }
+            request.check(&session.engine.shape()).map_err(|error| ask.blame(error))?;
+            Ok(request)
+        };
+        let distinct = asks.iter().take(args.requests as usize).map(request).collect::<Outcome<_>>()?;
+        Ok(Self { name, distinct, n_requests: args.requests, seed: args.seed })
+    }
+
+    /// The requests in order, each made when it is asked for.
+    fn requests(&self) -> impl Iterator<Item = Request> {
+        let seeds = (0..self.n_requests).map(|i| self.seed.wrapping_add(i.into()));
+        self.distinct.iter().cycle().zip(seeds).map(|(request, seed)| {
+            let mut request = request.clone();
+            request.params.seed = seed;
+            request
+        })
+    }
 }
 
 /// One line of the plan: a workload at a concurrency.
 struct Cell<'a> {
-    workload: &'a str,
-    requests: &'a [Request],
+    load: &'a Load,
     concurrency: NonZeroUsize,
 }
 
-fn measure(args: &BenchArgs, session: &mut Session, loads: &[(String, Vec<Request>)]) -> Outcome<Vec<Row>> {
+fn measure(args: &BenchArgs, session: &mut Session, loads: &[Load]) -> Outcome<Vec<Row>> {
     let policies = &args.policies.0;
     let n_runs = loads.len() * args.concurrency.len() * policies.len() * args.repeat.get() as usize;
     let progress = Progress::new(n_runs as u64 * u64::from(args.requests));
     let mut rows = Vec::new();
-    for (workload, requests) in loads {
+    for load in loads {
         for &concurrency in &args.concurrency {
-            let cell = Cell { workload, requests, concurrency: concurrency.try_into()? };
+            let cell = Cell { load, concurrency: concurrency.try_into()? };
             rows.extend(measure_cell(args, session, &cell, &progress)?);
         }
     }
@@ -199,8 +243,8 @@ fn measure_cell(
     let policies = &args.policies.0;
     for policy in policies {
         progress.describe(cell, policy, "warm-up");
-        let n_requests = cell.concurrency.get().min(cell.requests.len());
-        serve(session, policy, &cell.requests[..n_requests], cell.concurrency, &mut ())?;
+        let requests = cell.load.requests().take(cell.concurrency.get());
+        serve(session, policy, requests, cell.concurrency, &mut ())?;
     }
     let mut runs: Vec<Vec<Vec<RequestTimeline>>> = vec![Vec::new(); policies.len()];
     for repeat in 0..args.repeat.get() as usize {
@@ -208,14 +252,15 @@ fn measure_cell(
             let i = (repeat + turn) % policies.len();
             progress.describe(cell, &policies[i], &format!("run {} of {}", repeat + 1, args.repeat));
             let mut observer = progress;
-            let choices = serve(session, &policies[i], cell.requests, cell.concurrency, &mut observer)?;
+            let choices =
+                serve(session, &policies[i], cell.load.requests(), cell.concurrency, &mut observer)?;
             runs[i].push(choices.iter().map(|choice| choice.timeline).collect());
         }
     }
     let row = |(policy, runs): (&registry::Config, &Vec<_>)| {
         let conditions = Conditions {
             policy: policy.to_string(),
-            workload: cell.workload.to_owned(),
+            workload: cell.load.name.clone(),
             concurrency: u32::try_from(cell.concurrency.get())?,
             temperature: shortest(args.temperature),
         };
@@ -228,12 +273,12 @@ fn measure_cell(
 pub(crate) fn serve(
     session: &mut Session,
     policy: &registry::Config,
-    requests: &[Request],
+    requests: impl IntoIterator<Item = Request>,
     concurrency: NonZeroUsize,
     observer: &mut dyn Observer,
 ) -> Outcome<Vec<Choice>> {
     session.engine.set_policy(policy.build());
-    let choices = closed_loop(&mut session.engine, requests.to_vec(), concurrency, observer)?;
+    let choices = closed_loop(&mut session.engine, requests, concurrency, observer)?;
     Ok(choices.into_iter().flatten().collect())
 }
 
@@ -258,8 +303,8 @@ impl Progress {
     }
 
     fn describe(&self, cell: &Cell<'_>, policy: &registry::Config, what: &str) {
-        let Cell { workload, concurrency, .. } = cell;
-        self.bar.set_message(format!("{workload}, C={concurrency}, {policy}, {what}"));
+        let Cell { load: Load { name, .. }, concurrency } = cell;
+        self.bar.set_message(format!("{name}, C={concurrency}, {policy}, {what}"));
     }
 }
 
@@ -338,5 +383,14 @@ mod tests {
         let workloads = read_workloads(&["demo".to_owned(), "mix".to_owned()]).ok().unwrap();
         let names: Vec<&str> = workloads.iter().map(|workload| workload.name.as_str()).collect();
         assert_eq!(names, ["demo", "mix"]);
+    }
+
+    #[test]
+    fn a_load_repeats_its_lines_with_further_seeds() {
+        let distinct = [7, 8].map(|token| Request::new(vec![token], Params::greedy(), 1)).to_vec();
+        let load = Load { name: "two".to_owned(), distinct, n_requests: 3, seed: 5 };
+        let requests: Vec<_> =
+            load.requests().map(|request| (request.prompt[0], request.params.seed)).collect();
+        assert_eq!(requests, [(7, 5), (8, 6), (7, 7)]);
     }
 }

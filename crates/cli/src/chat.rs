@@ -1,11 +1,12 @@
 //! `dsde chat`: a conversation on stdin and stdout.
 
-use std::io::{self, BufRead, IsTerminal as _, Write};
+use std::io::{self, BufRead, IsTerminal as _, Read as _, Write};
 use std::num::{NonZeroU32, NonZeroUsize};
 
 use clap::Args;
 use dsde_bench::Message;
 use dsde_bench::load::closed_loop;
+use dsde_bench::workload::LINE_BYTES_MAX;
 
 use crate::answer;
 use crate::args::{ModelArgs, PolicyArgs, SamplingArgs};
@@ -101,13 +102,20 @@ impl Chat {
         if io::stdin().is_terminal() {
             notice("Type a message; /help lists commands, Ctrl-D ends.");
         }
-        let mut line = String::new();
         loop {
             invite();
-            line.clear();
-            if lines.read_line(&mut line).or_usage_of("cannot read from stdin")? == 0 {
-                return Ok(());
-            }
+            let line = match Line::read(&mut lines).or_usage_of("cannot read from stdin")? {
+                Line::End => return Ok(()),
+                Line::Text(line) => line,
+                Line::TooLong => {
+                    notice(&format!("this line is longer than {LINE_BYTES_MAX} bytes; it was not sent"));
+                    continue;
+                }
+                Line::NotText => {
+                    notice("this line is not UTF-8 text; it was not sent");
+                    continue;
+                }
+            };
             match Input::parse(&line) {
                 Input::Nothing => {}
                 Input::Help => notice("/help lists commands, /reset forgets the conversation, /quit ends"),
@@ -124,44 +132,96 @@ impl Chat {
         }
     }
 
+    /// Answers a message, or drops it and says why it cannot be answered.
     fn turn(&mut self, text: &str) -> Outcome {
         self.history.messages.push(Message::user(text));
-        let Some(prompt) = self.prompt()? else {
-            self.history.messages.pop();
-            notice("this message alone is longer than the context; it was not sent");
-            return Ok(());
+        let answered = match self.prompt() {
+            Ok(prompt) => self.answer(prompt)?,
+            Err(unanswerable) => Err(unanswerable),
         };
-        let request = self.sampling.request(self.n_turns, prompt, None);
-        self.n_turns += 1;
-        let mut printer = Streaming::new(io::stdout().lock());
-        let result = closed_loop(&mut self.session.engine, vec![request], NonZeroUsize::MIN, &mut printer);
-        printer.finish()?;
-        let choices = result?;
-        notice(&answer::speed(choices.iter().flatten()));
-        let answer: String = choices.iter().flatten().map(answer::text).collect();
-        self.history.messages.push(Message { role: "assistant".to_owned(), content: answer });
+        match answered {
+            Ok(content) => self.history.messages.push(Message { role: "assistant".to_owned(), content }),
+            Err(Unanswerable(reason)) => {
+                self.history.messages.pop();
+                notice(&format!("{reason}; it was not sent"));
+            }
+        }
         Ok(())
     }
 
-    /// Tokens of the conversation, its oldest turns forgotten as far as needed; `None` if the last message does not fit.
-    fn prompt(&mut self) -> Outcome<Option<Vec<u32>>> {
+    /// Streams the model's answer.
+    fn answer(&mut self, prompt: Vec<u32>) -> Outcome<Result<String, Unanswerable>> {
+        let request = self.sampling.request(self.n_turns, prompt, None);
+        if let Err(refused) = request.check(&self.session.engine.shape()) {
+            return Ok(Err(Unanswerable(format!("this message cannot be answered: {refused}"))));
+        }
+        self.n_turns += 1;
+        let mut printer = Streaming::new(io::stdout().lock());
+        let result = closed_loop(&mut self.session.engine, [request], NonZeroUsize::MIN, &mut printer);
+        printer.finish()?;
+        let choices = result?;
+        notice(&answer::speed(choices.iter().flatten()));
+        Ok(Ok(choices.iter().flatten().map(answer::text).collect()))
+    }
+
+    /// Tokens of the conversation, its oldest turns forgotten as far as needed; none are if even that is not enough.
+    fn prompt(&mut self) -> Result<Vec<u32>, Unanswerable> {
         let context_len_max = self.session.engine.shape().context_len_max;
         let prompt_len_max = (context_len_max - context_len_max / ANSWER_SHARE) as usize;
-        let mut n_forgotten = 0;
-        loop {
-            let prompt = self.session.encode_chat(&self.history.messages)?;
-            if prompt.len() <= prompt_len_max {
+        let mut prompt_len = 0;
+        for n_forgotten in 0.. {
+            let Some(messages) = self.history.without_oldest(n_forgotten) else {
+                break;
+            };
+            let prompt = self.session.encode_chat(&messages).map_err(|error| {
+                Unanswerable(format!("this message cannot be turned into a prompt: {error:#}"))
+            })?;
+            prompt_len = prompt.len();
+            if prompt_len <= prompt_len_max {
                 if n_forgotten > 0 {
                     notice(&format!(
                         "the context of {context_len_max} tokens is full: {n_forgotten} old turns forgotten"
                     ));
+                    self.history.messages = messages;
                 }
-                return Ok(Some(prompt));
+                return Ok(prompt);
             }
-            if !self.history.forget_oldest_turn() {
-                return Ok(None);
+        }
+        let what = self.history.last_in_words();
+        Err(Unanswerable(format!(
+            "{what} {prompt_len} tokens, at most {prompt_len_max} leave room for an answer in the context of {context_len_max}"
+        )))
+    }
+}
+
+/// Why a message gets no answer, in words.
+struct Unanswerable(String);
+
+/// A line of the conversation as read.
+#[derive(Debug, PartialEq, Eq)]
+enum Line {
+    End,
+    /// Possibly with its line break.
+    Text(String),
+    /// More than [`LINE_BYTES_MAX`], all of which is skipped.
+    TooLong,
+    /// Bytes that are no UTF-8.
+    NotText,
+}
+
+impl Line {
+    fn read(lines: &mut impl BufRead) -> io::Result<Self> {
+        let mut bytes = Vec::new();
+        let n_bytes = lines.by_ref().take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut bytes)? as u64;
+        if n_bytes > LINE_BYTES_MAX {
+            if bytes.last() != Some(&b'\n') {
+                lines.skip_until(b'\n')?;
             }
-            n_forgotten += 1;
+            return Ok(Self::TooLong);
+        }
+        match n_bytes {
+            0 => Ok(Self::End),
+            _ => Ok(String::from_utf8(bytes).map_or(Self::NotText, Self::Text)),
         }
     }
 }
@@ -181,17 +241,23 @@ impl History {
         Self { messages, n_fixed }
     }
 
+    /// The last message and the instruction, if there is one, as the subject of a sentence about their length.
+    fn last_in_words(&self) -> &'static str {
+        match self.n_fixed {
+            0 => "this message alone has",
+            _ => "this message and --system together have",
+        }
+    }
+
     fn reset(&mut self) {
         self.messages.truncate(self.n_fixed);
     }
 
-    /// Drops the oldest question and its answer; `false` if only the last message is left.
-    fn forget_oldest_turn(&mut self) -> bool {
-        if self.messages.len() < self.n_fixed + 3 {
-            return false;
-        }
-        self.messages.drain(self.n_fixed..self.n_fixed + 2);
-        true
+    /// The messages without the oldest questions and their answers; `None` if not even the last message would be left.
+    fn without_oldest(&self, n_turns: usize) -> Option<Vec<Message>> {
+        let (fixed, turns) = self.messages.split_at(self.n_fixed);
+        let kept = turns.get(2 * n_turns..).filter(|kept| !kept.is_empty())?;
+        Some([fixed, kept].concat())
     }
 }
 
@@ -221,20 +287,37 @@ mod tests {
     }
 
     #[test]
+    fn lines_that_cannot_be_sent_are_skipped_whole() {
+        let long = vec![b'x'; LINE_BYTES_MAX as usize + 10];
+        let input = [b"a\n".as_slice(), &long, b"\n", b"\xFF\n", b"b"].concat();
+        let mut lines = input.as_slice();
+        let expected = [
+            Line::Text("a\n".to_owned()),
+            Line::TooLong,
+            Line::NotText,
+            Line::Text("b".to_owned()),
+            Line::End,
+        ];
+        for line in expected {
+            assert_eq!(Line::read(&mut lines).unwrap(), line);
+        }
+    }
+
+    #[test]
     fn the_oldest_turns_are_forgotten_and_the_instruction_is_not() {
         let mut history = History::new(Some("be short".to_owned()));
         for text in ["q1", "a1", "q2", "a2", "q3"] {
             history.messages.push(Message::user(text));
         }
-        let contents = |history: &History| -> Vec<String> {
-            history.messages.iter().map(|message| message.content.clone()).collect()
+        let contents = |n_turns| {
+            let messages = history.without_oldest(n_turns)?;
+            Some(messages.into_iter().map(|message| message.content).collect::<Vec<_>>().join(" "))
         };
-        assert!(history.forget_oldest_turn());
-        assert_eq!(contents(&history), ["be short", "q2", "a2", "q3"]);
-        assert!(history.forget_oldest_turn());
-        assert!(!history.forget_oldest_turn());
-        assert_eq!(contents(&history), ["be short", "q3"]);
+        assert_eq!(contents(0).as_deref(), Some("be short q1 a1 q2 a2 q3"));
+        assert_eq!(contents(1).as_deref(), Some("be short q2 a2 q3"));
+        assert_eq!(contents(2).as_deref(), Some("be short q3"));
+        assert_eq!(contents(3), None);
         history.reset();
-        assert_eq!(contents(&history), ["be short"]);
+        assert_eq!(history.messages.len(), 1);
     }
 }

@@ -126,14 +126,14 @@ fn measure(session: &mut Session, requests: &[Request]) -> Outcome<Vec<Measured>
     let mut measured = Vec::new();
     for policy in POLICIES.map(known_policy) {
         live.begin(&policy, "warm-up");
-        let choices = serve(session, &policy, requests, concurrency, &mut live)?;
+        let choices = serve(session, &policy, requests.iter().cloned(), concurrency, &mut live)?;
         measured.push(Measured { policy, choices, runs: Vec::new() });
     }
     for repeat in 0..REPEATS_MAX {
         for turn in 0..POLICIES.len() {
             let Measured { policy, choices, runs } = &mut measured[(repeat + turn) % POLICIES.len()];
             live.begin(policy, &format!("run {}", repeat + 1));
-            *choices = serve(session, policy, requests, concurrency, &mut live)?;
+            *choices = serve(session, policy, requests.iter().cloned(), concurrency, &mut live)?;
             runs.push(choices.iter().map(|choice| choice.timeline).collect());
         }
         if start.elapsed() > TIME_MAX {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use dsde_bench::load::{self, Choice, Observer, closed_loop};
-use dsde_engine::{Emission, Request, StepReport};
+use dsde_engine::{Emission, FinishReason, Request, StepReport};
 use dsde_model::text::Utf8Stream;
 
 use crate::answer::{self, answers};
@@ -96,6 +96,7 @@ pub(crate) fn run(args: GenerateArgs) -> Outcome {
     let request = |(index, ask): (usize, &Ask)| request(&session, &sampling, index, ask);
     let requests: Vec<Request> = asks.iter().enumerate().map(request).collect::<Outcome<_>>()?;
 
+    let tokens_max: Vec<u32> = requests.iter().map(|request| request.tokens_max).collect();
     let is_alone = requests.len() == 1 && args.n.get() == 1;
     let out = io::stdout().lock();
     let choices = match (args.json, is_alone) {
@@ -108,7 +109,34 @@ pub(crate) fn run(args: GenerateArgs) -> Outcome {
     if !args.json {
         let _ = writeln!(io::stderr(), "{}", answer::speed(choices.iter().flatten()));
     }
+    tell_of_cut_answers(&session, n_cut(&choices, &tokens_max));
     Ok(())
+}
+
+/// Answers that ended before their own bound because the context was full.
+///
+/// * `tokens_max`: bound of each prompt.
+fn n_cut(choices: &[Vec<Choice>], tokens_max: &[u32]) -> usize {
+    let is_cut = |choice: &Choice, tokens_max| {
+        choice.reason == FinishReason::Length && choice.timeline.emitted < tokens_max
+    };
+    let per_prompt = |(choices, &tokens_max): (&Vec<Choice>, &u32)| {
+        choices.iter().filter(|choice| is_cut(choice, tokens_max)).count()
+    };
+    choices.iter().zip(tokens_max).map(per_prompt).sum()
+}
+
+fn tell_of_cut_answers(session: &Session, n_cut: usize) {
+    if n_cut > 0 {
+        let context_len_max = session.engine.shape().context_len_max;
+        let advice = session.bound().advice();
+        let answers = if n_cut == 1 { "1 answer" } else { &format!("{n_cut} answers") };
+        // Nothing can be done about a stderr that is gone.
+        let _ = writeln!(
+            io::stderr(),
+            "{answers} ended where the context of {context_len_max} tokens was full, before --max-tokens; {advice}"
+        );
+    }
 }
 
 fn request(session: &Session, sampling: &Sampling, index: usize, ask: &Ask) -> Outcome<Request> {

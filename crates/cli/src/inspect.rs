@@ -1,18 +1,21 @@
 //! `dsde inspect`: what a model is, what it costs, and whether a draft fits it.
 
 use std::io::{self, Write};
-use std::num::NonZeroU32;
 
 use clap::Args;
+use dsde_model::backend::{Backend as _, Cpu};
 use dsde_model::config::ModelConfig;
-use dsde_model::executor::block_bytes;
+use dsde_model::executor::{Checkpoints, block_bytes};
 use dsde_sampling::Rule;
 use serde::Serialize;
 
 use crate::args::ModelArgs;
 use crate::failure::Outcome;
-use crate::session::{Form, Models, Opened, Role, Session, Wish, chat_template};
-use crate::speculation::{Draft, Source, known_policy};
+use crate::machine;
+use crate::opened::{Opened, Role, chat_template};
+use crate::session::Models;
+use crate::speculation::{Draft, Source};
+use crate::stores::{Stores, bytes};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -63,8 +66,8 @@ struct Model {
     bos_token: Option<u32>,
     tied_embeddings: bool,
     chat_template: bool,
-    /// In memory, packed; absent for a draft that does not fit.
-    weight_bytes: Option<usize>,
+    /// In memory, less the padding of packed matrices.
+    weight_bytes: usize,
     kv_bytes_per_token: usize,
 }
 
@@ -84,7 +87,7 @@ struct Kv {
     block_len: u32,
     blocks: u32,
     block_bytes: usize,
-    bytes: usize,
+    bytes: u64,
     /// Longest sequence served.
     context_len_max: u32,
 }
@@ -103,56 +106,41 @@ pub(crate) fn run(args: InspectArgs) -> Outcome {
 
 fn inspect(models: &Models) -> Outcome<Inspection> {
     let target = Opened::new(&models.target, Role::Target)?;
-    let draft = match &models.draft {
-        Draft::Model(source) => Some((source, Opened::new(source, Role::Draft)?)),
-        Draft::Ngram | Draft::None => None,
+    let draft = Opened::draft(&models.draft)?;
+    let misfit = draft.as_ref().and_then(|draft| target.check_draft(draft).err());
+    let backend = models.backend();
+    let fitting = draft.as_ref().filter(|_| misfit.is_none());
+    let checkpoints =
+        Checkpoints { target: &target.checkpoint, draft: fitting.map(|draft| &draft.checkpoint) };
+    let memory_bytes = machine::memory_bytes_usable();
+    let stores = Stores::plan(models.asked(Rule::default()), &backend, checkpoints, memory_bytes)?;
+    let draft_model = match (&models.draft, &draft) {
+        (Draft::Model(source), Some(draft)) => Some(Model::new(source, draft, &backend)),
+        _ => None,
     };
-    let misfit = draft.as_ref().and_then(|(_, draft)| misfit(&target, draft));
-    let fitting = match misfit {
-        None => models.clone(),
-        Some(_) => models.without_draft(),
-    };
-    let wish = Wish {
-        policy: known_policy("off"),
-        rule: Rule::default(),
-        form: Form::Raw,
-        n_sequences: NonZeroU32::MIN,
-        prefix_cache: false,
-    };
-    let session = Session::open(&fitting, &wish)?;
-    let (memory, shape) = (session.memory(), session.engine.shape());
-    let draft_weight_bytes = misfit.is_none().then_some(memory.draft_weight_bytes);
-    let draft_model = draft.map(|(source, draft)| Model::new(source, &draft, &session, draft_weight_bytes));
     Ok(Inspection {
-        model: Model::new(&models.target, &target, &session, Some(memory.target_weight_bytes)),
+        model: Model::new(&models.target, &target, &backend),
         draft: DraftFit {
             source: models.draft.to_string(),
             model: draft_model,
             compatible: misfit.is_none(),
-            reason: misfit,
+            reason: misfit.map(|error| error.to_string()),
         },
         kv: Kv {
-            block_len: shape.block_len,
-            blocks: shape.n_blocks,
-            block_bytes: memory.block_bytes,
-            bytes: memory.kv_bytes,
-            context_len_max: shape.context_len_max,
+            block_len: stores.shape.block_len,
+            blocks: stores.shape.n_blocks,
+            block_bytes: stores.block_bytes,
+            bytes: stores.kv_bytes(),
+            context_len_max: stores.shape.context_len_max,
         },
-        backend: session.machine().backend,
+        backend: backend.describe(),
     })
 }
 
-/// Why `draft` cannot draft for `target`.
-fn misfit(target: &Opened, draft: &Opened) -> Option<String> {
-    target.tokenizer.same_vocabulary(&draft.tokenizer).err().map(|error| error.to_string())
-}
-
 impl Model {
-    fn new(source: &Source, opened: &Opened, session: &Session, weight_bytes: Option<usize>) -> Self {
+    fn new(source: &Source, opened: &Opened, backend: &Cpu) -> Self {
         let config = opened.config();
-        let embeddings =
-            opened.checkpoint.matrix("model.embed_tokens.weight", config.n_embeddings, config.hidden);
-        let block_len = session.engine.shape().block_len as usize;
+        let embeddings = opened.checkpoint.embeddings();
         Self {
             source: source.to_string(),
             architecture: config.family.architecture(),
@@ -171,8 +159,8 @@ impl Model {
             bos_token: config.bos_token,
             tied_embeddings: config.tie_embeddings,
             chat_template: chat_template(source).is_ok(),
-            weight_bytes,
-            kv_bytes_per_token: block_bytes(session.engine.executor().backend(), config) / block_len,
+            weight_bytes: opened.checkpoint.weight_bytes(),
+            kv_bytes_per_token: block_bytes(backend, config) / backend.block_len(),
         }
     }
 }
@@ -213,7 +201,7 @@ fn print(out: &mut impl Write, inspection: &Inspection) -> io::Result<()> {
         kv.blocks,
         kv.block_len,
         bytes(kv.block_bytes),
-        bytes(kv.bytes)
+        bytes(kv.bytes as usize)
     )?;
     writeln!(out, "  sequences of at most {} tokens", kv.context_len_max)?;
     writeln!(out, "\nkernels\n  {backend}")
@@ -240,43 +228,17 @@ fn print_model(out: &mut impl Write, model: &Model) -> io::Result<()> {
         model.eos_tokens,
         if model.chat_template { "chat template" } else { "no chat template" }
     )?;
-    if let Some(weight_bytes) = model.weight_bytes {
-        writeln!(
-            out,
-            "  {} of packed weights, {} of keys and values per token",
-            bytes(weight_bytes),
-            bytes(model.kv_bytes_per_token)
-        )?;
-    }
-    Ok(())
-}
-
-/// Bytes for people.
-fn bytes(n: usize) -> String {
-    const UNITS: [&str; 4] = ["bytes", "KiB", "MiB", "GiB"];
-    let mut value = n as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    match unit {
-        0 => format!("{n} bytes"),
-        _ => format!("{value:.1} {}", UNITS[unit]),
-    }
+    writeln!(
+        out,
+        "  {} of weights, {} of keys and values per token",
+        bytes(model.weight_bytes),
+        bytes(model.kv_bytes_per_token)
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bytes_are_read_in_the_largest_unit_that_keeps_them_above_one() {
-        assert_eq!(bytes(1023), "1023 bytes");
-        assert_eq!(bytes(1536), "1.5 KiB");
-        assert_eq!(bytes(3 << 30), "3.0 GiB");
-        assert_eq!(bytes(5 << 40), "5120.0 GiB");
-    }
 
     #[test]
     fn parameters_of_the_embedded_pair_are_those_of_its_files() {

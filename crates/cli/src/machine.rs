@@ -43,8 +43,20 @@ pub(crate) fn n_cores() -> u32 {
 }
 
 /// Main memory; `None` if that cannot be told.
-pub(crate) fn memory_bytes() -> Option<u64> {
+fn memory_bytes() -> Option<u64> {
     total_bytes(&fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+/// Memory that this process may use: main memory, or less where its control group (Linux, version 2) has a limit; `None` if
+/// that cannot be told.
+pub(crate) fn memory_bytes_usable() -> Option<u64> {
+    let limit = fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| limit_bytes(&text));
+    memory_bytes().into_iter().chain(limit).min()
+}
+
+/// `None` where there is no limit.
+fn limit_bytes(memory_max: &str) -> Option<u64> {
+    memory_max.trim().parse().ok()
 }
 
 fn isa(cpuinfo: &str) -> Vec<String> {
@@ -75,6 +87,7 @@ mod tests {
         assert_eq!(field(cpuinfo, "model name"), Some("Some CPU @ 3.0"));
         assert_eq!(isa(cpuinfo), ["avx2", "avx512f"]);
         assert_eq!(total_bytes("MemTotal:       2048 kB\nMemFree: 1 kB\n"), Some(2 << 20));
+        assert_eq!((limit_bytes("4096\n"), limit_bytes("max\n")), (Some(4096), None));
     }
 
     #[test]

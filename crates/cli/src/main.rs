@@ -13,12 +13,14 @@ mod failure;
 mod generate;
 mod inspect;
 mod machine;
+mod opened;
 mod policies;
 mod prompts;
 mod samples;
 mod sampling;
 mod session;
 mod speculation;
+mod stores;
 mod today;
 
 use std::process::ExitCode;

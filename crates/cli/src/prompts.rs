@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal as _, Read as _};
 use std::path::Path;
 
-use dsde_bench::{Item, Prompt, Workload};
+use dsde_bench::{Item, Prompt, SuspectKey, Workload};
 
 use crate::failure::{Failure, OrUsage as _, Outcome, usage};
 
@@ -30,11 +30,13 @@ pub(crate) fn gather(text: Option<String>, file: Option<&Path>) -> Outcome<Vec<A
         (Some(text), _) => Ok(vec![ask("--prompt", text)?]),
         (None, Some(file)) if file == Path::new("-") => {
             let workload = Workload::parse("stdin", "stdin", io::stdin().lock()).or_usage()?;
+            warn_of_suspect(&workload, "stdin");
             Ok(asks_of(workload, "stdin"))
         }
         (None, Some(file)) => {
-            let workload = Workload::read(file).or_usage()?;
-            Ok(asks_of(workload, &file.display().to_string()))
+            let (workload, file) = (Workload::read(file).or_usage()?, file.display().to_string());
+            warn_of_suspect(&workload, &file);
+            Ok(asks_of(workload, &file))
         }
         (None, None) if io::stdin().is_terminal() => {
             Err(usage("nothing to do: give --prompt TEXT, --file PROMPTS.jsonl, or pipe a prompt in"))
@@ -48,6 +50,16 @@ fn ask(origin: &str, text: String) -> Outcome<Ask> {
         return Err(usage(format!("the prompt from {origin} is empty")));
     }
     Ok(Ask { origin: origin.to_owned(), prompt: Prompt::Text(text), max_tokens: None })
+}
+
+/// Tells of a key that was probably expected to have an effect.
+pub(crate) fn warn_of_suspect(workload: &Workload, file: &str) {
+    if let Some(SuspectKey { key, line }) = &workload.suspect {
+        tracing::warn!(
+            "{file}:{line}: `{key}` has no effect here; lines have `prompt` or `messages`, and optionally `max_tokens`; \
+             options of the command hold for all of them"
+        );
+    }
 }
 
 /// The lines of a workload; `file` is what errors call it.

@@ -54,5 +54,5 @@ pub(crate) fn workload() -> Workload {
         max_tokens: None,
         line: i as u64 + 1,
     };
-    Workload { name: NAME.to_owned(), items: PROMPTS.iter().enumerate().map(item).collect() }
+    Workload { name: NAME.to_owned(), items: PROMPTS.iter().enumerate().map(item).collect(), suspect: None }
 }

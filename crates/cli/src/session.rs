@@ -1,16 +1,12 @@
 //! Models, text and engine of a command, ready to serve.
 
 use std::num::NonZeroU32;
-use std::path::Path;
 use std::sync::Arc;
 
 use dsde_bench::{Machine, Message, Prompt};
 use dsde_engine::{Drafter, Engine, MonotonicClock, PromptLookup};
 use dsde_model::backend::{Backend as _, Cpu};
-use dsde_model::checkpoint::Checkpoint;
-use dsde_model::config::ModelConfig;
-use dsde_model::embedded;
-use dsde_model::executor::{self, Checkpoints, KvSize, MemoryUse, ModelExecutor};
+use dsde_model::executor::{Checkpoints, KvSize, ModelExecutor};
 use dsde_model::text::{self, ChatTemplate, Tokenizer};
 use dsde_policy::registry;
 use dsde_sampling::Rule;
@@ -19,7 +15,9 @@ use dsde_sampling::proposal::NODES_MAX;
 use crate::args::ModelArgs;
 use crate::failure::{OrUsage as _, Outcome, usage};
 use crate::machine;
+use crate::opened::{Opened, Role, chat_template};
 use crate::speculation::{Draft, Source, is_off};
+use crate::stores::{Asked, Bound, Stores};
 use crate::today::today;
 
 /// Most sequences that run at once; the bound of the engine.
@@ -54,9 +52,9 @@ impl Models {
             target,
             draft,
             is_draft_named: args.draft.is_some(),
-            n_threads: args.threads.map_or_else(machine::n_cores, u32::from),
+            n_threads: n_threads(args.threads),
             kv: args.kv_blocks.map_or(KvSize::Auto, |n_blocks| KvSize::Blocks(n_blocks.get())),
-            context: args.context.map(u32::from),
+            context: args.context,
         })
     }
 
@@ -68,10 +66,31 @@ impl Models {
         }
     }
 
-    /// The target alone.
-    pub(crate) fn without_draft(&self) -> Self {
-        Self { draft: Draft::None, ..self.clone() }
+    fn without_draft(self) -> Self {
+        Self { draft: Draft::None, ..self }
     }
+
+    /// The backend that runs them.
+    pub(crate) fn backend(&self) -> Cpu {
+        Cpu::new(self.n_threads as usize)
+    }
+
+    /// What was asked about stores and context.
+    pub(crate) fn asked(&self, rule: Rule) -> Asked {
+        Asked { kv: self.kv, context: self.context, rule }
+    }
+}
+
+/// The threads that were asked for or one per core; more than cores are taken with a warning.
+fn n_threads(asked: Option<NonZeroU32>) -> u32 {
+    let n_cores = machine::n_cores();
+    let n_threads = asked.map_or(n_cores, u32::from);
+    if n_threads > n_cores {
+        tracing::warn!(
+            "--threads {n_threads} is more than the {n_cores} logical cores; they will wait for each other"
+        );
+    }
+    n_threads
 }
 
 fn check_folder(option: &str, source: &Source) -> Outcome {
@@ -108,67 +127,6 @@ pub(crate) enum Form {
     Raw,
 }
 
-/// A model as opened, before its weights are packed.
-pub(crate) struct Opened {
-    /// Configuration and weights.
-    pub(crate) checkpoint: Checkpoint,
-    /// Its text.
-    pub(crate) tokenizer: Tokenizer,
-}
-
-impl Opened {
-    /// # Errors
-    /// If files are missing or make no sense.
-    pub(crate) fn new(source: &Source, role: Role) -> Outcome<Self> {
-        let folder = match source {
-            Source::Demo => return Ok(Self::demo(role)),
-            Source::Folder(folder) => folder,
-        };
-        let open = || -> Result<Self, dsde_model::error::Error> {
-            let (checkpoint, tokenizer) = (Checkpoint::open(folder)?, Tokenizer::open(folder)?);
-            Ok(Self { checkpoint: checkpoint.without_padding(tokenizer.vocab_len())?, tokenizer })
-        };
-        Ok(open().map_err(|error| anyhow::Error::new(error).context(cannot_load(folder)))?)
-    }
-
-    fn demo(role: Role) -> Self {
-        let checkpoint = match role {
-            Role::Target => embedded::target(),
-            Role::Draft => embedded::draft(),
-        };
-        Self { checkpoint, tokenizer: embedded::tokenizer() }
-    }
-
-    /// What the model is.
-    pub(crate) fn config(&self) -> &ModelConfig {
-        self.checkpoint.config()
-    }
-}
-
-/// Which of the embedded pair is meant by `demo`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Role {
-    /// The model that decides.
-    Target,
-    /// The model that guesses.
-    Draft,
-}
-
-fn cannot_load(folder: &Path) -> String {
-    format!("cannot load {}", folder.display())
-}
-
-/// The chat template of a model.
-///
-/// # Errors
-/// If it has none or a broken one.
-pub(crate) fn chat_template(source: &Source) -> Result<ChatTemplate, dsde_model::error::Error> {
-    match source {
-        Source::Demo => Ok(embedded::chat_template()),
-        Source::Folder(folder) => ChatTemplate::open(folder),
-    }
-}
-
 /// An engine over loaded models, and their text.
 pub(crate) struct Session {
     /// Serves requests.
@@ -177,6 +135,7 @@ pub(crate) struct Session {
     /// `None`: prompts are taken as they are.
     template: Option<ChatTemplate>,
     eos_tokens: Vec<u32>,
+    bound: Bound,
 }
 
 impl Session {
@@ -186,31 +145,21 @@ impl Session {
     /// If files are missing or make no sense, draft and target do not share a vocabulary, or a bound is out of range.
     pub(crate) fn open(models: &Models, wish: &Wish) -> Outcome<Self> {
         let target = Opened::new(&models.target, Role::Target)?;
-        let draft = match &models.draft {
-            Draft::Model(source) => Some(Opened::new(source, Role::Draft)?),
-            Draft::Ngram | Draft::None => None,
-        };
+        let draft = Opened::draft(&models.draft)?;
         if let Some(draft) = &draft {
-            target
-                .tokenizer
-                .same_vocabulary(&draft.tokenizer)
-                .or_usage_of("this draft does not fit the model")?;
+            target.check_draft(draft).or_usage_of("this draft does not fit the model")?;
         }
         let template = match wish.form {
             Form::Raw => None,
             Form::Chat => Some(chat_template(&models.target).or_usage()?),
         };
-        let backend = Cpu::new(models.n_threads as usize);
-        check_context(models, &target, draft.as_ref())?;
-        check_memory(models, &backend, &target, draft.as_ref())?;
-        let config = executor::Config {
-            rule: wish.rule,
-            context_len_max: models.context.unwrap_or(u32::MAX),
-            kv: models.kv,
-        };
+        let backend = models.backend();
         let checkpoints =
             Checkpoints { target: &target.checkpoint, draft: draft.as_ref().map(|draft| &draft.checkpoint) };
-        let executor = ModelExecutor::new(backend, checkpoints, config)?;
+        let memory_bytes = machine::memory_bytes_usable();
+        let stores = Stores::plan(models.asked(wish.rule), &backend, checkpoints, memory_bytes)?;
+        stores.check_memory(memory_bytes)?;
+        let executor = ModelExecutor::new(backend, checkpoints, stores.config)?;
         let tokenizer = Arc::new(target.tokenizer);
         let eos_tokens = target.checkpoint.config().eos_tokens.clone();
         let engine = Engine::new(
@@ -221,7 +170,7 @@ impl Session {
             MonotonicClock::start(),
         )
         .or_usage()?;
-        Ok(Self { engine, tokenizer, template, eos_tokens })
+        Ok(Self { engine, tokenizer, template, eos_tokens, bound: stores.bound })
     }
 
     /// Tokens of a prompt.
@@ -263,43 +212,14 @@ impl Session {
         &self.eos_tokens
     }
 
-    /// Memory of weights and stores.
-    pub(crate) fn memory(&self) -> MemoryUse {
-        self.engine.executor().memory()
+    /// What bounds the context.
+    pub(crate) fn bound(&self) -> Bound {
+        self.bound
     }
 
     /// This machine and the kernels in use.
     pub(crate) fn machine(&self) -> Machine {
         machine::describe(self.engine.executor().backend().describe())
-    }
-}
-
-/// Refuses a context that the models do not have, and tells if the draft shortens it.
-fn check_context(models: &Models, target: &Opened, draft: Option<&Opened>) -> Outcome {
-    let model_max = target.config().context_len_max;
-    if let Some(context) = models.context.filter(|&context| context > model_max) {
-        return Err(usage(format!("--context must be at most {model_max} for this model, got {context}")));
-    }
-    let wanted = models.context.unwrap_or(model_max);
-    if let Some(draft_max) = draft.map(|draft| draft.config().context_len_max).filter(|&max| max < wanted) {
-        tracing::warn!("the draft bounds the context to {draft_max} tokens instead of {wanted}");
-    }
-    Ok(())
-}
-
-/// Refuses stores that this machine could never hold.
-fn check_memory(models: &Models, backend: &Cpu, target: &Opened, draft: Option<&Opened>) -> Outcome {
-    let KvSize::Blocks(n_blocks) = models.kv else {
-        return Ok(());
-    };
-    let configs = [Some(target), draft].into_iter().flatten().map(Opened::config);
-    let block_bytes: usize = configs.map(|config| executor::block_bytes(backend, config)).sum();
-    let fitting = machine::memory_bytes().map(|memory_bytes| memory_bytes / block_bytes as u64);
-    match fitting.filter(|&fitting| u64::from(n_blocks) > fitting) {
-        None => Ok(()),
-        Some(fitting) => Err(usage(format!(
-            "--kv-blocks must be at most {fitting} to fit the memory of this machine ({block_bytes} bytes each), got {n_blocks}"
-        ))),
     }
 }
 
@@ -310,12 +230,13 @@ fn engine_config(models: &Models, wish: &Wish) -> dsde_engine::Config {
         rows_max: sequences_max.max(ROWS_MAX_DEFAULT),
         waiting_max: wish.n_sequences.get(),
         // The policy's own parameters bound its lengths.
-        sl_limit: NODES_MAX - 1,
+        sl_limit: NODES_MAX,
         drafter: match models.draft {
             Draft::Model(_) => Drafter::Model,
             Draft::Ngram => Drafter::PromptLookup(PromptLookup::default()),
             Draft::None => Drafter::None,
         },
         prefix_cache: wish.prefix_cache,
+        ..dsde_engine::Config::default()
     }
 }

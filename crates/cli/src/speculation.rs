@@ -143,10 +143,15 @@ fn policy_list(text: &str) -> Result<Vec<registry::Config>, String> {
     let parse = |name: &String| name.parse::<registry::Config>().map_err(|error| error.to_string());
     let policies: Vec<registry::Config> = names.iter().map(parse).collect::<Result<_, _>>()?;
     let shown: Vec<String> = policies.iter().map(ToString::to_string).collect();
-    match (1..shown.len()).find(|&i| shown[..i].contains(&shown[i])) {
-        Some(i) => Err(format!("policy {} is listed twice", shown[i])),
+    match first_repeated(&shown) {
+        Some(policy) => Err(format!("policy {policy} is listed twice")),
         None => Ok(policies),
     }
+}
+
+/// The first entry that already stands before.
+pub(crate) fn first_repeated<T: PartialEq>(list: &[T]) -> Option<&T> {
+    (1..list.len()).find(|&i| list[..i].contains(&list[i])).map(|i| &list[i])
 }
 
 #[cfg(test)]

@@ -76,9 +76,39 @@ fn an_answer_has_these_fields() {
     assert!(answers[2]["completion_tokens"].as_u64() <= Some(7), "{reasons:?}");
 }
 
+const SAMPLED: [&str; 4] = ["--temperature", "0.8", "--seed", "5"];
+
 #[test]
-fn sampling_is_repeatable_and_prompt_i_uses_seed_plus_i() {
-    let sampled = |seed: &str, file: &str| -> Vec<Value> {
+fn sampled_tokens_without_a_draft_model_depend_on_nothing_but_prompt_and_seed() {
+    let with = |options: &str| {
+        let options: Vec<&str> = options.split(' ').collect();
+        tokens(&[&SAMPLED, &options[..]].concat())
+    };
+    let plain = with("--policy off --concurrency 1 --threads 1");
+    assert_ne!(plain, tokens(&["--policy", "off"]), "greedy");
+    for options in [
+        "--policy off --concurrency 4 --threads 2",
+        "--policy off --kv-blocks 12",
+        "--draft none",
+        "--draft ngram --policy fixed:k=4 --concurrency 1 --threads 1",
+        "--draft ngram --policy fixed:k=4 --concurrency 4 --threads 2",
+        "--draft ngram --policy fixed:k=4 --verification token",
+        "--draft ngram --policy fixed:k=4 --kv-blocks 12",
+        "--draft ngram --policy dsde",
+    ] {
+        assert_eq!(with(options), plain, "{options}");
+    }
+}
+
+#[test]
+fn sampled_tokens_with_a_draft_model_are_the_same_in_the_same_run() {
+    let sampled = || tokens(&[&SAMPLED, &["--policy", "fixed:k=3"][..]].concat());
+    assert_eq!(sampled(), sampled());
+}
+
+#[test]
+fn prompt_i_uses_seed_plus_i() {
+    let sampled = |seed: &str, n_prompts: usize| -> Vec<Value> {
         let args = [
             "generate",
             "--file",
@@ -90,15 +120,56 @@ fn sampling_is_repeatable_and_prompt_i_uses_seed_plus_i() {
             "0.9",
             "--seed",
             seed,
+            "--policy",
+            "off",
         ];
-        let answers = dsde_with_stdin(&args, file).json_lines();
+        let lines = "{\"prompt\": \"Tell me a story.\"}\n".repeat(n_prompts);
+        let answers = dsde_with_stdin(&args, &lines).json_lines();
         answers.into_iter().map(|answer| answer["tokens"].clone()).collect()
     };
-    let line = "{\"prompt\": \"Tell me a story.\"}\n";
-    let three = sampled("5", &line.repeat(3));
-    assert_eq!(three, sampled("5", &line.repeat(3)));
+    let three = sampled("5", 3);
     assert_ne!(three[0], three[1]);
-    assert_eq!(three[1..], sampled("6", &line.repeat(2)));
+    assert_eq!(three[1..], sampled("6", 2));
+}
+
+#[test]
+fn answers_that_the_context_cuts_are_told_of() {
+    let args = ["generate", "--prompt", "Tell me a story.", "--ignore-eos", "--max-tokens", "200"];
+    let stderr = |more: &[&str]| {
+        let run = dsde(&[&args[..], more].concat());
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        run.stderr
+    };
+    let told = "1 answer ended where the context of 48 tokens was full, before --max-tokens; raise ";
+    let by_option = stderr(&["--context", "48"]);
+    assert!(by_option.contains(&format!("{told}--context")), "{by_option}");
+    let by_stores = stderr(&["--kv-blocks", "3", "--json"]);
+    assert!(by_stores.contains(&format!("{told}--kv-blocks")), "{by_stores}");
+    // 2048 positions are 128 blocks of 16.
+    let warning = "the key/value stores bound the context to 48 tokens instead of 2048; --kv-blocks 128";
+    assert!(by_stores.contains(warning), "{by_stores}");
+    let whole = stderr(&[]);
+    assert!(!whole.contains("ended") && !whole.contains("WARN"), "{whole}");
+}
+
+#[test]
+fn keys_that_look_as_if_they_had_an_effect_are_told_of_once() {
+    let lines = "\u{FEFF}{\"prompt\": \"a\", \"id\": 1}\n".to_owned()
+        + &"{\"prompt\": \"a\", \"top_p\": 0.5}\n".repeat(2);
+    let run = dsde_with_stdin(&["generate", "--file", "-", "--max-tokens", "1"], &lines);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert!(run.stderr.contains("stdin:2: `top_p` has no effect"), "{}", run.stderr);
+    assert_eq!(run.stderr.matches("no effect").count(), 1, "{}", run.stderr);
+}
+
+#[test]
+fn more_threads_than_cores_are_told_of() {
+    let n_cores = std::thread::available_parallelism().expect("a number").get();
+    let n_threads = (n_cores + 1).to_string();
+    let run = dsde(&["generate", "--prompt", "a", "--max-tokens", "1", "--threads", &n_threads]);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    let warning = format!("--threads {n_threads} is more than the {n_cores} logical cores");
+    assert!(run.stderr.contains(&warning), "{}", run.stderr);
 }
 
 #[test]
@@ -226,8 +297,29 @@ fn a_full_context_forgets_the_oldest_turns_and_says_so() {
     assert!(run.stderr.contains("the context of 128 tokens is full"), "{}", run.stderr);
     let long = format!("{}\nHello.\n", "word ".repeat(500));
     let run = dsde_with_stdin(&["chat", "--max-tokens", "16", "--context", "128"], &long);
-    assert!(run.stderr.contains("it was not sent"), "{}", run.stderr);
+    assert!(run.stderr.contains("this message alone has"), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("at most 96 leave room for an answer in the context of 128"),
+        "{}",
+        run.stderr
+    );
     assert!(run.stderr.contains("tokens/s"), "{}", run.stderr);
+    let system = "word ".repeat(500);
+    let args = ["chat", "--max-tokens", "16", "--context", "128", "--system", &system];
+    let run = dsde_with_stdin(&args, "Hello.\n");
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert!(run.stderr.contains("this message and --system together have"), "{}", run.stderr);
+}
+
+#[test]
+fn lines_that_cannot_be_sent_do_not_end_a_conversation() {
+    let lines = [&vec![b'x'; 5_000_000], b"\n\xFF\xFE\nHello.\n".as_slice()].concat();
+    let run = dsde_with_stdin(&["chat", "--max-tokens", "4"], &lines);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert!(run.stderr.contains("longer than 4194304 bytes; it was not sent"), "{}", run.stderr);
+    assert!(run.stderr.contains("not UTF-8 text; it was not sent"), "{}", run.stderr);
+    let alone = dsde_with_stdin(&["chat", "--max-tokens", "4"], "Hello.\n");
+    assert_eq!(run.stdout, alone.stdout);
 }
 
 #[test]

@@ -12,7 +12,8 @@ fn check_refused(args: &[&str], parts: &[&str]) {
     let run = dsde(args);
     assert_eq!(run.code, Some(2), "{args:?}: {}", run.stderr);
     assert_eq!(run.stdout, "", "{args:?}");
-    assert!(run.stderr.starts_with("error: "), "{args:?}: {}", run.stderr);
+    let is_error = |line: &str| line.starts_with("error: ");
+    assert!(run.stderr.lines().any(is_error), "{args:?}: {}", run.stderr);
     assert!(!run.stderr.contains("panicked"), "{args:?}: {}", run.stderr);
     for part in parts {
         assert!(run.stderr.contains(part), "{args:?} lacks {part:?}: {}", run.stderr);
@@ -30,25 +31,49 @@ fn options_outside_their_ranges_are_refused() {
         ("--top-p", "0", &["top_p"]),
         ("--top-k", "-1", &["--top-k"]),
         ("--min-p", "1.5", &["min_p"]),
-        ("--repetition-penalty", "0", &["repetition_penalty"]),
+        ("--repetition-penalty", "0", &["repetition_penalty must be in 0.01..=100"]),
+        ("--repetition-penalty", "1e-38", &["repetition_penalty must be in 0.01..=100"]),
         ("--presence-penalty", "3", &["presence_penalty"]),
         ("--frequency-penalty", "-3", &["frequency_penalty"]),
         ("--logit-bias", "5", &["TOKEN=BIAS"]),
         ("--logit-bias", "4096=1", &["logit_bias"]),
         ("--stop", "", &["stop string"]),
         ("--seed", "-1", &["--seed"]),
-        ("--max-tokens", "0", &["--max-tokens"]),
+        ("--max-tokens", "0", &["--max-tokens", "0 is not in 1..="]),
         ("--concurrency", "0", &["--concurrency"]),
         ("--n", "129", &["--n"]),
         ("--threads", "0", &["--threads"]),
         ("--context", "4096", &["at most 2048", "4096"]),
-        ("--kv-blocks", "0", &["--kv-blocks"]),
+        ("--context", "1", &["--context", "1 is not in 2..="]),
+        ("--kv-blocks", "0", &["--kv-blocks", "0 is not in 1..="]),
         ("--kv-blocks", "4000000000", &["--kv-blocks must be at most"]),
         ("--verification", "tree", &["block", "token"]),
         ("--logprobs", "3", &["--json"]),
     ] {
         check_refused(&with(option, value), parts);
     }
+}
+
+#[test]
+fn impossible_measurements_are_refused() {
+    for (option, value, parts) in [
+        ("--requests", "0", &["--requests", "0 is not in 1..=100000"]),
+        ("--requests", "4000000000", &["--requests", "is not in 1..=100000"]),
+        ("--repeat", "0", &["--repeat", "0 is not in 1..=1000"]),
+        ("--max-tokens", "0", &["--max-tokens", "0 is not in 1..="]),
+        ("--concurrency", "1,2,1", &["--concurrency", "1 is listed twice"]),
+        ("--policies", "off,off", &["--policies", "policy off is listed twice"]),
+        ("--workload", "demo,demo", &["--workload", "demo is listed twice"]),
+        ("--workload", "", &["--workload", "a name is empty"]),
+        ("--workload", "mix", &["--workload", "needs files"]),
+    ] {
+        check_refused(&["bench", option, value], parts);
+    }
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let path = folder.path().join("demo.jsonl");
+    fs::write(&path, "{\"prompt\": \"a\"}\n").expect("the scratch folder is writable");
+    let list = format!("demo,{}", path.display());
+    check_refused(&["bench", "--workload", &list], &["two of them are called demo"]);
 }
 
 #[test]
@@ -141,6 +166,24 @@ fn a_draft_with_another_vocabulary_is_refused() {
     let inspection = dsde(&["inspect", "--draft", draft, "--json"]).json_lines().remove(0);
     assert_eq!(inspection["draft"]["compatible"], false);
     assert!(inspection["draft"]["reason"].as_str().is_some_and(|reason| reason.contains("vocabulary")));
+}
+
+#[test]
+fn tokens_without_embeddings_are_left_out_with_a_warning() {
+    let folder = draft_folder();
+    let path = folder.path().join("tokenizer.json");
+    let mut tokenizer: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&path).expect("model files are readable")).expect("JSON");
+    let pad = serde_json::json!({
+        "id": 4096, "content": "[PAD]", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+        "special": true,
+    });
+    tokenizer["added_tokens"].as_array_mut().expect("a list").push(pad);
+    fs::write(&path, tokenizer.to_string()).expect("the scratch folder is writable");
+    let draft = folder.path().to_str().expect("a UTF-8 path");
+    let run = dsde(&["generate", "--prompt", "Hello.", "--max-tokens", "4", "--draft", draft]);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert!(run.stderr.contains("has 4097 tokens, the model embeddings for only 4096"), "{}", run.stderr);
 }
 
 #[test]

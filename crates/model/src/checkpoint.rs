@@ -21,6 +21,9 @@ use shard::{Shard, Span};
 /// Element types that are read.
 const DTYPES: &[Dtype] = &[Dtype::F32, Dtype::F16, Dtype::Bf16];
 
+/// Name of the embedding table, `[n_embeddings, hidden]`.
+const EMBEDDINGS: &str = "model.embed_tokens.weight";
+
 /// An opened model: checked configuration and every tensor by name.
 ///
 /// Nobody may shorten the files of an open checkpoint: the system would end the process with `SIGBUS` when a lost page is
@@ -84,23 +87,37 @@ impl Checkpoint {
         Ok(Self { config, shards: vec![shard], tensors })
     }
 
-    /// Takes the first `n_tokens` rows of the embeddings for the vocabulary and the rest for padding, which is never emitted.
+    /// Takes the rows of the embeddings that belong to tokens for the vocabulary and the rest for padding, which is never
+    /// emitted.
     ///
     /// Published models round the table up to a convenient size, often differently for a large and a small model with the
-    /// same tokenizer; without padding they share a vocabulary.
+    /// same tokenizer; without padding they share a vocabulary. Fine-tuned models sometimes have a tokenizer with more
+    /// tokens than embeddings (one that fills up training batches, say); these tokens can be neither read nor emitted.
     ///
     /// * `n_tokens`: tokens of the model's tokenizer.
-    ///
-    /// # Errors
-    /// [`Error::TooFewEmbeddings`] if some tokens have none.
-    pub fn without_padding(mut self, n_tokens: usize) -> Result<Self, Error> {
+    #[must_use]
+    pub fn without_padding(mut self, n_tokens: usize) -> Self {
         let config = &mut self.config;
-        if n_tokens > config.n_embeddings {
-            return Err(Error::TooFewEmbeddings { n_tokens, n_embeddings: config.n_embeddings });
+        let n_embeddings = config.n_embeddings;
+        if n_tokens > n_embeddings {
+            tracing::warn!(
+                "the tokenizer has {n_tokens} tokens, the model embeddings for only {n_embeddings}; the others cannot be used"
+            );
         }
-        config.vocab_len = n_tokens;
-        config.eos_tokens.retain(|&token| (token as usize) < n_tokens);
-        Ok(self)
+        config.vocab_len = n_tokens.min(n_embeddings);
+        config.eos_tokens.retain(|&token| (token as usize) < config.vocab_len);
+        self
+    }
+
+    /// Bytes of the weights in memory, as far as this can be told before packing: element types as stored, and the embedding
+    /// table twice where it doubles as the output projection. Padding of packed matrices comes on top.
+    pub fn weight_bytes(&self) -> usize {
+        let n_bytes = |location: &Location| location.span.n_bytes();
+        let table = match self.config.tie_embeddings {
+            true => self.tensors.get(EMBEDDINGS).map_or(0, n_bytes),
+            false => 0,
+        };
+        self.tensors.values().map(n_bytes).sum::<usize>() + table
     }
 
     /// What the model is.
@@ -149,6 +166,14 @@ impl Checkpoint {
     pub fn matrix(&self, name: &str, n_out: usize, n_in: usize) -> Result<Dense<'_>, Error> {
         let TensorView { dtype, bytes, .. } = self.tensor(name, &[n_out, n_in])?;
         Ok(Dense { dtype, n_out, n_in, bytes })
+    }
+
+    /// The embedding table, `[n_embeddings, hidden]`, padding included.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub fn embeddings(&self) -> Result<Dense<'_>, Error> {
+        self.matrix(EMBEDDINGS, self.config.n_embeddings, self.config.hidden)
     }
 
     /// The vector `name` of `len` elements, converted to f32 (exact for every type that is read).

@@ -6,6 +6,8 @@
 mod fields;
 mod rope;
 
+use std::ops::RangeInclusive;
+
 use serde_json::Value;
 
 use crate::error::Error;
@@ -27,6 +29,8 @@ const HEAD_DIM_MAX: usize = 1024;
 const INTERMEDIATE_MAX: usize = 1 << 20;
 /// Longest context; published models of these families stay at a million.
 const CONTEXT_LEN_MAX: usize = 1 << 24;
+/// Epsilons that are accepted; published models use 1e-6 and 1e-5. All are normal numbers in f32.
+const RMS_EPS: RangeInclusive<f64> = 1e-12..=1.0;
 /// Head size of Qwen3 where the file names none; the other families divide the hidden size by the number of heads.
 const QWEN3_HEAD_DIM_DEFAULT: usize = 128;
 /// Window of Mistral where the file does not mention one (`null` means none).
@@ -67,7 +71,7 @@ pub struct ModelConfig {
     pub head_dim: usize,
     /// Width of the feed-forward layer.
     pub intermediate: usize,
-    /// Epsilon of every RMS normalisation.
+    /// Epsilon of every RMS normalisation; above 0 and at most 1.
     pub rms_eps: f32,
     /// Rotary embedding.
     pub rope: Rope,
@@ -138,8 +142,8 @@ impl ModelConfig {
     /// up to that length (with a warning if that is less than it was trained for) instead of refused.
     ///
     /// # Errors
-    /// If a text is not JSON, a required field is missing or out of range, sizes do not divide, or the model needs
-    /// something that is not implemented: another architecture, experts, quantised weights, another activation, a rotary
+    /// If a text is not JSON, a required field is missing or out of range (more tokens that end a text than a request may
+    /// have included), sizes do not divide, or the model needs something that is not implemented: another architecture, experts, quantised weights, another activation, a rotary
     /// scaling other than linear and Llama 3's.
     pub fn parse(config: &[u8], generation: Option<&[u8]>) -> Result<Self, Error> {
         let config = json("config.json", config)?;
@@ -166,7 +170,7 @@ impl ModelConfig {
             n_kv_heads: n_kv_heads(fields, family, n_heads)?,
             head_dim: head_dim(fields, family, hidden, n_heads)?,
             intermediate: fields.len("intermediate_size", INTERMEDIATE_MAX)?,
-            rms_eps: fields.number("rms_norm_eps", 0.0)? as f32,
+            rms_eps: fields.number("rms_norm_eps", RMS_EPS)? as f32,
             rope: Rope::parse(fields)?,
             context_len_max: context_len_max(fields, family)?,
             tie_embeddings: fields.flag("tie_word_embeddings")?,

@@ -224,16 +224,6 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Every token needs a row of the embedding table.
-    #[error(
-        "the tokenizer has {n_tokens} tokens, the model embeddings for only {n_embeddings}; do they belong together?"
-    )]
-    TooFewEmbeddings {
-        /// Tokens of the tokenizer.
-        n_tokens: usize,
-        /// Rows of the table.
-        n_embeddings: usize,
-    },
     /// Draft and target must agree on every token; their numbers of tokens differ.
     #[error("draft and target must have the same vocabulary: {expected} tokens in one, {got} in the other")]
     VocabularyLen {

@@ -32,8 +32,12 @@ use judge::Judge;
 use outputs::OutputPlan;
 use parallel::Workers;
 
-/// Bytes of both stores together under [`KvSize::Auto`]: 1 GiB, which a small machine can spare.
+/// Bytes of both stores together for a batch of sequences under [`KvSize::Auto`]: 1 GiB, which a small machine can spare.
 const KV_BYTES_AUTO: u64 = 1 << 30;
+
+/// Bytes of both stores together for the one sequence of full length that [`KvSize::Auto`] makes room for: 4 GiB, which a
+/// machine that serves models with such contexts can spare.
+const SEQUENCE_BYTES_AUTO: u64 = 4 << 30;
 
 /// Sequences of full length that [`KvSize::Auto`] makes room for if the bytes allow.
 const SEQUENCES_AUTO: u32 = 32;
@@ -58,7 +62,7 @@ impl Default for Config {
 /// How large the key/value stores are; target and draft always have the same number of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvSize {
-    /// Room for 32 sequences of full length, in at most 1 GiB.
+    /// Room for 32 sequences of full length in at most 1 GiB, and at least for one as long as that takes at most 4 GiB.
     Auto,
     /// So many blocks in each store.
     Blocks(u32),
@@ -162,8 +166,13 @@ pub fn block_bytes<B: Backend>(backend: &B, config: &ModelConfig) -> usize {
     backend.block_bytes(kv_shape(config, 1))
 }
 
-/// What models, configuration and memory allow together.
-fn shape<B: Backend>(
+/// What models, configuration and memory allow together; the shape of an executor that is made of them.
+///
+/// The stores bound the context: it is shorter than models and `config` allow where a whole sequence does not fit.
+///
+/// # Errors
+/// [`Error::VocabularyLen`] if draft and target have different numbers of tokens.
+pub fn shape<B: Backend>(
     backend: &B,
     target: &ModelConfig,
     draft: Option<&ModelConfig>,
@@ -179,16 +188,7 @@ fn shape<B: Backend>(
     let context_len = models().map(|model| model.context_len_max).fold(config.context_len_max, u32::min);
     let block_bytes: usize = models().map(|model| block_bytes(backend, model)).sum();
     let block_len = backend.block_len() as u32;
-    let fitting = |bytes: u64| u32::try_from(bytes / block_bytes as u64).unwrap_or(u32::MAX);
-    let n_blocks = match config.kv {
-        KvSize::Auto => {
-            let wanted = context_len.div_ceil(block_len).saturating_mul(SEQUENCES_AUTO);
-            wanted.min(fitting(KV_BYTES_AUTO))
-        }
-        KvSize::Blocks(n_blocks) => n_blocks,
-        KvSize::Bytes(bytes) => fitting(bytes),
-    };
-    let n_blocks = n_blocks.max(1);
+    let n_blocks = n_blocks(config.kv, context_len.div_ceil(block_len), block_bytes);
     Ok(Shape {
         vocab_len: target.vocab_len as u32,
         context_len_max: context_len.min(n_blocks.saturating_mul(block_len)),
@@ -196,6 +196,23 @@ fn shape<B: Backend>(
         n_blocks,
         has_draft: draft.is_some(),
     })
+}
+
+/// Blocks of each store, at least one.
+///
+/// * `table_len`: blocks of a sequence of full length.
+/// * `block_bytes`: one block in both stores.
+fn n_blocks(size: KvSize, table_len: u32, block_bytes: usize) -> u32 {
+    let fitting = |bytes: u64| u32::try_from(bytes / block_bytes as u64).unwrap_or(u32::MAX);
+    let n_blocks = match size {
+        KvSize::Auto => {
+            let batch = table_len.saturating_mul(SEQUENCES_AUTO).min(fitting(KV_BYTES_AUTO));
+            batch.max(table_len.min(fitting(SEQUENCE_BYTES_AUTO)))
+        }
+        KvSize::Blocks(n_blocks) => n_blocks,
+        KvSize::Bytes(bytes) => fitting(bytes),
+    };
+    n_blocks.max(1)
 }
 
 impl<B: Backend> Executor for ModelExecutor<B> {
@@ -270,5 +287,30 @@ impl<B: Backend> Executor for ModelExecutor<B> {
         }
         self.drafted.clear();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_auto(table_len: u32, block_bytes: usize, expected: u32) {
+        assert_eq!(n_blocks(KvSize::Auto, table_len, block_bytes), expected);
+    }
+
+    #[test]
+    fn automatic_stores_hold_a_batch_in_1_gib_or_one_long_sequence_in_4() {
+        const MIB: usize = 1 << 20;
+        // 128 blocks per sequence, 64 KiB each: 32 sequences take 256 MiB.
+        check_auto(128, MIB / 16, 32 * 128);
+        // 512 blocks of 1 MiB: 32 sequences would take 16 GiB, 2 of them fit 1 GiB.
+        check_auto(512, MIB, 1024);
+        // One sequence of 8192 blocks of 1 MiB takes 8 GiB; half of it fits 4 GiB.
+        check_auto(8192, MIB, 4096);
+        // One sequence takes 2 GiB: more than a batch may, less than a sequence may.
+        check_auto(2048, MIB, 2048);
+        // Not even one block fits.
+        check_auto(1, 8 << 30, 1);
     }
 }

@@ -36,7 +36,7 @@ impl<B: Backend> Weights<B> {
     /// If one is absent or has another shape or element type.
     pub(crate) fn load(backend: &B, checkpoint: &Checkpoint) -> Result<Self, Error> {
         let config = checkpoint.config();
-        let table = checkpoint.matrix("model.embed_tokens.weight", config.n_embeddings, config.hidden)?;
+        let table = checkpoint.embeddings()?;
         let head = match config.tie_embeddings {
             true => table,
             false => checkpoint.matrix("lm_head.weight", config.n_embeddings, config.hidden)?,

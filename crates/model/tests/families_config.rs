@@ -172,10 +172,17 @@ fn what_is_not_implemented_is_refused() {
     check_refused(json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}), quantised);
     let activation = "an activation other than silu is not supported (hidden_act: gelu); use another model";
     check_refused(json!({"hidden_act": "gelu"}), activation);
-    let yarn = "rotary scaling other than linear and llama3 is not supported (rope_type: yarn); delete rope_scaling from \
-                config.json to serve the unscaled context";
-    check_refused(json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}), yarn);
-    check_refused(json!({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}), yarn);
+    let yarn = |field: &str| {
+        format!(
+            "rotary scaling other than linear and llama3 is not supported ({field}: yarn); set it to \"default\" in \
+             config.json, and leave rope_theta, to serve contexts up to the original length"
+        )
+    };
+    let scaling = json!({"rope_type": "yarn", "factor": 4.0});
+    check_refused(json!({"rope_scaling": scaling}), &yarn("rope_scaling.rope_type"));
+    check_refused(json!({"rope_parameters": scaling}), &yarn("rope_parameters.rope_type"));
+    let older = json!({"type": "yarn", "factor": 4.0});
+    check_refused(json!({"rope_scaling": older}), &yarn("rope_scaling.type"));
 }
 
 #[test]
@@ -211,10 +218,17 @@ fn sizes_outside_their_limits_are_refused() {
     let head_dim = |got: usize| format!("head_dim must be a whole number from 2 to 1024, got {got}");
     check_refused(json!({"head_dim": 0}), &head_dim(0));
     check_refused(json!({"head_dim": 2048}), &head_dim(2048));
-    let eps = "rms_norm_eps must be a finite number of at least 0, got -0.1";
-    check_refused(json!({"rms_norm_eps": -0.1}), eps);
-    let theta = "rope_theta must be a finite number of at least 1, got 0.0";
-    check_refused(json!({"rope_theta": 0.0}), theta);
+    // In f32, 1e300 is infinite and 1e-300 is 0.
+    for eps in ["-0.1", "0.0", "1e300", "1e-300", "1.5"] {
+        let expected = format!("rms_norm_eps must be a number from 1e-12 to 1.0, got {}", number(eps));
+        check_refused(json!({"rms_norm_eps": number(eps)}), &expected);
+    }
+    for theta in ["0.0", "1e300"] {
+        let expected =
+            format!("rope_theta must be a number from 1.0 to 1000000000000.0, got {}", number(theta));
+        check_refused(json!({"rope_theta": number(theta)}), &expected);
+        check_refused(json!({"rope_parameters": {"rope_theta": number(theta)}}), &expected);
+    }
     let window = "sliding_window must be a whole number from 1 to 16777216, got 0";
     check_refused(json!({"architectures": ["MistralForCausalLM"], "sliding_window": 0}), window);
     check_refused(json!({"eos_token_id": 128}), "eos_token_id must be token ids below 128, got 128");
@@ -222,6 +236,18 @@ fn sizes_outside_their_limits_are_refused() {
     check_refused(json!({"tie_word_embeddings": 1}), "tie_word_embeddings must be true or false, got 1");
     check_refused(json!({"hidden_act": ["silu"]}), "hidden_act must be a text, got [\"silu\"]");
     check_refused(json!({"rope_scaling": 8}), "rope_scaling must be an object, got 8");
+}
+
+/// A JSON number as written.
+fn number(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+#[test]
+fn a_model_ends_texts_with_no_more_tokens_than_a_request_may() {
+    let ids = |n: u32| json!({"eos_token_id": (0..n).map(|i| i % 128).collect::<Vec<_>>()});
+    assert_eq!(parsed(ids(128)).unwrap().eos_tokens.len(), 128);
+    check_refused(ids(129), "eos_token_id must be at most 128 token ids, got 129 of them");
 }
 
 #[test]
@@ -287,7 +313,8 @@ proptest! {
             prop_assert!(config.n_heads % config.n_kv_heads == 0 && config.n_kv_heads > 0);
             prop_assert!(config.head_dim % 2 == 0 && config.head_dim > 0);
             prop_assert!(config.vocab_len > 0 && config.hidden > 0 && config.context_len_max > 0);
-            prop_assert!(config.rope.theta >= 1.0 && config.rms_eps >= 0.0);
+            prop_assert!((1.0..=1e12).contains(&config.rope.theta));
+            prop_assert!(config.rms_eps > 0.0 && config.rms_eps <= 1.0);
         }
     }
 }

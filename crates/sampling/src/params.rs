@@ -15,7 +15,7 @@ pub struct Params {
     pub top_p: f32,
     /// Keep tokens with at least `min_p` times the largest probability, in `[0, 1]`; 0 keeps all.
     pub min_p: f32,
-    /// Divides positive and multiplies negative logits of tokens seen in prompt or output, `> 0`; 1 is off.
+    /// Divides positive and multiplies negative logits of tokens seen in prompt or output, in `[0.01, 100]`; 1 is off.
     pub repetition_penalty: f32,
     /// Subtracted once from tokens seen in the output, in `[-2, 2]`; 0 is off.
     pub presence_penalty: f32,
@@ -72,12 +72,7 @@ impl Params {
             Bound::new("temperature", self.temperature, 0.0..=Self::TEMPERATURE_MAX, "in 0..=100"),
             Bound::new("top_p", self.top_p, f32::MIN_POSITIVE..=1.0, "above 0 and at most 1"),
             Bound::new("min_p", self.min_p, 0.0..=1.0, "in 0..=1"),
-            Bound::new(
-                "repetition_penalty",
-                self.repetition_penalty,
-                f32::MIN_POSITIVE..=f32::MAX,
-                "finite and above 0",
-            ),
+            Bound::new("repetition_penalty", self.repetition_penalty, 0.01..=100.0, "in 0.01..=100"),
             Bound::new("presence_penalty", self.presence_penalty, -2.0..=2.0, "in -2..=2"),
             Bound::new("frequency_penalty", self.frequency_penalty, -2.0..=2.0, "in -2..=2"),
         ];
@@ -155,7 +150,7 @@ mod tests {
     #[test]
     fn values_outside_their_ranges_are_named() {
         type Change = fn(&mut Params);
-        let cases: [(Change, &str); 21] = [
+        let cases: [(Change, &str); 22] = [
             (|p| p.temperature = -0.1, "temperature must be in 0..=100, got -0.1"),
             (|p| p.temperature = 100.1, "temperature must be in 0..=100, got 100.1"),
             (|p| p.temperature = f32::NAN, "temperature must be in 0..=100, got NaN"),
@@ -166,12 +161,10 @@ mod tests {
             (|p| p.min_p = -1.0, "min_p must be in 0..=1, got -1"),
             (|p| p.min_p = 1.1, "min_p must be in 0..=1, got 1.1"),
             (|p| p.min_p = f32::NAN, "min_p must be in 0..=1, got NaN"),
-            (|p| p.repetition_penalty = 0.0, "repetition_penalty must be finite and above 0, got 0"),
-            (
-                |p| p.repetition_penalty = f32::INFINITY,
-                "repetition_penalty must be finite and above 0, got inf",
-            ),
-            (|p| p.repetition_penalty = f32::NAN, "repetition_penalty must be finite and above 0, got NaN"),
+            (|p| p.repetition_penalty = 0.0, "repetition_penalty must be in 0.01..=100, got 0"),
+            (|p| p.repetition_penalty = 0.001, "repetition_penalty must be in 0.01..=100, got 0.001"),
+            (|p| p.repetition_penalty = f32::INFINITY, "repetition_penalty must be in 0.01..=100, got inf"),
+            (|p| p.repetition_penalty = f32::NAN, "repetition_penalty must be in 0.01..=100, got NaN"),
             (|p| p.presence_penalty = 2.5, "presence_penalty must be in -2..=2, got 2.5"),
             (|p| p.presence_penalty = f32::NAN, "presence_penalty must be in -2..=2, got NaN"),
             (|p| p.frequency_penalty = -3.0, "frequency_penalty must be in -2..=2, got -3"),

@@ -36,7 +36,7 @@ pub fn dsde(args: &[&str]) -> Run {
 }
 
 /// Runs `dsde` with `stdin` piped in.
-pub fn dsde_with_stdin(args: &[&str], stdin: &str) -> Run {
+pub fn dsde_with_stdin(args: &[&str], stdin: impl AsRef<[u8]>) -> Run {
     let mut child = Command::new(env!("CARGO_BIN_EXE_dsde"))
         .args(args)
         .env_remove("RUST_LOG")
@@ -47,7 +47,7 @@ pub fn dsde_with_stdin(args: &[&str], stdin: &str) -> Run {
         .expect("the program starts");
     let mut pipe = child.stdin.take().expect("stdin is piped");
     // A program that refuses its arguments does not read.
-    let _ = pipe.write_all(stdin.as_bytes());
+    let _ = pipe.write_all(stdin.as_ref());
     drop(pipe);
     Run::of(child.wait_with_output().expect("the program ends"))
 }

@@ -31,6 +31,12 @@ pub(super) struct Span {
     range: Range<usize>,
 }
 
+impl Span {
+    pub(super) fn n_bytes(&self) -> usize {
+        self.range.len()
+    }
+}
+
 #[derive(Debug)]
 enum Bytes {
     Mapped(memmap2::Mmap),

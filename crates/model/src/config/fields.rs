@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 
+use dsde_engine::Request;
 use serde_json::{Map, Value};
 
 use crate::error::Error;
@@ -77,23 +78,30 @@ impl<'a> Fields<'a> {
         self.optional_len(field, 1..=max)?.ok_or(Error::FieldMissing { field })
     }
 
-    /// The field as a number that is at least `min` and finite.
-    pub(super) fn optional_number(&self, field: &'static str, min: f64) -> Result<Option<f64>, Error> {
+    /// The field as a number within `range`.
+    pub(super) fn optional_number(
+        &self,
+        field: &'static str,
+        range: RangeInclusive<f64>,
+    ) -> Result<Option<f64>, Error> {
         let Some(value) = self.get(field) else {
             return Ok(None);
         };
-        match value.as_f64().filter(|x| x.is_finite() && *x >= min) {
+        match value.as_f64().filter(|x| range.contains(x)) {
             Some(x) => Ok(Some(x)),
-            None => Err(invalid(field, format!("a finite number of at least {min}"), value)),
+            None => {
+                let expected = format!("a number from {:?} to {:?}", range.start(), range.end());
+                Err(invalid(field, expected, value))
+            }
         }
     }
 
-    /// The field as a number that is at least `min` and finite.
-    pub(super) fn number(&self, field: &'static str, min: f64) -> Result<f64, Error> {
-        self.optional_number(field, min)?.ok_or(Error::FieldMissing { field })
+    /// The field as a number within `range`.
+    pub(super) fn number(&self, field: &'static str, range: RangeInclusive<f64>) -> Result<f64, Error> {
+        self.optional_number(field, range)?.ok_or(Error::FieldMissing { field })
     }
 
-    /// The field as token ids: one number or a list of them; absent means none.
+    /// The field as token ids: one number or a list of at most [`Request::STOP_TOKENS_MAX`]; absent means none.
     pub(super) fn tokens(&self, field: &'static str, vocab_len: usize) -> Result<Vec<u32>, Error> {
         let token = |value: &Value| {
             let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
@@ -102,6 +110,11 @@ impl<'a> Fields<'a> {
         };
         match self.get(field) {
             None => Ok(Vec::new()),
+            Some(Value::Array(values)) if values.len() > Request::STOP_TOKENS_MAX => Err(Error::Field {
+                field,
+                expected: format!("at most {} token ids", Request::STOP_TOKENS_MAX),
+                got: format!("{} of them", values.len()),
+            }),
             Some(Value::Array(values)) => values.iter().map(token).collect(),
             Some(value) => Ok(vec![token(value)?]),
         }

@@ -1,11 +1,24 @@
 //! Rotary position embedding as configured.
 
+use std::ops::RangeInclusive;
+
 use super::CONTEXT_LEN_MAX;
 use super::fields::Fields;
 use crate::error::Error;
 
 /// Base of the rotary frequencies where the file names none, as in the reference implementation of every family here.
 const ROPE_THETA_DEFAULT: f64 = 10_000.0;
+/// Bases that are accepted; published models stay under 1e8, and their powers must not leave the range of f64.
+const THETA: RangeInclusive<f64> = 1.0..=1e12;
+/// Factors that divide frequencies; published ones stay under 1000.
+const FACTOR: RangeInclusive<f64> = 1.0..=1e6;
+/// Turns within the original context.
+const TURNS: RangeInclusive<f64> = 1e-6..=1e6;
+
+/// Field about rotary embedding in files of newer tools, base included.
+const NEW: &str = "rope_parameters";
+/// Field about scaling in files of older tools.
+const OLD: &str = "rope_scaling";
 
 /// Rotary position embedding.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,41 +57,37 @@ pub enum RopeScaling {
 impl Rope {
     /// Reads the fields about rotary embedding, in the older spelling or the newer (`rope_parameters`).
     pub(super) fn parse(fields: Fields<'_>) -> Result<Self, Error> {
-        let scaling = match fields.object("rope_parameters")? {
-            Some(parameters) => Some(parameters),
-            None => fields.object("rope_scaling")?,
-        };
-        let theta = match fields.optional_number("rope_theta", 1.0)? {
+        let field = if fields.get(NEW).is_some() { NEW } else { OLD };
+        let scaling = fields.object(field)?;
+        let theta = match fields.optional_number("rope_theta", THETA)? {
             Some(theta) => Some(theta),
-            None => scaling.map(|s| s.optional_number("rope_theta", 1.0)).transpose()?.flatten(),
+            None => scaling.map(|s| s.optional_number("rope_theta", THETA)).transpose()?.flatten(),
         };
-        let scaling = scaling.map_or(Ok(RopeScaling::None), RopeScaling::parse)?;
+        let scaling = scaling.map_or(Ok(RopeScaling::None), |scaling| RopeScaling::parse(field, scaling))?;
         Ok(Self { theta: theta.unwrap_or(ROPE_THETA_DEFAULT), scaling })
     }
 }
 
 impl RopeScaling {
-    fn parse(fields: Fields<'_>) -> Result<Self, Error> {
-        let kind = match fields.text("rope_type")? {
-            Some(kind) => Some(kind),
-            None => fields.text("type")?,
-        };
-        match kind {
+    /// * `field`: where `fields` stand in the file, for errors.
+    fn parse(field: &str, fields: Fields<'_>) -> Result<Self, Error> {
+        let key = if fields.get("rope_type").is_some() { "rope_type" } else { "type" };
+        match fields.text(key)? {
             None if fields.is_mentioned("factor") => Err(Error::FieldMissing { field: "rope_type" }),
             None | Some("default") => Ok(Self::None),
-            Some("linear") => Ok(Self::Linear { factor: fields.number("factor", 1.0)? }),
+            Some("linear") => Ok(Self::Linear { factor: fields.number("factor", FACTOR)? }),
             Some("llama3") => Self::parse_llama3(fields),
             Some(other) => Err(Error::Unsupported {
                 feature: "rotary scaling other than linear and llama3",
-                got: format!("rope_type: {other}"),
-                hint: "delete rope_scaling from config.json to serve the unscaled context",
+                got: format!("{field}.{key}: {other}"),
+                hint: "set it to \"default\" in config.json, and leave rope_theta, to serve contexts up to the original length",
             }),
         }
     }
 
     fn parse_llama3(fields: Fields<'_>) -> Result<Self, Error> {
-        let low_freq_factor = fields.number("low_freq_factor", f64::MIN_POSITIVE)?;
-        let high_freq_factor = fields.number("high_freq_factor", f64::MIN_POSITIVE)?;
+        let low_freq_factor = fields.number("low_freq_factor", TURNS)?;
+        let high_freq_factor = fields.number("high_freq_factor", TURNS)?;
         if high_freq_factor <= low_freq_factor {
             return Err(Error::Field {
                 field: "high_freq_factor",
@@ -87,7 +96,7 @@ impl RopeScaling {
             });
         }
         Ok(Self::Llama3 {
-            factor: fields.number("factor", 1.0)?,
+            factor: fields.number("factor", FACTOR)?,
             low_freq_factor,
             high_freq_factor,
             original_context_len: fields.len("original_max_position_embeddings", CONTEXT_LEN_MAX)? as u32,

@@ -70,8 +70,8 @@ fn different_vocabularies_are_refused() {
 
 #[test]
 fn padding_of_the_embeddings_is_no_part_of_the_vocabulary() {
-    let padded = || open("llama3").without_padding(100).unwrap();
-    let draft = open("qwen2").without_padding(100).unwrap();
+    let padded = || open("llama3").without_padding(100);
+    let draft = open("qwen2").without_padding(100);
     let checkpoints = Checkpoints { target: &padded(), draft: Some(&draft) };
     let executor = ModelExecutor::new(Reference, checkpoints, Config::default()).unwrap();
     assert_eq!(executor.shape().vocab_len, 100);
@@ -84,8 +84,28 @@ fn padding_of_the_embeddings_is_no_part_of_the_vocabulary() {
         model.logits(&Reference, 0..1).to_vec()
     };
     assert_eq!(logits(padded()), logits(open("llama3"))[..100]);
-    let refused = open("llama3").without_padding(129);
-    assert!(matches!(refused, Err(Error::TooFewEmbeddings { n_tokens: 129, n_embeddings: 128 })));
+}
+
+#[test]
+fn tokens_without_embeddings_are_no_part_of_the_vocabulary() {
+    let checkpoint = open("llama3").without_padding(129);
+    assert_eq!(checkpoint.config().vocab_len, 128);
+    assert_eq!(*checkpoint.config(), *open("llama3").config());
+}
+
+#[test]
+fn weights_take_what_is_stored_and_tied_tables_twice() {
+    // bf16. Per layer: q and o 64 x 64, k and v 32 x 64, three of 96 x 64, two norms; the table is 128 x 64.
+    let per_layer = 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 96 * 64 + 2 * 64);
+    let table = 2 * 128 * 64;
+    let final_norm = 2 * 64;
+    let llama3 = open("llama3");
+    assert!(!llama3.config().tie_embeddings);
+    assert_eq!(llama3.weight_bytes(), 2 * per_layer + 2 * table + final_norm);
+    let qwen2 = open("qwen2");
+    assert!(qwen2.config().tie_embeddings);
+    // Biases on query, key and value.
+    assert_eq!(qwen2.weight_bytes(), llama3.weight_bytes() + 2 * 2 * 128);
 }
 
 #[test]
