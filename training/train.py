@@ -1,0 +1,300 @@
+"""Stage 4 and 6: trains the target, or with --teacher the draft, on packed rows.
+
+Resuming is exact: weights, optimiser, learning-rate position, random state and data position are in the checkpoint, and
+nothing else decides the next step. On CUDA, sums whose order the hardware chooses may still differ in the last bits.
+"""
+
+import argparse
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import checkpoint
+from data import Batch, Documents, RowStream, joined
+from evaluate import heldout_losses
+from losses import batch_loss
+from model import Llama
+from settings import Recipe, Role, Settings, Training
+
+# AdamW's decay of gradient averages; 0.95 instead of the default 0.999 suits short runs with large batches.
+BETAS = (0.9, 0.95)
+
+# Steps left out of, and then used for, measuring the speed that --minutes plans with (compilation comes first).
+SKIPPED_STEPS, MEASURED_STEPS = 5, 15
+
+# Share of --minutes kept for checkpoints and held-out losses.
+RESERVE_SHARE = 0.05
+
+LOG = "log.jsonl"
+
+# Exit status of a run that paused before its last step: start the same command again.
+PAUSED = 3
+
+
+@dataclass
+class Progress:
+    """Where a run is; with the weights and the optimiser this is the whole state."""
+
+    n_steps: int
+    step: int = 0
+    n_tokens: int = 0
+    seconds: float = 0.0
+    # True once --minutes has fixed n_steps.
+    is_planned: bool = False
+    # (epoch, row) of each stream.
+    positions: list[tuple[int, int]] = field(default_factory=list)
+
+
+@dataclass
+class Run:
+    """Everything a training run holds."""
+
+    recipe: Recipe
+    model: Llama
+    backbone: Any
+    optimiser: torch.optim.Optimizer
+    streams: list[RowStream]
+    rows: list[int]
+    teacher: Llama | None
+    progress: Progress
+    folder: Path
+
+    @property
+    def training(self) -> Training:
+        return self.recipe.training
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One step: losses in nats per counted target, before the update."""
+
+    loss: float
+    text: float
+    kld: float
+    gradient_norm: float
+    lr: float
+    n_tokens: int
+
+
+def learning_rate(step: int, n_steps: int, training: Training) -> float:
+    """Linear warm-up from 0, then half a cosine down to `lr_end_share * lr_max` at the last step."""
+    if step < training.warmup_steps:
+        return training.lr_max * (step + 1) / training.warmup_steps
+    done = (step - training.warmup_steps) / max(1, n_steps - 1 - training.warmup_steps)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+    return training.lr_max * (training.lr_end_share + (1.0 - training.lr_end_share) * cosine)
+
+
+def adamw(model: Llama, training: Training) -> torch.optim.AdamW:
+    """Decays matrices, not norms; the tied embedding is a matrix."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": training.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=model.device.type == "cuda")
+
+
+def train_step(run: Run) -> StepReport:
+    """One update from `rows_per_step` rows, in micro-batches whose gradients add up to that of the whole."""
+    training, device = run.training, run.model.device
+    lr = learning_rate(run.progress.step, run.progress.n_steps, training)
+    for group in run.optimiser.param_groups:
+        group["lr"] = lr
+    batch = joined([stream.next_rows(rows) for stream, rows in zip(run.streams, run.rows, strict=True)])
+    # One norm for all micro-batches: a mean of means would favour rows with few counted targets.
+    scale = 1.0 / float(batch.weights.sum())
+    sums = torch.zeros(3, device=device)
+    run.model.train()
+    run.optimiser.zero_grad(set_to_none=True)
+    for micro in shuffled(batch, run).split(training.micro_rows):
+        with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
+            part = batch_loss(run.model, run.backbone, micro.to(device), run.teacher, training.teacher_share)
+        (part.total * scale).backward()
+        sums += torch.stack((part.total.detach(), part.text, part.kld)) * scale
+    norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), training.gradient_norm_max)
+    run.optimiser.step()
+    n_tokens = batch.inputs.numel()
+    run.progress.step += 1
+    run.progress.n_tokens += n_tokens
+    run.progress.positions = [stream.position for stream in run.streams]
+    loss, text, kld = sums.tolist()
+    if not math.isfinite(loss):
+        raise SystemExit(f"loss is {loss} at step {run.progress.step}: lower lr_max or raise warmup_steps")
+    return StepReport(loss, text, kld, float(norm), lr, n_tokens)
+
+
+def shuffled(batch: Batch, run: Run) -> Batch:
+    """Rows in random order, so that each micro-batch mixes the streams and costs about the same."""
+    order = torch.randperm(len(batch.tokens), generator=torch.Generator().manual_seed(run.progress.step))
+    return Batch(batch.tokens[order], batch.weights[order], batch.segments[order])
+
+
+def identity(run: Run, settings: Settings) -> str:
+    """What must not change while a run goes on: seed, recipe and the size of its text."""
+    n_tokens = [len(stream.documents.tokens) for stream in run.streams]
+    return json.dumps({"seed": settings.seed, "recipe": asdict(run.recipe), "n_tokens": n_tokens})
+
+
+def state_of(run: Run, settings: Settings) -> dict[str, Any]:
+    """What a checkpoint holds: tensors and plain values only."""
+    state = {
+        "identity": identity(run, settings),
+        "shape": asdict(run.model.shape),
+        "model": run.model.state_dict(),
+        "optimiser": run.optimiser.state_dict(),
+        "progress": asdict(run.progress),
+        "rng": torch.get_rng_state(),
+    }
+    return state | ({"rng_cuda": torch.cuda.get_rng_state()} if run.model.device.type == "cuda" else {})
+
+
+def restore(run: Run, settings: Settings) -> None:
+    """Continues from the checkpoint of the folder; refuses another recipe or other text."""
+    state = checkpoint.load(run.folder)
+    if state["identity"] != identity(run, settings):
+        raise SystemExit(f"{run.folder} was made with another recipe or other text: use those, or another folder")
+    run.model.load_state_dict(state["model"])
+    run.optimiser.load_state_dict(state["optimiser"])
+    torch.set_rng_state(state["rng"])
+    if "rng_cuda" in state and run.model.device.type == "cuda":
+        torch.cuda.set_rng_state(state["rng_cuda"])
+    run.progress = Progress(**state["progress"])
+    for stream, (epoch, row) in zip(run.streams, run.progress.positions, strict=True):
+        stream.seek(epoch, row)
+    forget_after(run.folder / LOG, run.progress.step)
+
+
+def forget_after(log: Path, step: int) -> None:
+    """Drops log lines of steps that a crash lost and that will be taken again."""
+    if log.exists():
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        log.write_text("".join(kept), encoding="utf-8")
+
+
+def planned_steps(progress: Progress, minutes: float, seconds_per_step: float) -> int:
+    """The steps that fit into `minutes` of the whole run, at most those of the recipe."""
+    left = minutes * 60.0 * (1.0 - RESERVE_SHARE) - progress.seconds
+    return max(progress.step + 1, min(progress.n_steps, progress.step + int(left / seconds_per_step)))
+
+
+def train(run: Run, settings: Settings, heldout: Documents, minutes: float | None, pause_minutes: float | None) -> bool:
+    """Steps until the last one (True) or until the pause (False), with checkpoints and a log on the way."""
+    began, before = time.monotonic(), run.progress.seconds
+    # Speed is measured once, in the first call that is told a limit.
+    measuring = minutes is not None and not run.progress.is_planned
+    first_step, measured_from = run.progress.step, began
+    log = (run.folder / LOG).open("a", encoding="utf-8")
+    while run.progress.step < run.progress.n_steps:
+        started = time.monotonic()
+        report = train_step(run)
+        progress = run.progress
+        progress.seconds = before + time.monotonic() - began
+        if progress.step - first_step == SKIPPED_STEPS:
+            measured_from = time.monotonic()
+        if measuring and progress.step - first_step == SKIPPED_STEPS + MEASURED_STEPS:
+            pace = (time.monotonic() - measured_from) / MEASURED_STEPS
+            progress.n_steps, progress.is_planned = planned_steps(progress, minutes, pace), True
+            print(f"{pace:.3f} s per step: {progress.n_steps} steps fit into {minutes:g} minutes", flush=True)
+        is_last = progress.step >= progress.n_steps
+        entry = {"step": progress.step, "seconds": round(progress.seconds, 2)} | asdict(report)
+        if is_last or progress.step % run.training.heldout_every_steps == 0:
+            entry["heldout"] = heldout_losses(
+                run.model, heldout, run.training.context_len, settings.evaluation.heldout_tokens_per_domain
+            )
+            print(f"held out at {progress.step}: {json.dumps(entry['heldout'])}", flush=True)
+        print(json.dumps(entry), file=log, flush=True)
+        show(report, progress, time.monotonic() - started)
+        is_pause = pause_minutes is not None and time.monotonic() - began >= pause_minutes * 60.0
+        if is_last or is_pause or progress.step % run.training.checkpoint_every_steps == 0:
+            checkpoint.save(run.folder, state_of(run, settings))
+        if is_pause and not is_last:
+            print(f"paused at step {progress.step} of {progress.n_steps}; the same command goes on", flush=True)
+            return False
+    return True
+
+
+def show(report: StepReport, progress: Progress, seconds: float) -> None:
+    """The progress line."""
+    left = (progress.n_steps - progress.step) * progress.seconds / progress.step
+    divergence = f" kld {report.kld:.4f}" if report.kld else ""
+    print(
+        f"step {progress.step}/{progress.n_steps} loss {report.loss:.4f} text {report.text:.4f}{divergence} "
+        f"norm {report.gradient_norm:.2f} lr {report.lr:.2e} {report.n_tokens / seconds:.0f} tokens/s "
+        f"left {left / 60.0:.1f} min",
+        flush=True,
+    )
+
+
+def prepared(args: argparse.Namespace, settings: Settings, device: torch.device) -> Run:
+    """A fresh run, or the continued one if the folder has a checkpoint."""
+    role: Role = args.role
+    recipe = settings.recipe(role)
+    training = recipe.training
+    torch.manual_seed(settings.seed)
+    model = Llama(recipe.shape).to(device)
+    files = [args.data / "train.npz"] + ([args.samples] if args.samples else [])
+    seeds = range(settings.seed, settings.seed + len(files))
+    streams = [
+        RowStream(Documents.load(file), training.context_len, training.prompt_weight, seed)
+        for file, seed in zip(files, seeds, strict=True)
+    ]
+    sampled = round(training.rows_per_step * training.samples_share) if args.samples else 0
+    run = Run(
+        recipe=recipe,
+        model=model,
+        backbone=torch.compile(model.model) if training.compile and device.type == "cuda" else model.model,
+        optimiser=adamw(model, training),
+        streams=streams,
+        rows=[training.rows_per_step - sampled] + ([sampled] if args.samples else []),
+        teacher=checkpoint.load_model(args.teacher, device) if args.teacher else None,
+        progress=Progress(training.n_steps),
+        folder=args.out,
+    )
+    if run.teacher and run.teacher.shape.vocab_size != model.shape.vocab_size:
+        raise SystemExit(f"the teacher has {run.teacher.shape.vocab_size} tokens, expected {model.shape.vocab_size}")
+    if checkpoint.exists(args.out):
+        restore(run, settings)
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--role", choices=("target", "draft"), required=True)
+    parser.add_argument("--data", type=Path, required=True, help="folder with train.npz and heldout.npz")
+    parser.add_argument("--out", type=Path, required=True, help="run folder; a checkpoint in it is continued")
+    parser.add_argument("--teacher", type=Path, help="run or model folder of the target, for the draft")
+    parser.add_argument("--samples", type=Path, help="samples.npz of the target, for the draft")
+    parser.add_argument("--minutes", type=float, help="shorten the schedule so that the whole run fits")
+    parser.add_argument("--pause-minutes", type=float, help="stop this call after so long, with a checkpoint; exit 3")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: as many as cores")
+    args = parser.parse_args()
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.set_float32_matmul_precision("high")
+    settings = Settings.read(args.config)
+    if settings.recipe(args.role).training.teacher_share > 0 and not args.teacher:
+        raise SystemExit("this recipe has a teacher_share: give --teacher")
+    args.out.mkdir(parents=True, exist_ok=True)
+    run = prepared(args, settings, torch.device(args.device))
+    print(
+        f"{args.role}: {run.model.n_parameters} parameters, {run.streams[0].rows_per_epoch} rows per epoch, "
+        f"step {run.progress.step} of {run.progress.n_steps}, {args.device}",
+        flush=True,
+    )
+    heldout = Documents.load(args.data / "heldout.npz")
+    if not train(run, settings, heldout, args.minutes, args.pause_minutes):
+        raise SystemExit(PAUSED)
+
+
+if __name__ == "__main__":
+    main()
