@@ -211,7 +211,8 @@ impl ScriptedExecutor {
         let (mut target, mut logits) = (Vec::new(), Vec::new());
         for i in 0..=n_nodes {
             let mut row = self.script.target_logits(self.target.visible(rows, draw.seq_idx, first + i));
-            let path = path_to(draw, i);
+            // Row 0 stands after the last known token, row `1 + node` after a node.
+            let path = (i as u32).checked_sub(1).map_or_else(Vec::new, |node| draw.proposal.path(node));
             let adjustment = Adjustment {
                 params: draw.params,
                 history: draw.history,
@@ -299,18 +300,6 @@ const CERTAIN: divergence::Shape = divergence::Shape { entropy: 0.0, top_prob: 1
 /// Temperature at which distributions are compared; greedy requests are compared at 1.
 fn signal_temperature(params: &Params) -> f32 {
     if params.is_greedy() { 1.0 } else { params.temperature }
-}
-
-/// Tokens of the nodes from the root to the node whose row is `1 + node`; row 0 has none.
-fn path_to(draw: &TargetDraw<'_>, row: usize) -> Vec<u32> {
-    let mut path = Vec::new();
-    let mut node = (row as u32).checked_sub(1);
-    while let Some(n) = node {
-        path.push(draw.proposal.tokens()[n as usize]);
-        node = draw.proposal.parents()[n as usize];
-    }
-    path.reverse();
-    path
 }
 
 fn signals(draw: &TargetDraw<'_>, target: &[f32], draft: &[f32], vocab_len: usize) -> Vec<PositionSignals> {

@@ -14,11 +14,8 @@ impl<'a> Path<'a> {
         if proposal.is_chain() {
             return Self(Cow::Borrowed(&proposal.tokens()[..row_idx]));
         }
-        let parent_of = |node: &u32| proposal.parents()[*node as usize];
-        let nodes = std::iter::successors((row_idx as u32).checked_sub(1), parent_of);
-        let mut tokens: Vec<u32> = nodes.map(|node| proposal.tokens()[node as usize]).collect();
-        tokens.reverse();
-        Self(Cow::Owned(tokens))
+        let node = (row_idx as u32).checked_sub(1);
+        Self(Cow::Owned(node.map_or_else(Vec::new, |node| proposal.path(node))))
     }
 
     /// To the node appended last.
