@@ -261,7 +261,16 @@ def prepared(args: argparse.Namespace, settings: Settings, device: torch.device)
         raise SystemExit(f"the teacher has {run.teacher.shape.vocab_size} tokens, expected {model.shape.vocab_size}")
     if checkpoint.exists(args.out):
         restore(run, settings)
+    elif args.init:
+        begin_from(run.model, checkpoint.load_model(args.init, device), args.init)
     return run
+
+
+def begin_from(model: Llama, earlier: Llama, folder: Path) -> None:
+    """Takes the weights of a model of the same shape; refuses another."""
+    if earlier.shape != model.shape:
+        raise SystemExit(f"{folder} has shape {earlier.shape}, expected {model.shape}")
+    model.load_state_dict(earlier.state_dict())
 
 
 def main() -> None:
@@ -272,6 +281,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="run folder; a checkpoint in it is continued")
     parser.add_argument("--teacher", type=Path, help="run or model folder of the target, for the draft")
     parser.add_argument("--samples", type=Path, help="samples.npz of the target, for the draft")
+    parser.add_argument("--init", type=Path, help="run or model folder of the same shape whose weights a fresh run begins with")
     parser.add_argument("--minutes", type=float, help="shorten the schedule so that the whole run fits")
     parser.add_argument("--pause-minutes", type=float, help="stop this call after so long, with a checkpoint; exit 3")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -118,6 +118,12 @@ pub struct StepReport {
     pub target_rows: u32,
     /// Rows of prompt chunks among them.
     pub prefill_rows: u32,
+    /// Passes of the draft model, catching up included.
+    pub draft_rounds: u32,
+    /// Rows of all those passes together.
+    pub draft_rows: u32,
+    /// Positions the drawing sequences had stored before the pass, together.
+    pub context_len_sum: u64,
     /// Sum of planned lengths.
     pub planned: u32,
     /// Sum of drafted lengths.

@@ -202,7 +202,7 @@ impl ScriptedExecutor {
             draws(draw.params, draw.history).token(Purpose::Draft, index, Weights::Row(&row))
         };
         let divergence::Shape { entropy, top_prob } = shape.unwrap_or(CERTAIN);
-        Drafted { token, position: DraftPosition { index: draw.proposal.len(), entropy, top_prob } }
+        Drafted { token, position: DraftPosition { index: draw.proposal.len(), entropy, top_prob, path_log_prob: 0.0 } }
     }
 
     fn judge(&mut self, rows: &RowBatch, draw: &TargetDraw<'_>) -> Verification {
@@ -340,7 +340,7 @@ impl Executor for IdleExecutor {
         drafted.clear();
         drafted.extend(draws.iter().map(|draw| Drafted {
             token: 0,
-            position: DraftPosition { index: draw.proposal.len(), entropy: 0.0, top_prob: 1.0 },
+            position: DraftPosition { index: draw.proposal.len(), entropy: 0.0, top_prob: 1.0, path_log_prob: 0.0 },
         }));
         Ok(())
     }

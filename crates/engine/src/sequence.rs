@@ -5,7 +5,7 @@ use dsde_sampling::{Params, Proposal};
 
 use crate::block_pool::Prefix;
 use crate::report::{FinishReason, RequestTimeline};
-use crate::request::{Request, RequestId};
+use crate::request::{Request, RequestId, Slo};
 use crate::rows::BlockId;
 use crate::stop::StopStrings;
 
@@ -25,6 +25,8 @@ pub(crate) struct Sequence {
     pub(crate) request: RequestId,
     pub(crate) choice: u32,
     pub(crate) priority: i32,
+    /// Latency targets.
+    pub(crate) slo: Slo,
     /// Whose prompt blocks it shares once they are computed: the first choice of the same request.
     pub(crate) leader: Option<SeqId>,
     pub(crate) params: Params,
@@ -91,6 +93,7 @@ impl Sequence {
             request: request_id,
             choice,
             priority: request.priority,
+            slo: request.slo,
             leader,
             params: Params { seed: choice_seed(request.params.seed, choice), ..request.params.clone() },
             stop_tokens: request.stop.tokens.clone(),

@@ -61,7 +61,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         self.plan(started);
         self.copy_blocks()?;
         let drafting = self.clock.now();
-        self.draft()?;
+        self.draft(report)?;
         report.draft_time = self.clock.now() - drafting;
         self.trim(started);
         let verifying = self.clock.now();
@@ -78,7 +78,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         view_owners.clear();
         for (i, seq) in self.scheduler.running.iter().enumerate() {
             if seq.is_decoding() {
-                views.push(view(seq, &self.config, self.shape.context_len_max));
+                views.push(view(seq, now, &self.config, self.shape.context_len_max));
                 view_owners.push(i);
             }
         }
@@ -104,14 +104,14 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     }
 
     /// Fills the proposals.
-    fn draft(&mut self) -> Result<(), ExecutorError> {
+    fn draft(&mut self, report: &mut StepReport) -> Result<(), ExecutorError> {
         match self.config.drafter {
             Drafter::None => Ok(()),
             Drafter::PromptLookup(lookup) => {
                 self.draft_by_lookup(lookup);
                 Ok(())
             }
-            Drafter::Model => self.draft_by_model(),
+            Drafter::Model => self.draft_by_model(report),
         }
     }
 
@@ -119,14 +119,14 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         for seq in self.scheduler.running.iter_mut().filter(|seq| seq.turn.planned > 0) {
             lookup.propose(&seq.tokens, seq.turn.planned, &mut seq.turn.proposal);
             seq.turn.drafted = seq.turn.proposal.len();
-            let certain = |index| DraftPosition { index, entropy: 0.0, top_prob: 1.0 };
+            let certain = |index| DraftPosition { index, entropy: 0.0, top_prob: 1.0, path_log_prob: 0.0 };
             seq.turn.positions.extend((0..seq.turn.drafted).map(certain));
         }
     }
 
     /// Round by round: in the first, every sequence reads what its draft has not seen; each round draws one token for every
     /// sequence that is still drafting.
-    fn draft_by_model(&mut self) -> Result<(), ExecutorError> {
+    fn draft_by_model(&mut self, report: &mut StepReport) -> Result<(), ExecutorError> {
         let mut drafting = std::mem::take(&mut self.scratch.drafting);
         drafting.clear();
         drafting.extend(
@@ -134,7 +134,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         );
         self.catch_up(&mut drafting);
         while !drafting.is_empty() {
-            self.draw_drafts(&drafting)?;
+            self.draw_drafts(&drafting, report)?;
             self.lay_out_next_round(&mut drafting);
         }
         self.scratch.drafting = drafting;
@@ -181,7 +181,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     }
 
     /// One draft pass over `scratch.rows`, which hold the sequences `drafting`; draws for those that have caught up.
-    fn draw_drafts(&mut self, drafting: &[usize]) -> Result<(), ExecutorError> {
+    fn draw_drafts(&mut self, drafting: &[usize], report: &mut StepReport) -> Result<(), ExecutorError> {
         let signals = self.policy.signals();
         let running = &mut self.scheduler.running;
         let has_caught_up = |&(_, i): &(usize, usize)| running[i].draft_len >= running[i].len();
@@ -201,11 +201,15 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         };
         let draws: Vec<DraftDraw<'_>> = ready.iter().map(draw).collect();
         self.executor.draft(&self.scratch.rows, &draws, &mut self.scratch.drafted)?;
+        report.draft_rounds += 1;
+        report.draft_rows += self.scratch.rows.n_rows() as u32;
         assert_eq!(self.scratch.drafted.len(), ready.len(), "a drafted token for every draw");
         for (&(_, i), drafted) in ready.iter().zip(&self.scratch.drafted) {
             let turn = &mut running[i].turn;
+            let before = turn.positions.last().map_or(0.0, |last| last.path_log_prob);
+            let path_log_prob = before + drafted.position.top_prob.ln();
             turn.proposal.push_chain(drafted.token);
-            turn.positions.push(drafted.position);
+            turn.positions.push(DraftPosition { path_log_prob, ..drafted.position });
             turn.drafted += 1;
         }
         Ok(())
@@ -282,6 +286,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
             match verifications.next_if(|(drawing, _)| *drawing == i) {
                 None => seq.context_len += seq.turn.n_known,
                 Some((_, verification)) => {
+                    report.context_len_sum += u64::from(seq.context_len);
                     let gain = commit(seq, verification, &*self.vocabulary, self.shape.context_len_max);
                     count(report, seq, verification, gain.tokens.len());
                     seq.timeline.first_token.get_or_insert(now);
@@ -322,6 +327,10 @@ impl<E: Executor, C: Clock> Engine<E, C> {
             step: report.step,
             outcomes: &outcomes,
             target_rows: report.target_rows,
+            prefill_rows: report.prefill_rows,
+            draft_rounds: report.draft_rounds,
+            draft_rows: report.draft_rows,
+            context_len_sum: report.context_len_sum,
             draft_time: report.draft_time,
             verify_time: report.verify_time,
             step_time: report.step_time,
@@ -348,7 +357,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     }
 }
 
-fn view(seq: &Sequence, config: &Config, context_len_max: u32) -> SequenceView {
+fn view(seq: &Sequence, now: Duration, config: &Config, context_len_max: u32) -> SequenceView {
     let limit = match config.drafter {
         Drafter::None => 0,
         _ => config.sl_limit.min(seq.sl_limit(context_len_max)),
@@ -360,6 +369,9 @@ fn view(seq: &Sequence, config: &Config, context_len_max: u32) -> SequenceView {
         draft_lag: seq.len() - seq.draft_len,
         temperature: seq.params.temperature,
         emitted: seq.emitted(),
+        decode_time: seq.timeline.first_token.map_or(Duration::ZERO, |first| now.saturating_sub(first)),
+        tpot_max: seq.slo.tpot_ms_max.map(|ms| Duration::from_secs_f64(ms / 1e3)),
+        priority: seq.priority,
     }
 }
 

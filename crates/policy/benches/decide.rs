@@ -19,6 +19,9 @@ fn decide(criterion: &mut Criterion) {
             draft_lag: 1,
             temperature: 0.0,
             emitted: 100,
+            decode_time: Duration::ZERO,
+            tpot_max: None,
+            priority: 0,
         })
         .collect();
     let view = PlanView {
@@ -46,6 +49,10 @@ fn decide(criterion: &mut Criterion) {
         step: 0,
         outcomes: &outcomes,
         target_rows: 6 * N_SEQUENCES as u32,
+        prefill_rows: 0,
+        draft_rounds: 0,
+        draft_rows: 0,
+        context_len_sum: 0,
         draft_time: Duration::from_millis(5),
         verify_time: Duration::from_millis(20),
         step_time: Duration::from_millis(26),
@@ -72,7 +79,7 @@ fn decide(criterion: &mut Criterion) {
             bencher.iter(|| {
                 policy.plan(black_box(&view), &mut plan);
                 for index in 0..4 {
-                    let position = DraftPosition { index, entropy: 0.1, top_prob: 0.9 };
+                    let position = DraftPosition { index, entropy: 0.1, top_prob: 0.9, path_log_prob: 0.0 };
                     for sequence in &sequences {
                         black_box(policy.keep_drafting(sequence.seq, black_box(&position)));
                     }

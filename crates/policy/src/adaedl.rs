@@ -197,7 +197,7 @@ impl Policy for AdaEdl {
         for sequence in view.sequences {
             self.sequences.entry(sequence.seq).or_insert_with(|| Threshold::new(&self.config));
         }
-        plan.fill(Planned { len: self.config.k_max, is_settled: true, reason: "ceiling" });
+        plan.fill(Planned { len: self.config.k_max, width: 1, is_settled: true, reason: "ceiling" });
     }
 
     fn keep_drafting(&mut self, seq: SeqId, position: &DraftPosition) -> bool {
@@ -264,7 +264,7 @@ mod tests {
     /// Whether drafting goes on after position `index` with this entropy, under the threshold of a new sequence.
     fn check(parameters: Option<&str>, index: u32, entropy: f32, goes_on: bool) {
         let mut policy = AdaEdl::new(config(parameters));
-        let position = DraftPosition { index, entropy, top_prob: 0.5 };
+        let position = DraftPosition { index, entropy, top_prob: 0.5, path_log_prob: 0.0 };
         assert_eq!(policy.keep_drafting(SeqId(1), &position), goes_on, "{parameters:?}, {position:?}");
     }
 
@@ -339,7 +339,7 @@ mod tests {
             policy.sequences.get_mut(&seq).unwrap().learn(&policy.config, &outcome);
         }
         // Thresholds 0 and 1; the bound of 0.05 nats is 0.9.
-        let position = DraftPosition { index: 0, entropy: 0.05, top_prob: 0.9 };
+        let position = DraftPosition { index: 0, entropy: 0.05, top_prob: 0.9, path_log_prob: 0.0 };
         assert!(policy.keep_drafting(SeqId(1), &position));
         assert!(!policy.keep_drafting(SeqId(2), &position));
         policy.forget(SeqId(2));

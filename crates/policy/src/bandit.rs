@@ -160,7 +160,7 @@ impl Policy for Bandit {
         if let Some(arm_idx) = self.contexts[context_idx].choice(n_arms, self.explore) {
             self.play = Some(Play { context_idx, arm_idx });
             let len = self.k_min + arm_idx as u32;
-            plan.fill(Planned { len, is_settled: true, reason: "bandit" });
+            plan.fill(Planned { len, width: 1, is_settled: true, reason: "bandit" });
         }
     }
 

@@ -60,7 +60,7 @@ impl Policy for BatchSchedule {
 
     fn plan(&mut self, view: &PlanView<'_>, plan: &mut [Planned]) {
         let len = self.table.len(view.sequences.len() as u32);
-        plan.fill(Planned { len, is_settled: true, reason: "schedule" });
+        plan.fill(Planned { len, width: 1, is_settled: true, reason: "schedule" });
     }
 
     fn observe(&mut self, _feedback: &StepFeedback<'_>) {}
@@ -83,6 +83,9 @@ mod tests {
             draft_lag: 1,
             temperature: 0.0,
             emitted: 1,
+            decode_time: Duration::ZERO,
+            tpot_max: None,
+            priority: 0,
         };
         let sequences: Vec<SequenceView> =
             (0..n_sequences as u64).map(|seq| SequenceView { seq: SeqId(seq), ..one }).collect();

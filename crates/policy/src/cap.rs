@@ -105,15 +105,15 @@ mod tests {
     use super::*;
 
     const fn settled(len: u32) -> Planned {
-        Planned { len, is_settled: true, reason: "divergence" }
+        Planned { len, width: 1, is_settled: true, reason: "divergence" }
     }
 
     const fn unsettled(len: u32) -> Planned {
-        Planned { len, is_settled: false, reason: "calibrating" }
+        Planned { len, width: 1, is_settled: false, reason: "calibrating" }
     }
 
     const fn cut(len: u32) -> Planned {
-        Planned { len, is_settled: true, reason: "cap" }
+        Planned { len, width: 1, is_settled: true, reason: "cap" }
     }
 
     /// Plans what it is told, stops at every position and trims everything.

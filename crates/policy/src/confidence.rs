@@ -70,7 +70,7 @@ impl Policy for Confidence {
     }
 
     fn plan(&mut self, _view: &PlanView<'_>, plan: &mut [Planned]) {
-        plan.fill(Planned { len: self.n_max, is_settled: true, reason: "ceiling" });
+        plan.fill(Planned { len: self.n_max, width: 1, is_settled: true, reason: "ceiling" });
     }
 
     fn keep_drafting(&mut self, _seq: SeqId, position: &DraftPosition) -> bool {
@@ -89,7 +89,7 @@ mod tests {
 
     fn check(parameters: Option<&str>, top_prob: f32, goes_on: bool) {
         let mut policy = Confidence::new(&Settings::parse(&ENTRY, parameters).unwrap());
-        let position = DraftPosition { index: 0, entropy: 0.5, top_prob };
+        let position = DraftPosition { index: 0, entropy: 0.5, top_prob, path_log_prob: 0.0 };
         assert_eq!(policy.keep_drafting(SeqId(1), &position), goes_on, "{parameters:?}, {top_prob}");
     }
 

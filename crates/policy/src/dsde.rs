@@ -127,7 +127,7 @@ impl History {
         let calibration = Calibration::new(config);
         Self {
             klds: Window::new(config.long()),
-            planned: Planned { len: calibration.next_len(), is_settled: false, reason: CALIBRATING },
+            planned: Planned { len: calibration.next_len(), width: 1, is_settled: false, reason: CALIBRATING },
             phase: Phase::Calibrating(calibration),
         }
     }
@@ -165,6 +165,7 @@ fn settled(config: &Config, bounds: Bounds, klds: &Window, kld_mean: f64) -> Pla
     let wvir = rule::wvir(klds, config.short(klds.len()), config.long(), config.decay());
     let instability = rule::scale_factor(kld_mean) * wvir;
     Planned {
+        width: 1,
         len: rule::length(bounds, instability),
         is_settled: true,
         reason: if instability < 1.0 { DIVERGENCE } else { FLOOR },

@@ -53,6 +53,14 @@ pub struct StepFeedback<'a> {
     pub outcomes: &'a [Outcome<'a>],
     /// Rows of the target pass, prompt chunks included.
     pub target_rows: u32,
+    /// Rows of prompt chunks among them.
+    pub prefill_rows: u32,
+    /// Passes of the draft model, catching up included.
+    pub draft_rounds: u32,
+    /// Rows of all those passes together.
+    pub draft_rows: u32,
+    /// Positions attended by the outcomes' sequences together, tokens.
+    pub context_len_sum: u64,
     /// Time spent drafting.
     pub draft_time: Duration,
     /// Time of the target pass and the verdicts.

@@ -46,7 +46,7 @@ impl Policy for Fixed {
     }
 
     fn plan(&mut self, _view: &PlanView<'_>, plan: &mut [Planned]) {
-        plan.fill(Planned { len: self.len, is_settled: true, reason: "fixed" });
+        plan.fill(Planned { len: self.len, width: 1, is_settled: true, reason: "fixed" });
     }
 
     fn observe(&mut self, _feedback: &StepFeedback<'_>) {}

@@ -63,18 +63,22 @@ pub trait Policy: Send {
 
     /// Whether the sequence goes on drafting after the position just drafted (which itself stays in the proposal).
     ///
-    /// Called only while the planned length is not reached. `position` holds features of the draft's distribution, which is
+    /// Called only while the planned length is not reached; for a tree, once per level. `position` holds features of the draft's distribution, which is
     /// a function of the prefix, so stopping *after* a token is lossless.
     fn keep_drafting(&mut self, _seq: SeqId, _position: &DraftPosition) -> bool {
         true
     }
 
     /// Cuts drafted lengths to what is worth verifying. `verify_lens[i]` arrives as the drafted length of sequence `i` of
-    /// `view` and may only be lowered. `drafted[i]` holds the features of its positions, root first.
+    /// `view` and may only be lowered. `drafted[i]` holds the features of its positions, root first. The nodes of a tree are
+    /// ordered by falling path probability, a parent before its children, so that any prefix is a tree.
     fn trim(&mut self, _view: &PlanView<'_>, _drafted: &[&[DraftPosition]], _verify_lens: &mut [u32]) {}
 
     /// Learns what the step achieved and what it cost.
     fn observe(&mut self, feedback: &StepFeedback<'_>);
+
+    /// Appends the named numbers behind the last plan of a sequence (divergence, survival, cap, costs), for step traces.
+    fn explain(&self, _seq: SeqId, _numbers: &mut Vec<(&'static str, f64)>) {}
 
     /// Drops whatever is remembered of a sequence that has ended.
     fn forget(&mut self, seq: SeqId);

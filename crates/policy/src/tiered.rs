@@ -195,7 +195,7 @@ impl Policy for Tiered {
         let batch_size = view.sequences.len() as u32;
         self.current = TIERS.iter().rposition(|&(first, _)| first <= batch_size);
         if let Some(current) = self.current {
-            plan.fill(Planned { len: self.tiers[current].len(), is_settled: true, reason: "tier" });
+            plan.fill(Planned { len: self.tiers[current].len(), width: 1, is_settled: true, reason: "tier" });
         }
     }
 

@@ -177,7 +177,7 @@ impl TurboSpec {
     fn next_probe(&mut self) -> Planned {
         let turn = (PROBES_FIRST - self.n_probes) as usize % PROBES.len();
         self.n_probes -= 1;
-        Planned { len: PROBES[turn].min(self.k_max), is_settled: false, reason: "probe" }
+        Planned { len: PROBES[turn].min(self.k_max), width: 1, is_settled: false, reason: "probe" }
     }
 
     fn learn_acceptance(&mut self, feedback: &StepFeedback<'_>) {
@@ -223,7 +223,7 @@ impl Policy for TurboSpec {
             self.next_probe()
         } else {
             self.n_held -= 1;
-            Planned { len: self.len, is_settled: true, reason: "goodput" }
+            Planned { len: self.len, width: 1, is_settled: true, reason: "goodput" }
         };
         plan.fill(planned);
     }
@@ -318,6 +318,10 @@ mod tests {
             step: 0,
             outcomes: &outcomes,
             target_rows: 9,
+            prefill_rows: 0,
+            draft_rounds: 0,
+            draft_rows: 0,
+            context_len_sum: 0,
             draft_time: Duration::from_millis(6),
             verify_time: Duration::from_millis(10),
             step_time: Duration::from_millis(18),

@@ -30,6 +30,12 @@ pub struct SequenceView {
     pub temperature: f32,
     /// Tokens emitted so far.
     pub emitted: u32,
+    /// Time since the first token was emitted; zero before it.
+    pub decode_time: Duration,
+    /// Bound asked for the mean time per token after the first, if any.
+    pub tpot_max: Option<Duration>,
+    /// Lower is more urgent.
+    pub priority: i32,
 }
 
 /// The batch as `plan` and `trim` see it.
@@ -57,8 +63,10 @@ pub type Reason = &'static str;
 /// A planned length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Planned {
-    /// Tokens to draft; 0 means plain decoding.
+    /// Tokens to draft; 0 means plain decoding. Of a tree: levels.
     pub len: u32,
+    /// Nodes kept per level: 1 drafts a chain, more a tree by beam search over path probability.
+    pub width: u32,
     /// Whether the length comes from the policy's settled rule rather than from a calibration phase; a batch-wide cap
     /// neither counts nor cuts unsettled lengths.
     pub is_settled: bool,
@@ -69,17 +77,22 @@ pub struct Planned {
 impl Planned {
     /// No speculation.
     pub const fn none() -> Self {
-        Self { len: 0, is_settled: true, reason: "none" }
+        Self { len: 0, width: 1, is_settled: true, reason: "none" }
     }
 }
 
-/// Features of the draft's distribution at one drafted position: functions of the prefix, never of the drawn token.
+/// Features of the draft's distribution at one drafted position. In a chain they are functions of the prefix, never of the
+/// drawn token. A tree is a deterministic function of the emitted tokens as a whole, so its features may name its nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct DraftPosition {
-    /// 0 for the first drafted token.
+    /// 0 for the first drafted token; in a tree, the depth of the node.
     pub index: u32,
     /// Entropy of the draft's distribution, nats; 0 unless [`Signals::draft_shape`] was requested.
     pub entropy: f32,
     /// Largest probability of the draft's distribution; 1 unless [`Signals::draft_shape`] was requested.
     pub top_prob: f32,
+    /// Natural logarithm of the path's probability. Chain: sum of `ln top_prob` up to here. Tree node: sum of the log
+    /// probabilities of the tokens on its path; for [`Policy::keep_drafting`](crate::Policy::keep_drafting) on a tree, the
+    /// log of the sum of the path probabilities of the level just drafted. 0 unless [`Signals::draft_shape`] was requested.
+    pub path_log_prob: f32,
 }

@@ -141,7 +141,7 @@ impl Policy for Fickle {
     }
 
     fn plan(&mut self, _view: &PlanView<'_>, plan: &mut [Planned]) {
-        plan.fill(Planned { len: 4, is_settled: true, reason: "fickle" });
+        plan.fill(Planned { len: 4, width: 1, is_settled: true, reason: "fickle" });
     }
 
     fn keep_drafting(&mut self, _seq: SeqId, position: &DraftPosition) -> bool {

@@ -54,6 +54,6 @@ impl Kernel for Draw<'_> {
         };
         kept.finish_node();
         let Shape { entropy, top_prob } = shape;
-        Drafted { token, position: DraftPosition { index: proposal.len(), entropy, top_prob } }
+        Drafted { token, position: DraftPosition { index: proposal.len(), entropy, top_prob, path_log_prob: 0.0 } }
     }
 }

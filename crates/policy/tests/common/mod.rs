@@ -73,6 +73,10 @@ pub(crate) fn step_at(
         step,
         outcomes: &outcomes,
         target_rows,
+        prefill_rows: 0,
+        draft_rounds: 0,
+        draft_rows: 0,
+        context_len_sum: 0,
         draft_time: draft,
         verify_time: verify,
         step_time: draft + verify,
@@ -85,7 +89,7 @@ fn drafted(policy: &mut dyn Policy, fate: &Fate, len: u32) -> u32 {
     let mut klds = fate.klds.iter().copied().cycle();
     for index in 0..len.saturating_sub(1) {
         let entropy = klds.next().unwrap_or(0.0);
-        if !policy.keep_drafting(fate.seq, &DraftPosition { index, entropy, top_prob: (-entropy).exp() }) {
+        if !policy.keep_drafting(fate.seq, &DraftPosition { index, entropy, top_prob: (-entropy).exp(), path_log_prob: 0.0 }) {
             return index + 1;
         }
     }
@@ -100,6 +104,9 @@ fn view_of(fate: &Fate) -> SequenceView {
         draft_lag: 1,
         temperature: fate.temperature,
         emitted: 1,
+        decode_time: Duration::ZERO,
+        tpot_max: None,
+        priority: 0,
     }
 }
 
