@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import curriculum
 import extract
 import synthetic
 from records import DOMAINS, Exclusion, Record, Sieve, is_heldout, open_lines
@@ -179,6 +180,8 @@ def all_records(args: argparse.Namespace, sources: dict[str, Source]) -> Iterato
         yield from read_pairs(path)
     if args.synthetic:
         yield from synthetic.records(args.synthetic, args.seed)
+    if args.curriculum:
+        yield from curriculum.records(args.curriculum, args.seed)
 
 
 def named_value(text: str) -> tuple[str, str]:
@@ -196,6 +199,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path, action="append", default=[], metavar="FILE.jsonl[.xz]")
     parser.add_argument("--exclude", type=Path, nargs="*", default=[], help="JSON lines whose prompts stay out")
     parser.add_argument("--synthetic", type=int, default=0, metavar="N", help="add N generated records per domain")
+    parser.add_argument("--curriculum", type=int, default=0, metavar="N", help="add N simple records made by rules")
     parser.add_argument("--heldout-share", type=float, default=0.01)
     parser.add_argument("--cap", type=named_value, action="append", default=[], metavar="DOMAIN=CHARACTERS")
     parser.add_argument("--chars-max", type=int, default=24_000, help="longer records are dropped")

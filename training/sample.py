@@ -1,4 +1,4 @@
-"""Stage 5: draws the target's own text at temperature 1, as token files for the draft's training.
+"""Stage 5: draws the target's own text, at temperature 1 and greedily, as token files for the draft's training.
 
 Token ids are kept as drawn: text that is decoded and encoded again need not give the same tokens.
 """
@@ -82,6 +82,11 @@ def batches(documents: Documents, chosen: list[int], size: int) -> list[list[int
     return [by_length[i : i + size] for i in range(0, len(by_length), size)]
 
 
+def temperature_of(batch: int, greedy_share: float) -> float:
+    """0 for `greedy_share` of the batches, evenly spread, so that a run cut short keeps the share."""
+    return 0.0 if int((batch + 1) * greedy_share) > int(batch * greedy_share) else 1.0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True)
@@ -115,7 +120,8 @@ def main() -> None:
     began = time.monotonic()
     for n_done, batch in enumerate(pending, start=1):
         prompts = [prompt_of(documents, i) for i in batch]
-        answers = generate(model, prompts, settings.sampling.new_tokens, 1.0, generator, stops)
+        temperature = temperature_of(n_done - 1, settings.sampling.greedy_share)
+        answers = generate(model, prompts, settings.sampling.new_tokens, temperature, generator, stops)
         for i, prompt, answer in zip(batch, prompts, answers, strict=True):
             encoded.append(np.array(prompt + answer, dtype=np.uint16))
             prompt_lens.append(len(prompt))

@@ -49,11 +49,17 @@ class Training:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the target's own text is drawn for the draft (temperature 1: the distribution the draft must match)."""
+    """How the target's own text is drawn for the draft: at temperature 1, the distribution it must match, and greedily."""
 
     n_prompts: int
     new_tokens: int
     batch: int
+    # Share of the batches drawn at temperature 0: what greedy requests will see.
+    greedy_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.greedy_share <= 1.0:
+            raise ValueError(f"greedy_share must lie in 0..1, got {self.greedy_share}")
 
 
 @dataclass(frozen=True)

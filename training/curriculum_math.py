@@ -1,0 +1,404 @@
+"""Word problems of one or two steps with small numbers, and bare arithmetic."""
+
+# A phrase stays on one line, however long.
+# ruff: noqa: E501
+
+import random
+from collections.abc import Callable
+
+WOMEN = (
+    "Anna", "Maria", "Lena", "Emma", "Sofia", "Clara", "Nora", "Ella", "Ruth", "Alice", "Julia", "Grace", "Hanna",
+    "Lily", "Sarah", "Rosa", "Amy", "Kate", "Zoe", "Mia", "Eva", "Nina", "Paula", "Jane", "Helen", "Lucy",
+)  # fmt: skip
+MEN = (
+    "Ben", "Paul", "Omar", "David", "Leo", "Max", "Sam", "John", "Peter", "Adam", "Noah", "Felix", "Jack", "Luis",
+    "Daniel", "Mark", "Oscar", "Simon", "Victor", "Henry", "Ali", "George", "Ivan", "Carlos", "Frank", "Eric",
+)  # fmt: skip
+# Small things that one person may own, buy, lose and give away.
+THINGS = (
+    "marbles", "stickers", "apples", "pencils", "cookies", "stamps", "coins", "shells", "cards", "books", "balloons",
+    "oranges", "buttons", "pears", "beads", "crayons", "eggs", "stones", "candies", "plums", "lemons", "toy cars",
+    "flowers", "muffins", "postcards", "nuts", "cherries", "ribbons",
+)  # fmt: skip
+BOXES = ("box", "bag", "basket", "jar", "tray", "packet", "crate", "bowl", "drawer", "sack")
+TRADES = (
+    ("farmer", "eggs"), ("gardener", "roses"), ("cook", "pies"), ("carpenter", "chairs"), ("tailor", "shirts"),
+    ("potter", "cups"), ("fisherman", "fish"), ("printer", "posters"), ("painter", "pictures"),
+    ("florist", "tulips"), ("shoemaker", "shoes"), ("toymaker", "dolls"), ("teacher", "tests"), ("baker", "cakes"),
+)  # fmt: skip
+GOODS = (
+    "book", "pen", "ticket", "cup", "hat", "shirt", "lamp", "toy", "ball", "cake", "sandwich", "plant", "chair",
+    "bag", "map", "scarf", "kite", "puzzle", "notebook", "plate",
+)  # fmt: skip
+MONEY = ("dollars", "euros", "coins")
+VEHICLES = (("car", "drives"), ("bus", "drives"), ("train", "travels"), ("boat", "sails"), ("truck", "drives"))
+ACTIONS = (
+    ("reads", "read", "pages"), ("runs", "run", "miles"), ("paints", "paint", "pictures"),
+    ("writes", "write", "letters"), ("bakes", "bake", "rolls"), ("learns", "learn", "words"),
+    ("plants", "plant", "trees"), ("solves", "solve", "puzzles"), ("swims", "swim", "laps"),
+    ("walks", "walk", "miles"), ("folds", "fold", "napkins"), ("washes", "wash", "plates"),
+)  # fmt: skip
+GROUPS = (
+    ("classroom", "rows", "row", "desks"), ("theater", "rows", "row", "seats"), ("garden", "rows", "row", "bushes"),
+    ("library", "shelves", "shelf", "books"), ("parking lot", "lines", "line", "cars"), ("hotel", "floors", "floor", "rooms"),
+    ("street", "blocks", "block", "houses"), ("school", "classes", "class", "children"), ("zoo", "cages", "cage", "birds"),
+    ("bus station", "buses", "bus", "passengers"), ("restaurant", "tables", "table", "guests"),
+)  # fmt: skip
+
+Problem = tuple[str, list[str], int]
+
+
+def person(random_: random.Random) -> tuple[str, str, str]:
+    """A name with "she" and "her", or "he" and "his"."""
+    if random_.random() < 0.5:
+        return random_.choice(WOMEN), "She", "her"
+    return random_.choice(MEN), "He", "his"
+
+
+def factors(random_: random.Random) -> tuple[int, int]:
+    """Two numbers from 2 whose product is at most 150."""
+    a = random_.randrange(2, 13)
+    return a, random_.randrange(2, min(30, 150 // a) + 1)
+
+
+def plurals(word: str) -> str:
+    return word + ("es" if word.endswith(("x", "s", "ch", "sh")) else "s")
+
+
+def gain(random_: random.Random) -> Problem:
+    (name, she, _), thing = person(random_), random_.choice(THINGS)
+    a, b = random_.randrange(2, 60), random_.randrange(2, 41)
+    how = random_.choice(("buys", "finds", "gets", "wins", "collects"))
+    ask = random_.choice((
+        f"How many {thing} does {name} have now?", f"How many {thing} does {she.lower()} have in total?",
+        f"How many {thing} are there altogether?",
+    ))  # fmt: skip
+    return f"{name} has {a} {thing}. {she} {how} {b} more. {ask}", [f"{name} has {a} + {b} = {a + b} {thing}."], a + b
+
+
+def loss(random_: random.Random) -> Problem:
+    (name, she, her), thing = person(random_), random_.choice(THINGS)
+    a = random_.randrange(6, 100)
+    b = random_.randrange(2, a - 1)
+    how = random_.choice((
+        f"loses {b} of them", f"gives {b} of them to a friend", f"sells {b} of them", f"gives {b} {thing} to {her} sister",
+        f"gives away {b} {thing}",
+    ))  # fmt: skip
+    ask = random_.choice((
+        f"How many {thing} are left?", f"How many {thing} does {name} have left?",
+        f"How many {thing} does {she.lower()} still have?",
+    ))  # fmt: skip
+    return f"{name} has {a} {thing}. {she} {how}. {ask}", [f"{name} has {a} - {b} = {a - b} {thing} left."], a - b
+
+
+def boxes(random_: random.Random) -> Problem:
+    (name, she, _), thing, box = person(random_), random_.choice(THINGS), random_.choice(BOXES)
+    a, b = factors(random_)
+    text = random_.choice((
+        f"{name} has {a} {plurals(box)} with {b} {thing} in each {box}.",
+        f"{name} puts {b} {thing} in each {box}. {she} fills {a} {plurals(box)}.",
+        f"There are {b} {thing} in one {box}. {name} buys {a} {plurals(box)}.",
+        f"Each {box} holds {b} {thing}, and {name} has {a} {plurals(box)}.",
+    ))  # fmt: skip
+    ask = random_.choice((f"How many {thing} does {name} have?", f"How many {thing} are there in total?"))
+    return f"{text} {ask}", [f"{name} has {a} * {b} = {a * b} {thing}."], a * b
+
+
+def trade(random_: random.Random) -> Problem:
+    worker, thing = random_.choice(TRADES)
+    box = random_.choice(BOXES)
+    a, b = factors(random_)
+    does, do = random_.choice((("sells", "sell"), ("packs", "pack"), ("prepares", "prepare"), ("carries", "carry")))
+    return (
+        f"A {worker} puts {a} {thing} in each {box} and {does} {b} {plurals(box)}. How many {thing} does the {worker} {do}?",
+        [f"Each {box} holds {a} {thing}, so the {worker} {does} {a} * {b} = {a * b} {thing}."],
+        a * b,
+    )
+
+
+def groups(random_: random.Random) -> Problem:
+    place, rows, row, thing = random_.choice(GROUPS)
+    a, b = factors(random_)
+    text = random_.choice((
+        f"A {place} has {a} {rows} with {b} {thing} each.", f"There are {a} {rows} in a {place}. Each {row} has {b} {thing}.",
+    ))  # fmt: skip
+    ask = random_.choice((f"How many {thing} are there?", f"How many {thing} does the {place} have in total?"))
+    if random_.random() < 0.5:
+        return f"{text} {ask}", [f"There are {a} * {b} = {a * b} {thing} in the {place}."], a * b
+    gone = random_.randrange(2, a * b - 1)
+    left = a * b - gone
+    return (
+        f"{text} If {gone} of the {thing} {random_.choice(('are gone', 'are taken away'))}, how many {thing} are left?",
+        [f"There are {a} * {b} = {a * b} {thing} in the {place}.", f"So {a * b} - {gone} = {left} {thing} are left."],
+        left,
+    )
+
+
+def share(random_: random.Random) -> Problem:
+    (name, she, _), thing = person(random_), random_.choice(THINGS)
+    a, b = factors(random_)
+    total = a * b
+    text, step = random_.choice((
+        (f"{name} shares {total} {thing} equally among {a} friends. How many {thing} does each friend get?",
+         f"Each friend gets {total} / {a} = {b} {thing}."),
+        (f"{name} has {total} {thing}. {she} puts them into {a} bags with the same number in each. How many {thing} are in each bag?",
+         f"Each bag has {total} / {a} = {b} {thing}."),
+        (f"{a} children share {total} {thing} equally. How many {thing} does each child get?",
+         f"Each child gets {total} / {a} = {b} {thing}."),
+    ))  # fmt: skip
+    return text, [step], b
+
+
+def price(random_: random.Random) -> Problem:
+    (name, she, _), good, money = person(random_), random_.choice(GOODS), random_.choice(MONEY)
+    a, b = factors(random_)
+    text = random_.choice((
+        f"One {good} costs {b} {money}. How many {money} do {a} {plurals(good)} cost?",
+        f"{name} buys {a} {plurals(good)} for {b} {money} each. How many {money} does {she.lower()} spend?",
+        f"A {good} costs {b} {money}. {name} buys {a} of them. How many {money} does {name} pay?",
+    ))  # fmt: skip
+    return text, [f"{a} {plurals(good)} cost {a} * {b} = {a * b} {money}."], a * b
+
+
+def change(random_: random.Random) -> Problem:
+    (name, she, _), good, money = person(random_), random_.choice(GOODS), random_.choice(MONEY)
+    a, b = random_.randrange(2, 7), random_.randrange(2, 13)
+    purse = a * b + random_.randrange(2, 30)
+    text = random_.choice((
+        f"{name} has {purse} {money}. {she} buys {a} {plurals(good)} that cost {b} {money} each.",
+        f"{name} has {purse} {money} and buys {a} {plurals(good)} at {b} {money} each.",
+        f"A {good} costs {b} {money}. {name} has {purse} {money} and buys {a} {plurals(good)}.",
+    ))  # fmt: skip
+    ask = random_.choice((f"How many {money} are left?", f"How many {money} does {name} have left?"))
+    steps = [
+        f"The {plurals(good)} cost {a} * {b} = {a * b} {money}.",
+        f"{name} has {purse} - {a * b} = {purse - a * b} {money} left.",
+    ]
+    return f"{text} {ask}", steps, purse - a * b
+
+
+def speed(random_: random.Random) -> Problem:
+    (vehicle, moves), unit = random_.choice(VEHICLES), random_.choice(("miles", "kilometers"))
+    hours = random_.randrange(2, 7)
+    pace = random_.randrange(5, 150 // hours + 1)
+    if random_.random() < 0.5:
+        text = random_.choice((
+            f"A {vehicle} {moves} {pace} {unit} per hour. How many {unit} does it go in {hours} hours?",
+            f"A {vehicle} goes {pace} {unit} every hour. How far does it go in {hours} hours?",
+        ))  # fmt: skip
+        return text, [f"In {hours} hours, the {vehicle} goes {pace} * {hours} = {pace * hours} {unit}."], pace * hours
+    text = f"A {vehicle} {moves} {pace * hours} {unit} in {hours} hours at the same speed. How many {unit} does it go in one hour?"
+    return text, [f"In one hour, the {vehicle} goes {pace * hours} / {hours} = {pace} {unit}."], pace
+
+
+def daily(random_: random.Random) -> Problem:
+    (name, she, _), (does, do, thing) = person(random_), random_.choice(ACTIONS)
+    a, b = random_.randrange(2, 13), random_.randrange(2, 11)
+    span = random_.choice(("day", "week", "morning", "evening"))
+    ask = f"How many {thing} does {random_.choice((name, she.lower()))} {do} in {a} {span}s?"
+    text = random_.choice((f"{name} {does} {b} {thing} every {span}.", f"Every {span}, {name} {does} {b} {thing}."))
+    return f"{text} {ask}", [f"In {a} {span}s, {name} {does} {b} * {a} = {a * b} {thing}."], a * b
+
+
+def two_days(random_: random.Random) -> Problem:
+    (name, she, _), (does, do, thing) = person(random_), random_.choice(ACTIONS)
+    a, k = random_.randrange(2, 16), random_.choice((2, 2, 3, 4))
+    times = {2: "twice", 3: "three times", 4: "four times"}[k]
+    d1, d2 = random_.choice(
+        (("Monday", "Tuesday"), ("Saturday", "Sunday"), ("the first day", "the second day"), ("Friday", "Saturday"))
+    )
+    text = f"{name} {does} {a} {thing} on {d1} and {times} as many on {d2}. How many {thing} does {she.lower()} {do} in total?"
+    steps = [
+        f"On {d2}, {name} {does} {k} * {a} = {k * a} {thing}.",
+        f"In total, {name} {does} {a} + {k * a} = {a + k * a} {thing}.",
+    ]
+    return text, steps, a + k * a
+
+
+def twice(random_: random.Random) -> Problem:
+    (name, _, _), (other, _, _), thing = person(random_), person(random_), random_.choice(THINGS)
+    while other == name:
+        other, _, _ = person(random_)
+    a, k = random_.randrange(2, 25), random_.choice((2, 2, 3, 4))
+    times = {2: "twice", 3: "three times", 4: "four times"}[k]
+    text = f"{name} has {a} {thing}. {other} has {times} as many."
+    first = f"{other} has {k} * {a} = {k * a} {thing}."
+    if random_.random() < 0.35:
+        return f"{text} How many {thing} does {other} have?", [first], k * a
+    if random_.random() < 0.4 and (a + k * a) % 2 == 0:
+        half = (a + k * a) // 2
+        steps = [
+            first,
+            f"Together they have {a} + {k * a} = {a + k * a} {thing}.",
+            f"Each gets {a + k * a} / 2 = {half} {thing}.",
+        ]
+        return f"{text} They share all the {thing} equally. How many {thing} does each get?", steps, half
+    ask = random_.choice(
+        (f"How many {thing} do they have together?", f"How many {thing} do {name} and {other} have in total?")
+    )
+    return f"{text} {ask}", [first, f"Together they have {a} + {k * a} = {a + k * a} {thing}."], a + k * a
+
+
+def compare(random_: random.Random) -> Problem:
+    (name, _, _), (other, _, _), thing = person(random_), person(random_), random_.choice(THINGS)
+    while other == name:
+        other, _, _ = person(random_)
+    a, b = random_.randrange(4, 50), random_.randrange(2, 30)
+    kind = random_.randrange(3)
+    if kind == 0:
+        text = f"{name} has {a + b} {thing} and {other} has {a} {thing}. How many more {thing} does {name} have than {other}?"
+        return text, [f"{name} has {a + b} - {a} = {b} more {thing} than {other}."], b
+    if kind == 1:
+        text = f"{name} has {a} {thing}. {other} has {b} more than {name}. How many {thing} do they have together?"
+        steps = [
+            f"{other} has {a} + {b} = {a + b} {thing}.",
+            f"Together they have {a} + {a + b} = {2 * a + b} {thing}.",
+        ]
+        return text, steps, 2 * a + b
+    text = f"{name} has {a + b} {thing}. {other} has {b} fewer than {name}. How many {thing} does {other} have?"
+    return text, [f"{other} has {a + b} - {b} = {a} {thing}."], a
+
+
+def come_and_go(random_: random.Random) -> Problem:
+    place, who = random_.choice(
+        (
+            ("bus", "people"),
+            ("train", "people"),
+            ("park", "children"),
+            ("room", "guests"),
+            ("pond", "ducks"),
+            ("tree", "birds"),
+            ("field", "sheep"),
+            ("shop", "customers"),
+        )
+    )
+    at = "in the" if place in ("park", "room", "field", "shop", "tree") else "on the"
+    a = random_.randrange(8, 60)
+    b = random_.randrange(2, a - 2)
+    c = random_.randrange(2, 30)
+    text = f"There are {a} {who} {at} {place}. Then {b} {who} leave and {c} more come. How many {who} are {at} {place} now?"
+    steps = [
+        f"After {b} {who} leave, there are {a} - {b} = {a - b} {who}.",
+        f"Then there are {a - b} + {c} = {a - b + c} {who} {at} {place}.",
+    ]
+    return text, steps, a - b + c
+
+
+def packs_and_more(random_: random.Random) -> Problem:
+    (name, she, her), thing, box = person(random_), random_.choice(THINGS), random_.choice(BOXES)
+    a, b = factors(random_)
+    c = random_.randrange(2, 30)
+    first = f"The {plurals(box)} hold {a} * {b} = {a * b} {thing}."
+    if random_.random() < 0.5 or c >= a * b - 1:
+        text = f"{name} has {a} {plurals(box)} of {b} {thing} and {c} more {thing} in {her} hand. How many {thing} does {she.lower()} have in all?"
+        return text, [first, f"In all, {name} has {a * b} + {c} = {a * b + c} {thing}."], a * b + c
+    how, past = random_.choice((("gives", "away"), ("throws", "away"), ("puts", "aside")))
+    text = f"{name} has {a} {plurals(box)} with {b} {thing} in each. {she} {how} {past} {c} of the {thing}. How many {thing} are left?"
+    return text, [first, f"After that, {a * b} - {c} = {a * b - c} {thing} are left."], a * b - c
+
+
+def teams(random_: random.Random) -> Problem:
+    whole, members = random_.choice(
+        (("class", "children"), ("club", "members"), ("school", "pupils"), ("camp", "campers"), ("choir", "singers"))
+    )
+    thing = random_.choice(("balls", "maps", "ropes", "books", "sheets of paper", "brushes", "tents", "lamps"))
+    size, n = random_.randrange(2, 9), random_.randrange(2, 11)
+    each = random_.randrange(2, 9)
+    unit = random_.choice(("group", "team"))
+    first = f"There are {size * n} / {size} = {n} {unit}s."
+    text = f"A {whole} of {size * n} {members} makes {unit}s of {size}."
+    if random_.random() < 0.3:
+        return f"{text} How many {unit}s are there?", [first], n
+    return (
+        f"{text} Each {unit} gets {each} {thing}. How many {thing} are needed?",
+        [first, f"They need {n} * {each} = {n * each} {thing}."],
+        n * each,
+    )
+
+
+def ages(random_: random.Random) -> Problem:
+    (name, she, her) = person(random_)
+    a, b = random_.randrange(5, 40), random_.randrange(2, 25)
+    kin = random_.choice(("brother", "sister", "cousin", "mother", "father", "aunt", "uncle"))
+    kind = random_.randrange(3)
+    if kind == 0:
+        return (
+            f"{name} is {a} years old. How old will {she.lower()} be in {b} years?",
+            [f"In {b} years, {name} will be {a} + {b} = {a + b} years old."],
+            a + b,
+        )
+    if kind == 1:
+        return (
+            f"{name} is {a} years old. {her.capitalize()} {kin} is {b} years older. How old is {her} {kin}?",
+            [f"The {kin} is {a} + {b} = {a + b} years old."],
+            a + b,
+        )
+    return (
+        f"{name} is {a + b} years old. How old was {she.lower()} {b} years ago?",
+        [f"{b} years ago, {name} was {a + b} - {b} = {a} years old."],
+        a,
+    )
+
+
+def saving(random_: random.Random) -> Problem:
+    (name, she, _), money, good = person(random_), random_.choice(MONEY), random_.choice(GOODS)
+    week, n = random_.randrange(2, 13), random_.randrange(2, 10)
+    if random_.random() < 0.5:
+        text = f"A {good} costs {week * n} {money}. {name} saves {week} {money} every week. How many weeks does {she.lower()} need to buy the {good}?"
+        return text, [f"{name} needs {week * n} / {week} = {n} weeks."], n
+    spent = random_.randrange(2, week * n - 1)
+    text = f"{name} saves {week} {money} every week for {n} weeks. Then {she.lower()} spends {spent} {money} on a {good}. How many {money} are left?"
+    steps = [
+        f"{name} saves {week} * {n} = {week * n} {money}.",
+        f"Then {week * n} - {spent} = {week * n - spent} {money} are left.",
+    ]
+    return text, steps, week * n - spent
+
+
+def two_goods(random_: random.Random) -> Problem:
+    (name, she, _), money = person(random_), random_.choice(MONEY)
+    one, two = random_.sample(GOODS, 2)
+    a, b = random_.randrange(2, 50), random_.randrange(2, 50)
+    if random_.random() < 0.5:
+        text = f"{name} buys a {one} for {a} {money} and a {two} for {b} {money}. How many {money} does {she.lower()} spend?"
+        return text, [f"{name} spends {a} + {b} = {a + b} {money}."], a + b
+    n, m = random_.randrange(2, 5), random_.randrange(2, 5)
+    a, b = random_.randrange(2, 13), random_.randrange(2, 13)
+    text = f"{name} buys {n} {plurals(one)} for {a} {money} each and {m} {plurals(two)} for {b} {money} each. How many {money} does {she.lower()} pay in total?"
+    steps = [
+        f"The {plurals(one)} cost {n} * {a} = {n * a} {money}.",
+        f"The {plurals(two)} cost {m} * {b} = {m * b} {money}.",
+        f"In total, {name} pays {n * a} + {m * b} = {n * a + m * b} {money}.",
+    ]
+    return text, steps, n * a + m * b
+
+
+def bare(random_: random.Random) -> Problem:
+    kind = random_.choice("+-*/")
+    if kind in "+-":
+        a, b = random_.randrange(1, 80), random_.randrange(1, 60)
+        a, b = (a, b) if kind == "+" else (max(a, b), min(a, b))
+        value = a + b if kind == "+" else a - b
+    else:
+        a, b = factors(random_)
+        value = a * b
+        if kind == "/":
+            a, value = value, a
+    word = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}[kind]
+    text = random_.choice((
+        f"What is {a} {kind} {b}?", f"What is {a} {word} {b}?", f"Calculate {a} {kind} {b}.",
+        f"How much is {a} {word} {b}?", f"Compute {a} {kind} {b}.",
+    ))  # fmt: skip
+    return text, [f"{a} {kind} {b} = {value}"], value
+
+
+TEMPLATES: tuple[Callable[[random.Random], Problem], ...] = (
+    gain, loss, boxes, trade, groups, share, price, change, speed, daily, two_days, twice, compare, come_and_go,
+    packs_and_more, teams, ages, saving, two_goods, boxes, trade, change, bare,
+)  # fmt: skip
+
+
+def pair(random_: random.Random) -> tuple[str, str]:
+    """A problem, and its steps with the result on a line of its own."""
+    prompt, steps, result = random_.choice(TEMPLATES)(random_)
+    return prompt, "\n".join(steps) + f"\n#### {result}"
