@@ -1,4 +1,4 @@
-//! What a policy costs per step: plan, stop rule and observe for a batch of settled sequences, five verified positions each.
+//! What a policy costs per step: all four moments for a batch of settled sequences, five drafted positions each.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -58,6 +58,15 @@ fn decide(criterion: &mut Criterion) {
         step_time: Duration::from_millis(26),
     };
 
+    let position = |index: u32| DraftPosition {
+        index,
+        entropy: 0.1,
+        top_prob: 0.9,
+        path_log_prob: -0.1 * (index + 1) as f32,
+    };
+    let positions: Vec<DraftPosition> = (0..5).map(position).collect();
+    let drafted = vec![&positions[..]; sequences.len()];
+
     let mut group = criterion.benchmark_group("decide");
     group.throughput(Throughput::Elements(N_SEQUENCES));
     let texts = [
@@ -70,20 +79,28 @@ fn decide(criterion: &mut Criterion) {
         "tiered",
         "bandit",
         "turbospec:interval=1",
+        "nightjar",
+        "faser",
+        "tetris",
+        "dspark",
+        "adaserve:w_max=1",
+        "ddd:width=1",
     ];
     for text in texts {
         let config: Config = text.parse().expect("the configurations above are valid");
         let mut policy = config.build();
         let mut plan = vec![Planned::none(); sequences.len()];
+        let mut verify_lens = vec![5; sequences.len()];
         group.bench_function(text, |bencher| {
             bencher.iter(|| {
                 policy.plan(black_box(&view), &mut plan);
-                for index in 0..4 {
-                    let position = DraftPosition { index, entropy: 0.1, top_prob: 0.9, path_log_prob: 0.0 };
+                for position in &positions[..4] {
                     for sequence in &sequences {
-                        black_box(policy.keep_drafting(sequence.seq, black_box(&position)));
+                        black_box(policy.keep_drafting(sequence.seq, black_box(position)));
                     }
                 }
+                verify_lens.fill(5);
+                policy.trim(black_box(&view), black_box(&drafted), &mut verify_lens);
                 policy.observe(black_box(&feedback));
             });
         });

@@ -93,6 +93,14 @@ impl Policy for Cap {
         self.inner.observe(feedback);
     }
 
+    fn explain(&self, seq: SeqId, numbers: &mut Vec<(&'static str, f64)>) {
+        self.inner.explain(seq, numbers);
+    }
+
+    fn wants_draft(&self) -> bool {
+        self.inner.wants_draft()
+    }
+
     fn forget(&mut self, seq: SeqId) {
         self.inner.forget(seq);
     }

@@ -10,7 +10,9 @@
 //! into the ray from the origin through the mean.
 //!
 //! What the fit deliberately lacks: steps. The time of a real pass may jump where a kernel changes its tile or a captured
-//! graph its size; a line averages over the jump.
+//! graph its size; a line averages over the jump. [`curve`] has them.
+
+pub mod curve;
 
 /// Observations that the fit remembers, about; two or three decisions' worth.
 const MEMORY: f64 = 64.0;

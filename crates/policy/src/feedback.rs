@@ -22,7 +22,8 @@ pub struct PositionSignals {
 pub struct Outcome<'a> {
     /// Whose outcome this is.
     pub seq: SeqId,
-    /// Length the policy asked for, after clipping to the limit.
+    /// Length the policy asked for, after clipping to the limit and to the free slots. This and the counts below are tokens:
+    /// of a tree, nodes, of which `accepted` form a path.
     pub planned: u32,
     /// Tokens that were drafted.
     pub drafted: u32,
@@ -32,7 +33,7 @@ pub struct Outcome<'a> {
     pub accepted: u32,
     /// Sampling temperature; 0 means greedy.
     pub temperature: f32,
-    /// One entry per verified position, root first, rejected ones included; empty unless
+    /// One entry per verified position, root first (of a tree: per node, in its order), rejected ones included; empty unless
     /// [`Signals::divergence`](crate::Signals::divergence) was requested or when the drafter has no distribution.
     pub signals: &'a [PositionSignals],
 }

@@ -11,36 +11,53 @@
 //! One file per published system, each opening with its citation, a table equation -> function, and its deviations. Users
 //! choose by name: `"dsde:cap=mean".parse::<Config>()?.build()`; [`registry`] says how, and how a policy is added.
 
+pub mod acceptance;
 pub mod adaedl;
+pub mod adaserve;
+pub mod auto;
 pub mod bandit;
 pub mod batch_schedule;
 pub mod cap;
 pub mod confidence;
 pub mod cost;
+pub mod ddd;
 pub mod dsde;
+pub mod dspark;
 pub mod error;
+pub mod faser;
 pub mod feedback;
 pub mod fixed;
+pub mod nightjar;
 pub mod off;
 pub mod parameter;
+pub mod ranking;
 pub mod registry;
+pub mod step_cost;
 pub mod table;
+pub mod tetris;
 pub mod tiered;
 pub mod turbospec;
 pub mod view;
 pub mod window;
 
 pub use adaedl::AdaEdl;
+pub use adaserve::AdaServe;
+pub use auto::Auto;
 pub use bandit::Bandit;
 pub use batch_schedule::BatchSchedule;
 pub use cap::Cap;
 pub use confidence::Confidence;
+pub use ddd::Ddd;
 pub use dsde::Dsde;
+pub use dspark::DSpark;
 pub use error::Error;
+pub use faser::Faser;
 pub use feedback::{Outcome, PositionSignals, StepFeedback};
 pub use fixed::Fixed;
+pub use nightjar::Nightjar;
 pub use off::Off;
 pub use registry::Config;
+pub use tetris::Tetris;
 pub use tiered::Tiered;
 pub use turbospec::TurboSpec;
 pub use view::{DraftPosition, PlanView, Planned, Reason, SeqId, SequenceView, Signals};
@@ -63,8 +80,8 @@ pub trait Policy: Send {
 
     /// Whether the sequence goes on drafting after the position just drafted (which itself stays in the proposal).
     ///
-    /// Called only while the planned length is not reached; for a tree, once per level. `position` holds features of the draft's distribution, which is
-    /// a function of the prefix, so stopping *after* a token is lossless.
+    /// Called only while the planned length is not reached; for a tree, once per level. `position` holds features of the
+    /// draft's distribution, which is a function of the prefix, so stopping *after* a token is lossless.
     fn keep_drafting(&mut self, _seq: SeqId, _position: &DraftPosition) -> bool {
         true
     }
@@ -79,6 +96,11 @@ pub trait Policy: Send {
 
     /// Appends the named numbers behind the last plan of a sequence (divergence, survival, cap, costs), for step traces.
     fn explain(&self, _seq: SeqId, _numbers: &mut Vec<(&'static str, f64)>) {}
+
+    /// Whether the draft model should stay resident; the engine gives its memory back while false.
+    fn wants_draft(&self) -> bool {
+        true
+    }
 
     /// Drops whatever is remembered of a sequence that has ended.
     fn forget(&mut self, seq: SeqId);

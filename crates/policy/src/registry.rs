@@ -9,13 +9,17 @@ use std::str::FromStr;
 use crate::cap::{self, Cap};
 pub use crate::parameter::{Parameter, Preset, Settings, Value, ValueSet};
 pub use crate::table::LenTable;
-use crate::{Error, Policy, adaedl, bandit, batch_schedule, confidence, dsde, fixed, off, tiered, turbospec};
+use crate::{
+    Error, Policy, adaedl, adaserve, auto, bandit, batch_schedule, confidence, ddd, dsde, dspark, faser,
+    fixed, nightjar, off, tetris, tiered, turbospec,
+};
 
 /// Longest length a policy can be asked for, tokens: a proposal holds at most 64 nodes, one bit each of a machine word.
 pub const LEN_MAX: u32 = 64;
 
 /// Every policy, in the order in which help lists them.
 pub static ENTRIES: &[&Entry] = &[
+    &auto::ENTRY,
     &off::ENTRY,
     &fixed::ENTRY,
     &dsde::ENTRY,
@@ -25,6 +29,12 @@ pub static ENTRIES: &[&Entry] = &[
     &tiered::ENTRY,
     &bandit::ENTRY,
     &turbospec::ENTRY,
+    &nightjar::ENTRY,
+    &faser::ENTRY,
+    &tetris::ENTRY,
+    &dspark::ENTRY,
+    &adaserve::ENTRY,
+    &ddd::ENTRY,
 ];
 
 /// What there is to know about a policy before it is built.
@@ -152,6 +162,8 @@ mod tests {
             ("dsde:short=third", "dsde:short=third"),
             ("dsde:k_init=9,sl_max=12,cap=mean", "dsde:sl_max=12,k_init=9,cap=mean"),
             ("adaedl:lambda=0.50,k_max=09", "adaedl:k_max=9"),
+            ("adaserve:w_max=1,budget=measured,draft_budget=64", "adaserve:w_max=1,draft_budget=64"),
+            ("nightjar:seed=4294967295,free_min=0.1", "nightjar:seed=4294967295"),
             ("batch_schedule:table=1-64:3;65-128:01;129-512:0", "batch_schedule"),
             ("batch_schedule:table=1-4:3;5-:0", "batch_schedule:table=1-4:3;5-:0"),
         ];
@@ -195,6 +207,13 @@ mod tests {
             ("dsde:long=9", "policy dsde needs short <= long, got 10 > 9"),
             ("bandit:k_min=5", "policy bandit needs k_min <= k_max, got 5 > 4"),
             ("adaedl:k_min=8", "policy adaedl needs k_min <= k_max, got 8 > 7"),
+            ("faser:k_min=9", "policy faser needs k_min <= k_max, got 9 > 8"),
+            ("adaserve:d_min=9", "policy adaserve needs d_min <= d_max, got 9 > 8"),
+            (
+                "adaserve:budget=0",
+                "parameter budget of policy adaserve must be 1..=1024 or measured, got '0'",
+            ),
+            ("ddd:tau=1", "parameter tau of policy ddd must be -100..=0, got '1'"),
             (
                 "batch_schedule:table=2-4:3",
                 "parameter table of policy batch_schedule must be FIRST-LAST:LEN;... from batch size 1, LEN 0..=64, \

@@ -65,7 +65,8 @@ pub type Reason = &'static str;
 pub struct Planned {
     /// Tokens to draft; 0 means plain decoding. Of a tree: levels.
     pub len: u32,
-    /// Nodes kept per level: 1 drafts a chain, more a tree by beam search over path probability.
+    /// Nodes kept per level: 1 drafts a chain, more a tree by beam search over path probability. A tree takes `len * width`
+    /// slots, at most 64; where fewer are left its last level is cut. Drafters without a model ignore it.
     pub width: u32,
     /// Whether the length comes from the policy's settled rule rather than from a calibration phase; a batch-wide cap
     /// neither counts nor cuts unsettled lengths.
@@ -93,6 +94,7 @@ pub struct DraftPosition {
     pub top_prob: f32,
     /// Natural logarithm of the path's probability. Chain: sum of `ln top_prob` up to here. Tree node: sum of the log
     /// probabilities of the tokens on its path; for [`Policy::keep_drafting`](crate::Policy::keep_drafting) on a tree, the
-    /// log of the sum of the path probabilities of the level just drafted. 0 unless [`Signals::draft_shape`] was requested.
+    /// log of the sum of the path probabilities of the level just drafted, whose best node the other features are of. 0 for
+    /// chains unless [`Signals::draft_shape`] was requested.
     pub path_log_prob: f32,
 }

@@ -40,6 +40,13 @@ fn is_per_sequence(text: &str) -> bool {
     text.parse::<Config>().expect("a valid configuration").entry().is_per_sequence
 }
 
+/// Policies that plan for each sequence out of what all of them have taught.
+const MIXED: [&str; 3] = ["auto", "adaptive_verification", "faser"];
+
+fn is_mixed(text: &str) -> bool {
+    MIXED.contains(&text.parse::<Config>().expect("a valid configuration").entry().name)
+}
+
 #[test]
 fn names_parse_to_the_same_policy() {
     for text in configurations() {
@@ -94,7 +101,8 @@ proptest! {
     fn lengths_stay_within_what_can_be_configured(batches in batches()) {
         for text in configurations() {
             for planned in run(build(&text).as_mut(), &batches).concat() {
-                prop_assert!(planned.len <= LEN_MAX, "{} planned {:?}", text, planned);
+                prop_assert!(planned.width >= 1);
+                prop_assert!(planned.len * planned.width <= LEN_MAX, "{} planned {:?}", text, planned);
                 prop_assert!(!planned.reason.is_empty());
             }
         }
@@ -124,7 +132,7 @@ proptest! {
         renamed.iter_mut().flatten().for_each(|fate| fate.seq.0 += shift);
         for text in configurations().into_iter().filter(|text| !is_per_sequence(text)) {
             let plans = run(build(&text).as_mut(), &batches);
-            for plan in &plans {
+            for plan in plans.iter().filter(|_| !is_mixed(&text)) {
                 prop_assert!(plan.windows(2).all(|pair| pair[0] == pair[1]), "{} planned {:?}", text, plan);
             }
             prop_assert_eq!(plans, run(build(&text).as_mut(), &renamed), "{}", text);

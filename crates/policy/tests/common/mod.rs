@@ -19,10 +19,11 @@ pub(crate) struct Fate {
     pub(crate) klds: Vec<f32>,
 }
 
-/// Runs one step of a batch: what is planned is drafted until the policy stops, and everything drafted is verified.
+/// Runs one step of a batch: what is planned is drafted until the policy stops, and verified as far as it lets it.
 ///
-/// The draft's entropy at a position is its divergence, and its top probability the exponential of minus that. Times grow
-/// with the rows; in every fifth step the clock stands still.
+/// The draft's entropy at a position is its divergence, and its top probability the exponential of minus that. Of a tree, the
+/// nodes of a level are equally likely. Times grow with the rows; in every fifth step the clock stands still.
+#[allow(dead_code, reason = "not every test binary runs steps at the usual cost")]
 pub(crate) fn step(policy: &mut dyn Policy, step: u64, fates: &[Fate]) -> Vec<Planned> {
     let tick = Duration::from_millis(u64::from(step % 5 != 4));
     let cost =
@@ -45,38 +46,48 @@ pub(crate) fn step_at(
     cost: impl Fn(u32, u32) -> Cost,
 ) -> Vec<Planned> {
     let sequences: Vec<SequenceView> = fates.iter().map(view_of).collect();
+    let view = plan_view(step, &sequences);
     let mut plan = vec![Planned::none(); fates.len()];
-    policy.plan(&plan_view(step, &sequences), &mut plan);
+    policy.plan(&view, &mut plan);
 
     let planned: Vec<u32> = plan.iter().zip(fates).map(|(p, f)| p.len.min(f.limit)).collect();
-    let lens: Vec<u32> = planned.iter().zip(fates).map(|(&len, fate)| drafted(policy, fate, len)).collect();
+    let drafted: Vec<Vec<DraftPosition>> = (plan.iter().zip(&planned).zip(fates))
+        .map(|((plan, &len), fate)| drafted(policy, fate, len, plan.width))
+        .collect();
+    let lens: Vec<u32> = drafted.iter().map(|positions| positions.len() as u32).collect();
+    let mut verify_lens = lens.clone();
+    let positions: Vec<&[DraftPosition]> = drafted.iter().map(Vec::as_slice).collect();
+    policy.trim(&view, &positions, &mut verify_lens);
+    assert!(
+        verify_lens.iter().zip(&lens).all(|(verified, drafted)| verified <= drafted),
+        "trim only shortens"
+    );
+
     let signals: Vec<Vec<PositionSignals>> =
-        fates.iter().zip(&lens).map(|(fate, &len)| signals_of(&fate.klds, len)).collect();
-    let outcomes: Vec<Outcome<'_>> = fates
-        .iter()
-        .zip(planned)
-        .zip(&lens)
-        .zip(&signals)
-        .map(|(((fate, planned), &len), signals)| Outcome {
-            seq: fate.seq,
-            planned,
-            drafted: len,
-            verified: len,
-            accepted: fate.accepted_max.min(len),
-            temperature: fate.temperature,
-            signals,
+        fates.iter().zip(&verify_lens).map(|(fate, &len)| signals_of(&fate.klds, len)).collect();
+    let outcomes: Vec<Outcome<'_>> = (0..fates.len())
+        .map(|i| Outcome {
+            seq: fates[i].seq,
+            planned: planned[i],
+            drafted: lens[i],
+            verified: verify_lens[i],
+            accepted: fates[i].accepted_max.min(verify_lens[i]).min(planned[i]),
+            temperature: fates[i].temperature,
+            signals: &signals[i],
         })
         .collect();
-    let target_rows = lens.iter().sum::<u32>() + lens.len() as u32;
-    let Cost { draft, verify } = cost(lens.iter().copied().max().unwrap_or(0), target_rows);
+    let target_rows = verify_lens.iter().sum::<u32>() + lens.len() as u32;
+    let levels = |(positions, plan): (&Vec<DraftPosition>, &Planned)| positions.len() as u32 / plan.width;
+    let draft_rounds = drafted.iter().zip(&plan).map(levels).max().unwrap_or(0);
+    let Cost { draft, verify } = cost(draft_rounds, target_rows);
     policy.observe(&StepFeedback {
         step,
         outcomes: &outcomes,
         target_rows,
         prefill_rows: 0,
-        draft_rounds: 0,
-        draft_rows: 0,
-        context_len_sum: 0,
+        draft_rounds,
+        draft_rows: lens.iter().sum(),
+        context_len_sum: 100 * fates.len() as u64,
         draft_time: draft,
         verify_time: verify,
         step_time: draft + verify,
@@ -84,16 +95,23 @@ pub(crate) fn step_at(
     plan
 }
 
-/// Tokens drafted of `len` planned ones.
-fn drafted(policy: &mut dyn Policy, fate: &Fate, len: u32) -> u32 {
+/// Positions drafted of `len` planned levels of `width` nodes.
+fn drafted(policy: &mut dyn Policy, fate: &Fate, len: u32, width: u32) -> Vec<DraftPosition> {
     let mut klds = fate.klds.iter().copied().cycle();
-    for index in 0..len.saturating_sub(1) {
+    let mut positions = Vec::new();
+    let mut path_log_prob = 0.0;
+    for index in 0..len {
         let entropy = klds.next().unwrap_or(0.0);
-        if !policy.keep_drafting(fate.seq, &DraftPosition { index, entropy, top_prob: (-entropy).exp(), path_log_prob: 0.0 }) {
-            return index + 1;
+        let top_prob = (-entropy).exp();
+        path_log_prob += top_prob.ln();
+        let level = DraftPosition { index, entropy, top_prob, path_log_prob };
+        let node = DraftPosition { path_log_prob: path_log_prob - (width as f32).ln(), ..level };
+        positions.extend((0..width).map(|_| node));
+        if index + 1 < len && !policy.keep_drafting(fate.seq, &level) {
+            break;
         }
     }
-    len
+    positions
 }
 
 fn view_of(fate: &Fate) -> SequenceView {

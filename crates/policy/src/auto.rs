@@ -1,0 +1,590 @@
+//! Auto: speculate exactly as far as it pays, for every sequence and step, and not at all where it does not.
+//!
+//! One question per step: which draft tokens are worth the time they take? Survival probabilities come from
+//! [`crate::acceptance`], times from every step that was measured, and the lengths are those with the highest
+//! weighted progress per second. The off switch, the cap on stragglers and the dependence on the batch size are not rules
+//! of their own; they follow from the costs. The ideas have many fathers: goodput (TurboSpec, arXiv:2406.14066), ranked
+//! survival against a measured cost table (DSpark, arXiv:2607.05147), divergences as memory (DSDE, arXiv:2509.01083).
+//!
+//! | question | answered by |
+//! |---|---|
+//! | what may be accepted | [`Acceptance`]: per position, per request, with or without the draft's shape |
+//! | what time it takes | `auto/costs.rs`: target pass and draft round over rows, and the machine's pace |
+//! | which lengths are best | `auto/choice.rs`: every depth and every head of the ranking by survival |
+//! | when a draft stops, what is verified | the marginal rule: `w a / seconds >= rate`, in [`Auto::keep_drafting`](Policy::keep_drafting), [`Auto::trim`](Policy::trim) |
+//! | whether the model is right | `auto/guard.rs`: measured against foretold rates |
+//! | whether to begin or to end | `auto/switch.rs`: any gain keeps it on, a sure one starts it |
+//! | whether things changed while it is off | `auto/probe.rs`: one sequence, half a percent of the time |
+//!
+//! Why trimming is lossless: the rate and the price of a row that a position has to beat are fixed before anything is
+//! drafted, and its survival depends on the draft's distributions up to that position, so on nothing drawn there or later.
+//!
+//! What it costs when it does not pay: while speculation is off no signal is requested and all lengths are 0. Once in a
+//! while a speculating batch decodes plainly for one step, so that the time it is compared with stays measured.
+
+mod choice;
+mod costs;
+mod guard;
+mod probe;
+mod switch;
+
+use std::time::Duration;
+
+use crate::acceptance::{Acceptance, has_shape};
+use crate::registry::{Entry, Parameter, Settings, ValueSet};
+use crate::{DraftPosition, PlanView, Planned, Policy, Reason, SeqId, SequenceView, Signals, StepFeedback};
+use choice::{Best, Candidate, DEPTH_MAX, Objective, Prices, Search};
+use costs::Costs;
+use guard::{Guard, Progress};
+use probe::{Offer, Probe, Who};
+use switch::Switch;
+
+/// The row of this policy in the registry.
+pub static ENTRY: Entry = Entry {
+    name: "auto",
+    summary: "per sequence, as far as it pays by measured cost and learnt acceptance; off where it does not",
+    source: "this project",
+    parameters: &[
+        Parameter {
+            key: "k_max",
+            values: ValueSet::Count { min: 1, max: DEPTH_MAX as u32 },
+            default: Some("8"),
+            meaning: "ceiling of the length, tokens",
+        },
+        Parameter {
+            key: "probe",
+            values: ValueSet::Number { min: 0.0, max: 0.1 },
+            default: Some("0.005"),
+            meaning: "share of the time spent on looking again while speculation is off",
+        },
+    ],
+    presets: &[],
+    is_per_sequence: false,
+    build: |settings| Ok(Box::new(Auto::new(settings))),
+};
+
+/// Lengths of the first steps, from which first costs are learnt; everyone drafts as much.
+const FIRST_LENS: [u32; 20] = [0, 0, 0, 2, 1, 4, 0, 2, 3, 1, 0, 1, 2, 1, 0, 3, 1, 4, 2, 1];
+
+/// Plain steps of a batch size that must have been measured before speculation is compared with them.
+const PLAIN_STEPS_MIN: f64 = 3.0;
+
+/// Speculating steps after which one plain step is measured.
+const REFRESH_STEPS: u32 = 256;
+
+/// Steps within which catching up must have paid for itself.
+const HORIZON_STEPS: f64 = 64.0;
+
+/// Unread tokens that every drafting sequence may have: the last one, and the one before if all drafts were kept.
+const LAG_ORDINARY: u32 = 2;
+
+/// Length of a probe, tokens.
+const PROBE_LEN: u32 = 2;
+
+/// Expected gain from which a probe takes everyone.
+const GAIN_TO_PROBE_ALL: f64 = 0.9;
+
+/// Nats per label that the draft's shape must add for it to be computed in every step.
+const INSIGHT_MIN: f64 = 0.003;
+
+/// Nats per label from which the shape may lengthen a draft beyond its plan.
+const INSIGHT_TO_GO_ON: f64 = 0.01;
+
+/// Steps after which a shape that added little is looked at again.
+const SHAPE_RECHECK_STEPS: u64 = 16;
+
+/// Bound on the weight of a sequence that falls behind its target.
+const WEIGHT_MAX: f64 = 16.0;
+
+/// Bound on the draft tokens of a step.
+const DRAFTS_MAX: u32 = 512;
+
+/// What a step does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Turn {
+    /// Decodes plainly.
+    #[default]
+    Plain,
+    /// Drafts given lengths to learn from them.
+    Learning,
+    /// Drafts what pays.
+    Speculating,
+}
+
+/// A sequence in the current step, in the engine's order.
+#[derive(Clone, Copy, Debug)]
+struct Drafting {
+    seq: SeqId,
+    temperature: f32,
+    weight: f64,
+    offset: f64,
+    /// Probability that everything planned is accepted, before drafting.
+    planned_survival: f64,
+    /// Probability that all positions drafted so far are accepted.
+    survival: f64,
+    /// Positions that `survival` covers.
+    depth: u32,
+    /// Whether anything is planned for it.
+    drafts: bool,
+    /// Where the features of its drafted positions start, and how many there are.
+    features: (usize, usize),
+}
+
+/// Chooses lengths by what they are worth; see the file's head.
+#[derive(Clone, Debug)]
+pub struct Auto {
+    name: String,
+    k_max: u32,
+    acceptance: Acceptance,
+    costs: Costs,
+    search: Search,
+    guard: Guard,
+    probe: Probe,
+    /// Steps taken of [`FIRST_LENS`].
+    n_first: usize,
+    switch: Switch,
+    /// Speculating steps since plain decoding was last measured.
+    n_since_plain: u32,
+    step: Step,
+}
+
+/// The current step, and buffers kept between steps.
+#[derive(Clone, Debug, Default)]
+struct Step {
+    turn: Turn,
+    best: Best,
+    /// Seconds of the step if it decoded plainly.
+    plain_seconds: f64,
+    /// Sum of the weights.
+    weight: f64,
+    /// Seconds that one more verified row takes.
+    row_seconds: f64,
+    has_catch_up: bool,
+    is_all_sampled: bool,
+    /// Whether the draft's shape is asked for.
+    wants_shape: bool,
+    prices: Prices,
+    candidates: Vec<Candidate>,
+    lens: Vec<u32>,
+    drafting: Vec<Drafting>,
+    /// Where the last sequence was found; the engine asks in order.
+    cursor: usize,
+    /// Draft rounds that were decided on, the first not counted.
+    rounds_decided: u32,
+    /// Whether the round decided last is taken.
+    is_round_taken: bool,
+    /// Weighted survival above which a sequence joins that round.
+    entry_price: f64,
+    features: Vec<DraftPosition>,
+}
+
+impl Step {
+    fn find(&mut self, seq: SeqId) -> Option<&mut Drafting> {
+        let n = self.drafting.len();
+        let idx = (self.cursor..n).chain(0..self.cursor.min(n)).find(|&i| self.drafting[i].seq == seq)?;
+        self.cursor = idx;
+        Some(&mut self.drafting[idx])
+    }
+}
+
+impl Auto {
+    /// Reads the settings of [`ENTRY`]; nothing is learnt yet.
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            name: settings.name(),
+            k_max: settings.count("k_max"),
+            acceptance: Acceptance::default(),
+            costs: Costs::default(),
+            search: Search::default(),
+            guard: Guard::default(),
+            probe: Probe::new(settings.number("probe")),
+            n_first: 0,
+            switch: Switch::default(),
+            n_since_plain: 0,
+            step: Step::default(),
+        }
+    }
+
+    /// Expected calibration error of the acceptance probabilities, in `0..=1`; `None` before the first verified draft.
+    pub fn calibration_error(&self) -> Option<f64> {
+        self.acceptance.calibration_error()
+    }
+
+    /// Measured over foretold rate of speculation; 1 if it brings what was foretold.
+    pub fn guard_factor(&self) -> f64 {
+        self.guard.factor()
+    }
+
+    /// Notes who takes part and what their drafts would be worth.
+    fn survey(&mut self, view: &PlanView<'_>) {
+        let step = &mut self.step;
+        step.candidates.clear();
+        step.drafting.clear();
+        step.features.clear();
+        step.cursor = 0;
+        step.turn = Turn::Plain;
+        step.best = Best::default();
+        let pays = self.acceptance.insight().is_none_or(|nats| nats > INSIGHT_MIN);
+        step.wants_shape = pays || view.step.is_multiple_of(SHAPE_RECHECK_STEPS);
+        step.is_all_sampled = view.sequences.iter().all(|sequence| sequence.temperature > 0.0);
+        let round_seconds = self.costs.round(1);
+        for sequence in view.sequences {
+            let offset = self.acceptance.offset(sequence.seq);
+            let weight = urgency(sequence);
+            let mut survivals = [0.0; DEPTH_MAX];
+            let mut survival = 1.0;
+            for (index, slot) in (0..sequence.limit.min(self.k_max)).zip(&mut survivals) {
+                survival *= self.acceptance.blind(sequence.temperature, offset, index);
+                *slot = survival;
+            }
+            let is_behind = sequence.draft_lag > LAG_ORDINARY;
+            let read = if is_behind { self.costs.round(sequence.draft_lag) - round_seconds } else { 0.0 };
+            let catch_up = read.max(0.0) / HORIZON_STEPS;
+            step.candidates.push(Candidate { weight, survivals, catch_up });
+            step.drafting.push(Drafting {
+                seq: sequence.seq,
+                temperature: sequence.temperature,
+                weight,
+                offset,
+                planned_survival: 1.0,
+                survival: 1.0,
+                depth: 0,
+                drafts: false,
+                features: (0, 0),
+            });
+        }
+    }
+
+    /// Finds the best lengths of a step without prompts; `None` before the first timed step.
+    fn search(&mut self, view: &PlanView<'_>) -> Option<Best> {
+        let n_sequences = view.sequences.len() as u32;
+        self.price(n_sequences, n_sequences)?;
+        let step = &mut self.step;
+        step.prices.round.clear();
+        step.prices.round.extend((0..=n_sequences).map(|n| self.costs.round(n.max(1))));
+        let n_unread: u32 =
+            view.sequences.iter().map(|sequence| sequence.draft_lag.clamp(1, LAG_ORDINARY)).sum();
+        step.prices.first_round.clear();
+        step.prices.first_round.extend((0..=n_sequences).map(|n| {
+            let rows = (n * n_unread).div_ceil(n_sequences);
+            self.costs.round(rows.max(1))
+        }));
+        step.plain_seconds = step.prices.target[0];
+        step.weight = step.candidates.iter().map(|candidate| candidate.weight).sum();
+        step.best = self.search.run(&step.candidates, &step.prices, Objective::Rate, &mut step.lens);
+        step.row_seconds = slope(&step.prices.target, step.best.n_drafts);
+        Some(step.best)
+    }
+
+    /// Finds the best lengths beside prompts, where time costs what it does without them.
+    fn search_beside_prompts(&mut self, view: &PlanView<'_>) -> Option<()> {
+        let n_sequences = view.sequences.len() as u32;
+        self.price(n_sequences + view.prefill_rows, n_sequences)?;
+        let step = &mut self.step;
+        let objective = Objective::Surplus(step.best.value);
+        let found = self.search.run(&step.candidates, &step.prices, objective, &mut step.lens);
+        step.row_seconds = slope(&step.prices.target, found.n_drafts);
+        Some(())
+    }
+
+    /// Prices the target pass of `rows` with as many draft rows on top as can be judged.
+    fn price(&mut self, rows: u32, n_sequences: u32) -> Option<()> {
+        let judged = self.costs.rows_trusted().saturating_sub(rows);
+        let n_drafts_max = judged.clamp(n_sequences, DRAFTS_MAX.max(n_sequences));
+        self.step.prices.target.clear();
+        for n in 0..=n_drafts_max {
+            self.step.prices.target.push(self.costs.target_with(rows, n)?);
+        }
+        Some(())
+    }
+
+    /// Expected rate of the best lengths over that of plain decoding, as far as the past bears it out.
+    fn gain(&self) -> f64 {
+        self.step.best.value * self.step.plain_seconds / self.step.weight * self.guard.factor()
+    }
+
+    fn plan_first(&mut self, len: u32, plan: &mut [Planned]) {
+        self.n_first += 1;
+        if len > 0 {
+            self.step.turn = Turn::Learning;
+        }
+        let len = len.min(self.k_max);
+        plan.fill(Planned { len, width: 1, is_settled: false, reason: "learning" });
+    }
+
+    fn plan_speculation(&mut self, view: &PlanView<'_>, plan: &mut [Planned]) {
+        let rows = view.sequences.len() as u32;
+        let is_unmeasured = view.prefill_rows == 0 && self.costs.evidence(rows) < PLAIN_STEPS_MIN;
+        if is_unmeasured || self.n_since_plain >= REFRESH_STEPS {
+            self.n_since_plain = 0;
+            plan.fill(plain("measuring"));
+            return;
+        }
+        self.n_since_plain += 1;
+        self.step.turn = Turn::Speculating;
+        self.step.has_catch_up = false;
+        self.step.rounds_decided = 0;
+        let has_room =
+            self.step.wants_shape && self.acceptance.insight().is_some_and(|nats| nats > INSIGHT_TO_GO_ON);
+        let step = &mut self.step;
+        for (i, (planned, &len)) in plan.iter_mut().zip(&step.lens).enumerate() {
+            if len == 0 {
+                *planned = plain("does not pay");
+                continue;
+            }
+            step.drafting[i].drafts = true;
+            step.has_catch_up |= step.candidates[i].catch_up > 0.0;
+            step.drafting[i].planned_survival = step.candidates[i].survivals[len as usize - 1];
+            // Room to go on where the draft turns out to be sure; the marginal rule ends it.
+            let len = if has_room { (2 * len + 2).min(self.k_max) } else { len };
+            *planned = Planned { len, width: 1, is_settled: true, reason: "pays" };
+        }
+    }
+
+    fn plan_plain(&mut self, view: &PlanView<'_>, plan: &mut [Planned]) {
+        plan.fill(plain("does not pay"));
+        self.guard.relax();
+        self.probe.save(self.step.plain_seconds);
+        if view.prefill_rows > 0 {
+            return;
+        }
+        match self.probe.in_progress().or_else(|| self.start_probe(view)) {
+            None => {}
+            Some(Who::All) => {
+                self.begin_probe();
+                plan.fill(Planned { len: 1, width: 1, is_settled: false, reason: "probing" });
+            }
+            Some(Who::One(seq)) => {
+                let Some(i) = view.sequences.iter().position(|s| s.seq == seq && s.limit > 0) else {
+                    self.probe.stop();
+                    return;
+                };
+                self.begin_probe();
+                let len = PROBE_LEN.min(self.k_max);
+                plan[i] = Planned { len, width: 1, is_settled: false, reason: "probing" };
+            }
+        }
+    }
+
+    fn begin_probe(&mut self) {
+        self.probe.advance();
+        self.step.turn = Turn::Learning;
+    }
+
+    /// Starts the probe that says most, if the budget allows.
+    fn start_probe(&mut self, view: &PlanView<'_>) -> Option<Who> {
+        let gain = self.gain_of_one_each();
+        let offer =
+            if gain > GAIN_TO_PROBE_ALL { Some(self.offer_all(view, gain)) } else { self.offer_one(view) };
+        let offer = offer?;
+        self.probe.start(offer, self.step.plain_seconds, gain).then_some(offer.who)
+    }
+
+    /// A probe of the sequence that has least to catch up.
+    fn offer_one(&self, view: &PlanView<'_>) -> Option<Offer> {
+        let sequences = view.sequences.iter().enumerate();
+        let (i, sequence) = sequences.filter(|(_, s)| s.limit > 0).min_by_key(|(_, s)| s.draft_lag)?;
+        let n_sequences = view.sequences.len() as u32;
+        let len = PROBE_LEN.min(self.k_max).min(sequence.limit);
+        let round = self.costs.round(1);
+        let tokens: f64 = self.step.candidates[i].survivals[..len as usize].iter().sum();
+        let plain = self.step.plain_seconds;
+        let speculating = f64::from(len) * round + self.costs.target(n_sequences + len)?;
+        let step = speculating - plain - tokens * plain / f64::from(n_sequences);
+        let catch_up = (self.costs.round(sequence.draft_lag) - round).max(0.0);
+        Some(Offer { who: Who::One(sequence.seq), catch_up, step })
+    }
+
+    /// A probe of everyone with one token each.
+    fn offer_all(&self, view: &PlanView<'_>, gain: f64) -> Offer {
+        let n_unread = view.sequences.iter().map(|sequence| sequence.draft_lag).sum();
+        let round = self.costs.round(view.sequences.len() as u32);
+        let catch_up = (self.costs.round(n_unread) - round).max(0.0);
+        Offer { who: Who::All, catch_up, step: (1.0 / gain - 1.0) * self.step.plain_seconds }
+    }
+
+    /// Expected rate over that of plain decoding if everyone drafted one token.
+    fn gain_of_one_each(&self) -> f64 {
+        let Step { candidates, prices, plain_seconds, weight, .. } = &self.step;
+        let n = candidates.len().min(prices.target.len() - 1);
+        let tokens: f64 = candidates.iter().map(|c| c.weight * c.survivals[0]).sum();
+        (weight + tokens) / (prices.first_round[n] + prices.target[n]) * plain_seconds / weight
+    }
+
+    /// Decides whether another draft round is taken, when the first sequence asks for it.
+    ///
+    /// A round costs nearly the same for one sequence as for many, so it is taken or not by what it is worth to all of them;
+    /// who joins it then pays for one row more. The worth of those that have not asked yet is what was known a position ago.
+    fn decide_round(&mut self, index: u32, first_worth: f64) {
+        let step = &mut self.step;
+        let row_price = step.best.value * step.row_seconds;
+        let (mut n, mut surplus) = (1, (first_worth - row_price).max(0.0));
+        for other in step.drafting.iter().filter(|other| other.drafts && other.depth == index) {
+            let chance = |index| self.acceptance.blind(other.temperature, other.offset, index);
+            let worth = other.weight * other.survival * chance(index) * chance(index + 1);
+            if worth > row_price {
+                n += 1;
+                surplus += worth - row_price;
+            }
+        }
+        let round = self.costs.round(n);
+        step.rounds_decided = index + 1;
+        step.is_round_taken = surplus > step.best.value * round;
+        step.entry_price = row_price + step.best.value * (round - self.costs.round(n.max(2) - 1)).max(0.0);
+    }
+
+    /// Compares what a speculating step brought with what was foretold.
+    fn check(&mut self, feedback: &StepFeedback<'_>) {
+        let step = &mut self.step;
+        let is_telling = step.turn == Turn::Speculating && !step.has_catch_up && feedback.prefill_rows == 0;
+        if !is_telling || feedback.step_time == Duration::ZERO || step.weight <= 0.0 {
+            return;
+        }
+        let mut tokens = 0.0;
+        for outcome in feedback.outcomes {
+            tokens += step.find(outcome.seq).map_or(0.0, |d| d.weight) * f64::from(outcome.emitted());
+        }
+        let foretold = Progress {
+            tokens: step.best.tokens / step.weight,
+            seconds: step.best.seconds / step.plain_seconds,
+        };
+        let seconds = feedback.step_time.as_secs_f64() / step.plain_seconds;
+        self.guard.note(
+            feedback.outcomes.len(),
+            foretold,
+            Progress { tokens: tokens / step.weight, seconds },
+        );
+    }
+
+    fn learn_acceptance(&mut self, feedback: &StepFeedback<'_>) {
+        for outcome in feedback.outcomes.iter().filter(|outcome| outcome.drafted > 0) {
+            let (start, len) = self.step.find(outcome.seq).map_or((0, 0), |drafting| drafting.features);
+            self.acceptance.learn(outcome, &self.step.features[start..start + len]);
+        }
+        self.acceptance.settle();
+    }
+}
+
+impl Policy for Auto {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    /// Nothing while decoding plainly. The draft's shape while it tells accepted drafts from rejected ones. Divergences only where all sequences are sampled: their verification computes both
+    /// distributions anyway.
+    fn signals(&self) -> Signals {
+        let drafts = self.step.turn != Turn::Plain;
+        Signals {
+            divergence: drafts && self.step.is_all_sampled,
+            draft_shape: drafts && self.step.wants_shape,
+        }
+    }
+
+    fn plan(&mut self, view: &PlanView<'_>, plan: &mut [Planned]) {
+        self.survey(view);
+        let can_draft = view.sequences.iter().any(|sequence| sequence.limit > 0);
+        if !can_draft {
+            plan.fill(plain("no room"));
+            return;
+        }
+        if let Some(&len) = FIRST_LENS.get(self.n_first) {
+            self.plan_first(len, plan);
+            return;
+        }
+        let Some(best) = self.search(view) else {
+            plan.fill(plain("measuring"));
+            return;
+        };
+        self.switch.turn(best.n_drafts > 0, self.gain(), view.sequences.len());
+        if self.switch.is_on() {
+            self.probe.stop();
+            if view.prefill_rows > 0 && self.search_beside_prompts(view).is_none() {
+                self.step.lens.fill(0);
+            }
+            self.plan_speculation(view, plan);
+        } else {
+            self.plan_plain(view, plan);
+        }
+    }
+
+    fn keep_drafting(&mut self, seq: SeqId, position: &DraftPosition) -> bool {
+        if self.step.turn != Turn::Speculating || !has_shape(position) {
+            return true;
+        }
+        let acceptance = &self.acceptance;
+        let Some(drafting) = self.step.find(seq) else { return false };
+        drafting.survival *= acceptance.sighted(drafting.temperature, drafting.offset, position);
+        drafting.depth = position.index + 1;
+        let next = acceptance.blind(drafting.temperature, drafting.offset, position.index + 1);
+        let worth = drafting.weight * drafting.survival * next;
+        if self.step.rounds_decided <= position.index {
+            self.decide_round(position.index, worth);
+        }
+        self.step.is_round_taken && worth > self.step.entry_price
+    }
+
+    fn trim(&mut self, view: &PlanView<'_>, drafted: &[&[DraftPosition]], verify_lens: &mut [u32]) {
+        let price = self.step.best.value * self.step.row_seconds;
+        for ((sequence, positions), len) in view.sequences.iter().zip(drafted).zip(verify_lens) {
+            let start = self.step.features.len();
+            self.step.features.extend_from_slice(positions);
+            let is_speculating = self.step.turn == Turn::Speculating;
+            let Some(drafting) = self.step.find(sequence.seq) else { continue };
+            drafting.features = (start, positions.len());
+            if !is_speculating {
+                continue;
+            }
+            let mut worth = drafting.weight;
+            let pays = |position: &&DraftPosition| {
+                if !has_shape(position) {
+                    return true;
+                }
+                worth *= self.acceptance.sighted(drafting.temperature, drafting.offset, position);
+                worth > price
+            };
+            *len = (*len).min(positions.iter().take_while(pays).count() as u32);
+        }
+    }
+
+    fn observe(&mut self, feedback: &StepFeedback<'_>) {
+        self.check(feedback);
+        self.learn_acceptance(feedback);
+        self.costs.learn(feedback);
+    }
+
+    fn explain(&self, seq: SeqId, numbers: &mut Vec<(&'static str, f64)>) {
+        let step = &self.step;
+        let Some(drafting) = step.drafting.iter().find(|drafting| drafting.seq == seq) else { return };
+        numbers.extend([
+            ("survival", drafting.planned_survival),
+            ("weight", drafting.weight),
+            ("rate", step.best.value),
+            ("plain_rate", if step.plain_seconds > 0.0 { step.weight / step.plain_seconds } else { 0.0 }),
+            ("round_seconds", step.prices.round.last().copied().unwrap_or(0.0)),
+            ("row_seconds", step.row_seconds),
+            ("guard", self.guard.factor()),
+        ]);
+    }
+
+    fn forget(&mut self, seq: SeqId) {
+        self.acceptance.forget(seq);
+    }
+}
+
+const fn plain(reason: Reason) -> Planned {
+    Planned { reason, ..Planned::none() }
+}
+
+/// Weight of a sequence's progress: the square of its time per token over the bound it asked for, at least 1.
+fn urgency(sequence: &SequenceView) -> f64 {
+    let Some(bound) = sequence.tpot_max.filter(|bound| !bound.is_zero()) else { return 1.0 };
+    let n_gaps = sequence.emitted.saturating_sub(1).max(1);
+    let ratio = sequence.decode_time.as_secs_f64() / f64::from(n_gaps) / bound.as_secs_f64();
+    ratio.powi(2).clamp(1.0, WEIGHT_MAX)
+}
+
+/// Seconds per row around `n` rows: the secant from half of them to twice as many, which averages over bumps.
+fn slope(seconds: &[f64], n: usize) -> f64 {
+    let (from, to) = (n / 2, (2 * n.max(1)).min(seconds.len() - 1));
+    if to > from { ((seconds[to] - seconds[from]) / (to - from) as f64).max(0.0) } else { 0.0 }
+}

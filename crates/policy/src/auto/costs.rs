@@ -1,0 +1,211 @@
+//! What a step takes: the target pass over its rows, a draft round over its rows, and the pace of the machine.
+
+use std::time::Duration;
+
+use crate::StepFeedback;
+use crate::cost::curve::CostCurve;
+
+/// Gain of the pace per step, in logarithms; several times that of a single size's time, so that a machine that slows down
+/// slows everything down, also what is not being measured just now.
+const PACE_GAIN: f64 = 1.0 / 8.0;
+
+/// Weight of a step that also reads prompts: its prompt rows are cheaper than verified ones, by the output layer.
+const MIXED_WEIGHT: f64 = 0.25;
+
+/// Share of the target's time that a draft round is thought to take before one was timed.
+const ROUND_UNSEEN: f64 = 0.2;
+
+/// Share of the price of draft rows that an unmeasured size is credited with, so that lengths that may be best are tried.
+const BENEFIT_OF_DOUBT: f64 = 0.25;
+
+/// Costs of steps, learnt from all of them.
+#[derive(Clone, Debug)]
+pub(super) struct Costs {
+    /// Everything but drafting, over the rows of the target pass; at pace 1.
+    target: CostCurve,
+    /// One pass of the draft, over its rows; at pace 1.
+    round: CostCurve,
+    /// Seconds now per second at pace 1.
+    pace: f64,
+}
+
+impl Default for Costs {
+    fn default() -> Self {
+        Self { target: CostCurve::default(), round: CostCurve::default(), pace: 1.0 }
+    }
+}
+
+impl Costs {
+    /// Expected seconds of a target pass; `None` before the first.
+    pub(super) fn target(&self, rows: u32) -> Option<f64> {
+        Some(self.target.seconds(rows)? * self.pace)
+    }
+
+    /// As [`target`](Self::target) for `n` draft rows on top of `rows`; their price is up to a quarter lower while this size
+    /// was measured rarely.
+    pub(super) fn target_with(&self, rows: u32, n: u32) -> Option<f64> {
+        let plain = self.target(rows)?;
+        let doubt = BENEFIT_OF_DOUBT / (1.0 + self.target.evidence(rows + n)).sqrt();
+        Some(plain + (self.target(rows + n)? - plain) * (1.0 - doubt))
+    }
+
+    /// Expected seconds of a draft round; a share of the target's time before the first.
+    pub(super) fn round(&self, rows: u32) -> f64 {
+        let seconds = self.round.seconds(rows).or_else(|| Some(ROUND_UNSEEN * self.target.seconds(1)?));
+        seconds.unwrap_or(0.0) * self.pace
+    }
+
+    /// Target passes of this size that were measured.
+    pub(super) fn evidence(&self, rows: u32) -> f64 {
+        self.target.evidence(rows)
+    }
+
+    /// Most rows of a target pass whose time can be judged: twice the most that were measured.
+    pub(super) fn rows_trusted(&self) -> u32 {
+        (2.0 * self.target.rows_max()) as u32
+    }
+
+    /// Takes in the times of a step.
+    pub(super) fn learn(&mut self, feedback: &StepFeedback<'_>) {
+        self.learn_rounds(feedback);
+        let seconds = feedback.step_time.saturating_sub(feedback.draft_time).as_secs_f64() / self.pace;
+        let rows = feedback.target_rows;
+        let is_mixed = feedback.prefill_rows > 0;
+        let missed = self.target.learn(rows, seconds, if is_mixed { MIXED_WEIGHT } else { 1.0 });
+        self.target.settle();
+        self.round.settle();
+        if let Some(missed) = missed.filter(|_| !is_mixed) {
+            self.pace = (self.pace * (PACE_GAIN * missed).exp()).clamp(1e-6, 1e6);
+        }
+    }
+
+    /// Splits the draft's time over its rounds in proportion to what they were expected to take.
+    fn learn_rounds(&mut self, feedback: &StepFeedback<'_>) {
+        let rounds = Rounds::of(feedback);
+        let seconds = feedback.draft_time.as_secs_f64() / self.pace;
+        if rounds.rows.is_empty() || feedback.draft_time == Duration::ZERO {
+            return;
+        }
+        let expected: Vec<f64> = rounds.rows.iter().map(|&rows| self.round(rows) / self.pace).collect();
+        let sum: f64 = expected.iter().sum();
+        if self.round.rows_max() == 0.0 || sum <= 0.0 {
+            let share = seconds / rounds.rows.len() as f64;
+            for &rows in &rounds.rows {
+                self.round.learn(rows, share, 1.0);
+            }
+        } else if rounds.catches_up {
+            // Only the first round is new; it gets what the others leave, and at least a quarter of its expectation.
+            let first = (seconds - (sum - expected[0])).max(0.25 * expected[0]);
+            self.round.learn(rounds.rows[0], first, 1.0);
+        } else {
+            for (&rows, expected) in rounds.rows.iter().zip(&expected) {
+                self.round.learn(rows, seconds * expected / sum, 1.0);
+            }
+        }
+    }
+}
+
+/// Rows of every draft round of a step.
+struct Rounds {
+    rows: Vec<u32>,
+    /// Whether the first round read much more than the token or two that every sequence leaves unread.
+    catches_up: bool,
+}
+
+impl Rounds {
+    fn of(feedback: &StepFeedback<'_>) -> Self {
+        let deepest = feedback.outcomes.iter().map(|outcome| outcome.drafted).max().unwrap_or(0);
+        let drafting = |round: u32| feedback.outcomes.iter().filter(|o| o.drafted > round).count() as u32;
+        let mut rows: Vec<u32> = (0..deepest).map(drafting).collect();
+        let mut catches_up = false;
+        if let Some(first) = rows.first_mut() {
+            let n_drafting = *first;
+            let others: u32 = feedback.outcomes.iter().map(|o| o.drafted.saturating_sub(1)).sum();
+            *first = feedback.draft_rows.saturating_sub(others).max(n_drafting);
+            catches_up = *first > 2 * n_drafting;
+        }
+        Self { rows, catches_up }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Outcome, SeqId};
+
+    fn outcome(drafted: u32) -> Outcome<'static> {
+        Outcome {
+            seq: SeqId(1),
+            planned: drafted,
+            drafted,
+            verified: drafted,
+            accepted: 0,
+            temperature: 0.0,
+            signals: &[],
+        }
+    }
+
+    fn feedback<'a>(
+        outcomes: &'a [Outcome<'a>],
+        draft_rows: u32,
+        draft_ms: u64,
+        rest_ms: u64,
+    ) -> StepFeedback<'a> {
+        let [draft_time, verify_time] = [draft_ms, rest_ms].map(Duration::from_millis);
+        StepFeedback {
+            step: 0,
+            outcomes,
+            target_rows: outcomes.iter().map(|outcome| outcome.verified + 1).sum(),
+            prefill_rows: 0,
+            draft_rounds: outcomes.iter().map(|outcome| outcome.drafted).max().unwrap_or(0),
+            draft_rows,
+            context_len_sum: 0,
+            draft_time,
+            verify_time,
+            step_time: draft_time + verify_time,
+        }
+    }
+
+    #[test]
+    fn rounds_shrink_as_sequences_stop() {
+        let check = |lens: &[u32], draft_rows, expected: &[u32], catches_up| {
+            let outcomes: Vec<Outcome<'_>> = lens.iter().map(|&len| outcome(len)).collect();
+            let rounds = Rounds::of(&feedback(&outcomes, draft_rows, 1, 1));
+            assert_eq!((&rounds.rows[..], rounds.catches_up), (expected, catches_up), "{lens:?}");
+        };
+        // Three sequences, of which one reads two tokens in the first round.
+        check(&[3, 1, 2], 7, &[4, 2, 1], false);
+        // One sequence that had 40 tokens to read.
+        check(&[2], 41, &[40, 1], true);
+        check(&[0, 0], 0, &[], false);
+        // Rows that were not reported.
+        check(&[2, 2], 0, &[2, 2], false);
+    }
+
+    #[test]
+    fn a_slower_machine_is_slower_at_every_size() {
+        let mut costs = Costs::default();
+        let (plain, speculating) = ([outcome(0)], [outcome(3)]);
+        for _ in 0..80 {
+            costs.learn(&feedback(&plain, 0, 0, 10));
+            costs.learn(&feedback(&speculating, 3, 6, 12));
+        }
+        // Everything takes twice as long, but only one size is seen.
+        for _ in 0..100 {
+            costs.learn(&feedback(&speculating, 3, 12, 24));
+        }
+        let (plain, speculating) = (costs.target(1).unwrap(), costs.target(4).unwrap());
+        assert!((speculating / 0.024 - 1.0).abs() < 0.01, "{speculating}");
+        assert!((plain / 0.020 - 1.0).abs() < 0.1, "{plain}");
+        assert!((costs.round(1) / 0.004 - 1.0).abs() < 0.05, "{}", costs.round(1));
+    }
+
+    #[test]
+    fn catching_up_is_not_taken_for_a_slow_round() {
+        let mut costs = Costs::default();
+        (0..10).for_each(|_| costs.learn(&feedback(&[outcome(2)], 2, 4, 10)));
+        costs.learn(&feedback(&[outcome(2)], 101, 22, 10));
+        assert!((costs.round(1) - 0.002).abs() < 1e-4, "{}", costs.round(1));
+        assert!((costs.round(100) - 0.020).abs() < 1e-3, "{}", costs.round(100));
+    }
+}

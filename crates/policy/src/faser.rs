@@ -1,0 +1,331 @@
+//! FASER: every request drafts the length that would emit its tokens fastest if its luck were as good as it may still be.
+//!
+//! FASER, arXiv:2604.20503. A length per request from the lower confidence bound of its time per token: what is uncertain is
+//! tried, what is known to be slow is not. A suffix that will be rejected anyway is dropped before it has cost all of its
+//! verification.
+//!
+//! | rule | here |
+//! |---|---|
+//! | `s = argmin of mu(s) - beta sigma(s)`, `mu` the time per token at length s in this batch | [`fastest_len`], [`Evidence::optimistic`] |
+//! | acceptance history of the request | [`Evidence::learn`] |
+//! | predicted time of a step from batch and lengths | [`StepCost`] |
+//! | drop what is believed to be rejected | [`n_worth_verifying`] |
+//!
+//! What is not here, because it belongs into an executor: verifying one chunk of a proposal while the next is drafted, on
+//! disjoint parts of a GPU, and dropping tokens between two layers of the target. The latter's signal, the target's own
+//! early opinion of a drawn token, would also change the distribution of sampled output.
+//!
+//! Deviations and choices:
+//! * The published bound comes from a Gaussian process over lengths whose kernel and `beta` are not known. The tokens that a length
+//!   emits follow from one number, the acceptance rate, of which a request's history leaves a posterior; the bound on the
+//!   time is the time at the upper bound of that rate. `beta` is 1.
+//! * A new request begins with the rate of all requests, worth 4 drafts. The past of a request fades with 0.98 per draft tested.
+//! * The time at length s is that of a step in which everybody drafts s, as in `turbospec`; so a request counts what its
+//!   rows cost the others. Costs are learnt while serving. The first steps of a server, until both passes were timed at
+//!   some size, draft `k_max`.
+//! * Trimming happens once, between drafting and verification: a position stays while its survival, at the same optimism over
+//!   the draft's largest probability, buys time worth a row of the target.
+//! * Requests in the paper usually draft 5 to 8 tokens: `k_min` 1, `k_max` 8.
+
+use std::collections::HashMap;
+
+use crate::registry::{Entry, LEN_MAX, Parameter, Settings, ValueSet};
+use crate::step_cost::StepCost;
+use crate::{DraftPosition, Error, PlanView, Planned, Policy, SeqId, Signals, StepFeedback};
+
+/// The row of this policy in the registry.
+pub static ENTRY: Entry = Entry {
+    name: "faser",
+    summary: "per sequence, the length with the lowest optimistic time per token",
+    source: "FASER, arXiv:2604.20503",
+    parameters: &[
+        Parameter {
+            key: "k_min",
+            values: ValueSet::Count { min: 1, max: LEN_MAX },
+            default: Some("1"),
+            meaning: "shortest length, tokens",
+        },
+        Parameter {
+            key: "k_max",
+            values: ValueSet::Count { min: 1, max: LEN_MAX },
+            default: Some("8"),
+            meaning: "longest length, tokens",
+        },
+        Parameter {
+            key: "beta",
+            values: ValueSet::Number { min: 0.0, max: 10.0 },
+            default: Some("1"),
+            meaning: "optimism, standard deviations of the acceptance rate",
+        },
+    ],
+    presets: &[],
+    is_per_sequence: false,
+    build: |settings| Ok(Box::new(Faser::new(settings)?)),
+};
+
+/// Drafts that the rate of all requests is worth for a new one.
+const PRIOR_DRAFTS: f64 = 4.0;
+
+/// Acceptance rate before anything is known.
+const RATE_FIRST: f64 = 0.7;
+
+/// Weight that a tested draft keeps when the next one comes.
+const MEMORY: f64 = 0.98;
+
+/// Accepted among tested drafts, older ones fading.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Evidence {
+    accepted: f64,
+    tested: f64,
+}
+
+impl Evidence {
+    /// Takes in one verification: `accepted` drafts, and a rejected one behind them if more were verified.
+    pub fn learn(&mut self, accepted: u32, verified: u32) {
+        let n_rejected = u32::from(verified > accepted);
+        for i in 0..accepted + n_rejected {
+            self.accepted = MEMORY * self.accepted + f64::from(u8::from(i < accepted));
+            self.tested = MEMORY * self.tested + 1.0;
+        }
+    }
+
+    /// Mean of the posterior under a prior rate worth 4 drafts.
+    pub fn rate(&self, prior: f64) -> f64 {
+        (self.accepted + PRIOR_DRAFTS * prior) / (self.tested + PRIOR_DRAFTS)
+    }
+
+    /// `beta` standard deviations of the (beta) posterior, `sqrt(rate (1 - rate) / (tested + prior drafts + 1))`.
+    pub fn margin(&self, prior: f64, beta: f64) -> f64 {
+        let rate = self.rate(prior);
+        beta * (rate * (1.0 - rate) / (self.tested + PRIOR_DRAFTS + 1.0)).sqrt()
+    }
+
+    /// Upper confidence bound of the rate, at most 1.
+    pub fn optimistic(&self, prior: f64, beta: f64) -> f64 {
+        (self.rate(prior) + self.margin(prior, beta)).min(1.0)
+    }
+}
+
+/// The length with the least time per token, and that time; the shorter among equals.
+///
+/// A length `s` emits `1 + rate + ... + rate^s` tokens.
+///
+/// * `seconds`: of a step by length from 0, at least `k_min + 1` entries.
+pub fn fastest_len(seconds: &[f64], k_min: u32, rate: f64) -> (u32, f64) {
+    let (mut tokens, mut survival) = (1.0, 1.0);
+    let mut best = (k_min, f64::INFINITY);
+    for (len, seconds) in (0..).zip(seconds) {
+        let seconds_per_token = seconds / tokens;
+        if len >= k_min && seconds_per_token < best.1 {
+            best = (len, seconds_per_token);
+        }
+        survival *= rate;
+        tokens += survival;
+    }
+    best
+}
+
+/// Positions up to the first whose survival no longer buys the time of its row.
+///
+/// * `margin`: added to the draft's largest probability, whose product is the survival.
+/// * `seconds_per_token`: what a token is worth.
+/// * `row_seconds`: what a row of the target costs.
+pub fn n_worth_verifying(
+    positions: &[DraftPosition],
+    margin: f64,
+    seconds_per_token: f64,
+    row_seconds: f64,
+) -> usize {
+    let survivals = positions.iter().scan(1.0, |survival, position| {
+        *survival *= (f64::from(position.top_prob) + margin).min(1.0);
+        Some(*survival)
+    });
+    survivals.take_while(|survival| survival * seconds_per_token >= row_seconds).count()
+}
+
+/// What is remembered of one sequence.
+#[derive(Clone, Copy, Debug, Default)]
+struct Memory {
+    evidence: Evidence,
+    /// Optimistic time per token of the last plan.
+    seconds_per_token: f64,
+}
+
+/// Plans the fastest length for every sequence.
+#[derive(Clone, Debug)]
+pub struct Faser {
+    name: String,
+    k_min: u32,
+    k_max: u32,
+    beta: f64,
+    sequences: HashMap<SeqId, Memory>,
+    /// Acceptance of all sequences.
+    everyone: Evidence,
+    cost: StepCost,
+    /// Of a step in which everybody drafts as many tokens as the index.
+    seconds: Vec<f64>,
+}
+
+impl Faser {
+    /// Reads the settings of [`ENTRY`]; nothing is learnt yet.
+    ///
+    /// # Errors
+    /// [`Error::Order`] if `k_min > k_max`.
+    pub fn new(settings: &Settings) -> Result<Self, Error> {
+        let (k_min, k_max) = (settings.count("k_min"), settings.count("k_max"));
+        settings.check_order(("k_min", k_min), ("k_max", k_max))?;
+        Ok(Self {
+            name: settings.name(),
+            k_min,
+            k_max,
+            beta: settings.number("beta"),
+            sequences: HashMap::new(),
+            everyone: Evidence::default(),
+            cost: StepCost::default(),
+            seconds: Vec::new(),
+        })
+    }
+
+    /// The rate that a new sequence is expected to have.
+    fn prior(&self) -> f64 {
+        self.everyone.rate(RATE_FIRST)
+    }
+
+    fn predict_seconds(&mut self, view: &PlanView<'_>) {
+        let n = view.sequences.len() as f64;
+        self.seconds.clear();
+        self.seconds.extend((0..=self.k_max).map(f64::from).map(|len| {
+            let rows = n * (len + 1.0) + f64::from(view.prefill_rows);
+            self.cost.drafting(len, n) + self.cost.verifying(rows)
+        }));
+    }
+}
+
+impl Policy for Faser {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn signals(&self) -> Signals {
+        Signals { divergence: false, draft_shape: true }
+    }
+
+    fn plan(&mut self, view: &PlanView<'_>, plan: &mut [Planned]) {
+        self.predict_seconds(view);
+        let prior = self.prior();
+        let is_timed = self.seconds.iter().all(|&seconds| seconds > 0.0);
+        for (sequence, planned) in view.sequences.iter().zip(plan) {
+            let memory = self.sequences.entry(sequence.seq).or_default();
+            let (len, reason) = if is_timed {
+                let rate = memory.evidence.optimistic(prior, self.beta);
+                let (len, seconds_per_token) = fastest_len(&self.seconds, self.k_min, rate);
+                memory.seconds_per_token = seconds_per_token;
+                (len, "confidence bound")
+            } else {
+                memory.seconds_per_token = 0.0;
+                (self.k_max, "untimed")
+            };
+            *planned = Planned { len, width: 1, is_settled: is_timed, reason };
+        }
+    }
+
+    fn trim(&mut self, view: &PlanView<'_>, drafted: &[&[DraftPosition]], verify_lens: &mut [u32]) {
+        let rows: u32 = view.sequences.len() as u32 + view.prefill_rows;
+        let row_seconds = self.cost.verifying(f64::from(rows) + 1.0) - self.cost.verifying(f64::from(rows));
+        let prior = self.prior();
+        for ((sequence, positions), verify_len) in view.sequences.iter().zip(drafted).zip(verify_lens) {
+            let memory = self.sequences.get(&sequence.seq).copied().unwrap_or_default();
+            if memory.seconds_per_token > 0.0 {
+                let margin = memory.evidence.margin(prior, self.beta);
+                let n = n_worth_verifying(positions, margin, memory.seconds_per_token, row_seconds);
+                *verify_len = (*verify_len).min(n as u32);
+            }
+        }
+    }
+
+    fn observe(&mut self, feedback: &StepFeedback<'_>) {
+        self.cost.learn(feedback);
+        for outcome in feedback.outcomes.iter().filter(|outcome| outcome.verified > 0) {
+            self.everyone.learn(outcome.accepted, outcome.verified);
+            if let Some(memory) = self.sequences.get_mut(&outcome.seq) {
+                memory.evidence.learn(outcome.accepted, outcome.verified);
+            }
+        }
+    }
+
+    fn explain(&self, seq: SeqId, numbers: &mut Vec<(&'static str, f64)>) {
+        if let Some(memory) = self.sequences.get(&seq) {
+            numbers.push(("acceptance", memory.evidence.rate(self.prior())));
+            numbers.push(("seconds_per_token", memory.seconds_per_token));
+        }
+    }
+
+    fn forget(&mut self, seq: SeqId) {
+        self.sequences.remove(&seq);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_near(got: f64, expected: f64) {
+        assert!((got - expected).abs() < 1e-4, "expected {expected}, got {got}");
+    }
+
+    #[test]
+    fn evidence_counts_up_to_the_first_rejection_and_fades() {
+        let mut evidence = Evidence::default();
+        // 1; 1.98; 1.9404 of 2.9404.
+        evidence.learn(2, 5);
+        check_near(evidence.accepted, 1.9404);
+        check_near(evidence.tested, 2.9404);
+        evidence.learn(0, 0);
+        check_near(evidence.tested, 2.9404);
+        // (1.9404 + 4 * 0.5) / 6.9404.
+        check_near(evidence.rate(0.5), 0.56775);
+        // sqrt(0.56775 * 0.43225 / 7.9404) = 0.17580.
+        check_near(evidence.margin(0.5, 2.0), 0.35161);
+        check_near(evidence.optimistic(0.5, 2.0), 0.91935);
+        assert_eq!(evidence.optimistic(0.5, 9.0), 1.0);
+        let mut sure = Evidence::default();
+        (0..1000).for_each(|_| sure.learn(1, 1));
+        assert!(sure.margin(0.5, 1.0) < 0.04 && sure.tested < 50.1);
+    }
+
+    #[test]
+    fn the_fastest_length_of_hand_computed_costs() {
+        // 10 ms and 2 ms per draft.
+        let seconds: Vec<f64> = (0..=4).map(|len| 0.010 + 0.002 * f64::from(len)).collect();
+        let check = |k_min, rate, len, seconds_per_token| {
+            let got = fastest_len(&seconds, k_min, rate);
+            assert_eq!(got.0, len, "rate {rate}");
+            check_near(got.1, seconds_per_token);
+        };
+        // 10; 12 / 1.5 = 8; 14 / 1.75 = 8; 16 / 1.875 = 8.53 ms.
+        check(1, 0.5, 1, 0.008);
+        // 12 / 1.8 = 6.67; 14 / 2.44 = 5.74; 16 / 2.952 = 5.42; 18 / 3.3616 = 5.355.
+        check(1, 0.8, 4, 0.005355);
+        // 10 against 12 / 1.1: plain decoding only if it is allowed.
+        check(0, 0.1, 0, 0.010);
+        check(1, 0.1, 1, 0.010909);
+    }
+
+    #[test]
+    fn positions_are_verified_while_they_buy_their_row() {
+        let positions =
+            [0.9, 0.8, 0.5, 0.9].map(|top_prob| DraftPosition { top_prob, ..DraftPosition::default() });
+        let check = |margin, row_seconds, expected| {
+            assert_eq!(n_worth_verifying(&positions, margin, 0.010, row_seconds), expected, "{row_seconds}");
+        };
+        // Survivals 0.9, 0.72, 0.36, 0.324 at 10 ms per token.
+        check(0.0, 0.0095, 0);
+        check(0.0, 0.0080, 1);
+        check(0.0, 0.0040, 2);
+        check(0.0, 0.0034, 3);
+        check(0.0, 0.0, 4);
+        // With 0.1 on top 1, 0.9, 0.54, 0.54.
+        check(0.1, 0.0050, 4);
+        check(0.1, 0.0060, 2);
+    }
+}

@@ -1,0 +1,154 @@
+//! What `auto` promises: never slower than plain decoding, and close to the best fixed length, which nobody had to find.
+
+mod simulation;
+
+use dsde_policy::{Config, Policy};
+use simulation::{Achieved, Demand, Machine, Simulation, Variety};
+
+/// Tokens per sequence that are not counted.
+const WARM_UP: u32 = 200;
+/// Lengths that `auto` is compared with.
+const FIXED: [u32; 7] = [0, 1, 2, 3, 4, 6, 8];
+
+fn build(text: &str) -> Box<dyn Policy> {
+    text.parse::<Config>().expect("a valid configuration").build()
+}
+
+/// Phases of a workload, each with its tokens per sequence.
+type Phases<'a> = &'a [(u32, Demand)];
+
+/// Achieved after the warm-up in the first phase's demand.
+fn achieve(policy: &str, machine: Machine, variety: Variety, phases: Phases<'_>) -> Achieved {
+    let mut policy = build(policy);
+    let mut simulation = Simulation::new(machine, variety, 7);
+    simulation.run(policy.as_mut(), WARM_UP, phases[0].1);
+    let mut achieved = Achieved::default();
+    for &(n_tokens, demand) in phases {
+        achieved.add(simulation.run(policy.as_mut(), n_tokens, demand));
+    }
+    achieved
+}
+
+struct Cell {
+    label: String,
+    auto: f64,
+    off: f64,
+    /// Best fixed length and its rate.
+    best: (u32, f64),
+    /// Verified tokens per emitted token.
+    verified: f64,
+}
+
+impl Cell {
+    fn measure(label: String, machine: Machine, variety: Variety, phases: Phases<'_>) -> Self {
+        let rate = |k: u32| match k {
+            0 => achieve("off", machine, variety, phases).rate(),
+            k => achieve(&format!("fixed:k={k}"), machine, variety, phases).rate(),
+        };
+        let rates: Vec<(u32, f64)> = FIXED.iter().map(|&k| (k, rate(k))).collect();
+        let best = rates.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1)).expect("lengths");
+        let auto = achieve("auto", machine, variety, phases);
+        let verified = auto.n_verified as f64 / auto.tokens;
+        Self { label, auto: auto.rate(), off: rates[0].1, best, verified }
+    }
+
+    fn regret(&self) -> f64 {
+        1.0 - self.auto / self.best.1
+    }
+
+    fn row(&self) -> String {
+        format!(
+            "{:<52} auto {:7.1}/s  {:.3} of off  best k={} {:.3} of off  regret {:+.3}  verified/token {:.2}",
+            self.label,
+            self.auto,
+            self.auto / self.off,
+            self.best.0,
+            self.best.1 / self.off,
+            self.regret(),
+            self.verified,
+        )
+    }
+}
+
+fn check(cells: &[Cell]) {
+    let mean = cells.iter().map(Cell::regret).sum::<f64>() / cells.len() as f64;
+    let worst = cells.iter().map(Cell::regret).fold(f64::MIN, f64::max);
+    let slowest = cells.iter().map(|cell| cell.auto / cell.off).fold(f64::MAX, f64::min);
+    let table: Vec<String> = cells.iter().map(Cell::row).collect();
+    let summary = format!("mean regret {mean:.4}, worst {worst:.4}, slowest {slowest:.4} of off");
+    assert!(mean <= 0.02 && worst <= 0.05 && slowest >= 0.98, "{}\n{summary}", table.join("\n"));
+}
+
+/// Machines by name: cost of a draft round, bend, cost of a row.
+fn machines(noise: f64, spikes: f64) -> Vec<(&'static str, Machine)> {
+    let machine = |round, knee, row| Machine { round, knee, row, verdict: 0.004, noise, spikes };
+    vec![
+        ("accelerator, light draft", machine(0.02, 64.0, 0.004)),
+        ("accelerator, heavy draft", machine(0.25, 64.0, 0.004)),
+        ("processor, light draft", machine(0.05, 4.0, 0.06)),
+        ("processor, heavy draft", machine(0.2, 1.0, 0.25)),
+    ]
+}
+
+fn grid(variety: Variety, noise: f64, spikes: f64, prompts: f64) -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for (name, machine) in machines(noise, spikes) {
+        for (n_sequences, n_tokens) in [(1, 3000), (4, 2000), (16, 1000), (32, 1000)] {
+            for acceptance in [0.2, 0.5, 0.7, 0.9] {
+                let label = format!("{name}, {n_sequences} in flight, {acceptance}");
+                let demand = Demand { n_sequences, acceptance, prompts };
+                cells.push(Cell::measure(label, machine, variety, &[(n_tokens, demand)]));
+            }
+        }
+    }
+    cells
+}
+
+#[test]
+fn settled_load_without_shape() {
+    check(&grid(Variety { requests: 0.5, positions: 0.8, has_shape: false }, 0.08, 0.01, 0.0));
+}
+
+#[test]
+fn settled_load_with_shape() {
+    check(&grid(Variety { requests: 0.5, positions: 1.5, has_shape: true }, 0.08, 0.01, 0.0));
+}
+
+#[test]
+fn settled_load_with_prompts() {
+    check(&grid(Variety { requests: 0.5, positions: 0.8, has_shape: false }, 0.08, 0.01, 0.4));
+}
+
+/// Phases of 1500 tokens per sequence; for the second one the best fixed length is another.
+#[test]
+fn acceptance_that_changes() {
+    let variety = Variety { requests: 0.3, positions: 0.8, has_shape: false };
+    let mut cells = Vec::new();
+    for (name, machine) in machines(0.08, 0.01) {
+        for n_sequences in [1, 8] {
+            for (first, second) in [(0.8, 0.2), (0.2, 0.8)] {
+                let label = format!("{name}, {n_sequences} in flight, {first} then {second}");
+                let demand = |acceptance| Demand { n_sequences, acceptance, prompts: 0.0 };
+                let phases = [(1500, demand(first)), (1500, demand(second))];
+                cells.push(Cell::measure(label, machine, variety, &phases));
+            }
+        }
+    }
+    check(&cells);
+}
+
+/// Between one sequence, where speculation pays, and 32, where it mostly does not.
+#[test]
+fn bursts() {
+    let variety = Variety { requests: 0.5, positions: 0.8, has_shape: false };
+    let mut cells = Vec::new();
+    for (name, machine) in machines(0.08, 0.01) {
+        for acceptance in [0.3, 0.7] {
+            let label = format!("{name}, bursts, {acceptance}");
+            let demand = |n_sequences| Demand { n_sequences, acceptance, prompts: 0.2 };
+            let burst = [(150, demand(1)), (60, demand(32)), (100, demand(3)), (60, demand(12))];
+            cells.push(Cell::measure(label, machine, variety, &burst.repeat(6)));
+        }
+    }
+    check(&cells);
+}
