@@ -1,9 +1,10 @@
 //! From a verdict to emitted tokens: lengths move, stop conditions are applied.
 
-use dsde_sampling::TokenLogprobs;
+use dsde_sampling::{TokenLogprobs, Verdict};
 
 use crate::executor::Verification;
 use crate::report::{EmittedToken, FinishReason, Origin};
+use crate::rows::{Slot, SlotMove};
 use crate::sequence::Sequence;
 use crate::vocabulary::Vocabulary;
 
@@ -18,7 +19,8 @@ pub(crate) struct Gain {
 /// Appends what the verdict allows to `seq` and moves its lengths.
 ///
 /// # Panics
-/// If the verdict breaks the funnel `accepted <= verified <= drafted <= planned`: a bug of the executor or a policy.
+/// If the verdict breaks the funnel `accepted <= verified <= drafted <= planned`, or its path is none of the proposal: a bug
+/// of the executor or a policy.
 pub(crate) fn commit(
     seq: &mut Sequence,
     verification: &mut Verification,
@@ -27,10 +29,7 @@ pub(crate) fn commit(
 ) -> Gain {
     let accepted = verification.verdict.accepted();
     check_funnel(seq, accepted);
-    assert!(
-        verification.verdict.path.iter().copied().eq(0..accepted),
-        "only chains are proposed, so accepted slots need no compaction"
-    );
+    check_path(seq, &verification.verdict);
     let gain = emit(seq, verification, vocabulary, context_len_max);
     // The last emitted token is never stored yet, also where a stop condition cut the verdict short.
     seq.context_len = seq.len() - 1;
@@ -44,12 +43,63 @@ pub(crate) fn commit(
     gain
 }
 
+/// Copies that bring the accepted paths of a step to the slots behind the known tokens.
+#[derive(Debug, Default)]
+pub(crate) struct SlotMoves {
+    pub(crate) target: Vec<SlotMove>,
+    pub(crate) draft: Vec<SlotMove>,
+}
+
+impl SlotMoves {
+    pub(crate) fn clear(&mut self) {
+        self.target.clear();
+        self.draft.clear();
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.target.is_empty() && self.draft.is_empty()
+    }
+
+    /// Adds the moves of a committed sequence and says how far its draft has read.
+    ///
+    /// A node's position is its depth, so its key and value are the same at the new slot.
+    ///
+    /// * `base`: slot of node 0.
+    pub(crate) fn close_gaps(&mut self, seq: &mut Sequence, base: u32, verdict: &Verdict, block_len: u32) {
+        if seq.turn.drafted == 0 || !seq.turn.is_tree() {
+            return;
+        }
+        // A stop condition may have cut the path; the last emitted token is not stored.
+        let path = &verdict.path[..(seq.context_len - base) as usize];
+        let slot = |node: u32| {
+            let slot = base + node;
+            Slot { block: seq.table[(slot / block_len) as usize], offset: slot % block_len }
+        };
+        // Along a path indices rise by at least one, so no move overwrites what a later one reads.
+        let moves = |nodes: &mut dyn Iterator<Item = u32>, moves: &mut Vec<SlotMove>| {
+            let gaps = nodes.zip(0..).filter(|(node, depth)| node != depth);
+            moves.extend(gaps.map(|(node, depth)| SlotMove { from: slot(node), to: slot(depth) }));
+        };
+        moves(&mut path.iter().copied(), &mut self.target);
+        let drafted_as = path.iter().map(|&node| seq.turn.drafted_as[node as usize]);
+        let stored = drafted_as.take_while(|&node| node < seq.turn.n_stored());
+        moves(&mut stored.clone(), &mut self.draft);
+        seq.draft_len = base + stored.count() as u32;
+    }
+}
+
 fn check_funnel(seq: &Sequence, accepted: u32) {
     let (verified, drafted, planned) = (seq.turn.proposal.len(), seq.turn.drafted, seq.turn.planned);
     assert!(
         accepted <= verified && verified <= drafted && drafted <= planned,
         "accepted {accepted} <= verified {verified} <= drafted {drafted} <= planned {planned}"
     );
+}
+
+fn check_path(seq: &Sequence, verdict: &Verdict) {
+    let parents = verdict.path.iter().map(|&node| seq.turn.proposal.parents()[node as usize]);
+    let expected = std::iter::once(None).chain(verdict.path.iter().copied().map(Some));
+    assert!(parents.eq(expected.take(verdict.path.len())), "{:?} leads from the root down", verdict.path);
 }
 
 /// Emits the accepted path and the next token until a stop condition holds.

@@ -12,6 +12,7 @@ use crate::request::{Refused, Request, RequestId};
 use crate::scheduler::{Limits, Scheduler};
 use crate::sequence::Sequence;
 use crate::step::Scratch;
+use crate::trace::TraceSink;
 use crate::vocabulary::Vocabulary;
 use dsde_policy::SeqId;
 
@@ -27,6 +28,7 @@ pub struct Engine<E, C> {
     pub(crate) scratch: Scratch,
     pub(crate) events: Vec<Event>,
     pub(crate) n_steps: u64,
+    pub(crate) trace: Option<TraceSink>,
     next_request: u64,
     next_seq: u64,
 }
@@ -62,6 +64,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
             scratch: Scratch::default(),
             events: Vec::new(),
             n_steps: 0,
+            trace: None,
             next_request: 0,
             next_seq: 0,
         })
@@ -143,6 +146,11 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     /// Replaces the policy. What the old one learned about running sequences is lost.
     pub fn set_policy(&mut self, policy: Box<dyn Policy>) {
         self.policy = policy;
+    }
+
+    /// Hands every later step to `sink`; `None` ends that. Without a sink nothing is collected.
+    pub fn set_trace(&mut self, sink: Option<TraceSink>) {
+        self.trace = sink;
     }
 
     /// Forgets cached prefixes, so that a benchmark starts like a fresh engine.

@@ -3,7 +3,7 @@
 use dsde_policy::{DraftPosition, PositionSignals, SeqId, Signals};
 use dsde_sampling::{Params, Proposal, TokenLogprobs, Verdict};
 
-use crate::rows::{BlockCopy, RowBatch};
+use crate::rows::{BlockCopy, RowBatch, SlotMove};
 
 /// What an executor can hold; constant for its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +20,24 @@ pub struct Shape {
     pub has_draft: bool,
 }
 
-/// Asks for one drafted token after the last row of sequence `seq_idx` of a draft pass.
+/// What a sequence that grows a token tree wants of a draft pass: the `width` most probable tokens after each of its last
+/// `n_rows` rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beam {
+    /// The row of the last known token (1) if the proposal is empty, else those of as many last nodes of the proposal.
+    pub n_rows: u32,
+    /// At most the vocabulary.
+    pub width: u32,
+}
+
+impl Beam {
+    /// Drafted tokens that answer it.
+    pub fn n_drafted(self) -> usize {
+        self.n_rows as usize * self.width as usize
+    }
+}
+
+/// Asks for drafted tokens of sequence `seq_idx` of a draft pass: one after its last row, or those of a [`Beam`].
 #[derive(Clone, Copy, Debug)]
 pub struct DraftDraw<'a> {
     /// Index of the sequence in the batch.
@@ -33,20 +50,40 @@ pub struct DraftDraw<'a> {
     pub history: &'a [u32],
     /// Length of the prompt inside `history`.
     pub prompt_len: u32,
-    /// Tokens drafted so far in this step; the new one gets position `history.len() + proposal.len()`.
+    /// Tokens drafted so far in this step; a new one of a chain gets position `history.len() + proposal.len()`.
     pub proposal: &'a Proposal,
+    /// `None` draws one token, as chains need it.
+    pub beam: Option<Beam>,
     /// Tokens that may not be emitted yet (stop tokens before `tokens_min`): probability zero.
     pub banned: &'a [u32],
     /// Which features of the distribution are wanted.
     pub signals: Signals,
 }
 
+impl DraftDraw<'_> {
+    /// Rows at the end of the sequence's that tokens are wanted after.
+    pub fn n_rows(&self) -> u32 {
+        self.beam.map_or(1, |beam| beam.n_rows)
+    }
+
+    /// Drafted tokens that answer it.
+    pub fn n_drafted(&self) -> usize {
+        self.beam.map_or(1, Beam::n_drafted)
+    }
+
+    /// Node of the proposal that row `i` of [`DraftDraw::n_rows`] holds; `None` is the last known token.
+    pub fn node(&self, i: u32) -> Option<u32> {
+        (self.proposal.len() + i).checked_sub(self.n_rows())
+    }
+}
+
 /// One drafted token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Drafted {
-    /// Drawn from the draft's distribution (its arg max for greedy requests).
+    /// Drawn from the draft's distribution (its arg max for greedy requests), or one of its most probable tokens.
     pub token: u32,
-    /// Features of that distribution; `index` is the proposal's length before the draw.
+    /// Features of that distribution. Chain: `index` is the proposal's length before the draw. Beam: `path_log_prob` is the
+    /// logarithm of the token's own probability. The engine fills in what depends on the path.
     pub position: DraftPosition,
 }
 
@@ -68,10 +105,26 @@ pub struct TargetDraw<'a> {
     pub proposal: &'a Proposal,
     /// Whether the proposal came from the draft model of this executor; otherwise it is deterministic (one-hot).
     pub is_model_drafted: bool,
+    /// Of a tree that the draft model grew: the index each node had in the proposal while it was drafted, `[drafted]`. Such
+    /// nodes were chosen, not drawn, so no distribution stands behind them.
+    pub drafted_as: Option<&'a [u32]>,
     /// Tokens that may not be emitted yet, as in [`DraftDraw::banned`].
     pub banned: &'a [u32],
     /// Which comparisons of draft and target are wanted.
     pub signals: Signals,
+}
+
+impl TargetDraw<'_> {
+    /// Row, of the `1 + proposal.len()` last ones, that says what follows `parent`; `None` is the last known token.
+    pub fn target_row(&self, parent: Option<u32>) -> usize {
+        parent.map_or(0, |node| 1 + node as usize)
+    }
+
+    /// Row, in the order in which the draft model saw them in this step, that says the same of the draft.
+    pub fn draft_row(&self, parent: Option<u32>) -> usize {
+        let drafted_as = |node: u32| self.drafted_as.map_or(node, |nodes| nodes[node as usize]);
+        parent.map_or(0, |node| 1 + drafted_as(node) as usize)
+    }
 }
 
 /// Verdict on one sequence and what was measured on the way.
@@ -107,10 +160,19 @@ pub trait Executor {
     /// If the copy failed; the blocks' contents are then undefined.
     fn copy_blocks(&mut self, copies: &[BlockCopy]) -> Result<(), ExecutorError>;
 
-    /// One draft pass: stores keys and values of `rows` in the draft store and draws the tokens asked for.
+    /// Copies single slots, one after the other: the accepted path of a tree moves to the slots behind the known tokens.
+    ///
+    /// * `target`, `draft`: in the store of that model.
+    ///
+    /// # Errors
+    /// If the copy failed; the slots' contents are then undefined.
+    fn move_slots(&mut self, target: &[SlotMove], draft: &[SlotMove]) -> Result<(), ExecutorError>;
+
+    /// One draft pass: stores keys and values of `rows` in the draft store and drafts the tokens asked for.
     ///
     /// * `draws`: at most one per sequence, ascending `seq_idx`; sequences without one only catch up.
-    /// * `drafted`: cleared and filled in the order of `draws`.
+    /// * `drafted`: cleared and filled in the order of `draws`, [`DraftDraw::n_drafted`] for each. For a beam, row by row the
+    ///   most probable tokens of the processed distribution (of greedy requests: the softmax), most probable first.
     ///
     /// # Errors
     /// If the pass failed or no draft model is loaded.

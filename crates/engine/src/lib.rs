@@ -2,41 +2,48 @@
 //!
 //! Start at [`Engine::step`]: plan, draft, trim, verify, commit, observe. The key decision is that everything is *rows*: a
 //! prompt chunk, a plain decode and the verification of a proposal are n, 1 and 1 + l rows of a sequence in one ragged pass,
-//! so there is one code path, and every sequence may speculate to its own length on every step without padding.
+//! so there is one code path, and every sequence may speculate to its own length on every step without padding. Token trees
+//! are rows too: a node sees its ancestors only, and after the verdict the accepted path moves to consecutive slots.
 //!
 //! The engine knows nothing of tensors, text, HTTP or wall clocks. They stand behind ports: [`Executor`] (a real model, or
 //! [`ScriptedExecutor`] in tests), [`Vocabulary`] and [`Clock`]. It is a plain value without threads: its owner calls
-//! [`Engine::step`] while there is work, and the same requests in the same order give the same tokens.
+//! [`Engine::step`] while there is work, and the same requests in the same order give the same tokens. Why a step did what it
+//! did is told by a [`StepTrace`], if somebody asks.
 
 pub mod clock;
 pub mod config;
 pub mod drafter;
 pub mod engine;
 pub mod executor;
+pub mod idle;
 pub mod report;
 pub mod request;
 pub mod rows;
 pub mod scripted;
+pub mod trace;
 pub mod vocabulary;
 
 mod block_pool;
 mod commit;
+mod draft;
 mod scheduler;
 mod sequence;
 mod step;
 mod stop;
+mod tree;
 
 pub use clock::{Clock, MonotonicClock};
 pub use config::{Config, ConfigError, Drafter};
 pub use drafter::PromptLookup;
 pub use dsde_policy::SeqId;
 pub use engine::Engine;
-pub use executor::{DraftDraw, Drafted, Executor, ExecutorError, Shape, TargetDraw, Verification};
+pub use executor::{Beam, DraftDraw, Drafted, Executor, ExecutorError, Shape, TargetDraw, Verification};
+pub use idle::IdleExecutor;
 pub use report::{
     Emission, EmittedToken, Event, FinishReason, Finished, Origin, RequestTimeline, StepReport,
 };
 pub use request::{Refused, Request, RequestId, Slo, Stop};
-pub use rows::{BlockCopy, BlockId, RowBatch};
-pub use scripted::{IdleExecutor, Script, ScriptedExecutor};
-
+pub use rows::{BlockCopy, BlockId, RowBatch, Slot, SlotMove};
+pub use scripted::{Script, ScriptedExecutor};
+pub use trace::{SequenceTrace, StepTrace, TraceSink};
 pub use vocabulary::Vocabulary;

@@ -17,6 +17,24 @@ pub struct BlockCopy {
     pub to: BlockId,
 }
 
+/// One slot in a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Which block.
+    pub block: BlockId,
+    /// Index inside the block.
+    pub offset: u32,
+}
+
+/// Contents of slot `from` are copied to slot `to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotMove {
+    /// Source.
+    pub from: Slot,
+    /// Destination.
+    pub to: Slot,
+}
+
 /// Rows of all sequences of a pass, flattened. Row `r` of sequence `i` has `offsets[i] <= r < offsets[i + 1]`.
 ///
 /// A row's key and value are written to slot `slots[r]` of its sequence. It sees the slots `0..visible_len[r]` and, above
@@ -66,11 +84,26 @@ impl RowBatch {
     /// * `slot`: inside the sequence's table; all slots before it are stored.
     /// * `seq_idx`: ascending from call to call.
     pub fn keep(&mut self, seq_idx: usize, slot: u32, token: u32) {
+        self.keep_table(seq_idx);
+        self.push_row(token, slot);
+        self.offsets.push(self.tokens.len() as u32);
+    }
+
+    /// Appends the rows of some nodes of a proposal, like [`RowBatch::keep`].
+    ///
+    /// * `base`: slot of node 0; the slots before it and those of all ancestors are stored.
+    pub fn keep_nodes(&mut self, seq_idx: usize, base: u32, proposal: &Proposal, nodes: Range<u32>) {
+        self.keep_table(seq_idx);
+        for node in nodes {
+            self.push_node(base, proposal, node);
+        }
+        self.offsets.push(self.tokens.len() as u32);
+    }
+
+    fn keep_table(&mut self, seq_idx: usize) {
         debug_assert!(seq_idx >= self.n_seqs(), "sequences are kept in order");
         let n_seqs = self.n_seqs();
         self.table_ranges[n_seqs] = self.table_ranges[seq_idx].clone();
-        self.push_row(token, slot);
-        self.offsets.push(self.tokens.len() as u32);
     }
 
     /// Appends a sequence: rows of `known` tokens that continue `context_len` stored ones, then rows of a proposal.
@@ -90,7 +123,9 @@ impl RowBatch {
                 self.push_row(token, base + i as u32);
             }
         } else {
-            self.push_tree(base, proposal);
+            for node in 0..proposal.len() {
+                self.push_node(base, proposal, node);
+            }
         }
         self.offsets.push(self.tokens.len() as u32);
         let start = self.tables.len() as u32;
@@ -106,22 +141,15 @@ impl RowBatch {
         self.tree_mask.push(0);
     }
 
-    fn push_tree(&mut self, base: u32, proposal: &Proposal) {
-        let first = self.tokens.len();
-        for (i, (&token, &parent)) in proposal.tokens().iter().zip(proposal.parents()).enumerate() {
-            let (depth, above) = match parent {
-                None => (0, 0),
-                Some(p) => {
-                    let parent_row = first + p as usize;
-                    (self.positions[parent_row] - base + 1, self.tree_mask[parent_row])
-                }
-            };
-            self.tokens.push(token);
-            self.positions.push(base + depth);
-            self.slots.push(base + i as u32);
-            self.visible_len.push(base);
-            self.tree_mask.push(above | 1 << i);
-        }
+    /// The row of a node: it sees the slots before `base`, its ancestors and itself.
+    fn push_node(&mut self, base: u32, proposal: &Proposal, node: u32) {
+        let ancestors = std::iter::successors(Some(node), |&i| proposal.parents()[i as usize]);
+        let mask = ancestors.fold(0u64, |mask, i| mask | 1 << i);
+        self.tokens.push(proposal.tokens()[node as usize]);
+        self.positions.push(base + mask.count_ones() - 1);
+        self.slots.push(base + node);
+        self.visible_len.push(base);
+        self.tree_mask.push(mask);
     }
 
     /// Number of rows.
@@ -148,5 +176,56 @@ impl RowBatch {
     /// Slots that row `r` may read: one past the last visible one.
     pub fn extent(&self, r: usize) -> u32 {
         self.visible_len[r] + (u64::BITS - self.tree_mask[r].leading_zeros())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 1 and 2 below the last known token, 3 below 1, 4 below 3.
+    fn tree() -> Proposal {
+        let mut proposal = Proposal::new();
+        for (token, parent) in [(1, None), (2, None), (3, Some(0)), (4, Some(2))] {
+            proposal.push(token, parent);
+        }
+        proposal
+    }
+
+    fn table(n_blocks: u32) -> Vec<BlockId> {
+        (0..n_blocks).map(BlockId).collect()
+    }
+
+    #[test]
+    fn nodes_stand_at_their_depth_and_see_their_path() {
+        let mut rows = RowBatch::default();
+        rows.push(5, &[8], &tree(), &table(3));
+        assert_eq!(rows.tokens, [8, 1, 2, 3, 4]);
+        assert_eq!(rows.slots, [5, 6, 7, 8, 9]);
+        assert_eq!(rows.positions, [5, 6, 6, 7, 8]);
+        assert_eq!(rows.visible_len, [6, 6, 6, 6, 6]);
+        assert_eq!(rows.tree_mask, [0, 0b1, 0b10, 0b101, 0b1101]);
+        assert_eq!((rows.extent(0), rows.extent(2), rows.extent(4)), (6, 8, 10));
+    }
+
+    #[test]
+    fn a_level_has_the_rows_of_the_whole_tree() {
+        let mut whole = RowBatch::default();
+        whole.push(0, &[8, 9], &tree(), &table(2));
+        let mut rows = RowBatch::default();
+        for seq in 0..3 {
+            rows.push(0, &[seq], &Proposal::new(), &table(1 + seq));
+        }
+        rows.next_round();
+        rows.keep_nodes(0, 2, &tree(), 0..2);
+        rows.keep(2, 1, 6);
+        assert_eq!((rows.n_seqs(), rows.rows_of(0), rows.rows_of(1)), (2, 0..2, 2..3));
+        assert_eq!((rows.table_of(0).len(), rows.table_of(1).len()), (1, 3));
+        rows.next_round();
+        rows.keep_nodes(0, 2, &tree(), 2..4);
+        let last = |column: &[u64]| column[column.len() - 2..].to_vec();
+        assert_eq!(last(&rows.tree_mask), last(&whole.tree_mask));
+        assert_eq!((&rows.positions[..], &rows.slots[..]), (&whole.positions[4..], &whole.slots[4..]));
+        assert_eq!(rows.tokens, [3, 4]);
     }
 }

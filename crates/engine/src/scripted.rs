@@ -1,4 +1,4 @@
-//! An executor without tensors, for tests and for measuring the engine alone.
+//! An executor without tensors, for tests.
 //!
 //! Its stores hold the *tokens* that were written to them, and the distribution after a row is a hash of the tokens the row
 //! sees through its block table. A wrong table, a stale slot, a lost copy or a draft that drafts from old state therefore
@@ -10,11 +10,11 @@ use dsde_policy::{DraftPosition, PositionSignals, SeqId};
 use dsde_sampling::distribution::{Adjustment, Scratch, adjust, argmax, softmax};
 use dsde_sampling::divergence;
 use dsde_sampling::{
-    CounterDraws, Divergence, Draws, Evidence, Params, Purpose, Rows, Rule, Verdict, Weights, verify,
+    CounterDraws, Divergence, Draws, Evidence, Params, Purpose, Rows, Rule, Weights, branches, verify,
 };
 
 use crate::executor::{DraftDraw, Drafted, Executor, ExecutorError, Shape, TargetDraw, Verification};
-use crate::rows::{BlockCopy, RowBatch};
+use crate::rows::{BlockCopy, RowBatch, SlotMove};
 
 /// The pretended pair: two functions from a prefix to logits.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -89,7 +89,7 @@ pub struct ScriptedExecutor {
     rule: Rule,
     target: Store,
     draft: Store,
-    /// Draft probabilities and logits of the current step, per sequence.
+    /// Draft probabilities and logits of the current step, per sequence: a row for each that was drafted after.
     drafted: HashMap<SeqId, DraftedRows>,
     scratch: Scratch,
     n_passes: u64,
@@ -118,6 +118,13 @@ impl Store {
     fn copy(&mut self, copy: BlockCopy) {
         let (from, to) = (copy.from.0 as usize * self.block_len, copy.to.0 as usize * self.block_len);
         self.slots.copy_within(from..from + self.block_len, to);
+    }
+
+    fn move_slots(&mut self, moves: &[SlotMove]) {
+        for SlotMove { from, to } in moves {
+            let [from, to] = [from, to].map(|at| at.block.0 as usize * self.block_len + at.offset as usize);
+            self.slots[to] = self.slots[from];
+        }
     }
 
     fn index(&self, rows: &RowBatch, seq_idx: usize, slot: u32) -> usize {
@@ -176,14 +183,16 @@ impl ScriptedExecutor {
         }
     }
 
-    fn draw_draft(&mut self, rows: &RowBatch, draw: &DraftDraw<'_>) -> Drafted {
-        let last = rows.rows_of(draw.seq_idx).end - 1;
-        let mut row = self.script.draft_logits(self.draft.visible(rows, draw.seq_idx, last));
+    /// Drafts after row `i` of those that `draw` asks about.
+    fn draw_draft(&mut self, rows: &RowBatch, draw: &DraftDraw<'_>, i: u32, drafted: &mut Vec<Drafted>) {
+        let r = rows.rows_of(draw.seq_idx).end - (draw.n_rows() - i) as usize;
+        let mut row = self.script.draft_logits(self.draft.visible(rows, draw.seq_idx, r));
+        let path = draw.node(i).map_or_else(Vec::new, |node| draw.proposal.path(node));
         let adjustment = Adjustment {
             params: draw.params,
             history: draw.history,
             prompt_len: draw.prompt_len,
-            drafted: draw.proposal.tokens(),
+            drafted: &path,
             banned: draw.banned,
         };
         adjust(&mut row, &adjustment, &mut self.scratch);
@@ -193,16 +202,27 @@ impl ScriptedExecutor {
             .signals
             .draft_shape
             .then(|| divergence::Shape::of_logits(&row, signal_temperature(draw.params)));
+        let divergence::Shape { entropy, top_prob } = shape.unwrap_or(CERTAIN);
+        let index = draw.proposal.len();
+        if let Some(beam) = draw.beam {
+            let tokens = branches(&mut row, draw.params, beam.width, &mut self.scratch).into_iter();
+            drafted.extend(tokens.map(|(token, path_log_prob)| Drafted {
+                token,
+                position: DraftPosition { index, entropy, top_prob, path_log_prob },
+            }));
+            return;
+        }
         let token = if draw.params.is_greedy() {
             argmax(&row)
         } else {
             softmax(&mut row, draw.params, &mut self.scratch);
             kept.probabilities.extend_from_slice(&row);
-            let index = draw.proposal.len();
             draws(draw.params, draw.history).token(Purpose::Draft, index, Weights::Row(&row))
         };
-        let divergence::Shape { entropy, top_prob } = shape.unwrap_or(CERTAIN);
-        Drafted { token, position: DraftPosition { index: draw.proposal.len(), entropy, top_prob, path_log_prob: 0.0 } }
+        drafted.push(Drafted {
+            token,
+            position: DraftPosition { index, entropy, top_prob, path_log_prob: 0.0 },
+        });
     }
 
     fn judge(&mut self, rows: &RowBatch, draw: &TargetDraw<'_>) -> Verification {
@@ -229,11 +249,11 @@ impl ScriptedExecutor {
         }
         let kept = self.drafted.remove(&draw.seq).unwrap_or_default();
         let vocab_len = self.script.vocab_len as usize;
-        let is_sampled = draw.is_model_drafted && !draw.params.is_greedy();
+        let is_drawn = draw.is_model_drafted && draw.drafted_as.is_none() && !draw.params.is_greedy();
         let evidence = Evidence {
             proposal: draw.proposal,
             target: Rows::new(&target, vocab_len),
-            draft: is_sampled.then(|| Rows::new(&kept.probabilities, vocab_len)),
+            draft: is_drawn.then(|| Rows::new(&kept.probabilities, vocab_len)),
         };
         let verdict = verify(draw.params, self.rule, &evidence, &mut draws(draw.params, draw.history));
         let wants_signals = draw.signals.divergence && draw.is_model_drafted;
@@ -256,6 +276,12 @@ impl Executor for ScriptedExecutor {
         Ok(())
     }
 
+    fn move_slots(&mut self, target: &[SlotMove], draft: &[SlotMove]) -> Result<(), ExecutorError> {
+        self.target.move_slots(target);
+        self.draft.move_slots(draft);
+        Ok(())
+    }
+
     fn draft(
         &mut self,
         rows: &RowBatch,
@@ -266,8 +292,9 @@ impl Executor for ScriptedExecutor {
         self.draft.write(rows);
         drafted.clear();
         for draw in draws {
-            let one = self.draw_draft(rows, draw);
-            drafted.push(one);
+            for i in 0..draw.n_rows() {
+                self.draw_draft(rows, draw, i, drafted);
+            }
         }
         Ok(())
     }
@@ -304,10 +331,12 @@ fn signal_temperature(params: &Params) -> f32 {
 
 fn signals(draw: &TargetDraw<'_>, target: &[f32], draft: &[f32], vocab_len: usize) -> Vec<PositionSignals> {
     let temperature = signal_temperature(draw.params);
-    let rows = target.chunks_exact(vocab_len).zip(draft.chunks_exact(vocab_len));
-    rows.take(draw.proposal.len() as usize)
-        .map(|(p, q)| {
-            let found = Divergence::of_logits(p, q, temperature);
+    let (target, draft) = (Rows::new(target, vocab_len), Rows::new(draft, vocab_len));
+    let parents = draw.proposal.parents().iter();
+    parents
+        .map(|&parent| {
+            let q = draft.row(draw.draft_row(parent));
+            let found = Divergence::of_logits(target.row(draw.target_row(parent)), q, temperature);
             PositionSignals {
                 kld: found.kld,
                 tv: found.tv,
@@ -316,47 +345,4 @@ fn signals(draw: &TargetDraw<'_>, target: &[f32], draft: &[f32], vocab_len: usiz
             }
         })
         .collect()
-}
-
-/// A step whose passes cost nothing: every draft is kept, every bonus is token 0. Measures the engine alone.
-#[derive(Debug)]
-pub struct IdleExecutor(pub Shape);
-
-impl Executor for IdleExecutor {
-    fn shape(&self) -> Shape {
-        self.0
-    }
-
-    fn copy_blocks(&mut self, _copies: &[BlockCopy]) -> Result<(), ExecutorError> {
-        Ok(())
-    }
-
-    fn draft(
-        &mut self,
-        _rows: &RowBatch,
-        draws: &[DraftDraw<'_>],
-        drafted: &mut Vec<Drafted>,
-    ) -> Result<(), ExecutorError> {
-        drafted.clear();
-        drafted.extend(draws.iter().map(|draw| Drafted {
-            token: 0,
-            position: DraftPosition { index: draw.proposal.len(), entropy: 0.0, top_prob: 1.0, path_log_prob: 0.0 },
-        }));
-        Ok(())
-    }
-
-    fn verify(
-        &mut self,
-        _rows: &RowBatch,
-        draws: &[TargetDraw<'_>],
-        verifications: &mut Vec<Verification>,
-    ) -> Result<(), ExecutorError> {
-        verifications.clear();
-        verifications.extend(draws.iter().map(|draw| Verification {
-            verdict: Verdict { path: (0..draw.proposal.len()).collect(), next: 0, is_bonus: true },
-            signals: vec![PositionSignals::default(); draw.proposal.len() as usize],
-            logprobs: Vec::new(),
-        }));
-        Ok(())
-    }
 }

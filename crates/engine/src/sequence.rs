@@ -1,5 +1,7 @@
 //! The life of one continuation in the engine.
 
+use std::ops::Range;
+
 use dsde_policy::{DraftPosition, SeqId};
 use dsde_sampling::{Params, Proposal};
 
@@ -58,10 +60,21 @@ pub(crate) struct Turn {
     pub(crate) n_known: u32,
     /// Whether the last of them is the last known token, so that a token is drawn.
     pub(crate) is_drawing: bool,
+    /// Tokens that slots are reserved for.
     pub(crate) planned: u32,
+    /// Levels a tree may have, and nodes of each; a width of 1 is a chain.
+    pub(crate) levels: u32,
+    pub(crate) width: u32,
     pub(crate) drafted: u32,
     pub(crate) proposal: Proposal,
+    /// Of a tree: nodes of the level drafted last, and how many levels there are.
+    pub(crate) level: Range<u32>,
+    pub(crate) n_levels: u32,
+    /// Of a finished tree: each node's index while it was drafted.
+    pub(crate) drafted_as: Vec<u32>,
     pub(crate) positions: Vec<DraftPosition>,
+    /// Tokens appended in this step.
+    pub(crate) emitted: u32,
     /// Set when a stop condition held in this step.
     pub(crate) finish: Option<FinishReason>,
 }
@@ -71,9 +84,13 @@ impl Turn {
         self.n_known = 0;
         self.is_drawing = false;
         self.planned = 0;
+        (self.levels, self.width) = (0, 0);
         self.drafted = 0;
         self.proposal.clear();
+        (self.level, self.n_levels) = (0..0, 0);
+        self.drafted_as.clear();
         self.positions.clear();
+        self.emitted = 0;
         self.finish = None;
     }
 }

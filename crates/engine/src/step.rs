@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use dsde_policy::{DraftPosition, Outcome, PlanView, Planned, SequenceView, StepFeedback};
-use dsde_sampling::Proposal;
+use dsde_sampling::proposal::NODES_MAX;
 
 use crate::clock::Clock;
-use crate::commit::commit;
+use crate::commit::{SlotMoves, commit};
 use crate::config::{Config, Drafter};
-use crate::drafter::PromptLookup;
 use crate::engine::Engine;
-use crate::executor::{DraftDraw, Drafted, Executor, ExecutorError, TargetDraw, Verification};
+use crate::executor::{Drafted, Executor, ExecutorError, TargetDraw, Verification};
 use crate::report::{Emission, Event, FinishReason, StepReport};
 use crate::rows::RowBatch;
 use crate::scheduler::Scheduler;
@@ -23,12 +22,21 @@ pub(crate) struct Scratch {
     /// Index in the running list of each view.
     view_owners: Vec<usize>,
     plan: Vec<Planned>,
-    rows: RowBatch,
-    drafting: Vec<usize>,
-    drafted: Vec<Drafted>,
-    verifications: Vec<Verification>,
+    pub(crate) rows: RowBatch,
+    pub(crate) drafting: Vec<usize>,
+    pub(crate) drafted: Vec<Drafted>,
+    pub(crate) verifications: Vec<Verification>,
     /// Index in the running list of each verification.
-    drawing: Vec<usize>,
+    pub(crate) drawing: Vec<usize>,
+    moves: SlotMoves,
+}
+
+impl Scratch {
+    /// What the policy was told to be the limit of running sequence `i`, and what it asked for; `None` if it was not asked.
+    pub(crate) fn asked(&self, i: usize) -> Option<(u32, Planned)> {
+        let view_idx = self.view_owners.binary_search(&i).ok()?;
+        Some((self.views[view_idx].limit, self.plan[view_idx]))
+    }
 }
 
 impl<E: Executor, C: Clock> Engine<E, C> {
@@ -47,6 +55,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         }
         report.step_time = self.clock.now() - started;
         if result.is_ok() {
+            self.trace_step(started, &report);
             self.observe(&report);
             self.retire_finished();
         }
@@ -67,8 +76,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         let verifying = self.clock.now();
         self.verify()?;
         report.verify_time = self.clock.now() - verifying;
-        self.commit(started, report);
-        Ok(())
+        self.commit(started, report)
     }
 
     /// Asks the policy for a length per decoding sequence and reserves what fits.
@@ -85,12 +93,18 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         plan.clear();
         plan.resize(views.len(), Planned::none());
         self.policy.plan(&plan_view(now, self.n_steps, views, &self.scheduler), plan);
+        let width_max = match self.config.drafter {
+            Drafter::Model => self.shape.vocab_len.clamp(1, NODES_MAX),
+            Drafter::None | Drafter::PromptLookup(_) => 1,
+        };
         let mut budget = self.config.drafted_max;
         for ((&i, planned), view) in view_owners.iter().zip(plan.iter()).zip(views.iter()) {
-            let wanted = planned.len.min(view.limit).min(budget);
+            let (levels, width) = (planned.len.min(view.limit), planned.width.clamp(1, width_max));
+            let wanted = levels.saturating_mul(width).min(NODES_MAX).min(budget);
             let len = if wanted > 0 { self.scheduler.reserve_speculation(i, wanted) } else { 0 };
             budget -= len;
-            self.scheduler.running[i].turn.planned = len;
+            let turn = &mut self.scheduler.running[i].turn;
+            (turn.planned, turn.levels, turn.width) = (len, levels, width);
         }
     }
 
@@ -101,118 +115,6 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         let copied = self.executor.copy_blocks(&self.scheduler.copies);
         self.scheduler.copies.clear();
         copied
-    }
-
-    /// Fills the proposals.
-    fn draft(&mut self, report: &mut StepReport) -> Result<(), ExecutorError> {
-        match self.config.drafter {
-            Drafter::None => Ok(()),
-            Drafter::PromptLookup(lookup) => {
-                self.draft_by_lookup(lookup);
-                Ok(())
-            }
-            Drafter::Model => self.draft_by_model(report),
-        }
-    }
-
-    fn draft_by_lookup(&mut self, lookup: PromptLookup) {
-        for seq in self.scheduler.running.iter_mut().filter(|seq| seq.turn.planned > 0) {
-            lookup.propose(&seq.tokens, seq.turn.planned, &mut seq.turn.proposal);
-            seq.turn.drafted = seq.turn.proposal.len();
-            let certain = |index| DraftPosition { index, entropy: 0.0, top_prob: 1.0, path_log_prob: 0.0 };
-            seq.turn.positions.extend((0..seq.turn.drafted).map(certain));
-        }
-    }
-
-    /// Round by round: in the first, every sequence reads what its draft has not seen; each round draws one token for every
-    /// sequence that is still drafting.
-    fn draft_by_model(&mut self, report: &mut StepReport) -> Result<(), ExecutorError> {
-        let mut drafting = std::mem::take(&mut self.scratch.drafting);
-        drafting.clear();
-        drafting.extend(
-            (0..self.scheduler.running.len()).filter(|&i| self.scheduler.running[i].turn.planned > 0),
-        );
-        self.catch_up(&mut drafting);
-        while !drafting.is_empty() {
-            self.draw_drafts(&drafting, report)?;
-            self.lay_out_next_round(&mut drafting);
-        }
-        self.scratch.drafting = drafting;
-        Ok(())
-    }
-
-    /// Rows of the first draft round: unread known tokens, bounded like a prompt chunk over the whole batch.
-    fn catch_up(&mut self, drafting: &mut Vec<usize>) {
-        let mut budget = self.config.rows_max.max(drafting.len() as u32);
-        let rows = &mut self.scratch.rows;
-        rows.clear();
-        drafting.retain(|&i| {
-            let seq = &mut self.scheduler.running[i];
-            let n_rows = (seq.len() - seq.draft_len).min(budget);
-            if n_rows == 0 {
-                return false;
-            }
-            budget -= n_rows;
-            let unread = &seq.tokens[seq.draft_len as usize..][..n_rows as usize];
-            rows.push(seq.draft_len, unread, &Proposal::new(), &seq.table);
-            seq.draft_len += n_rows;
-            true
-        });
-    }
-
-    /// Rows of a later draft round: the token drafted last, of every sequence that goes on.
-    fn lay_out_next_round(&mut self, drafting: &mut Vec<usize>) {
-        let rows = &mut self.scratch.rows;
-        rows.next_round();
-        let mut seq_idxs = 0..drafting.len();
-        drafting.retain(|&i| {
-            let seq_idx = seq_idxs.next().expect("an index per drafting sequence");
-            let seq = &mut self.scheduler.running[i];
-            let Some(last) = seq.turn.positions.last().filter(|_| seq.turn.drafted < seq.turn.planned) else {
-                return false;
-            };
-            let goes_on = self.policy.keep_drafting(seq.id, last);
-            if goes_on {
-                rows.keep(seq_idx, seq.draft_len, seq.turn.proposal.tokens()[last.index as usize]);
-                seq.draft_len += 1;
-            }
-            goes_on
-        });
-    }
-
-    /// One draft pass over `scratch.rows`, which hold the sequences `drafting`; draws for those that have caught up.
-    fn draw_drafts(&mut self, drafting: &[usize], report: &mut StepReport) -> Result<(), ExecutorError> {
-        let signals = self.policy.signals();
-        let running = &mut self.scheduler.running;
-        let has_caught_up = |&(_, i): &(usize, usize)| running[i].draft_len >= running[i].len();
-        let ready: Vec<(usize, usize)> = drafting.iter().copied().enumerate().filter(has_caught_up).collect();
-        let draw = |&(seq_idx, i): &(usize, usize)| {
-            let seq = &running[i];
-            DraftDraw {
-                seq_idx,
-                seq: seq.id,
-                params: &seq.params,
-                history: &seq.tokens,
-                prompt_len: seq.prompt_len,
-                proposal: &seq.turn.proposal,
-                banned: seq.banned(),
-                signals,
-            }
-        };
-        let draws: Vec<DraftDraw<'_>> = ready.iter().map(draw).collect();
-        self.executor.draft(&self.scratch.rows, &draws, &mut self.scratch.drafted)?;
-        report.draft_rounds += 1;
-        report.draft_rows += self.scratch.rows.n_rows() as u32;
-        assert_eq!(self.scratch.drafted.len(), ready.len(), "a drafted token for every draw");
-        for (&(_, i), drafted) in ready.iter().zip(&self.scratch.drafted) {
-            let turn = &mut running[i].turn;
-            let before = turn.positions.last().map_or(0.0, |last| last.path_log_prob);
-            let path_log_prob = before + drafted.position.top_prob.ln();
-            turn.proposal.push_chain(drafted.token);
-            turn.positions.push(DraftPosition { path_log_prob, ..drafted.position });
-            turn.drafted += 1;
-        }
-        Ok(())
     }
 
     /// Lets the policy cut what was drafted.
@@ -253,6 +155,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
                     prompt_len: seq.prompt_len,
                     proposal: &seq.turn.proposal,
                     is_model_drafted: self.config.drafter == Drafter::Model,
+                    drafted_as: seq.turn.is_tree().then_some(&seq.turn.drafted_as),
                     banned: seq.banned(),
                     signals,
                 });
@@ -267,13 +170,14 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         Ok(())
     }
 
-    /// Moves lengths, emits tokens, gives back unused slots.
-    fn commit(&mut self, started: Duration, report: &mut StepReport) {
+    /// Moves lengths, emits tokens, gives back unused slots and closes the gaps that rejected branches left.
+    fn commit(&mut self, started: Duration, report: &mut StepReport) -> Result<(), ExecutorError> {
         let now = self.clock.now();
         report.target_rows = self.scratch.rows.n_rows() as u32;
         report.n_seqs = self.scratch.rows.n_seqs() as u32;
-        let mut verifications =
-            self.scratch.drawing.iter().copied().zip(&mut self.scratch.verifications).peekable();
+        let Scratch { drawing, verifications, moves, .. } = &mut self.scratch;
+        moves.clear();
+        let mut verifications = drawing.iter().copied().zip(verifications).peekable();
         for i in 0..self.scheduler.running.len() {
             let seq = &mut self.scheduler.running[i];
             if seq.turn.n_known == 0 {
@@ -287,9 +191,12 @@ impl<E: Executor, C: Clock> Engine<E, C> {
                 None => seq.context_len += seq.turn.n_known,
                 Some((_, verification)) => {
                     report.context_len_sum += u64::from(seq.context_len);
+                    let base = seq.len();
                     let gain = commit(seq, verification, &*self.vocabulary, self.shape.context_len_max);
+                    moves.close_gaps(seq, base, &verification.verdict, self.shape.block_len);
                     count(report, seq, verification, gain.tokens.len());
                     seq.timeline.first_token.get_or_insert(now);
+                    seq.turn.emitted = gain.tokens.len() as u32;
                     seq.turn.finish = gain.finish;
                     self.events.push(Event::Emitted(Emission {
                         request: seq.request,
@@ -300,6 +207,10 @@ impl<E: Executor, C: Clock> Engine<E, C> {
                 }
             }
             self.scheduler.settle(i);
+        }
+        match moves.is_empty() {
+            true => Ok(()),
+            false => self.executor.move_slots(&moves.target, &moves.draft),
         }
     }
 

@@ -20,7 +20,7 @@ fn a_stop_token_ends_the_sequence_and_adds_no_text() {
     let expected = Script::default().greedy_continuation(&prompt, 40);
     let stop_token = expected[10];
     let n = expected.iter().position(|&t| t == stop_token).unwrap();
-    for policy in ["off", "fixed:k=6"] {
+    for policy in ["off", "fixed:k=6", "beams:6x3"] {
         let mut engine = engine(model_config(), policy, 100);
         let mut request = greedy(prompt.clone(), 40);
         request.stop = Stop { tokens: vec![stop_token], strings: vec![] };
@@ -38,7 +38,7 @@ fn a_stop_string_across_tokens_is_cut_off() {
     let stop = text_of(&expected[17..20]);
     let text = text_of(&expected);
     let kept = text.find(&stop).unwrap();
-    for policy in ["off", "fixed:k=8", "dsde"] {
+    for policy in ["off", "fixed:k=8", "dsde", "beams:6x3"] {
         let mut engine = engine(model_config(), policy, 100);
         let mut request = greedy(prompt.clone(), 40);
         request.stop.strings = vec![stop.clone(), "ZZ".to_owned()];
@@ -53,7 +53,7 @@ fn a_stop_string_across_tokens_is_cut_off() {
 fn stop_tokens_are_impossible_before_tokens_min() {
     let prompt = prompt(2, 9);
     let first = Script::default().greedy_continuation(&prompt, 1)[0];
-    for policy in ["off", "fixed:k=6"] {
+    for policy in ["off", "fixed:k=6", "beams:6x3"] {
         let mut engine = engine(model_config(), policy, 100);
         let mut request = greedy(prompt.clone(), 200);
         request.stop.tokens = (0..31).filter(|&t| t != (first + 1) % 31).collect();
@@ -69,7 +69,7 @@ fn stop_tokens_are_impossible_before_tokens_min() {
 #[test]
 fn length_ends_at_tokens_max_and_at_the_end_of_the_context() {
     for (prompt_len, tokens_max, expected) in [(5, 1, 1), (5, 17, 17), (250, 100, 6), (255, 100, 1)] {
-        for policy in ["off", "fixed:k=8"] {
+        for policy in ["off", "fixed:k=8", "beams:8x8"] {
             let mut engine = engine(model_config(), policy, 100);
             let id = engine.submit(greedy(prompt(1, prompt_len), tokens_max)).unwrap();
             let output = &run(&mut engine)[&(id, 0)];
@@ -84,7 +84,7 @@ fn length_ends_at_tokens_max_and_at_the_end_of_the_context() {
 
 #[test]
 fn choices_share_the_prompt_and_differ_in_their_draws() {
-    for policy in ["off", "fixed:k=4"] {
+    for policy in ["off", "fixed:k=4", "beams:4x3"] {
         let mut engine = engine(model_config(), policy, 200);
         let params = Params { temperature: 1.0, seed: 5, ..Params::greedy() };
         let mut request = Request::new(prompt(4, 22), params.clone(), 30);
@@ -107,22 +107,31 @@ fn choices_share_the_prompt_and_differ_in_their_draws() {
 #[test]
 fn greedy_choices_are_equal_and_right_in_tight_memory() {
     // A prompt of 22 tokens ends inside a block: every choice copies it before writing.
-    for n_blocks in [12, 16, 40] {
-        let mut engine = engine(model_config(), "fixed:k=3", n_blocks);
+    for (n_blocks, policy) in [12, 16, 40].into_iter().flat_map(|n| [(n, "fixed:k=3"), (n, "beams:3x3")]) {
+        let mut engine = engine(model_config(), policy, n_blocks);
         let mut request = greedy(prompt(4, 22), 20);
         request.n_choices = 5;
         let id = engine.submit(request).unwrap();
         let outputs = run(&mut engine);
         let expected = Script::default().greedy_continuation(&prompt(4, 22), 20);
         for choice in 0..5 {
-            assert_eq!(outputs[&(id, choice)].tokens, expected, "choice {choice}, {n_blocks} blocks");
+            assert_eq!(
+                outputs[&(id, choice)].tokens,
+                expected,
+                "choice {choice}, {policy}, {n_blocks} blocks"
+            );
         }
     }
 }
 
 #[test]
 fn a_repeated_prompt_comes_from_the_prefix_cache_for_target_and_draft() {
-    let mut engine = engine(model_config(), "fixed:k=3", 100);
+    check_prefix_cache("fixed:k=3");
+    check_prefix_cache("beams:3x3");
+}
+
+fn check_prefix_cache(policy: &str) {
+    let mut engine = engine(model_config(), policy, 100);
     let request = greedy(prompt(6, 33), 10);
     let first = engine.submit(request.clone()).unwrap();
     let before = run(&mut engine);

@@ -115,10 +115,15 @@ fn every_policy_and_rule_keeps_the_law() {
     // Thresholds in the middle of what this draft offers: many proposals are stopped and many are not.
     let stopping = ["adaedl:lambda=0.6", "confidence:p_min=0.6"];
     policies.extend(stopping.map(str::to_owned));
+    policies.extend(["beams:1x3", "beams:2x2", "mixed"].map(str::to_owned));
     // Policies that plan for the whole batch speculate less or not at all in larger ones.
     let config = Config { sequences_max: 24, ..model_config() };
     for rule in [Rule::TokenWise, Rule::Block] {
         for policy in &policies {
+            if policy.starts_with("beams") && rule != Rule::default() {
+                // Rules judge chains.
+                continue;
+            }
             let sample = sample(&prompt, config, common::policy(policy), rule);
             assert_eq!(sample.accepted > 0, policy != "off", "{policy} is not vacuous");
             if stopping.contains(&policy.as_str()) {
@@ -134,14 +139,16 @@ fn every_policy_and_rule_keeps_the_law() {
 fn stopping_and_trimming_keep_the_law() {
     let prompt = [1, 2, 0, 1];
     for rule in [Rule::TokenWise, Rule::Block] {
-        let sample = sample(&prompt, model_config(), Box::new(Fickle), rule);
-        let Sample { planned, drafted, verified, accepted, .. } = sample;
-        assert!(
-            planned > drafted && drafted > verified && verified > accepted && accepted > 0,
-            "both rules act"
-        );
-        let excess = excess(&sample.counts, &law(&prompt));
-        assert!(excess < 1.0, "{rule:?}: chi-square is {excess} of its bound");
+        for width in [1, 2] {
+            let sample = sample(&prompt, model_config(), Box::new(Fickle { len: 4, width }), rule);
+            let Sample { planned, drafted, verified, accepted, .. } = sample;
+            assert!(
+                planned > drafted && drafted > verified && verified > accepted && accepted > 0,
+                "both rules act"
+            );
+            let excess = excess(&sample.counts, &law(&prompt));
+            assert!(excess < 1.0, "{rule:?}, width {width}: chi-square is {excess} of its bound");
+        }
     }
 }
 

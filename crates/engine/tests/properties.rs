@@ -30,11 +30,20 @@ fn action() -> impl Strategy<Value = Action> {
     prop_oneof![3 => submit, 1 => (0..20usize).prop_map(|which| Action::Cancel { which }), 3 => (1..12u32).prop_map(|n| Action::Step { n })]
 }
 
-const POLICIES: [&str; 5] =
-    ["off", "fixed:k=3", "fixed:k=8,cap=mean", "dsde", "dsde:variant=released,cap=mean"];
+const POLICIES: [&str; 9] = [
+    "off",
+    "fixed:k=3",
+    "fixed:k=8,cap=mean",
+    "dsde",
+    "dsde:variant=released,cap=mean",
+    "beams:3x3",
+    "beams:6x2",
+    "fickle:4x4",
+    "mixed",
+];
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
     fn blocks_balance_and_greedy_output_is_right(

@@ -50,6 +50,7 @@ impl Batch {
             prompt_len: 10,
             proposal: &self.proposal,
             is_model_drafted,
+            drafted_as: None,
             banned: &[],
             signals: self.signals,
         };
@@ -64,6 +65,7 @@ impl Batch {
             history: &self.history,
             prompt_len: 10,
             proposal,
+            beam: None,
             banned: &[],
             signals: self.signals,
         };

@@ -16,7 +16,8 @@ mod parallel;
 mod path;
 
 use dsde_engine::{
-    BlockCopy, DraftDraw, Drafted, Executor, ExecutorError, RowBatch, Shape, TargetDraw, Verification,
+    BlockCopy, DraftDraw, Drafted, Executor, ExecutorError, RowBatch, Shape, SlotMove, TargetDraw,
+    Verification,
 };
 use dsde_policy::DraftPosition;
 use dsde_sampling::Rule;
@@ -227,6 +228,14 @@ impl<B: Backend> Executor for ModelExecutor<B> {
         Ok(())
     }
 
+    fn move_slots(&mut self, target: &[SlotMove], draft: &[SlotMove]) -> Result<(), ExecutorError> {
+        self.backend.move_slots(&mut self.target.kv, target);
+        if let Some(model) = &mut self.draft {
+            self.backend.move_slots(&mut model.kv, draft);
+        }
+        Ok(())
+    }
+
     fn draft(
         &mut self,
         rows: &RowBatch,
@@ -237,20 +246,26 @@ impl<B: Backend> Executor for ModelExecutor<B> {
         let Some(model) = &mut self.draft else {
             return Err(ExecutorError { pass: "draft", source: "no draft model is loaded".into() });
         };
-        let groups = self.plan.of(rows, draws.iter().map(|draw| (draw.seq_idx, 1)));
+        let groups = self.plan.of(rows, draws.iter().map(|draw| (draw.seq_idx, draw.n_rows())));
         model.llama.forward(&self.backend, rows, &self.plan.outputs, &mut model.kv);
-        drafted.resize(draws.len(), Drafted { token: 0, position: DraftPosition::default() });
-        let kept = draws.iter().map(|draw| self.drafted.take(draw.seq, draw.proposal.len()));
+        let n_drafted = draws.iter().map(DraftDraw::n_drafted).sum();
+        drafted.resize(n_drafted, Drafted { token: 0, position: DraftPosition::default() });
+        let mut results = &mut drafted[..];
+        let kept = draws.iter().map(|draw| self.drafted.take(draw.seq, n_rows_before(draw)));
         let mut kept: Vec<DraftedRows> = kept.collect();
         let isa = self.backend.isa();
         for group in groups {
-            let logits = model.llama.logits(&self.backend, group.rows);
+            let mut logits = model.llama.logits(&self.backend, group.rows);
             let n_logits = logits.len();
-            let rows = logits.chunks_exact_mut(self.shape.vocab_len as usize);
-            let results = kept[group.draws.clone()].iter_mut().zip(&mut drafted[group.draws.clone()]);
-            let jobs = draws[group.draws].iter().zip(rows).zip(results);
-            self.workers.run(&self.backend, n_logits, jobs, |((draw, row), (kept, drafted)), scratch| {
-                *drafted = isa.run(Draw { draw, row, kept, scratch });
+            let kept = kept[group.draws.clone()].iter_mut();
+            let jobs = draws[group.draws].iter().zip(kept).map(|(draw, kept)| {
+                let len = draw.n_rows() as usize * self.shape.vocab_len as usize;
+                let rows = logits.split_off_mut(..len).expect("a group has the rows of its draws");
+                let drafted = results.split_off_mut(..draw.n_drafted()).expect("as many were made above");
+                (draw, rows, kept, drafted)
+            });
+            self.workers.run(&self.backend, n_logits, jobs, |(draw, rows, kept, drafted), scratch| {
+                isa.run(Draw { draw, rows, kept, drafted, scratch });
             });
         }
         for (draw, kept) in draws.iter().zip(kept) {
@@ -278,7 +293,7 @@ impl<B: Backend> Executor for ModelExecutor<B> {
             let jobs = draws[group.draws].iter().zip(results).map(|(draw, result)| {
                 let len = (1 + draw.proposal.len() as usize) * self.shape.vocab_len as usize;
                 let rows = logits.split_off_mut(..len).expect("a group has the rows of its draws");
-                let kept = draw.is_model_drafted.then(|| self.drafted.get(draw.seq, draw.proposal.len()));
+                let kept = draw.is_model_drafted.then(|| self.drafted.get(draw.seq, n_rows_read(draw)));
                 (draw, rows, kept.flatten(), result)
             });
             self.workers.run(&self.backend, n_logits, jobs, |(draw, rows, kept, result), scratch| {
@@ -288,6 +303,21 @@ impl<B: Backend> Executor for ModelExecutor<B> {
         self.drafted.clear();
         Ok(())
     }
+}
+
+/// Rows that the draft has drafted after in this step before `draw`: one per node that is no leaf, and that of the last known
+/// token.
+fn n_rows_before(draw: &DraftDraw<'_>) -> u32 {
+    match draw.proposal.len() {
+        0 => 0,
+        n_nodes => 1 + n_nodes - draw.n_rows(),
+    }
+}
+
+/// Rows of the draft that stand behind the proposal.
+fn n_rows_read(draw: &TargetDraw<'_>) -> u32 {
+    let rows = draw.proposal.parents().iter().map(|&parent| 1 + draw.draft_row(parent) as u32);
+    rows.max().unwrap_or(0)
 }
 
 #[cfg(test)]

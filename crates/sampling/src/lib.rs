@@ -18,6 +18,7 @@
 //! | [`params`] | what a request may ask for |
 //! | [`distribution`], `truncation` | logits to probabilities |
 //! | [`divergence`], [`logprobs`] | what is measured on rows, for policies and for people |
+//! | [`branches()`] | what a token tree branches into |
 //! | [`proposal`], [`verdict`] | what is judged, the result, and the door [`verify`] |
 //! | [`walk`], [`chain`], [`token`], [`block`] | the rules |
 //! | [`draws`], [`rng`] | random decisions and where they come from |
@@ -27,6 +28,7 @@
 //! It does not choose lengths, does not know stop conditions, and keeps no state between steps.
 
 pub mod block;
+pub mod branches;
 pub mod chain;
 pub mod distribution;
 pub mod divergence;
@@ -44,6 +46,7 @@ mod truncation;
 pub mod verdict;
 pub mod walk;
 
+pub use branches::branches;
 pub use distribution::{Adjustment, Scratch, adjust, argmax, softmax};
 pub use divergence::{Divergence, Shape};
 pub use draws::{CounterDraws, Draws, Weights};

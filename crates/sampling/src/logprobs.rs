@@ -30,9 +30,10 @@ impl TokenLogprobs {
     }
 }
 
-/// The `len` largest values of a row with their indices, largest first, never `-inf` or NaN.
+/// The `len` largest values of a row with their indices, largest first, never `-inf` or NaN. Of equal values the first comes
+/// first.
 #[inline(always)]
-fn largest(row: &[f32], len: usize) -> Vec<(u32, f32)> {
+pub(crate) fn largest(row: &[f32], len: usize) -> Vec<(u32, f32)> {
     let mut top = Vec::with_capacity(len + 1);
     if len == 0 {
         return top;

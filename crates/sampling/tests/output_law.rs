@@ -1,7 +1,7 @@
 //! The output law, proved: every sequence of draws over tiny vocabularies, every rule, exact probabilities.
 
 use dsde_sampling::law::{self, Drafted, Law, Models, Script};
-use dsde_sampling::{Params, Proposal, Purpose, Rule, rng};
+use dsde_sampling::{Params, Proposal, Purpose, Rule, Scratch, branches, rng};
 
 /// Rows are `f32`, so laws agree to a few times 6e-8 per token.
 const TOLERANCE: f64 = 1e-6;
@@ -155,6 +155,78 @@ fn sampled_trees_follow_the_target() {
             let rows = Some([first.rows.unwrap(), second.rows.unwrap()].concat());
             models.emitted(&[], &Drafted { proposal, rows }, Rule::Block, script)
         });
+    });
+}
+
+/// Grows a tree of at most `len` levels by beam search over the draft's path probability.
+///
+/// * `keep_drafting`: asked after each level with the probability of its paths, best first.
+fn beam_tree(models: Models<'_>, len: u32, width: usize, keep_drafting: impl Fn(&[f32]) -> bool) -> Proposal {
+    let params = Params { temperature: 1.0, ..Params::greedy() };
+    let mut tree = Proposal::new();
+    let mut level = vec![(None, 0.0)];
+    for _ in 0..len {
+        let mut paths: Vec<(Option<u32>, u32, f32)> = Vec::new();
+        for &(parent, before) in &level {
+            let prefix = parent.map_or_else(Vec::new, |node| tree.path(node));
+            let mut row: Vec<f32> = (models.draft)(&prefix).iter().map(|p| p.ln()).collect();
+            let tokens = branches(&mut row, &params, width as u32, &mut Scratch::default());
+            paths.extend(tokens.into_iter().map(|(token, log_prob)| (parent, token, before + log_prob)));
+        }
+        paths.retain(|path| path.2 > f32::NEG_INFINITY);
+        paths.sort_by(|a, b| b.2.total_cmp(&a.2));
+        paths.truncate(width);
+        level = paths.iter().map(|&(parent, token, path)| (Some(tree.push(token, parent)), path)).collect();
+        let probabilities: Vec<f32> = level.iter().map(|(_, path)| path.exp()).collect();
+        if !keep_drafting(&probabilities) {
+            break;
+        }
+    }
+    tree
+}
+
+#[test]
+fn beam_trees_follow_the_target() {
+    for_each_pair(|name, models, _| {
+        for (len, width) in [(1, 2), (2, 2), (3, 2), (2, 3), (3, 4)] {
+            let proposal = beam_tree(models, len, width, |_| true);
+            let drafted = Drafted { proposal, rows: None };
+            check(&format!("{len} x {width}, {name}"), models, len, |script| {
+                models.emitted(&[], &drafted, Rule::Block, script)
+            });
+        }
+    });
+}
+
+#[test]
+fn stopping_and_trimming_a_tree_by_all_that_is_in_it_follows_the_target() {
+    for_each_pair(|name, models, vocab_len| {
+        // Both rules would be wrong in a sampled chain: they read the probabilities and even the tokens of what they cut.
+        let mut proposal = beam_tree(models, 3, 3, |level| level.iter().sum::<f32>() > 0.4);
+        let is_last = |&token: &u32| token + 1 == vocab_len;
+        let len = proposal.tokens().iter().position(is_last).unwrap_or(proposal.len() as usize);
+        proposal.truncate(len as u32);
+        let drafted = Drafted { proposal, rows: None };
+        check(name, models, 3, |script| models.emitted(&[], &drafted, Rule::Block, script));
+    });
+}
+
+#[test]
+fn a_level_of_the_whole_vocabulary_is_always_accepted() {
+    for_each_pair(|name, models, vocab_len| {
+        let proposal = beam_tree(models, 1, vocab_len as usize, |_| true);
+        // A token that the draft finds impossible is no node.
+        let n_possible = (models.draft)(&[]).iter().filter(|p| **p > 0.0).count();
+        assert_eq!(proposal.len() as usize, n_possible, "{name}");
+        let covered: f64 =
+            proposal.tokens().iter().map(|&t| f64::from((models.target)(&[])[t as usize])).sum();
+        let drafted = Drafted { proposal, rows: None };
+        let mut mean = 0.0;
+        law::for_each_outcome(
+            |script| models.verdict(&[], &drafted, Rule::Block, script).accepted(),
+            |accepted, probability| mean += f64::from(accepted) * probability,
+        );
+        assert!((mean - covered).abs() < TOLERANCE, "{name}: {mean} of {covered}");
     });
 }
 

@@ -45,8 +45,34 @@ pub fn shape(n_blocks: u32) -> Shape {
     Shape { vocab_len: 31, context_len_max: 256, block_len: BLOCK_LEN, n_blocks, has_draft: true }
 }
 
+/// A policy of the registry, `beams:LENxWIDTH`, `fickle:LENxWIDTH` or `mixed`.
 pub fn policy(text: &str) -> Box<dyn Policy> {
+    if let Some(test_policy) = test_policy(text) {
+        return test_policy;
+    }
     text.parse::<registry::Config>().unwrap_or_else(|e| panic!("{text}: {e}")).build()
+}
+
+fn test_policy(text: &str) -> Option<Box<dyn Policy>> {
+    if text == "mixed" {
+        return Some(Box::new(Mixed));
+    }
+    let (name, size) = text.split_once(':')?;
+    let size = || {
+        let (len, width) = size.split_once('x').unwrap();
+        (len.parse().unwrap(), width.parse().unwrap())
+    };
+    match name {
+        "beams" => {
+            let (len, width) = size();
+            Some(Box::new(Beams { len, width }))
+        }
+        "fickle" => {
+            let (len, width) = size();
+            Some(Box::new(Fickle { len, width }))
+        }
+        _ => None,
+    }
 }
 
 pub type TestEngine = Engine<ScriptedExecutor, CountingClock>;
@@ -127,9 +153,69 @@ pub fn run<E: Executor>(engine: &mut Engine<E, CountingClock>) -> Outputs {
     outputs
 }
 
-/// Plans four tokens for everyone, stops after a token whose distribution was flat, and verifies only up to the first
-/// position of middling entropy: both rules read functions of the prefix alone.
-pub struct Fickle;
+/// Plans the same tree for everyone.
+pub struct Beams {
+    pub len: u32,
+    pub width: u32,
+}
+
+impl Policy for Beams {
+    fn name(&self) -> String {
+        "beams".to_owned()
+    }
+
+    fn signals(&self) -> Signals {
+        Signals { divergence: true, draft_shape: false }
+    }
+
+    fn plan(&mut self, _view: &PlanView<'_>, plan: &mut [Planned]) {
+        plan.fill(Planned { len: self.len, width: self.width, is_settled: true, reason: "beams" });
+    }
+
+    fn observe(&mut self, feedback: &StepFeedback<'_>) {
+        for outcome in feedback.outcomes {
+            assert_eq!(outcome.signals.len(), outcome.verified as usize, "a divergence for every node");
+        }
+    }
+
+    fn explain(&self, seq: SeqId, numbers: &mut Vec<(&'static str, f64)>) {
+        numbers.push(("seq", seq.0 as f64));
+    }
+
+    fn forget(&mut self, _seq: SeqId) {}
+}
+
+/// Plain decoding, chains and trees side by side, changing from step to step.
+pub struct Mixed;
+
+impl Policy for Mixed {
+    fn name(&self) -> String {
+        "mixed".to_owned()
+    }
+
+    fn signals(&self) -> Signals {
+        Signals::default()
+    }
+
+    fn plan(&mut self, view: &PlanView<'_>, plan: &mut [Planned]) {
+        for (sequence, planned) in view.sequences.iter().zip(plan) {
+            let turn = view.step + sequence.seq.0;
+            let (len, width) = ((turn % 7) as u32, 1 + (turn / 7 % 4) as u32);
+            *planned = Planned { len, width, is_settled: true, reason: "mixed" };
+        }
+    }
+
+    fn observe(&mut self, _feedback: &StepFeedback<'_>) {}
+
+    fn forget(&mut self, _seq: SeqId) {}
+}
+
+/// Plans the same for everyone, stops after a token whose distribution was flat, and verifies only up to the first
+/// position of middling entropy: in a chain both rules read functions of the prefix alone, in a tree they may read what they like.
+pub struct Fickle {
+    pub len: u32,
+    pub width: u32,
+}
 
 impl Policy for Fickle {
     fn name(&self) -> String {
@@ -141,7 +227,7 @@ impl Policy for Fickle {
     }
 
     fn plan(&mut self, _view: &PlanView<'_>, plan: &mut [Planned]) {
-        plan.fill(Planned { len: 4, width: 1, is_settled: true, reason: "fickle" });
+        plan.fill(Planned { len: self.len, width: self.width, is_settled: true, reason: "fickle" });
     }
 
     fn keep_drafting(&mut self, _seq: SeqId, position: &DraftPosition) -> bool {

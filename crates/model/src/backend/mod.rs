@@ -1,6 +1,6 @@
 //! Arithmetic for one kind of hardware, over ragged rows.
 
-use dsde_engine::{BlockCopy, RowBatch};
+use dsde_engine::{BlockCopy, RowBatch, SlotMove};
 
 pub mod cpu;
 pub mod reference;
@@ -155,6 +155,9 @@ pub trait Backend: Send {
 
     /// Copies blocks of all layers.
     fn copy_blocks(&self, kv: &mut Self::KvStore, copies: &[BlockCopy]);
+
+    /// Copies single slots of all layers, one after the other.
+    fn move_slots(&self, kv: &mut Self::KvStore, moves: &[SlotMove]);
 
     /// `epilogue(norm(x) · matrixᵀ + bias)`; `out` is `[n_rows, n_out]` (`[n_rows, n_out / 2]` for SwiGLU).
     fn linear(

@@ -3,7 +3,7 @@
 //! Weights are widened to `f32` at packing and nothing is rounded afterwards, so a fast backend differs from this one by its
 //! own rounding only. Sums run over ascending indices for every row count, which makes it batch-invariant too.
 
-use dsde_engine::{BlockCopy, RowBatch};
+use dsde_engine::{BlockCopy, RowBatch, Slot, SlotMove};
 
 use super::{
     AttentionShape, Backend, Dense, Epilogue, Input, KvShape, QkTransform, RmsNorm, RopeTable, Stacking,
@@ -91,6 +91,20 @@ impl Backend for Reference {
                 let to = layer * layer_len + copy.to.0 as usize * size;
                 kv.keys.copy_within(from..from + size, to);
                 kv.values.copy_within(from..from + size, to);
+            }
+        }
+    }
+
+    fn move_slots(&self, kv: &mut ReferenceKv, moves: &[SlotMove]) {
+        let KvShape { n_layers, attention, .. } = kv.shape;
+        for SlotMove { from, to } in moves {
+            for layer in 0..n_layers {
+                for head in 0..attention.n_kv_heads {
+                    let at = |slot: &Slot| kv.index(layer, &[slot.block], slot.offset as usize, head);
+                    let (from, to) = (at(from), at(to));
+                    kv.keys.copy_within(from..from + attention.head_dim, to);
+                    kv.values.copy_within(from..from + attention.head_dim, to);
+                }
             }
         }
     }

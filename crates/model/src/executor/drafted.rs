@@ -30,7 +30,8 @@ impl Basis {
     }
 }
 
-/// Rows of one sequence in the order of its proposal; only those that the verification will read.
+/// Rows of one sequence in the order in which the draft saw them: the last known token's, then those of the nodes that were
+/// drafted after. Row `i` of a chain is what node `i` was drawn from. Only what the verification will read.
 #[derive(Debug, Default)]
 pub(super) struct DraftedRows {
     len: u32,
@@ -39,34 +40,35 @@ pub(super) struct DraftedRows {
 }
 
 impl DraftedRows {
-    /// Forgets all nodes and keeps the memory.
+    /// Forgets all rows and keeps the memory.
     pub(super) fn clear(&mut self) {
         self.len = 0;
         self.probabilities.clear();
         self.logits.clear();
     }
 
-    /// Nodes drafted so far.
+    /// Rows drafted after so far.
     pub(super) fn len(&self) -> u32 {
         self.len
     }
 
-    /// Keeps the adjusted logits of the node being drafted.
+    /// Keeps the adjusted logits of the row being drafted after.
     pub(super) fn keep_logits(&mut self, row: &[f32]) {
         self.logits.extend_from_slice(row);
     }
 
-    /// Keeps the processed probabilities of the node being drafted.
+    /// Keeps the processed probabilities of the row being drafted after.
     pub(super) fn keep_probabilities(&mut self, row: &[f32]) {
         self.probabilities.extend_from_slice(row);
     }
 
-    /// Counts the node being drafted.
-    pub(super) fn finish_node(&mut self) {
+    /// Counts the row being drafted after.
+    pub(super) fn finish_row(&mut self) {
         self.len += 1;
     }
 
-    /// Processed probabilities, `[len, vocab_len]`; `None` for greedy requests.
+    /// Processed probabilities, `[len, vocab_len]`; `None` for greedy requests, and for trees
+    /// unless signals are computed from them.
     pub(super) fn probabilities(&self, vocab_len: usize) -> Option<Rows<'_>> {
         self.rows(&self.probabilities, vocab_len)
     }
@@ -89,18 +91,18 @@ pub(super) struct DraftedStore {
 }
 
 impl DraftedStore {
-    /// Takes out the rows of `seq`, of which `n_nodes` are drafted; none means that a new proposal begins.
+    /// Takes out the `n_rows` rows of `seq`; none means that a new proposal begins.
     ///
     /// # Panics
-    /// If the store knows another number of nodes.
-    pub(super) fn take(&mut self, seq: SeqId, n_nodes: u32) -> DraftedRows {
+    /// If the store knows another number of rows.
+    pub(super) fn take(&mut self, seq: SeqId, n_rows: u32) -> DraftedRows {
         let mut rows = self.by_seq.remove(&seq).or_else(|| self.idle.pop()).unwrap_or_default();
-        if n_nodes == 0 {
+        if n_rows == 0 {
             rows.clear();
         }
         assert_eq!(
             rows.len(),
-            n_nodes,
+            n_rows,
             "every node of the proposal of {seq:?} was drafted here, in this step"
         );
         rows
@@ -111,20 +113,17 @@ impl DraftedStore {
         self.by_seq.insert(seq, rows);
     }
 
-    /// Rows of a proposal of `n_nodes`, a prefix of what was drafted; `None` if nothing is to be verified.
+    /// The rows of `seq`, of which the first `n_rows` are read; `None` if nothing is to be verified.
     ///
     /// # Panics
-    /// If fewer nodes were drafted.
-    pub(super) fn get(&self, seq: SeqId, n_nodes: u32) -> Option<&DraftedRows> {
-        if n_nodes == 0 {
+    /// If there are fewer.
+    pub(super) fn get(&self, seq: SeqId, n_rows: u32) -> Option<&DraftedRows> {
+        if n_rows == 0 {
             return None;
         }
         let rows = self.by_seq.get(&seq);
         let n_drafted = rows.map_or(0, DraftedRows::len);
-        assert!(
-            n_nodes <= n_drafted,
-            "{n_nodes} nodes of {seq:?} to verify, {n_drafted} drafted in this step"
-        );
+        assert!(n_rows <= n_drafted, "{n_rows} rows of {seq:?} to verify, {n_drafted} drafted in this step");
         rows
     }
 
@@ -150,7 +149,7 @@ mod tests {
         for node in 0..n_nodes {
             let mut rows = store.take(SEQ, node);
             rows.keep_probabilities(&[node as f32, 0.5]);
-            rows.finish_node();
+            rows.finish_row();
             store.put(SEQ, rows);
         }
         store
@@ -187,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "3 nodes of SeqId(7) to verify, 2 drafted")]
+    #[should_panic(expected = "3 rows of SeqId(7) to verify, 2 drafted")]
     fn verifying_more_than_was_drafted_is_a_bug() {
         drafted(2).get(SEQ, 3);
     }

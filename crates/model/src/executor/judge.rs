@@ -3,12 +3,12 @@
 use dsde_engine::{TargetDraw, Verification};
 use dsde_policy::PositionSignals;
 use dsde_sampling::{
-    Adjustment, CounterDraws, Divergence, Evidence, Proposal, Rows, Rule, Scratch, TokenLogprobs, Verdict,
-    adjust, softmax, verify,
+    Adjustment, CounterDraws, Divergence, Evidence, Rows, Rule, Scratch, TokenLogprobs, Verdict, adjust,
+    softmax, verify,
 };
 
 use super::drafted::{Basis, DraftedRows};
-use super::path::{Path, row_before};
+use super::path::Path;
 use crate::backend::cpu::Kernel;
 
 /// Judges one proposal.
@@ -39,7 +39,7 @@ impl Kernel for Judge<'_> {
         let basis = Basis::of(params);
         let compared = kept.filter(|_| draw.signals.divergence);
         if let (Basis::Logits { .. }, Some(kept)) = (basis, compared) {
-            signals = compare(proposal, basis, Rows::new(rows, vocab_len), kept.logits(vocab_len));
+            signals = compare(draw, basis, Rows::new(rows, vocab_len), kept.logits(vocab_len));
         }
         if !params.is_greedy() {
             for row in rows.chunks_exact_mut(vocab_len) {
@@ -49,13 +49,15 @@ impl Kernel for Judge<'_> {
         let target = Rows::new(rows, vocab_len);
         let draft = kept.and_then(|kept| kept.probabilities(vocab_len));
         if compared.is_some() && !params.is_greedy() {
-            let processed = compare(proposal, Basis::Probabilities, target, draft);
+            let processed = compare(draw, Basis::Probabilities, target, draft);
             signals = match basis {
                 Basis::Probabilities => processed,
                 Basis::Logits { .. } => with_tv_of(signals, &processed),
             };
         }
         let mut draws = CounterDraws { seed: params.seed, position: history.len() as u32 };
+        // The nodes of a tree were chosen, not drawn.
+        let draft = draft.filter(|_| draw.drafted_as.is_none());
         let verdict = verify(params, rule, &Evidence { proposal, target, draft }, &mut draws);
         let logprobs = match raw {
             Some(raw) => logprobs(draw, &verdict, Rows::new(&raw, vocab_len)),
@@ -78,15 +80,15 @@ fn adjust_rows(draw: &TargetDraw<'_>, rows: &mut [f32], vocab_len: usize, scratc
 /// Compares what target and draft said where each node was drawn, `[proposal.len()]`.
 #[inline(always)]
 fn compare(
-    proposal: &Proposal,
+    draw: &TargetDraw<'_>,
     basis: Basis,
     target: Rows<'_>,
     draft: Option<Rows<'_>>,
 ) -> Vec<PositionSignals> {
     let draft = draft.expect("the draft pass was asked for the same signals and kept its rows");
-    let mut signals = Vec::with_capacity(proposal.len() as usize);
-    for node in 0..proposal.len() as usize {
-        let (p, q) = (target.row(row_before(proposal, node)), draft.row(node));
+    let mut signals = Vec::with_capacity(draw.proposal.len() as usize);
+    for &parent in draw.proposal.parents() {
+        let (p, q) = (target.row(draw.target_row(parent)), draft.row(draw.draft_row(parent)));
         let Divergence { kld, tv, draft_entropy, target_entropy } = match basis {
             Basis::Logits { temperature } => Divergence::of_logits(p, q, temperature),
             Basis::Probabilities => Divergence::of_probabilities(p, q),

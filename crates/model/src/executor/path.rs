@@ -32,11 +32,6 @@ impl Deref for Path<'_> {
     }
 }
 
-/// Row of the target pass that predicts node `node`: its parent's.
-pub(super) fn row_before(proposal: &Proposal, node: usize) -> usize {
-    proposal.parents()[node].map_or(0, |parent| 1 + parent as usize)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -104,6 +104,7 @@ impl<'a, B: Backend> Trials<'a, B> {
                 history: self.prompt,
                 prompt_len: self.prompt.len() as u32,
                 proposal: &proposals[i],
+                beam: None,
                 banned: &[],
                 signals: Signals::default(),
             });
@@ -128,6 +129,7 @@ impl<'a, B: Backend> Trials<'a, B> {
             prompt_len: self.prompt.len() as u32,
             proposal: &proposals[i],
             is_model_drafted: self.drafter == Drafter::Model,
+            drafted_as: None,
             banned: &[],
             signals: Signals::default(),
         });

@@ -11,3 +11,4 @@ mod pair;
 mod rows;
 mod setup;
 mod signals;
+mod trees;

@@ -112,6 +112,7 @@ impl<'a> Decoder<'a> {
             history: &self.tokens,
             prompt_len: self.prompt_len,
             proposal,
+            beam: None,
             banned: &[],
             signals: self.signals,
         }
@@ -130,6 +131,7 @@ impl<'a> Decoder<'a> {
             prompt_len: self.prompt_len,
             proposal,
             is_model_drafted,
+            drafted_as: None,
             banned: &[],
             signals: self.signals,
         }

@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use dsde_engine::{BlockCopy, BlockId, RowBatch};
+use dsde_engine::{BlockCopy, BlockId, RowBatch, SlotMove};
 
 use super::super::{AttentionShape, KvShape, QkTransform, RmsNorm, RopeTable, shape};
 use super::Cpu;
@@ -113,6 +113,31 @@ impl KvStore {
                 let [from, to] =
                     [copy.from, copy.to].map(|b| self.page_start(layer, b, 0) * size_of::<u16>());
                 self.pages.as_mut_slice().copy_within(from..from + bytes, to);
+            }
+        }
+    }
+
+    /// See [`super::super::Backend::move_slots`].
+    pub(super) fn move_slots(&mut self, moves: &[SlotMove]) {
+        let KvShape { n_layers, attention, .. } = self.shape;
+        let page = Page::of(attention);
+        for &SlotMove { from, to } in moves {
+            assert!(from.offset.max(to.offset) < BLOCK_LEN as u32, "offsets are below {BLOCK_LEN}");
+            let offsets = [from, to].map(|slot| slot.offset as usize);
+            for layer in 0..n_layers {
+                let starts = [from, to].map(|slot| self.page_start(layer, slot.block, 0));
+                for head in 0..attention.n_kv_heads {
+                    let starts = starts.map(|start| start + head * page.n_elements());
+                    let cells = self.cells();
+                    let copy = |place: &dyn Fn(usize) -> usize| {
+                        let bits = cells[starts[0] + place(offsets[0])].load(Ordering::Relaxed);
+                        cells[starts[1] + place(offsets[1])].store(bits, Ordering::Relaxed);
+                    };
+                    for dim in 0..attention.head_dim {
+                        copy(&|slot| page.key(slot, dim));
+                        copy(&|slot| page.value(slot, dim));
+                    }
+                }
             }
         }
     }

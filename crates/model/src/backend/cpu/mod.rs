@@ -30,7 +30,7 @@ mod weights;
 
 use std::sync::Mutex;
 
-use dsde_engine::{BlockCopy, RowBatch};
+use dsde_engine::{BlockCopy, RowBatch, SlotMove};
 
 pub use isa::Isa;
 pub use kernel::Kernel;
@@ -121,6 +121,10 @@ impl Backend for Cpu {
 
     fn copy_blocks(&self, kv: &mut KvStore, copies: &[BlockCopy]) {
         kv.copy_blocks(copies);
+    }
+
+    fn move_slots(&self, kv: &mut KvStore, moves: &[SlotMove]) {
+        kv.move_slots(moves);
     }
 
     fn linear(&self, input: Input<'_>, n_rows: usize, matrix: &Matrix, epilogue: Epilogue, out: &mut [f32]) {

@@ -1,6 +1,6 @@
 //! Attention: close to the reference over ragged batches and trees, and the same bits in any company.
 
-use dsde_engine::{BlockCopy, BlockId, RowBatch};
+use dsde_engine::{BlockCopy, BlockId, RowBatch, Slot, SlotMove};
 
 use super::support::{Numbers, bits, cpus, push_chain, push_tree, relative_error, rope};
 use crate::backend::{AttentionShape, Backend, KvShape, QkTransform, Reference, RmsNorm};
@@ -189,5 +189,79 @@ fn a_copied_block_is_seen_like_its_source_in_every_layer() {
         next.tables[0] = BlockId(7);
         let got = pass(&cpu, shape, &mut kv, &next, &[5]);
         assert!(bits(&got) == bits(&expected));
+    }
+}
+
+/// Reads a chain of 30, and after it once what a chain and once what the moved path of a tree left behind.
+fn moved_path_is_a_chain<B: Backend>(backend: &B) {
+    let shape = shape(4, 2, 80);
+    let (context_len, table) = (14, table(0, 64));
+    // The path 1, 4, 5, 8 with siblings between; its slots lie in two blocks.
+    let parents = [None, None, Some(0), Some(0), Some(1), Some(4), Some(4), Some(5), Some(5)];
+    let path = [1, 4, 5, 8];
+    let [mut chain_kv, mut tree_kv] = [(), ()].map(|()| backend.kv_store(shape));
+    let (mut context, mut chain, mut tree, mut next) = Default::default();
+    push_chain(&mut context, 0, context_len, &table);
+    push_chain(&mut chain, context_len, 5, &table);
+    push_tree(&mut tree, context_len, &parents, &table);
+    push_chain(&mut next, context_len + 5, 3, &table);
+    for node in (0..parents.len()).filter(|node| !path.contains(node)) {
+        tree.tokens[1 + node] = 9;
+    }
+    for (kv, rows) in [(&mut chain_kv, &chain), (&mut tree_kv, &tree)] {
+        pass(backend, shape, kv, &context, &[5]);
+        pass(backend, shape, kv, rows, &[5]);
+    }
+    let slot = |node: usize| {
+        let slot = context_len + 1 + node as u32;
+        Slot { block: table[slot as usize / 16], offset: slot % 16 }
+    };
+    let moves = path.iter().enumerate().map(|(depth, &node)| SlotMove { from: slot(node), to: slot(depth) });
+    backend.move_slots(&mut tree_kv, &moves.collect::<Vec<_>>());
+    let [expected, got] = [chain_kv, tree_kv].map(|mut kv| pass(backend, shape, &mut kv, &next, &[5]));
+    assert!(bits(&got) == bits(&expected), "{}", backend.describe());
+}
+
+#[test]
+fn a_moved_path_is_seen_like_a_chain() {
+    moved_path_is_a_chain(&Reference);
+    cpus().iter().for_each(moved_path_is_a_chain);
+}
+
+#[test]
+fn moves_happen_in_every_layer_one_after_the_other() {
+    let shape = shape(2, 2, 32);
+    for cpu in cpus() {
+        let mut kv = cpu.kv_store(shape);
+        let rope = rope(POSITIONS_MAX, 32);
+        let mut rows = RowBatch::default();
+        push_chain(&mut rows, 0, 20, &table(0, 32));
+        for layer in 0..2 {
+            let transform = QkTransform { q_norm: None, k_norm: None, rope: &rope };
+            cpu.store_kv(layer, &mut projections(shape, &rows, &[7]), transform, &rows, &mut kv);
+        }
+        let at = |slot: u32| Slot { block: table(0, 32)[slot as usize / 16], offset: slot % 16 };
+        // 19 goes to 3 by way of 17, and 18 to 17 afterwards.
+        let moves = [(19, 17), (17, 3), (18, 17)].map(|(from, to)| SlotMove { from: at(from), to: at(to) });
+        let mut moved = cpu.kv_store(shape);
+        cpu.move_slots(&mut kv, &moves);
+        // The same slots written directly.
+        let order = [0, 1, 2, 19, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 18, 19];
+        rows.positions = order.to_vec();
+        for layer in 0..2 {
+            let transform = QkTransform { q_norm: None, k_norm: None, rope: &rope };
+            cpu.store_kv(layer, &mut projections(shape, &rows, &[7]), transform, &rows, &mut moved);
+        }
+        let mut next = RowBatch::default();
+        push_chain(&mut next, 20, 1, &table(0, 32));
+        for layer in 0..2 {
+            let qkv = projections(shape, &next, &[7]);
+            let [got, expected] = [&kv, &moved].map(|kv| {
+                let mut out = vec![0.0; 2 * 32];
+                cpu.attention(layer, &qkv, &next, kv, &mut out);
+                out
+            });
+            assert!(bits(&got) == bits(&expected), "layer {layer}, {}", cpu.describe());
+        }
     }
 }

@@ -1,0 +1,146 @@
+//! Filling the proposals: by looking up repetitions, or round by round with the draft model.
+//!
+//! A round is one pass of the draft over every sequence that still drafts. A chain gives it one row and gets one token, drawn
+//! from the draft's distribution; a tree gives it the nodes of its last level and gets the most probable tokens after each.
+
+use dsde_policy::DraftPosition;
+use dsde_sampling::Proposal;
+
+use crate::clock::Clock;
+use crate::config::Drafter;
+use crate::drafter::PromptLookup;
+use crate::engine::Engine;
+use crate::executor::{Beam, DraftDraw, Executor, ExecutorError};
+use crate::report::StepReport;
+use crate::sequence::Sequence;
+
+impl<E: Executor, C: Clock> Engine<E, C> {
+    /// Fills the proposals.
+    pub(crate) fn draft(&mut self, report: &mut StepReport) -> Result<(), ExecutorError> {
+        match self.config.drafter {
+            Drafter::None => Ok(()),
+            Drafter::PromptLookup(lookup) => {
+                self.draft_by_lookup(lookup);
+                Ok(())
+            }
+            Drafter::Model => self.draft_by_model(report),
+        }
+    }
+
+    fn draft_by_lookup(&mut self, lookup: PromptLookup) {
+        for seq in self.scheduler.running.iter_mut().filter(|seq| seq.turn.planned > 0) {
+            lookup.propose(&seq.tokens, seq.turn.planned, &mut seq.turn.proposal);
+            seq.turn.drafted = seq.turn.proposal.len();
+            let certain = |index| DraftPosition { index, entropy: 0.0, top_prob: 1.0, path_log_prob: 0.0 };
+            seq.turn.positions.extend((0..seq.turn.drafted).map(certain));
+        }
+    }
+
+    /// Round by round: in the first, every sequence reads what its draft has not seen; each round draws for every sequence
+    /// that is still drafting.
+    fn draft_by_model(&mut self, report: &mut StepReport) -> Result<(), ExecutorError> {
+        let mut drafting = std::mem::take(&mut self.scratch.drafting);
+        drafting.clear();
+        drafting.extend(
+            (0..self.scheduler.running.len()).filter(|&i| self.scheduler.running[i].turn.planned > 0),
+        );
+        self.catch_up(&mut drafting);
+        while !drafting.is_empty() {
+            self.draw_drafts(&drafting, report)?;
+            self.lay_out_next_round(&mut drafting);
+        }
+        self.scratch.drafting = drafting;
+        for seq in self.scheduler.running.iter_mut().filter(|seq| seq.turn.is_tree()) {
+            seq.turn.sort_nodes();
+        }
+        Ok(())
+    }
+
+    /// Rows of the first draft round: unread known tokens, bounded like a prompt chunk over the whole batch.
+    fn catch_up(&mut self, drafting: &mut Vec<usize>) {
+        let mut budget = self.config.rows_max.max(drafting.len() as u32);
+        let rows = &mut self.scratch.rows;
+        rows.clear();
+        drafting.retain(|&i| {
+            let seq = &mut self.scheduler.running[i];
+            let n_rows = (seq.len() - seq.draft_len).min(budget);
+            if n_rows == 0 {
+                return false;
+            }
+            budget -= n_rows;
+            let unread = &seq.tokens[seq.draft_len as usize..][..n_rows as usize];
+            rows.push(seq.draft_len, unread, &Proposal::new(), &seq.table);
+            seq.draft_len += n_rows;
+            true
+        });
+    }
+
+    /// Rows of a later draft round, of every sequence that goes on: the token drafted last, or the last level of a tree.
+    fn lay_out_next_round(&mut self, drafting: &mut Vec<usize>) {
+        let rows = &mut self.scratch.rows;
+        rows.next_round();
+        let mut seq_idxs = 0..drafting.len();
+        drafting.retain(|&i| {
+            let seq_idx = seq_idxs.next().expect("an index per drafting sequence");
+            let seq = &mut self.scheduler.running[i];
+            let Some(last) = seq.turn.last_position().filter(|_| seq.turn.has_room()) else {
+                return false;
+            };
+            let goes_on = self.policy.keep_drafting(seq.id, &last);
+            if goes_on && seq.turn.is_tree() {
+                rows.keep_nodes(seq_idx, seq.draft_len, &seq.turn.proposal, seq.turn.level.clone());
+            } else if goes_on {
+                rows.keep(seq_idx, seq.draft_len, seq.turn.proposal.tokens()[last.index as usize]);
+                seq.draft_len += 1;
+            }
+            goes_on
+        });
+    }
+
+    /// One draft pass over `scratch.rows`, which hold the sequences `drafting`; draws for those that have caught up.
+    fn draw_drafts(&mut self, drafting: &[usize], report: &mut StepReport) -> Result<(), ExecutorError> {
+        let signals = self.policy.signals();
+        let running = &mut self.scheduler.running;
+        let has_caught_up = |&(_, i): &(usize, usize)| running[i].draft_len >= running[i].len();
+        let ready: Vec<(usize, usize)> = drafting.iter().copied().enumerate().filter(has_caught_up).collect();
+        let draw = |&(seq_idx, i): &(usize, usize)| {
+            let seq = &running[i];
+            DraftDraw {
+                seq_idx,
+                seq: seq.id,
+                params: &seq.params,
+                history: &seq.tokens,
+                prompt_len: seq.prompt_len,
+                proposal: &seq.turn.proposal,
+                beam: beam(seq),
+                banned: seq.banned(),
+                signals,
+            }
+        };
+        let draws: Vec<DraftDraw<'_>> = ready.iter().map(draw).collect();
+        let n_drafted: usize = draws.iter().map(DraftDraw::n_drafted).sum();
+        self.executor.draft(&self.scratch.rows, &draws, &mut self.scratch.drafted)?;
+        report.draft_rounds += 1;
+        report.draft_rows += self.scratch.rows.n_rows() as u32;
+        assert_eq!(self.scratch.drafted.len(), n_drafted, "drafted tokens for every draw");
+        let mut drafted = &self.scratch.drafted[..];
+        for (_, i) in ready {
+            let seq = &mut running[i];
+            match beam(seq) {
+                None => seq.turn.push_token(drafted.split_off_first().expect("counted above")),
+                Some(beam) => {
+                    let candidates = drafted.split_off(..beam.n_drafted()).expect("counted above");
+                    seq.turn.push_level(beam, candidates);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a sequence asks for in its next round, if it grows a tree.
+fn beam(seq: &Sequence) -> Option<Beam> {
+    let turn = &seq.turn;
+    let n_rows = if turn.proposal.is_empty() { 1 } else { turn.level.len() as u32 };
+    turn.is_tree().then_some(Beam { n_rows, width: turn.width })
+}
