@@ -49,7 +49,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the target's own text is drawn for the draft: at temperature 1, the distribution it must match, and greedily."""
+    """How the target's own text is drawn for the draft: at temperature 1, which it must match, and greedily."""
 
     n_prompts: int
     new_tokens: int

@@ -281,7 +281,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="run folder; a checkpoint in it is continued")
     parser.add_argument("--teacher", type=Path, help="run or model folder of the target, for the draft")
     parser.add_argument("--samples", type=Path, help="samples.npz of the target, for the draft")
-    parser.add_argument("--init", type=Path, help="run or model folder of the same shape whose weights a fresh run begins with")
+    parser.add_argument("--init", type=Path, help="run or model folder whose weights a fresh run begins with")
     parser.add_argument("--minutes", type=float, help="shorten the schedule so that the whole run fits")
     parser.add_argument("--pause-minutes", type=float, help="stop this call after so long, with a checkpoint; exit 3")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -7,14 +7,20 @@
 //! Nothing here reads the environment: machine and command line are passed in. Nothing here knows models or text; prompts
 //! arrive as tokens.
 
+pub mod comparison;
 pub mod load;
+pub mod log;
+pub mod matrix;
 pub mod metrics;
+pub mod profile;
 pub mod record;
 pub mod report;
 pub mod stats;
 pub mod workload;
 
-pub use load::{Choice, Observer, closed_loop};
-pub use record::{Conditions, Machine, Record, Row, Settings};
+pub use load::{Choice, Observer, Served, closed_loop, profiled_loop};
+pub use log::{Heading, Log, Run};
+pub use profile::Profile;
+pub use record::{Conditions, Machine, Record, Row, Segment, Settings};
 pub use stats::{Quantiles, Summary};
 pub use workload::{Item, Message, Prompt, SuspectKey, Workload};

@@ -7,11 +7,14 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use dsde_engine::{
     Clock, Emission, EmittedToken, Engine, Event, Executor, ExecutorError, FinishReason, Refused, Request,
     RequestId, RequestTimeline, StepReport,
 };
+
+use crate::profile::Profile;
 
 /// One finished continuation of a prompt.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,6 +89,64 @@ pub fn closed_loop<E: Executor, C: Clock>(
     result.map(|()| flight.answers)
 }
 
+/// What the steps of a part of a load did together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Served {
+    /// Time of all steps.
+    pub time: Duration,
+    /// Tokens emitted.
+    pub emitted: u64,
+    /// Tokens drafted.
+    pub drafted: u64,
+    /// Drafted tokens that were verified.
+    pub verified: u64,
+    /// Verified tokens that were kept.
+    pub accepted: u64,
+}
+
+impl Served {
+    /// Both together.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        Self {
+            time: self.time + other.time,
+            emitted: self.emitted + other.emitted,
+            drafted: self.drafted + other.drafted,
+            verified: self.verified + other.verified,
+            accepted: self.accepted + other.accepted,
+        }
+    }
+
+    fn add(&mut self, report: &StepReport) {
+        self.time += report.step_time;
+        self.emitted += u64::from(report.emitted);
+        self.drafted += u64::from(report.drafted);
+        self.verified += u64::from(report.verified);
+        self.accepted += u64::from(report.accepted);
+    }
+}
+
+/// Runs `requests` with a number of them in flight that follows `profile`. Where it falls, nothing is cancelled: no new request
+/// starts until enough have ended. Time is that of the engine's steps, so that the same load can be simulated.
+///
+/// * `requests`: enough for the whole profile, endless ones included; a segment without any is cut short.
+/// * `engine`: idle; is idle again afterwards, whatever the result. What is in flight at the end is cancelled.
+/// * Returns one entry per number of the profile.
+///
+/// # Errors
+/// As [`closed_loop`].
+pub fn profiled_loop<E: Executor, C: Clock>(
+    engine: &mut Engine<E, C>,
+    requests: impl IntoIterator<Item = Request>,
+    profile: &Profile,
+    observer: &mut dyn Observer,
+) -> Result<Vec<Served>, Error> {
+    let mut flight = Flight::default();
+    let result = flight.run_profile(engine, requests, profile, observer);
+    flight.cancel(engine);
+    result
+}
+
 /// Requests in flight and what has come back so far.
 #[derive(Default)]
 struct Flight {
@@ -122,26 +183,76 @@ impl Flight {
         concurrency: NonZeroUsize,
         observer: &mut dyn Observer,
     ) -> Result<(), Error> {
-        let mut waiting = requests.into_iter().enumerate();
+        let mut waiting = requests.into_iter();
         loop {
-            let room = concurrency.get() - self.in_flight.len();
-            for (request_idx, request) in waiting.by_ref().take(room) {
-                let choices = (0..request.n_choices).map(|_| Unfinished::default()).collect();
-                let id = engine.submit(request).map_err(|source| Error::Refused { request_idx, source })?;
-                self.in_flight.insert(id, InFlight { request_idx, choices });
-                self.answers.push(Vec::new());
-            }
+            self.top_up(engine, &mut waiting, concurrency.get())?;
             if self.in_flight.is_empty() {
                 return Ok(());
             }
-            assert!(!engine.is_idle(), "an engine with requests in flight has something to do");
-            let report = engine.step()?;
-            for event in engine.drain_events() {
-                self.record(event, observer);
+            self.step(engine, observer)?;
+        }
+    }
+
+    fn run_profile<E: Executor, C: Clock>(
+        &mut self,
+        engine: &mut Engine<E, C>,
+        requests: impl IntoIterator<Item = Request>,
+        profile: &Profile,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<Served>, Error> {
+        let mut waiting = requests.into_iter();
+        let mut segments = Vec::with_capacity(profile.concurrencies().len());
+        let mut time_over = Duration::ZERO;
+        for concurrency in profile.concurrencies() {
+            // What the last step of a segment takes too long is taken from the next one.
+            let mut served = Served { time: time_over, ..Served::default() };
+            let wanted = usize::try_from(concurrency.get()).unwrap_or(usize::MAX);
+            while served.time < profile.every() {
+                self.top_up(engine, &mut waiting, wanted)?;
+                if self.in_flight.is_empty() {
+                    break;
+                }
+                served.add(&self.step(engine, observer)?);
             }
-            if observer.stepped(&report).is_break() {
-                return Err(Error::Interrupted);
-            }
+            let time_end = served.time;
+            served.time -= time_over;
+            time_over = time_end.saturating_sub(profile.every());
+            segments.push(served);
+        }
+        Ok(segments)
+    }
+
+    /// Submits requests until `wanted` are in flight or none is left.
+    fn top_up<E: Executor, C: Clock>(
+        &mut self,
+        engine: &mut Engine<E, C>,
+        waiting: &mut impl Iterator<Item = Request>,
+        wanted: usize,
+    ) -> Result<(), Error> {
+        let room = wanted.saturating_sub(self.in_flight.len());
+        for request in waiting.take(room) {
+            let request_idx = self.answers.len();
+            let choices = (0..request.n_choices).map(|_| Unfinished::default()).collect();
+            let id = engine.submit(request).map_err(|source| Error::Refused { request_idx, source })?;
+            self.in_flight.insert(id, InFlight { request_idx, choices });
+            self.answers.push(Vec::new());
+        }
+        Ok(())
+    }
+
+    fn step<E: Executor, C: Clock>(
+        &mut self,
+        engine: &mut Engine<E, C>,
+        observer: &mut dyn Observer,
+    ) -> Result<StepReport, Error> {
+        assert!(!engine.is_idle(), "an engine with requests in flight has something to do");
+        let report = engine.step()?;
+        for event in engine.drain_events() {
+            self.record(event, observer);
+        }
+        match observer.stepped(&report) {
+            ControlFlow::Continue(()) => Ok(report),
+            ControlFlow::Break(()) => Err(Error::Interrupted),
         }
     }
 
@@ -197,12 +308,16 @@ mod tests {
     }
 
     fn engine() -> Engine<ScriptedExecutor, MonotonicClock> {
+        engine_on(MonotonicClock::start())
+    }
+
+    fn engine_on<C: Clock>(clock: C) -> Engine<ScriptedExecutor, C> {
         let shape =
             Shape { vocab_len: 31, context_len_max: 64, block_len: 4, n_blocks: 200, has_draft: true };
         let config = Config { drafter: Drafter::Model, ..Config::default() };
         let policy = "fixed:k=3".parse::<dsde_policy::Config>().unwrap().build();
         let executor = ScriptedExecutor::new(Script::default(), shape, Rule::default());
-        Engine::new(config, policy, Arc::new(Letters), executor, MonotonicClock::start()).unwrap()
+        Engine::new(config, policy, Arc::new(Letters), executor, clock).unwrap()
     }
 
     fn requests(n: u32) -> Vec<Request> {
@@ -298,6 +413,49 @@ mod tests {
         let error = closed_loop(&mut engine, requests, concurrency(3), &mut ()).unwrap_err();
         assert!(matches!(error, Error::Refused { request_idx: 2, source: Refused::EmptyPrompt }));
         assert!(engine.is_idle());
+    }
+
+    /// Counts sequences per step.
+    #[derive(Default)]
+    struct Seqs(Vec<u32>);
+
+    impl Observer for Seqs {
+        fn stepped(&mut self, report: &StepReport) -> ControlFlow<()> {
+            self.0.push(report.n_seqs);
+            ControlFlow::Continue(())
+        }
+    }
+
+    /// Every look at it takes a tenth of a millisecond.
+    #[derive(Default)]
+    struct Ticks(std::cell::Cell<u32>);
+
+    impl Clock for Ticks {
+        fn now(&self) -> Duration {
+            self.0.set(self.0.get() + 1);
+            Duration::from_micros(100) * self.0.get()
+        }
+    }
+
+    #[test]
+    fn the_number_in_flight_follows_the_profile_without_cancelling() {
+        let mut engine = engine_on(Ticks::default());
+        let numbers: Vec<_> = [1, 8, 2].into_iter().filter_map(std::num::NonZeroU32::new).collect();
+        let profile = Profile::new(numbers, Duration::from_millis(20)).unwrap();
+        let mut seqs = Seqs::default();
+        let endless = (0..).map(|i: u32| Request::new(vec![i % 31], Params::greedy(), 20));
+        let segments = profiled_loop(&mut engine, endless, &profile, &mut seqs).unwrap();
+        assert!(engine.is_idle());
+        assert_eq!(segments.len(), 3);
+        for served in &segments {
+            assert!(served.emitted > 0 && served.drafted > 0, "{served:?}");
+            assert!(served.accepted <= served.verified && served.verified <= served.drafted);
+            // A segment is too short by what the one before it was too long: one step of some looks at the clock.
+            assert!(served.time.abs_diff(profile.every()) < Duration::from_millis(2), "{served:?}");
+        }
+        let total: Duration = segments.iter().map(|served| served.time).sum();
+        assert!(total >= 3 * profile.every(), "{total:?}");
+        assert_eq!((seqs.0.first(), seqs.0.iter().max(), seqs.0.last()), (Some(&1), Some(&8), Some(&2)));
     }
 
     #[test]

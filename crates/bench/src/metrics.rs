@@ -39,6 +39,40 @@ pub fn throughput(timelines: &[RequestTimeline]) -> Option<f64> {
     per_second(Totals::of(timelines).output_tokens, span(timelines))
 }
 
+/// Emitted tokens per second while `concurrency` requests were in flight: from the first arrival to the first end after which
+/// fewer of them are left. `None` if no time passed.
+///
+/// With fewer than two requests per slot the load is never full for long; all of [`span`] counts then.
+///
+/// A closed loop ends with fewer and fewer requests in flight, and how long that takes depends on how evenly a policy serves
+/// them; this leaves that part out. Tokens of the requests that were still in flight are counted as if each of them came at
+/// its request's TPOT.
+pub fn full_load_throughput(timelines: &[RequestTimeline], concurrency: usize) -> Option<f64> {
+    if timelines.len() < 2 * concurrency {
+        return throughput(timelines);
+    }
+    let first = timelines.iter().map(|timeline| timeline.arrival).min()?;
+    let mut ends: Vec<Duration> = timelines.iter().map(|timeline| timeline.finished).collect();
+    ends.sort_unstable();
+    let end = ends[ends.len() - concurrency.clamp(1, ends.len())];
+    let n_tokens: f64 = timelines.iter().map(|timeline| emitted_until(timeline, end)).sum();
+    let seconds = end.saturating_sub(first).as_secs_f64();
+    (seconds > 0.0).then(|| n_tokens / seconds)
+}
+
+/// Tokens emitted up to `time`, the first at once and the others evenly.
+fn emitted_until(timeline: &RequestTimeline, time: Duration) -> f64 {
+    let emitted = f64::from(timeline.emitted);
+    match timeline.first_token {
+        _ if timeline.finished <= time => emitted,
+        Some(first) if first <= time => {
+            let share = (time - first).as_secs_f64() / (timeline.finished - first).as_secs_f64();
+            1.0 + (emitted - 1.0) * share
+        }
+        _ => 0.0,
+    }
+}
+
 /// Whether a request met every latency target it had; a request without any output misses them all.
 pub fn is_attained(timeline: &RequestTimeline, slo: &Slo) -> bool {
     let meets = |got: Option<Duration>, max: Option<f64>| match (got, max) {
@@ -148,6 +182,24 @@ mod tests {
         // 40 tokens in 2500 - 500 = 2000 ms.
         assert_eq!(throughput(&timelines), Some(20.0));
         assert_eq!(throughput(&[]), None);
+    }
+
+    #[test]
+    fn full_load_ends_when_a_slot_stays_empty() {
+        // Two slots: the third request takes over at 1000, the fourth at 1500; from 2000 on one of them is left alone.
+        let timelines = [
+            timeline([0, 100, 1000], 10),
+            timeline([0, 100, 1500], 14),
+            timeline([1000, 1100, 2000], 10),
+            // Until 2000: the first token and half of the other 10.
+            timeline([1500, 1600, 2400], 11),
+        ];
+        assert_eq!(full_load_throughput(&timelines, 2), Some((10.0 + 14.0 + 10.0 + 6.0) / 2.0));
+        // Without a slot to fill there is no tail: 45 tokens in 2.4 s. With more slots there is nothing else.
+        for concurrency in [1, 3, 100] {
+            assert_eq!(full_load_throughput(&timelines, concurrency), Some(45.0 / 2.4));
+        }
+        assert_eq!(full_load_throughput(&[], 8), None);
     }
 
     #[test]

@@ -38,6 +38,9 @@ pub struct Settings {
     pub ignore_eos: bool,
     /// Seed of the first request; request `i` uses `seed + i`.
     pub seed: u64,
+    /// Requests per run, where they were given; else they follow the load.
+    #[serde(default)]
+    pub requests: Option<u32>,
     /// Measured runs per row.
     pub repeats: u32,
     /// Rule that judges sampled proposals.
@@ -51,10 +54,22 @@ pub struct Conditions {
     pub policy: String,
     /// Name of the workload.
     pub workload: String,
-    /// Requests kept in flight.
+    /// Requests kept in flight; of a load that changes and is meant as a whole, the most.
     pub concurrency: u32,
     /// Sampling temperature; 0 is greedy.
     pub temperature: f64,
+    /// Which part of a changing load; absent if the load is constant.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub segment: Option<Segment>,
+}
+
+/// A part of a load that changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// The whole load, for example `1-16-2@10s`.
+    pub profile: String,
+    /// Counted from 1; 0 is all of it.
+    pub segment: u32,
 }
 
 /// One policy on one workload at one concurrency. Counts and quantiles are over all requests of all repeats.
@@ -67,7 +82,7 @@ pub struct Row {
     pub requests: u64,
     /// Tokens emitted.
     pub output_tokens: u64,
-    /// Throughput, tokens per second; one value per repeat.
+    /// [`metrics::full_load_throughput`], tokens per second; one value per repeat.
     pub tokens_per_s: Summary,
     /// Arrival to first token, ms.
     pub ttft_ms: Option<Quantiles>,
@@ -92,7 +107,9 @@ pub struct Row {
 impl Row {
     /// Judges `repeats`, one list of timelines per measured run; `None` if no time passed in any of them.
     pub fn new(conditions: Conditions, repeats: &[Vec<RequestTimeline>]) -> Option<Self> {
-        let rates: Vec<f64> = repeats.iter().filter_map(|run| metrics::throughput(run)).collect();
+        let concurrency = conditions.concurrency as usize;
+        let rate = |run: &Vec<RequestTimeline>| metrics::full_load_throughput(run, concurrency);
+        let rates: Vec<f64> = repeats.iter().filter_map(rate).collect();
         let all = || repeats.iter().flatten();
         let quantiles_ms = |time: fn(&RequestTimeline) -> Option<Duration>| {
             let values: Vec<f64> = all().filter_map(time).map(metrics::milliseconds).collect();
@@ -155,6 +172,7 @@ mod tests {
             workload: "chat".to_owned(),
             concurrency: 1,
             temperature: 0.0,
+            segment: None,
         };
         let row = Row::new(conditions.clone(), &[vec![timeline], vec![slower]]).unwrap();
         let json = serde_json::to_value(&row).unwrap();

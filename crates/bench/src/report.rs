@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::record::{Record, Row};
+use crate::record::{Machine, Record, Row, Settings};
 use crate::stats::Quantiles;
 
 /// A table of text cells, rendered in aligned Markdown that also reads well in a terminal.
@@ -115,6 +115,18 @@ pub fn ratio_to_off(rows: &[Row], row: &Row) -> Option<f64> {
 pub fn summary(record: &Record) -> String {
     let Record { machine, model, draft, settings, rows } = record;
     let mut out = String::from("# Benchmark\n\n");
+    out += &conditions(machine, model, draft, settings);
+    let _ = writeln!(out, "* {} measured runs per row\n", settings.repeats);
+    out.push_str("All figures are measured. C: requests in flight (closed loop); T: temperature; tokens/s: while C requests ");
+    out.push_str("were in flight; sd: its standard deviation over runs; x off: mean tokens/s over that of `off` in the same conditions; accepted: of ");
+    out.push_str("the verified tokens.\n\n");
+    out.push_str(&tables(rows));
+    out
+}
+
+/// Where and how something was measured, as a list.
+pub fn conditions(machine: &Machine, model: &str, draft: &str, settings: &Settings) -> String {
+    let mut out = String::new();
     let gib = machine.memory_bytes as f64 / f64::from(1 << 30);
     let _ = writeln!(
         out,
@@ -125,18 +137,13 @@ pub fn summary(record: &Record) -> String {
     let _ = writeln!(out, "* Model: {model}; draft: {draft}");
     let _ = writeln!(
         out,
-        "* At most {} tokens per request, end of text {}, seed {}, {} measured runs per row, {} verification",
+        "* At most {} tokens per request, end of text {}, seed {}, {} verification",
         settings.max_tokens,
         if settings.ignore_eos { "ignored" } else { "respected" },
         settings.seed,
-        settings.repeats,
         settings.verification,
     );
-    let _ = writeln!(out, "* dsde {}: `{}`\n", settings.version, settings.command);
-    out.push_str("All figures are measured. C: requests in flight (closed loop); T: temperature; sd: standard deviation ");
-    out.push_str("of tokens/s over runs; x off: mean tokens/s over that of `off` in the same conditions; accepted: of ");
-    out.push_str("the verified tokens.\n\n");
-    out.push_str(&tables(rows));
+    let _ = writeln!(out, "* dsde {}: `{}`", settings.version, settings.command);
     out
 }
 
@@ -171,6 +178,7 @@ mod tests {
                 workload: "chat".to_owned(),
                 concurrency,
                 temperature: 0.0,
+                segment: None,
             },
             requests: 1,
             output_tokens: 4,

@@ -63,7 +63,7 @@ impl Answer {
             choice: choice_idx,
             text: text(choice),
             tokens: choice.tokens.iter().map(|emitted| emitted.token).collect(),
-            finish_reason: reason(choice.reason),
+            finish_reason: finish_reason(choice.reason),
             prompt_tokens: timeline.prompt_tokens,
             completion_tokens: timeline.emitted,
             steps: timeline.steps,
@@ -88,7 +88,8 @@ pub(crate) fn text(choice: &Choice) -> String {
     String::from_utf8_lossy(&choice.text).into_owned()
 }
 
-fn reason(reason: FinishReason) -> &'static str {
+/// The word for an end.
+pub(crate) fn finish_reason(reason: FinishReason) -> &'static str {
     match reason {
         FinishReason::Stop => "stop",
         FinishReason::Length => "length",

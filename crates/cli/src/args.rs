@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
 
 use clap::builder::TypedValueParser;
 use clap::{Args, ValueEnum};
@@ -21,6 +22,15 @@ const CONTEXT_MIN: i64 = 2;
 /// Parses a number in `1..=max`.
 pub(crate) fn positive_up_to(max: u32) -> impl TypedValueParser<Value = NonZeroU32> {
     clap::value_parser!(u32).range(1..=i64::from(max)).try_map(NonZeroU32::try_from)
+}
+
+/// Parses a number within `range`.
+pub(crate) fn number_in(range: RangeInclusive<f64>) -> impl TypedValueParser<Value = f64> {
+    let parse = move |text: String| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| format!("expected a number in {}..={}", range.start(), range.end()))
+    };
+    clap::builder::StringValueParser::new().try_map(parse)
 }
 
 /// Which models run, and with how much of the machine.

@@ -1,51 +1,71 @@
 //! `dsde bench`: measures policies on workloads.
 
+mod kept;
+mod loads;
+mod measure;
+mod plan;
+mod report;
+
 use std::fs;
 use std::io::{self, Write as _};
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
-use dsde_bench::load::{Choice, Observer, closed_loop};
-use dsde_bench::{Conditions, Record, Row, Settings, Workload, report};
-use dsde_engine::{Request, RequestTimeline};
-use dsde_policy::registry;
-use dsde_sampling::Params;
-use indicatif::{ProgressBar, ProgressStyle};
+use clap::{Args, Subcommand};
+use dsde_bench::log::LogFile;
+use dsde_bench::{Conditions, Heading, Log, Record, Row, Run, Settings, Workload, comparison};
+use dsde_engine::RequestTimeline;
 
-use crate::args::{CONCURRENCY_MAX, ModelArgs, Verification, positive_up_to};
+use crate::args::{CONCURRENCY_MAX, ModelArgs, Verification, number_in, positive_up_to};
 use crate::failure::{OrUsage as _, Outcome, usage};
-use crate::prompts::{Ask, asks_of, warn_of_suspect};
 use crate::samples;
 use crate::session::{Form, Models, Session, Wish};
 use crate::speculation::{PolicyList, check_drafter, first_repeated};
+use crate::trace::TraceFile;
+use loads::{Load, read_workloads};
+pub(crate) use measure::serve;
+use measure::{Coverage, Plan, Sink, measure};
+use plan::{Budget, Cell, Traffic};
 
-/// Requests per run where nobody says otherwise.
-const REQUESTS_DEFAULT: u32 = 32;
 /// Most requests per run: hours of work, whose records still fit into memory.
 const REQUESTS_MAX: i64 = 100_000;
 /// Most measured runs per row.
 const REPEATS_MAX: u32 = 1000;
-/// Workload of the lines of all others.
-const MIX: &str = "mix";
+/// Longest measurement, minutes: a week.
+const MINUTES_MAX: f64 = 7.0 * 24.0 * 60.0;
+/// Longest part of a changing load, seconds: a day.
+const EVERY_MAX: f64 = 86_400.0;
+/// Shortest part of a changing load, seconds: a few steps.
+const EVERY_MIN: f64 = 0.01;
 
 const EXAMPLES: &str = "\
 Examples:
   dsde bench
   dsde bench --workload chat.jsonl,code.jsonl --policies off,fixed:k=4,dsde --concurrency 1,4,16
   dsde bench --policies off,dsde:variant=released,cap=mean --repeat 5 --out runs/first
+  dsde bench --policies off,fixed:k=1..8,dsde --concurrency 1,2,4,8,16,32 --temperature 0,1 --minutes 60 --log runs.jsonl
+  dsde bench --profile 1,16,2,32 --every 20 --log bursts.jsonl
+  dsde bench report runs.jsonl bursts.jsonl
 
-Policies and their parameters are both separated by commas: a piece with `=` and without `:` continues the policy before it.
+Policies and their parameters are both separated by commas: a piece with `=` and without `:` continues the policy before it. \
+A value A..B stands for every whole number from A to B, one policy each.
 
-Every row is measured --repeat times after a warm-up; policies take turns, in another order each time. Counts and quantiles \
-of a row are over all its repeats, tokens/s has one value per repeat. Prefixes are not cached, so repeats do equal work.
+Every row is measured --repeat times after a warm-up; policies take turns, in another order each time, and keep what they have \
+learned in the same conditions. Counts and quantiles of a row are over all its repeats, tokens/s has one value per repeat. \
+Prefixes are not cached, so repeats do equal work.
+
+A --log can be ended at any time and taken up again by the same command; what is in it is not measured again. Its report \
+compares policies repeat by repeat, with `off` and with the fixed length that is best in the same conditions.
 
 With --json, stdout holds one object: machine, model, draft, settings, rows.";
 
-/// Measure policies on workloads, a constant number of requests in flight
+/// Measure policies on workloads
 #[derive(Args, Debug)]
-#[command(after_help = EXAMPLES, allow_negative_numbers = true)]
+#[command(after_help = EXAMPLES, allow_negative_numbers = true, args_conflicts_with_subcommands = true)]
 pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     /// Workloads: files of JSON lines with `prompt` or `messages`; `demo` for 16 built-in prompts; `mix` for the lines of
     /// all given files taking turns.
     #[arg(long, value_name = "FILE[,FILE...]", value_delimiter = ',', default_value = samples::NAME)]
@@ -55,24 +75,36 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "POLICY[,POLICY...]", default_value = "off,fixed:k=4,dsde")]
     policies: PolicyList,
 
-    /// Requests kept in flight, one measurement each.
+    /// Requests kept in flight, one measurement each. Tokens/s are counted while that many are.
     #[arg(long, value_name = "C[,C...]", value_delimiter = ',', default_value = "1,4,16",
           value_parser = positive_up_to(CONCURRENCY_MAX))]
     concurrency: Vec<NonZeroU32>,
 
-    /// Requests per run, taken from the workload in order and from its beginning again if it is shorter.
-    #[arg(long, value_name = "N", default_value_t = REQUESTS_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=REQUESTS_MAX))]
-    requests: u32,
+    /// Instead of --concurrency: requests in flight change, each number holding for --every seconds. Where the number falls,
+    /// running requests go on to their ends and no new ones start.
+    #[arg(long, value_name = "C,C[,C...]", value_delimiter = ',', conflicts_with_all = ["concurrency", "requests"],
+          value_parser = positive_up_to(CONCURRENCY_MAX))]
+    profile: Option<Vec<NonZeroU32>>,
+
+    /// Seconds that each number of --profile holds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, requires = "profile",
+          value_parser = number_in(EVERY_MIN..=EVERY_MAX))]
+    every: f64,
+
+    /// Requests per run, taken from the workload in order and from its beginning again if it is shorter. Default: two per
+    /// request in flight, at least 16.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=REQUESTS_MAX))]
+    requests: Option<u32>,
 
     /// Tokens per request; fewer only at the end of the context.
     #[arg(long, value_name = "N", default_value = "128", value_parser = positive_up_to(u32::MAX))]
     max_tokens: NonZeroU32,
 
     /// 0 is greedy.
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
-    temperature: f32,
+    #[arg(long, value_name = "T[,T...]", value_delimiter = ',', default_value = "0")]
+    temperature: Vec<f32>,
 
-    /// Measured runs per row.
+    /// Measured runs per row. On a machine that is not quiet, many short ones say more than a few long ones.
     #[arg(long, value_name = "R", default_value = "3", value_parser = positive_up_to(REPEATS_MAX))]
     repeat: NonZeroU32,
 
@@ -92,6 +124,18 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_enum, default_value_t)]
     verification: Verification,
 
+    /// Begin no run after this time.
+    #[arg(long, value_name = "M", value_parser = number_in(0.0..=MINUTES_MAX))]
+    minutes: Option<f64>,
+
+    /// Write every run to this file as it ends, leave out those that it has already, and report on all of them.
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["out", "json"])]
+    log: Option<PathBuf>,
+
+    /// Write every measured step to this file, one JSON object per line; an existing file is replaced.
+    #[arg(long, value_name = "FILE.jsonl")]
+    trace: Option<PathBuf>,
+
     /// Folder for record.json, summary.md, command.txt and machine.json.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -104,21 +148,29 @@ pub(crate) struct BenchArgs {
     model: ModelArgs,
 }
 
+#[derive(Subcommand, Debug)]
+enum Command {
+    Report(report::ReportArgs),
+}
+
 /// Runs the command.
 pub(crate) fn run(args: BenchArgs) -> Outcome {
+    if let Some(Command::Report(args)) = args.command {
+        return report::run(args);
+    }
     let models = Models::new(&args.model)?;
     let policies = &args.policies.0;
     for policy in policies {
         check_drafter(policy, &models.draft)?;
     }
-    if let Some(concurrency) = first_repeated(&args.concurrency) {
-        return Err(usage(format!("--concurrency: {concurrency} is listed twice")));
-    }
+    check_temperatures(&args.temperature)?;
+    let traffics = Traffic::asked(&args)?;
     let workloads = read_workloads(&args.workload)?;
     if let Some(folder) = &args.out {
         fs::create_dir_all(folder).or_usage_of(format!("--out {} cannot be created", folder.display()))?;
     }
-    let n_sequences = args.concurrency.iter().copied().max();
+    let trace = args.trace.as_deref().map(TraceFile::create).transpose()?;
+    let n_sequences = traffics.iter().map(Traffic::concurrency_max).max();
     let wish = Wish {
         policy: policies[0].clone(),
         rule: args.verification.into(),
@@ -127,190 +179,134 @@ pub(crate) fn run(args: BenchArgs) -> Outcome {
         prefix_cache: false,
     };
     let mut session = Session::open(&models, &wish)?;
-    let load = |workload| Load::new(&args, &session, workload);
-    let loads: Vec<Load> = workloads.into_iter().map(load).collect::<Outcome<_>>()?;
-    let rows = measure(&args, &mut session, &loads)?;
-    let record = Record {
+    let loads = Loads::new(&args, &session, workloads, traffics)?;
+    let plan = Plan {
+        cells: loads.cells(),
+        policies,
+        rounds: args.repeat.get(),
+        budget: Budget::new(args.minutes),
+        trace: trace.as_ref(),
+    };
+    let heading = Heading {
         machine: session.machine(),
         model: models.target.to_string(),
         draft: models.draft.to_string(),
         settings: settings(&args),
-        rows,
     };
+    match &args.log {
+        Some(path) => log_runs(path, heading, &plan, &mut session)?,
+        None => record_rows(&args, heading, &plan, &mut session)?,
+    }
+    trace.map_or(Ok(()), |trace| trace.finish())
+}
+
+/// Measures into a log that may have runs already, and prints what all of it says.
+fn log_runs(path: &Path, heading: Heading, plan: &Plan<'_>, session: &mut Session) -> Outcome {
+    let mut log = LogFile::open(path, heading).or_usage()?;
+    let coverage = measure(plan, session, &mut log)?;
+    tell(coverage);
+    write!(io::stdout().lock(), "{}", comparison::page(&log.log))?;
+    Ok(())
+}
+
+/// Measures anew and prints a record.
+fn record_rows(args: &BenchArgs, heading: Heading, plan: &Plan<'_>, session: &mut Session) -> Outcome {
+    let mut rows = Rows::default();
+    let coverage = measure(plan, session, &mut rows)?;
+    tell(coverage);
+    let Heading { machine, model, draft, settings } = heading;
+    let record = Record { machine, model, draft, settings, rows: rows.finish() };
     if let Some(folder) = &args.out {
         save(folder, &record)?;
     }
-    print(&args, &record)
+    print(args, &record)
 }
 
-fn read_workloads(names: &[String]) -> Outcome<Vec<Workload>> {
-    if let Some(name) = first_repeated(names) {
-        return Err(usage(format!("--workload: {name} is listed twice")));
+/// Says what the time did not suffice for.
+fn tell(Coverage { measured, planned }: Coverage) {
+    if measured < planned {
+        // Nothing can be done about a stderr that is gone.
+        let _ = writeln!(io::stderr(), "--minutes ended the measurement after {measured} of {planned} runs");
     }
-    let files = names.iter().filter(|name| *name != MIX);
-    let read = |name: &String| match name.as_str() {
-        "" => Err(usage("--workload: a name is empty; give files, `demo` or `mix`")),
-        samples::NAME => Ok(samples::workload()),
-        path => {
-            let workload = Workload::read(Path::new(path)).or_usage()?;
-            warn_of_suspect(&workload, path);
-            Ok(workload)
+}
+
+fn check_temperatures(temperatures: &[f32]) -> Outcome {
+    match first_repeated(temperatures) {
+        Some(temperature) => Err(usage(format!("--temperature: {temperature} is listed twice"))),
+        None => Ok(()),
+    }
+}
+
+/// Keeps what makes the rows of a record.
+#[derive(Default)]
+struct Rows {
+    /// One entry per cell and policy, in the order of appearance; one list of timelines per run.
+    runs: Vec<(Conditions, Vec<Vec<RequestTimeline>>)>,
+}
+
+impl Sink for Rows {
+    fn log(&self) -> Option<&Log> {
+        None
+    }
+
+    fn take(&mut self, run: Run, timelines: Vec<RequestTimeline>) -> Outcome {
+        match self.runs.iter_mut().find(|(conditions, _)| *conditions == run.conditions) {
+            Some((_, runs)) => runs.push(timelines),
+            None => self.runs.push((run.conditions, vec![timelines])),
         }
-    };
-    let mut workloads: Vec<Workload> = files.map(read).collect::<Outcome<_>>()?;
-    if workloads.is_empty() {
-        return Err(usage("--workload mix needs files to mix"));
-    }
-    if workloads.len() < names.len() {
-        workloads.push(Workload::mix(MIX, &workloads));
-    }
-    let shown: Vec<&str> = workloads.iter().map(|workload| workload.name.as_str()).collect();
-    match first_repeated(&shown) {
-        Some(name) => Err(usage(format!("--workload: two of them are called {name}; rename a file"))),
-        None => Ok(workloads),
+        Ok(())
     }
 }
 
-/// The requests of a run.
-struct Load {
-    /// Name of the workload.
-    name: String,
-    /// One per line that is used; the others repeat them.
-    distinct: Vec<Request>,
-    n_requests: u32,
-    /// Of the first request.
-    seed: u64,
+impl Rows {
+    fn finish(self) -> Vec<Row> {
+        self.runs.into_iter().filter_map(|(conditions, runs)| Row::new(conditions, &runs)).collect()
+    }
 }
 
-impl Load {
-    fn new(args: &BenchArgs, session: &Session, workload: Workload) -> Outcome<Self> {
-        let params = Params { temperature: args.temperature, ..Params::greedy() };
-        params.check(session.engine.shape().vocab_len).or_usage()?;
-        let name = workload.name.clone();
-        let asks = asks_of(workload, &name);
-        let request = |ask: &Ask| {
-            let prompt = session.encode(&ask.prompt).map_err(|error| ask.blame(error))?;
-            let mut request = Request::new(prompt, params.clone(), args.max_tokens.get());
-            if args.stop_at_eos {
-                request.stop.tokens = session.eos_tokens().to_vec();
+impl Sink for LogFile {
+    fn log(&self) -> Option<&Log> {
+        Some(&self.log)
+    }
+
+    fn take(&mut self, run: Run, _timelines: Vec<RequestTimeline>) -> Outcome {
+        Ok(self.push(run)?)
+    }
+}
+
+/// The loads and traffics of a command, from which its cells are made.
+struct Loads {
+    loads: Vec<Load>,
+    traffics: Vec<Traffic>,
+    n_requests: Option<u32>,
+}
+
+impl Loads {
+    fn new(
+        args: &BenchArgs,
+        session: &Session,
+        workloads: Vec<Workload>,
+        traffics: Vec<Traffic>,
+    ) -> Outcome<Self> {
+        let n_requests = traffics.iter().map(|traffic| traffic.n_requests(args.requests)).max().unwrap_or(0);
+        let mut loads = Vec::new();
+        for workload in workloads {
+            for &temperature in &args.temperature {
+                loads.push(Load::new(args, session, workload.clone(), temperature, n_requests)?);
             }
-            request.check(&session.engine.shape()).map_err(|error| ask.blame(error))?;
-            Ok(request)
+        }
+        Ok(Self { loads, traffics, n_requests: args.requests })
+    }
+
+    fn cells(&self) -> Vec<Cell<'_>> {
+        let pairs =
+            self.loads.iter().flat_map(|load| self.traffics.iter().map(move |traffic| (load, traffic)));
+        let cell = |(load, traffic)| Cell {
+            load,
+            traffic,
+            n_requests: Traffic::n_requests(traffic, self.n_requests),
         };
-        let distinct = asks.iter().take(args.requests as usize).map(request).collect::<Outcome<_>>()?;
-        Ok(Self { name, distinct, n_requests: args.requests, seed: args.seed })
-    }
-
-    /// The requests in order, each made when it is asked for.
-    fn requests(&self) -> impl Iterator<Item = Request> {
-        let seeds = (0..self.n_requests).map(|i| self.seed.wrapping_add(i.into()));
-        self.distinct.iter().cycle().zip(seeds).map(|(request, seed)| {
-            let mut request = request.clone();
-            request.params.seed = seed;
-            request
-        })
-    }
-}
-
-/// One line of the plan: a workload at a concurrency.
-struct Cell<'a> {
-    load: &'a Load,
-    concurrency: NonZeroUsize,
-}
-
-fn measure(args: &BenchArgs, session: &mut Session, loads: &[Load]) -> Outcome<Vec<Row>> {
-    let policies = &args.policies.0;
-    let n_runs = loads.len() * args.concurrency.len() * policies.len() * args.repeat.get() as usize;
-    let progress = Progress::new(n_runs as u64 * u64::from(args.requests));
-    let mut rows = Vec::new();
-    for load in loads {
-        for &concurrency in &args.concurrency {
-            let cell = Cell { load, concurrency: concurrency.try_into()? };
-            rows.extend(measure_cell(args, session, &cell, &progress)?);
-        }
-    }
-    progress.bar.finish_and_clear();
-    Ok(rows)
-}
-
-/// All policies on one workload at one concurrency: a warm-up of one batch each, then repeats in rotating order.
-fn measure_cell(
-    args: &BenchArgs,
-    session: &mut Session,
-    cell: &Cell<'_>,
-    progress: &Progress,
-) -> Outcome<Vec<Row>> {
-    let policies = &args.policies.0;
-    for policy in policies {
-        progress.describe(cell, policy, "warm-up");
-        let requests = cell.load.requests().take(cell.concurrency.get());
-        serve(session, policy, requests, cell.concurrency, &mut ())?;
-    }
-    let mut runs: Vec<Vec<Vec<RequestTimeline>>> = vec![Vec::new(); policies.len()];
-    for repeat in 0..args.repeat.get() as usize {
-        for turn in 0..policies.len() {
-            let i = (repeat + turn) % policies.len();
-            progress.describe(cell, &policies[i], &format!("run {} of {}", repeat + 1, args.repeat));
-            let mut observer = progress;
-            let choices =
-                serve(session, &policies[i], cell.load.requests(), cell.concurrency, &mut observer)?;
-            runs[i].push(choices.iter().map(|choice| choice.timeline).collect());
-        }
-    }
-    let row = |(policy, runs): (&registry::Config, &Vec<_>)| {
-        let conditions = Conditions {
-            policy: policy.to_string(),
-            workload: cell.load.name.clone(),
-            concurrency: u32::try_from(cell.concurrency.get())?,
-            temperature: shortest(args.temperature),
-        };
-        Ok(Row::new(conditions, runs).ok_or_else(|| anyhow::anyhow!("the runs took no measurable time"))?)
-    };
-    policies.iter().zip(&runs).map(row).collect()
-}
-
-/// Serves `requests` under a fresh policy.
-pub(crate) fn serve(
-    session: &mut Session,
-    policy: &registry::Config,
-    requests: impl IntoIterator<Item = Request>,
-    concurrency: NonZeroUsize,
-    observer: &mut dyn Observer,
-) -> Outcome<Vec<Choice>> {
-    session.engine.set_policy(policy.build());
-    let choices = closed_loop(&mut session.engine, requests, concurrency, observer)?;
-    Ok(choices.into_iter().flatten().collect())
-}
-
-/// The number that was typed: `0.7` as f32 is not the f64 closest to 0.7.
-fn shortest(value: f32) -> f64 {
-    value.to_string().parse().unwrap_or(f64::from(value))
-}
-
-/// A bar on stderr; nothing where stderr is not a terminal.
-struct Progress {
-    bar: ProgressBar,
-}
-
-impl Progress {
-    fn new(n_requests: u64) -> Self {
-        let bar = ProgressBar::new(n_requests);
-        let template = "{elapsed_precise} [{bar:30}] {pos}/{len} requests, {eta} left: {msg}";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("=> "));
-        }
-        Self { bar }
-    }
-
-    fn describe(&self, cell: &Cell<'_>, policy: &registry::Config, what: &str) {
-        let Cell { load: Load { name, .. }, concurrency } = cell;
-        self.bar.set_message(format!("{name}, C={concurrency}, {policy}, {what}"));
-    }
-}
-
-impl Observer for &Progress {
-    fn answered(&mut self, _request_idx: usize, _choices: &[Choice]) {
-        self.bar.inc(1);
+        pairs.map(cell).collect()
     }
 }
 
@@ -321,6 +317,7 @@ fn settings(args: &BenchArgs) -> Settings {
         max_tokens: args.max_tokens.get(),
         ignore_eos: !args.stop_at_eos,
         seed: args.seed,
+        requests: args.requests,
         repeats: args.repeat.get(),
         verification: args.verification.to_string(),
     }
@@ -339,7 +336,7 @@ fn command_line(args: impl Iterator<Item = String>) -> String {
 fn save(folder: &Path, record: &Record) -> Outcome {
     let files = [
         ("record.json", serde_json::to_string_pretty(record)? + "\n"),
-        ("summary.md", report::summary(record)),
+        ("summary.md", dsde_bench::report::summary(record)),
         ("command.txt", format!("{}\n", record.settings.command)),
         ("machine.json", serde_json::to_string_pretty(&record.machine)? + "\n"),
     ];
@@ -355,7 +352,7 @@ fn print(args: &BenchArgs, record: &Record) -> Outcome {
     let mut out = io::stdout().lock();
     match args.json {
         true => writeln!(out, "{}", serde_json::to_string(record)?)?,
-        false => write!(out, "{}", report::summary(record))?,
+        false => write!(out, "{}", dsde_bench::report::summary(record))?,
     }
     Ok(())
 }
@@ -369,28 +366,5 @@ mod tests {
         let args = ["dsde", "bench", "--policies", "off,fixed:k=4", "a b", "it's", ""];
         let line = command_line(args.into_iter().map(str::to_owned));
         assert_eq!(line, r"dsde bench --policies off,fixed:k=4 'a b' 'it'\''s' ''");
-    }
-
-    #[test]
-    fn temperatures_are_recorded_as_typed() {
-        assert_eq!(shortest(0.7), 0.7);
-        assert_eq!(shortest(0.0), 0.0);
-    }
-
-    #[test]
-    fn a_mix_needs_files() {
-        assert!(read_workloads(&["mix".to_owned()]).is_err());
-        let workloads = read_workloads(&["demo".to_owned(), "mix".to_owned()]).ok().unwrap();
-        let names: Vec<&str> = workloads.iter().map(|workload| workload.name.as_str()).collect();
-        assert_eq!(names, ["demo", "mix"]);
-    }
-
-    #[test]
-    fn a_load_repeats_its_lines_with_further_seeds() {
-        let distinct = [7, 8].map(|token| Request::new(vec![token], Params::greedy(), 1)).to_vec();
-        let load = Load { name: "two".to_owned(), distinct, n_requests: 3, seed: 5 };
-        let requests: Vec<_> =
-            load.requests().map(|request| (request.prompt[0], request.params.seed)).collect();
-        assert_eq!(requests, [(7, 5), (8, 6), (7, 7)]);
     }
 }

@@ -6,13 +6,14 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::failure::Outcome;
-use crate::{bench, chat, demo, generate, inspect, policies};
+use crate::{bench, chat, demo, generate, inspect, policies, serve};
 
 const EPILOGUE: &str = "\
 Start here:
   dsde demo                                  see speculation work, nothing to set up
   dsde generate --prompt 'Tell me a story.'  one answer from the embedded model
   dsde chat --model ./Qwen3-0.6B             talk to a downloaded model
+  dsde serve                                 answer over HTTP in the OpenAI API
   dsde bench --workload prompts.jsonl        compare policies with plain decoding
 
 Exit codes: 0 done; 1 failed on the way, for example a broken model; 2 an option, prompt or policy cannot be used.
@@ -34,6 +35,7 @@ enum Command {
     Demo(demo::DemoArgs),
     Generate(Box<generate::GenerateArgs>),
     Chat(Box<chat::ChatArgs>),
+    Serve(Box<serve::ServeArgs>),
     Bench(Box<bench::BenchArgs>),
     Inspect(inspect::InspectArgs),
     Policies(policies::PoliciesArgs),
@@ -46,6 +48,7 @@ impl Program {
             Command::Demo(args) => demo::run(args),
             Command::Generate(args) => generate::run(*args),
             Command::Chat(args) => chat::run(*args),
+            Command::Serve(args) => serve::run(*args),
             Command::Bench(args) => bench::run(*args),
             Command::Inspect(args) => inspect::run(args),
             Command::Policies(args) => policies::run(args),

@@ -167,6 +167,7 @@ fn table(measured: &[Measured]) -> Outcome<Table> {
             workload: samples::NAME.to_owned(),
             concurrency: u32::try_from(measured.choices.len())?,
             temperature: 0.0,
+            segment: None,
         };
         Ok(Row::new(conditions, &measured.runs)
             .ok_or_else(|| anyhow::anyhow!("the runs took no measurable time"))?)

@@ -18,6 +18,7 @@ use crate::prompts::{self, Ask};
 use crate::sampling::{Sampling, Wanted};
 use crate::session::{Form, Models, Session, Wish};
 use crate::speculation::policy_for;
+use crate::trace::TraceFile;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -67,6 +68,10 @@ pub(crate) struct GenerateArgs {
     #[arg(long)]
     json: bool,
 
+    /// Write every step to this file, one JSON object per line; an existing file is replaced.
+    #[arg(long, value_name = "FILE.jsonl")]
+    trace: Option<PathBuf>,
+
     #[command(flatten)]
     sampling: SamplingArgs,
 
@@ -89,7 +94,9 @@ pub(crate) fn run(args: GenerateArgs) -> Outcome {
         n_sequences: args.concurrency.saturating_mul(args.n),
         prefix_cache: true,
     };
+    let trace = args.trace.as_deref().map(TraceFile::create).transpose()?;
     let mut session = Session::open(&models.under(&wish.policy), &wish)?;
+    session.engine.set_trace(trace.as_ref().map(TraceFile::sink));
     let wanted = Wanted { n_choices: args.n.get(), logprobs: args.logprobs };
     let sampling = Sampling::new(&args.sampling, wanted, session.eos_tokens());
     sampling.check(&session.engine.shape()).or_usage()?;
@@ -110,7 +117,7 @@ pub(crate) fn run(args: GenerateArgs) -> Outcome {
         let _ = writeln!(io::stderr(), "{}", answer::speed(choices.iter().flatten()));
     }
     tell_of_cut_answers(&session, n_cut(&choices, &tokens_max));
-    Ok(())
+    trace.map_or(Ok(()), |trace| trace.finish())
 }
 
 /// Answers that ended before their own bound because the context was full.

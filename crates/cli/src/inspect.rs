@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use dsde_model::backend::{Backend as _, Cpu};
 use dsde_model::config::ModelConfig;
 use dsde_model::executor::{Checkpoints, block_bytes};
@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::args::ModelArgs;
 use crate::failure::Outcome;
+use crate::inflate::{self, InflateArgs};
 use crate::machine;
 use crate::opened::{Opened, Role, chat_template};
 use crate::session::Models;
@@ -25,14 +26,22 @@ Examples:
 
 /// Tell what a model is, what memory it takes and whether a draft fits it
 #[derive(Args, Debug)]
-#[command(after_help = EXAMPLES, allow_negative_numbers = true)]
+#[command(after_help = EXAMPLES, allow_negative_numbers = true, args_conflicts_with_subcommands = true)]
 pub(crate) struct InspectArgs {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
 
     #[command(flatten)]
     model: ModelArgs,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Inflate(InflateArgs),
 }
 
 #[derive(Serialize)]
@@ -94,6 +103,9 @@ struct Kv {
 
 /// Runs the command.
 pub(crate) fn run(args: InspectArgs) -> Outcome {
+    if let Some(Command::Inflate(args)) = args.command {
+        return inflate::run(args);
+    }
     let models = Models::new(&args.model)?;
     let inspection = inspect(&models)?;
     let mut out = io::stdout().lock();

@@ -11,6 +11,7 @@ mod commands;
 mod demo;
 mod failure;
 mod generate;
+mod inflate;
 mod inspect;
 mod machine;
 mod opened;
@@ -18,10 +19,12 @@ mod policies;
 mod prompts;
 mod samples;
 mod sampling;
+mod serve;
 mod session;
 mod speculation;
 mod stores;
 mod today;
+mod trace;
 
 use std::process::ExitCode;
 

@@ -32,13 +32,21 @@ impl Opened {
     /// # Errors
     /// If files are missing or make no sense.
     pub(crate) fn new(source: &Source, role: Role) -> Outcome<Self> {
+        let Self { checkpoint, tokenizer } = Self::untrimmed(source, role)?;
+        Ok(Self { checkpoint: checkpoint.without_padding(tokenizer.vocab_len()), tokenizer })
+    }
+
+    /// The model with the padding of its vocabulary, as stored.
+    ///
+    /// # Errors
+    /// As [`Opened::new`].
+    pub(crate) fn untrimmed(source: &Source, role: Role) -> Outcome<Self> {
         let folder = match source {
             Source::Demo => return Ok(Self::demo(role)),
             Source::Folder(folder) => folder,
         };
         let open = || -> Result<Self, Error> {
-            let (checkpoint, tokenizer) = (Checkpoint::open(folder)?, Tokenizer::open(folder)?);
-            Ok(Self { checkpoint: checkpoint.without_padding(tokenizer.vocab_len()), tokenizer })
+            Ok(Self { checkpoint: Checkpoint::open(folder)?, tokenizer: Tokenizer::open(folder)? })
         };
         Ok(open().map_err(|error| anyhow::Error::new(error).context(cannot_load(folder)))?)
     }

@@ -1,5 +1,6 @@
-//! `dsde policies`: lists the registry.
+//! `dsde policies`: lists the registry with parameters and presets.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use clap::Args;
@@ -13,7 +14,7 @@ A policy is written NAME[:KEY=VALUE,...]:
   dsde generate --policy fixed:k=4 --prompt 'Hello.'
   dsde bench --policies off,fixed:k=4,dsde:cap=mean";
 
-/// List speculation policies and their parameters
+/// List speculation policies, their parameters and presets
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct PoliciesArgs {
@@ -28,6 +29,7 @@ struct Policy {
     summary: &'static str,
     source: &'static str,
     parameters: Vec<Parameter>,
+    presets: Vec<Preset>,
 }
 
 #[derive(Serialize)]
@@ -38,6 +40,14 @@ struct Parameter {
     meaning: &'static str,
 }
 
+/// A value of a parameter that brings defaults for others.
+#[derive(Serialize)]
+struct Preset {
+    key: &'static str,
+    value: &'static str,
+    defaults: BTreeMap<&'static str, &'static str>,
+}
+
 impl From<&Entry> for Policy {
     fn from(entry: &Entry) -> Self {
         let parameters = entry.parameters().map(|parameter| Parameter {
@@ -46,7 +56,13 @@ impl From<&Entry> for Policy {
             default: parameter.default,
             meaning: parameter.meaning,
         });
+        let presets = entry.presets.iter().map(|preset| Preset {
+            key: preset.key,
+            value: preset.word,
+            defaults: preset.defaults.iter().copied().collect(),
+        });
         Self {
+            presets: presets.collect(),
             name: entry.name,
             summary: entry.summary,
             source: entry.source,
@@ -76,6 +92,10 @@ fn print(out: &mut impl Write, policy: &Policy) -> io::Result<()> {
     for Parameter { key, values, default, meaning } in &policy.parameters {
         let default = default.map_or_else(|| "required".to_owned(), |default| format!("default {default}"));
         writeln!(out, "    {key}=<{values}>: {meaning} ({default})")?;
+    }
+    for Preset { key, value, defaults } in &policy.presets {
+        let defaults: Vec<String> = defaults.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        writeln!(out, "    preset {key}={value}: {}", defaults.join(","))?;
     }
     writeln!(out)
 }

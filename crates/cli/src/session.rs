@@ -66,6 +66,11 @@ impl Models {
         }
     }
 
+    /// With stores of so many bytes together; `None` leaves their size as it is.
+    pub(crate) fn with_kv_bytes(self, kv_bytes: Option<u64>) -> Self {
+        Self { kv: kv_bytes.map_or(self.kv, KvSize::Bytes), ..self }
+    }
+
     fn without_draft(self) -> Self {
         Self { draft: Draft::None, ..self }
     }
@@ -131,10 +136,12 @@ pub(crate) enum Form {
 pub(crate) struct Session {
     /// Serves requests.
     pub(crate) engine: Engine<ModelExecutor<Cpu>, MonotonicClock>,
-    tokenizer: Arc<Tokenizer>,
+    /// Text to tokens and back.
+    pub(crate) tokenizer: Arc<Tokenizer>,
     /// `None`: prompts are taken as they are.
-    template: Option<ChatTemplate>,
-    eos_tokens: Vec<u32>,
+    pub(crate) template: Option<ChatTemplate>,
+    /// Tokens that end a text.
+    pub(crate) eos_tokens: Vec<u32>,
     bound: Bound,
 }
 
@@ -228,7 +235,8 @@ fn engine_config(models: &Models, wish: &Wish) -> dsde_engine::Config {
     dsde_engine::Config {
         sequences_max,
         rows_max: sequences_max.max(ROWS_MAX_DEFAULT),
-        waiting_max: wish.n_sequences.get(),
+        // What waits is bounded by who submits.
+        waiting_max: SEQUENCES_MAX,
         // The policy's own parameters bound its lengths.
         sl_limit: NODES_MAX,
         drafter: match models.draft {

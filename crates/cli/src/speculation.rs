@@ -125,7 +125,8 @@ impl FromStr for PolicyList {
 }
 
 /// Splits a list of policies. Policies and their parameters are both separated by commas: a piece that contains `=` but no
-/// `:` continues the policy before it, as in `off,dsde:variant=released,cap=mean,fixed:k=4`.
+/// `:` continues the policy before it, as in `off,dsde:variant=released,cap=mean,fixed:k=4`. A value `A..B` makes one policy of
+/// every whole number from A to B.
 ///
 /// # Errors
 /// If a policy is unknown, has wrong parameters or is listed twice.
@@ -140,12 +141,34 @@ fn policy_list(text: &str) -> Result<Vec<registry::Config>, String> {
             _ => names.push(piece.to_owned()),
         }
     }
+    let names = names.iter().map(|name| unrolled(name)).collect::<Result<Vec<_>, _>>()?.concat();
     let parse = |name: &String| name.parse::<registry::Config>().map_err(|error| error.to_string());
     let policies: Vec<registry::Config> = names.iter().map(parse).collect::<Result<_, _>>()?;
     let shown: Vec<String> = policies.iter().map(ToString::to_string).collect();
     match first_repeated(&shown) {
         Some(policy) => Err(format!("policy {policy} is listed twice")),
         None => Ok(policies),
+    }
+}
+
+/// The policies that a name with at most one `A..B` stands for.
+fn unrolled(name: &str) -> Result<Vec<String>, String> {
+    let Some((before, after)) = name.split_once("..") else {
+        return Ok(vec![name.to_owned()]);
+    };
+    let start = before.rfind('=').map_or(0, |equals| equals + 1);
+    let end = after.find(',').unwrap_or(after.len());
+    let (first, last) = (before[start..].parse::<u32>(), after[..end].parse::<u32>());
+    match (first, last) {
+        (Ok(first), Ok(last)) if first <= last && last - first < registry::LEN_MAX => {
+            Ok((first..=last).map(|n| format!("{}{n}{}", &before[..start], &after[end..])).collect())
+        }
+        _ => Err(format!(
+            "expected A..B of at most {} whole numbers with A <= B, got '{}..{}'",
+            registry::LEN_MAX,
+            &before[start..],
+            &after[..end]
+        )),
     }
 }
 
@@ -176,6 +199,20 @@ mod tests {
             "dsde:variant=released,cap=mean,fixed:k=2",
             Ok(&[&known_policy("dsde:variant=released,cap=mean").to_string(), "fixed:k=2"]),
         );
+    }
+
+    #[test]
+    fn a_range_stands_for_one_policy_each() {
+        check_list("off,fixed:k=2..4", Ok(&["off", "fixed:k=2", "fixed:k=3", "fixed:k=4"]));
+        check_list("fixed:k=2..3,cap=mean", Ok(&["fixed:k=2,cap=mean", "fixed:k=3,cap=mean"]));
+        check_list("fixed:k=5..5,off", Ok(&["fixed:k=5", "off"]));
+        for text in
+            ["fixed:k=4..2", "fixed:k=1..", "fixed:k=..3", "fixed:k=a..b", "fixed:k=0..64", "..", "off.."]
+        {
+            check_list(text, Err("expected A..B"));
+        }
+        check_list("fixed:k=0..2", Err("must be 1..=64"));
+        check_list("fixed:k=1..3,fixed:k=2", Err("listed twice"));
     }
 
     #[test]

@@ -96,6 +96,139 @@ fn tables_are_printed_without_json() {
     assert!(run.stdout.contains("| fixed:k=2 |"), "{}", run.stdout);
 }
 
+/// `bench` with few and short requests, and `more`.
+fn small_bench(more: &[&str]) -> common::Run {
+    let fixed = ["bench", "--max-tokens", "6", "--requests", "3", "--repeat", "2"];
+    dsde(&[&fixed[..], more].concat())
+}
+
+/// The lines of a file.
+fn lines(path: &str) -> Vec<Value> {
+    let text = fs::read_to_string(path).expect("a file");
+    text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+}
+
+#[test]
+fn a_log_is_taken_up_where_it_ended() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let log = folder.path().join("runs.jsonl").display().to_string();
+    let common = ["--concurrency", "1,2", "--temperature", "0,1", "--log", &log];
+    let none = small_bench(&[&common[..], &["--policies", "off,fixed:k=1..2", "--minutes", "0"]].concat());
+    assert_eq!(none.code, Some(0), "{}", none.stderr);
+    assert!(none.stderr.contains("after 0 of 24 runs"), "{}", none.stderr);
+
+    let run = small_bench(&[&common[..], &["--policies", "off,fixed:k=1..2"]].concat());
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    let first = lines(&log);
+    // A heading, then 2 concurrencies, 2 temperatures, 3 policies, 2 rounds.
+    assert_eq!(first.len(), 1 + 24);
+    assert_eq!(first[0]["heading"]["model"], "demo");
+    for line in &first[1..] {
+        let run = &line["run"];
+        assert_eq!((run["requests"].as_u64(), run["output_tokens"].as_u64()), (Some(3), Some(18)), "{run}");
+        assert_eq!(run["digest"].is_string(), run["temperature"] == 0.0, "{run}");
+        assert!(run["tokens_per_s"].as_f64() > Some(0.0), "{run}");
+    }
+    let policy = |line: &Value| line["run"]["policy"].clone();
+    assert_eq!([1, 2, 3].map(|i| policy(&first[i])), ["off", "fixed:k=1", "fixed:k=2"]);
+    // The second round begins with another policy.
+    assert_eq!([13, 14, 15].map(|i| policy(&first[i])), ["fixed:k=1", "fixed:k=2", "off"]);
+    for expected in ["| fixed:k=1 |", "best fixed", "is the same under all policies in all 2 conditions"] {
+        assert!(run.stdout.contains(expected), "{expected} in {}", run.stdout);
+    }
+
+    // Another policy is added, the others are not measured again.
+    let run = small_bench(&[&common[..], &["--policies", "off,fixed:k=1..2,dsde"]].concat());
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    let second = lines(&log);
+    assert_eq!((second.len(), &second[..25]), (1 + 32, &first[..]));
+    let report = dsde(&["bench", "report", &log]);
+    assert_eq!((report.code, &report.stdout), (Some(0), &run.stdout));
+
+    let other = small_bench(&[&common[..], &["--seed", "1"]].concat());
+    assert_eq!(other.code, Some(2));
+    assert!(other.stderr.contains("holds runs with --seed 0, not 1"), "{}", other.stderr);
+}
+
+#[test]
+fn a_changing_load_is_told_as_a_whole_and_in_parts() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let log = folder.path().join("runs.jsonl").display().to_string();
+    let run = dsde(&[
+        "bench",
+        "--profile",
+        "1,3",
+        "--every",
+        "0.1",
+        "--policies",
+        "off,fixed:k=2",
+        "--max-tokens",
+        "8",
+        "--repeat",
+        "1",
+        "--log",
+        &log,
+    ]);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    let runs: Vec<Value> = lines(&log).into_iter().skip(1).map(|mut line| line["run"].take()).collect();
+    let parts = |runs: &[Value]| -> Vec<_> {
+        runs.iter().map(|run| (run["segment"].as_u64(), run["concurrency"].as_u64())).collect()
+    };
+    let expected = [(1, 1), (2, 3), (0, 3)].map(|(segment, n)| (Some(segment), Some(n)));
+    assert_eq!(parts(&runs[..3]), expected);
+    assert_eq!(parts(&runs[3..]), expected);
+    for policy in runs.chunks(3) {
+        let emitted: Vec<_> =
+            policy.iter().map(|run| run["output_tokens"].as_u64().expect("a count")).collect();
+        assert_eq!(emitted[0] + emitted[1], emitted[2]);
+        assert!(emitted.iter().all(|&n| n > 0));
+    }
+    assert!(run.stdout.contains("#2: 3") && run.stdout.contains("1-3@0.1s"), "{}", run.stdout);
+}
+
+#[test]
+fn a_trace_has_every_step_of_the_measured_runs() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let trace = folder.path().join("trace.jsonl").display().to_string();
+    let options = ["--policies", "off,dsde", "--concurrency", "2", "--json", "--trace", &trace];
+    let record = small_bench(&options).json_lines().remove(0);
+    let lines = lines(&trace);
+    let runs = lines.iter().filter_map(|line| line.get("run")).map(|run| (&run["policy"], &run["round"]));
+    let order = [("off", 0), ("dsde", 0), ("dsde", 1), ("off", 1)].map(|(name, n)| (name.into(), n.into()));
+    assert!(runs.eq(order.iter().map(|(name, n): &(Value, Value)| (name, n))));
+    let steps: Vec<&Value> = lines.iter().filter_map(|line| line.get("step")).collect();
+    let sum = |values: &mut dyn Iterator<Item = &Value>| {
+        values.map(|value| value.as_u64().expect("a count")).sum::<u64>()
+    };
+    for key in ["drafted", "verified", "accepted"] {
+        let of_rows = sum(&mut record["rows"].as_array().expect("rows").iter().map(|row| &row[key]));
+        assert!(of_rows > 0);
+        assert_eq!(sum(&mut steps.iter().map(|step| &step[key])), of_rows, "{key}");
+        let sequences = steps.iter().flat_map(|step| step["sequences"].as_array().expect("sequences"));
+        assert_eq!(sum(&mut sequences.map(|sequence| &sequence[key])), of_rows, "{key}");
+    }
+    // 2 policies, 2 repeats, 3 requests of 6 tokens.
+    assert_eq!(sum(&mut steps.iter().map(|step| &step["emitted"])), 72);
+}
+
+#[test]
+fn logs_and_records_do_not_mix_and_must_be_readable() {
+    let refused = |args: &[&str], part: &str| {
+        let run = dsde(&[&["bench"], args].concat());
+        assert_eq!(run.code, Some(2), "{args:?}: {}", run.stderr);
+        assert!(run.stderr.contains(part), "{args:?}: {}", run.stderr);
+    };
+    refused(&["--log", "a.jsonl", "--json"], "--json");
+    refused(&["--profile", "1,2", "--concurrency", "1"], "--concurrency");
+    refused(&["--every", "2"], "--profile");
+    refused(&["--profile", "1,2", "--every", "0"], "expected a number in 0.01..=86400");
+    refused(&["--minutes", "-1"], "expected a number in 0..=10080");
+    refused(&["--temperature", "0,0"], "--temperature: 0 is listed twice");
+    refused(&["report"], "FILE.jsonl");
+    refused(&["report", "/nowhere/runs.jsonl"], "cannot use /nowhere/runs.jsonl");
+    refused(&["--trace", "/nowhere/trace.jsonl"], "--trace /nowhere/trace.jsonl cannot be written");
+}
+
 #[test]
 fn the_demo_needs_nothing_and_checks_its_output() {
     let run = dsde(&["demo"]);

@@ -331,7 +331,46 @@ fn policies_are_listed_with_their_parameters() {
     }
     let fixed = list.iter().find(|policy| policy["name"] == "fixed").expect("listed");
     assert_eq!(fixed["parameters"][0]["key"], "k");
-    assert!(dsde(&["policies"]).stdout.contains("k=<1..=64>"));
+    let dsde_entry = list.iter().find(|policy| policy["name"] == "dsde").expect("listed");
+    let presets = dsde_entry["presets"].as_array().expect("a list");
+    let is_released = |preset: &&Value| preset["key"] == "variant" && preset["value"] == "released";
+    let released = presets.iter().find(is_released).expect("listed");
+    assert_eq!(released["defaults"]["decay"], "0.9");
+    let text = dsde(&["policies"]).stdout;
+    assert!(text.contains("k=<1..=64>"), "{text}");
+    assert!(text.lines().any(|line| line.starts_with("    preset variant=released: decay=0.9")), "{text}");
+}
+
+#[test]
+fn a_trace_tells_every_step_and_why_it_speculated() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let trace = folder.path().join("trace.jsonl").display().to_string();
+    let args = ["--json", "--max-tokens", "24", "--policy", "dsde", "--trace", &trace];
+    let answers = dsde_with_stdin(&[&["generate", "--file", "-"], &args[..]].concat(), PROMPTS).json_lines();
+    let text = std::fs::read_to_string(&trace).expect("a file");
+    let line = |line| serde_json::from_str::<Value>(line).expect("a line of JSON")["step"].take();
+    let steps: Vec<Value> = text.lines().map(line).collect();
+    let sequences = |step: &Value| step["sequences"].as_array().expect("sequences").clone();
+    for answer in &answers {
+        let own: Vec<Value> =
+            steps.iter().flat_map(sequences).filter(|part| part["request"] == answer["index"]).collect();
+        let sum = |key: &str| own.iter().map(|part| part[key].as_u64().expect("a count")).sum::<u64>();
+        assert_eq!(sum("emitted"), answer["completion_tokens"], "{answer}");
+        for key in ["drafted", "verified", "accepted"] {
+            assert_eq!(sum(key), answer[key], "{key}: {answer}");
+        }
+        assert_eq!(own.last().expect("a step")["finish_reason"], answer["finish_reason"]);
+        for part in &own {
+            assert!(part["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{part}");
+            // The policy reads divergences, so every verified position has one.
+            let n_signals = part["signals"].as_array().map_or(0, Vec::len);
+            assert_eq!(n_signals as u64, part["verified"], "{part}");
+        }
+    }
+    for (step, number) in steps.iter().zip(0_u64..) {
+        assert_eq!(step["step"], number);
+        assert!(step["step_ms"].as_f64() >= step["verify_ms"].as_f64(), "{step}");
+    }
 }
 
 #[test]

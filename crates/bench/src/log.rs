@@ -1,0 +1,405 @@
+//! A log of measured runs in JSON lines: written run by run, so that a long measurement can be ended and taken up again.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dsde_engine::RequestTimeline;
+use serde::{Deserialize, Serialize};
+
+use crate::load::Served;
+use crate::metrics::{self, Totals};
+use crate::record::{Conditions, Machine, Settings};
+use crate::stats::Quantiles;
+
+/// Largest accepted file, bytes: a million runs.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+
+/// What all runs of a log share.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Heading {
+    /// Where they were measured.
+    pub machine: Machine,
+    /// Target model as given on the command line.
+    pub model: String,
+    /// Draft as given on the command line.
+    pub draft: String,
+    /// Of the first command that wrote to the log.
+    pub settings: Settings,
+}
+
+/// One measured run: a policy serving a load once.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// What was measured.
+    #[serde(flatten)]
+    pub conditions: Conditions,
+    /// Which turn, from 0; runs of one round were measured soon after each other.
+    pub round: u32,
+    /// Requests that ended.
+    pub requests: u64,
+    /// Tokens emitted.
+    pub output_tokens: u64,
+    /// [`metrics::full_load_throughput`]; of a load that changes, all tokens by the time of all steps.
+    pub tokens_per_s: f64,
+    /// Arrival to first token, ms; absent where only a part of a load is told.
+    pub ttft_ms: Option<Quantiles>,
+    /// Time per token after the first, ms.
+    pub tpot_ms: Option<Quantiles>,
+    /// Tokens drafted.
+    pub drafted: u64,
+    /// Drafted tokens that were verified.
+    pub verified: u64,
+    /// Verified tokens that were kept.
+    pub accepted: u64,
+    /// Steps in which a request emitted, summed over requests; 0 where only a part of a load is told.
+    pub steps: u64,
+    /// Of all emitted tokens; present for greedy runs that answered every request.
+    pub digest: Option<String>,
+}
+
+impl Run {
+    /// A closed loop; `None` if no time passed.
+    pub fn closed(conditions: Conditions, round: u32, timelines: &[RequestTimeline]) -> Option<Self> {
+        let concurrency = conditions.concurrency as usize;
+        let tokens_per_s = metrics::full_load_throughput(timelines, concurrency)?;
+        Some(Self::new(conditions, round, tokens_per_s, timelines))
+    }
+
+    /// A load that changes, or a part of it; `None` if no time passed.
+    ///
+    /// * `timelines`: of the requests that ended, where the whole load is meant.
+    pub fn profiled(
+        conditions: Conditions,
+        round: u32,
+        served: &Served,
+        timelines: &[RequestTimeline],
+    ) -> Option<Self> {
+        let seconds = Some(served.time.as_secs_f64()).filter(|&seconds| seconds > 0.0)?;
+        let tokens_per_s = served.emitted as f64 / seconds;
+        Some(Self {
+            output_tokens: served.emitted,
+            drafted: served.drafted,
+            verified: served.verified,
+            accepted: served.accepted,
+            steps: 0,
+            ..Self::new(conditions, round, tokens_per_s, timelines)
+        })
+    }
+
+    fn new(conditions: Conditions, round: u32, tokens_per_s: f64, timelines: &[RequestTimeline]) -> Self {
+        let totals = Totals::of(timelines);
+        let quantiles = |time: fn(&RequestTimeline) -> Option<Duration>| {
+            let values: Vec<f64> = timelines.iter().filter_map(time).map(metrics::milliseconds).collect();
+            Quantiles::of(&values)
+        };
+        Self {
+            conditions,
+            round,
+            requests: totals.requests,
+            output_tokens: totals.output_tokens,
+            tokens_per_s,
+            ttft_ms: quantiles(metrics::ttft),
+            tpot_ms: quantiles(metrics::tpot),
+            drafted: totals.drafted,
+            verified: totals.verified,
+            accepted: totals.accepted,
+            steps: totals.steps,
+            digest: None,
+        }
+    }
+}
+
+/// A line of the file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Line {
+    /// The first one.
+    Heading(Heading),
+    /// Every other.
+    Run(Run),
+}
+
+/// A log as read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// What all runs share.
+    pub heading: Heading,
+    /// In the order in which they were measured.
+    pub runs: Vec<Run>,
+}
+
+/// A log that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file could not be opened, read or written.
+    #[error("cannot use {file}")]
+    Io {
+        /// The file.
+        file: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// More than a log may have.
+    #[error("{file} is larger than {expected_max} bytes")]
+    FileTooLarge {
+        /// The file.
+        file: String,
+        /// What a log may have.
+        expected_max: u64,
+    },
+    /// Not a line of a log.
+    #[error("{file}:{line}: expected a heading in line 1 and runs below")]
+    Json {
+        /// The file.
+        file: String,
+        /// Line counted from 1.
+        line: usize,
+        /// What is wrong.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A heading elsewhere than in the first line, or none there.
+    #[error("{file}: expected a heading in line 1 and runs below, got it otherwise in line {line}")]
+    Order {
+        /// The file.
+        file: String,
+        /// Line counted from 1.
+        line: usize,
+    },
+    /// The log was written under other settings, so its runs cannot be compared with new ones.
+    #[error("{file} holds runs with {what} {expected}, not {got}; give another file")]
+    Heading {
+        /// The file.
+        file: String,
+        /// What differs.
+        what: &'static str,
+        /// In the file.
+        expected: String,
+        /// Asked for.
+        got: String,
+    },
+}
+
+impl Log {
+    /// Reads a log. A last line without line break was cut off while it was written and is left out.
+    ///
+    /// # Errors
+    /// [`Error`] naming the file and, where there is one, the line.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let file = path.display().to_string();
+        let mut text = String::new();
+        let read = |text: &mut String| File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(text);
+        let n_bytes = read(&mut text).map_err(|source| Error::Io { file: file.clone(), source })?;
+        if n_bytes as u64 > FILE_BYTES_MAX {
+            return Err(Error::FileTooLarge { file, expected_max: FILE_BYTES_MAX });
+        }
+        Self::parse(&file, &text)
+    }
+
+    fn parse(file: &str, text: &str) -> Result<Self, Error> {
+        let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+        let mut log: Option<Self> = None;
+        for (i, text) in whole.lines().enumerate() {
+            let (file, line) = (file.to_owned(), i + 1);
+            let parsed = serde_json::from_str(text);
+            match (parsed.map_err(|source| Error::Json { file: file.clone(), line, source })?, &mut log) {
+                (Line::Heading(heading), None) => log = Some(Self { heading, runs: Vec::new() }),
+                (Line::Run(run), Some(log)) => log.runs.push(run),
+                _ => return Err(Error::Order { file, line }),
+            }
+        }
+        log.ok_or_else(|| Error::Order { file: file.to_owned(), line: 1 })
+    }
+
+    /// Whether `conditions` were measured in `round`.
+    pub fn has(&self, conditions: &Conditions, round: u32) -> bool {
+        self.runs.iter().any(|run| run.round == round && run.conditions == *conditions)
+    }
+}
+
+/// A log that is being written.
+#[derive(Debug)]
+pub struct LogFile {
+    file: File,
+    path: PathBuf,
+    /// What is in it.
+    pub log: Log,
+}
+
+impl LogFile {
+    /// Begins a log, or takes up one that was written under the same settings.
+    ///
+    /// # Errors
+    /// If the file cannot be used or was written under other settings.
+    pub fn open(path: &Path, heading: Heading) -> Result<Self, Error> {
+        let io_error = |source| Error::Io { file: path.display().to_string(), source };
+        let is_new = std::fs::metadata(path).map_or(true, |metadata| metadata.len() == 0);
+        let mut options = OpenOptions::new();
+        let mut file =
+            options.read(true).write(true).create(true).truncate(false).open(path).map_err(io_error)?;
+        if is_new {
+            let log = Log { heading: heading.clone(), runs: Vec::new() };
+            let mut begun = Self { file, path: path.to_path_buf(), log };
+            begun.write(&Line::Heading(heading))?;
+            return Ok(begun);
+        }
+        let log = Log::read(path)?;
+        check_same(path, &log.heading, &heading)?;
+        let end = whole_lines_len(&mut file).map_err(io_error)?;
+        file.set_len(end).and_then(|()| file.seek(SeekFrom::Start(end))).map_err(io_error)?;
+        Ok(Self { file, path: path.to_path_buf(), log })
+    }
+
+    /// Appends a run.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn push(&mut self, run: Run) -> Result<(), Error> {
+        self.write(&Line::Run(run.clone()))?;
+        self.log.runs.push(run);
+        Ok(())
+    }
+
+    fn write(&mut self, line: &Line) -> Result<(), Error> {
+        let text = serde_json::to_string(line).expect("numbers and texts have a JSON form") + "\n";
+        let written = self.file.write_all(text.as_bytes());
+        written.map_err(|source| Error::Io { file: self.path.display().to_string(), source })
+    }
+}
+
+/// Bytes up to the last line break.
+fn whole_lines_len(file: &mut File) -> io::Result<u64> {
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end as u64 + 1))
+}
+
+fn check_same(path: &Path, expected: &Heading, got: &Heading) -> Result<(), Error> {
+    let facts = |heading: &Heading| {
+        let Heading { machine, model, draft, settings } = heading;
+        [
+            ("processor", machine.cpu.clone()),
+            ("kernels", machine.backend.clone()),
+            ("model", model.clone()),
+            ("draft", draft.clone()),
+            ("version", settings.version.clone()),
+            ("--max-tokens", settings.max_tokens.to_string()),
+            ("--seed", settings.seed.to_string()),
+            ("--requests", settings.requests.map_or_else(|| "by load".to_owned(), |n| n.to_string())),
+            ("end of text ignored:", settings.ignore_eos.to_string()),
+            ("--verification", settings.verification.clone()),
+        ]
+    };
+    match facts(expected).into_iter().zip(facts(got)).find(|(expected, got)| expected != got) {
+        None => Ok(()),
+        Some(((what, expected), (_, got))) => {
+            Err(Error::Heading { file: path.display().to_string(), what, expected, got })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heading() -> Heading {
+        let machine = Machine {
+            cpu: "a".to_owned(),
+            cores: 2,
+            isa: Vec::new(),
+            memory_bytes: 1,
+            os: "b".to_owned(),
+            backend: "c".to_owned(),
+        };
+        let settings = Settings {
+            command: "dsde bench".to_owned(),
+            version: "1".to_owned(),
+            max_tokens: 4,
+            ignore_eos: true,
+            seed: 0,
+            requests: None,
+            repeats: 2,
+            verification: "block".to_owned(),
+        };
+        Heading { machine, model: "m".to_owned(), draft: "d".to_owned(), settings }
+    }
+
+    fn run(round: u32) -> Run {
+        let conditions = Conditions {
+            policy: "off".to_owned(),
+            workload: "chat".to_owned(),
+            concurrency: 1,
+            temperature: 0.0,
+            segment: None,
+        };
+        let timeline = RequestTimeline {
+            first_token: Some(Duration::from_secs(1)),
+            finished: Duration::from_secs(2),
+            emitted: 4,
+            steps: 4,
+            ..RequestTimeline::default()
+        };
+        Run::closed(conditions, round, &[timeline]).unwrap()
+    }
+
+    #[test]
+    fn a_log_that_was_cut_off_is_taken_up_after_its_last_whole_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("runs.jsonl");
+        LogFile::open(&path, heading()).unwrap().push(run(0)).unwrap();
+        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(b"{\"run\":{\"pol").unwrap();
+        let other_command = Settings { command: "dsde bench --more".to_owned(), ..heading().settings };
+        let mut log = LogFile::open(&path, Heading { settings: other_command, ..heading() }).unwrap();
+        assert_eq!(log.log.runs, [run(0)]);
+        assert!(log.log.has(&run(0).conditions, 0) && !log.log.has(&run(0).conditions, 1));
+        log.push(run(1)).unwrap();
+        let read = Log::read(&path).unwrap();
+        assert_eq!((read.heading, read.runs), (heading(), vec![run(0), run(1)]));
+    }
+
+    #[test]
+    fn runs_under_other_settings_do_not_mix() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("runs.jsonl");
+        LogFile::open(&path, heading()).unwrap();
+        let other = Heading { model: "n".to_owned(), ..heading() };
+        let error = LogFile::open(&path, other).unwrap_err().to_string();
+        assert!(error.ends_with("holds runs with model m, not n; give another file"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_log_is_refused_with_its_line() {
+        let heading = serde_json::to_string(&Line::Heading(heading())).unwrap();
+        let run = serde_json::to_string(&Line::Run(run(0))).unwrap();
+        for (text, line) in [
+            (String::new(), 1),
+            (format!("{run}\n"), 1),
+            (format!("{heading}\n{heading}\n"), 2),
+            (format!("{heading}\n{run}\n{{}}\n"), 3),
+        ] {
+            match Log::parse("f", &text) {
+                Err(Error::Order { line: got, .. } | Error::Json { line: got, .. }) => assert_eq!(got, line),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(Log::parse("f", &format!("{heading}\n{run}\n")).unwrap().runs.len(), 1);
+    }
+
+    #[test]
+    fn a_part_of_a_changing_load_keeps_its_place_in_json() {
+        let segment = crate::record::Segment { profile: "1-4@2s".to_owned(), segment: 2 };
+        let conditions = Conditions { segment: Some(segment), ..run(0).conditions };
+        let served = Served { time: Duration::from_secs(2), emitted: 10, ..Served::default() };
+        let run = Run::profiled(conditions, 1, &served, &[]).unwrap();
+        assert_eq!(run.tokens_per_s, 5.0);
+        let json = serde_json::to_string(&run).unwrap();
+        assert!(json.contains("\"segment\":2"), "{json}");
+        assert_eq!(serde_json::from_str::<Run>(&json).unwrap(), run);
+    }
+}

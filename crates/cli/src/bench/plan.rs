@@ -1,0 +1,141 @@
+//! What is measured: cells, how many requests each takes, and for how long.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+use dsde_bench::{Conditions, Profile, Segment};
+use dsde_policy::registry;
+
+use super::BenchArgs;
+use super::loads::Load;
+use crate::failure::{Outcome, usage};
+use crate::speculation::first_repeated;
+
+/// Fewest requests of a run where nobody says how many: enough texts for an average.
+const REQUESTS_MIN: u32 = 16;
+/// Requests per slot where nobody says how many: half of them start while others run.
+const REQUESTS_PER_SLOT: u32 = 2;
+
+/// How many requests are in flight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Traffic {
+    /// Always the same number.
+    Closed(NonZeroU32),
+    /// As the profile says.
+    Changing(Profile),
+}
+
+impl Traffic {
+    /// Every traffic that was asked for.
+    ///
+    /// # Errors
+    /// If one is listed twice.
+    pub(super) fn asked(args: &BenchArgs) -> Outcome<Vec<Self>> {
+        if let Some(numbers) = &args.profile {
+            let every = Duration::from_secs_f64(args.every);
+            let profile = Profile::new(numbers.clone(), every);
+            return Ok(vec![Self::Changing(profile.ok_or_else(|| usage("--profile is empty"))?)]);
+        }
+        match first_repeated(&args.concurrency) {
+            Some(concurrency) => Err(usage(format!("--concurrency: {concurrency} is listed twice"))),
+            None => Ok(args.concurrency.iter().copied().map(Self::Closed).collect()),
+        }
+    }
+
+    /// Requests in flight at most.
+    pub(super) fn concurrency_max(&self) -> NonZeroU32 {
+        match self {
+            Self::Closed(concurrency) => *concurrency,
+            Self::Changing(profile) => profile.concurrency_max(),
+        }
+    }
+
+    /// Requests of a run; a changing load takes as many as it can serve in its time.
+    pub(super) fn n_requests(&self, asked: Option<u32>) -> u32 {
+        let slots = self.concurrency_max().get();
+        asked.unwrap_or((REQUESTS_PER_SLOT * slots).max(REQUESTS_MIN))
+    }
+}
+
+/// As in `C=4`.
+impl fmt::Display for Traffic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed(concurrency) => write!(f, "C={concurrency}"),
+            Self::Changing(profile) => write!(f, "C={profile}"),
+        }
+    }
+}
+
+/// Where policies are compared.
+pub(super) struct Cell<'a> {
+    pub(super) load: &'a Load,
+    pub(super) traffic: &'a Traffic,
+    pub(super) n_requests: u32,
+}
+
+impl Cell<'_> {
+    /// What is measured of a policy here.
+    pub(super) fn conditions(&self, policy: &registry::Config) -> Conditions {
+        Conditions {
+            policy: policy.to_string(),
+            workload: self.load.name.clone(),
+            concurrency: self.traffic.concurrency_max().get(),
+            temperature: shortest(self.load.temperature),
+            segment: match self.traffic {
+                Traffic::Closed(_) => None,
+                Traffic::Changing(profile) => Some(Segment { profile: profile.to_string(), segment: 0 }),
+            },
+        }
+    }
+}
+
+/// The number that was typed: `0.7` as f32 is not the f64 closest to 0.7.
+fn shortest(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
+}
+
+/// Time after which nothing new begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    end: Option<Instant>,
+}
+
+impl Budget {
+    /// * `minutes`: from now on; `None` is no bound.
+    pub(super) fn new(minutes: Option<f64>) -> Self {
+        let end =
+            minutes.and_then(|minutes| Instant::now().checked_add(Duration::from_secs_f64(60.0 * minutes)));
+        Self { end }
+    }
+
+    pub(super) fn is_spent(&self) -> bool {
+        self.end.is_some_and(|end| Instant::now() >= end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn temperatures_are_recorded_as_typed() {
+        assert_eq!(shortest(0.7), 0.7);
+        assert_eq!(shortest(0.0), 0.0);
+    }
+
+    #[test]
+    fn a_run_has_enough_requests_to_keep_its_slots_busy() {
+        let n_requests = |slots, asked| Traffic::Closed(NonZeroU32::new(slots).unwrap()).n_requests(asked);
+        assert_eq!((n_requests(1, None), n_requests(8, None), n_requests(32, None)), (16, 16, 64));
+        assert_eq!(n_requests(32, Some(5)), 5);
+    }
+
+    #[test]
+    fn no_minutes_are_no_bound() {
+        assert!(!Budget::new(None).is_spent());
+        assert!(Budget::new(Some(0.0)).is_spent());
+        assert!(!Budget::new(Some(60.0)).is_spent());
+    }
+}

@@ -1,0 +1,260 @@
+//! Routes, who may use them, and what handlers share.
+
+use std::fmt::Write as _;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use dsde_model::Error as TextError;
+use dsde_model::text::Message;
+use serde_json::{Value, json};
+use subtle::ConstantTimeEq as _;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::spawn_blocking;
+use tracing::Instrument as _;
+
+use crate::config::{Config, Text};
+use crate::engine_thread::EngineHandle;
+use crate::live;
+use crate::metrics::Metrics;
+use crate::openai::error::ApiError;
+use crate::openai::{chat, completions, models, tokens};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// Longest id that is taken over from a client, bytes.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+/// What `/metrics` answers with.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+const PAGE: &str = include_str!("page.html");
+
+/// What handlers share.
+pub(crate) struct App {
+    pub(crate) engine: EngineHandle,
+    pub(crate) text: Text,
+    pub(crate) config: Config,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Start of the server, seconds since 1970.
+    pub(crate) created: u64,
+    /// Turns true when a shutdown begins.
+    pub(crate) draining: watch::Receiver<bool>,
+    /// Live feeds that may still be opened.
+    pub(crate) live_feeds: Arc<Semaphore>,
+    pub(crate) ids: Ids,
+}
+
+/// Makes ids of requests: random per server, then counted.
+pub(crate) struct Ids {
+    start: u64,
+    next: AtomicU64,
+}
+
+impl Ids {
+    pub(crate) fn new() -> Self {
+        Self { start: RandomState::new().hash_one(0), next: AtomicU64::new(0) }
+    }
+
+    fn next(&self) -> String {
+        format!("{:016x}{:08x}", self.start, self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// The client's id of a request, or one of ours.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestId(pub(crate) String);
+
+impl App {
+    /// Whether a shutdown has begun.
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// Refuses models that are not served; no name means the only one there is.
+    pub(crate) fn check_model(&self, name: Option<&str>) -> Result<(), ApiError> {
+        match name {
+            Some(name) if !self.config.model_names.iter().any(|known| known == name) => {
+                Err(ApiError::unknown_model(name, &self.config.model_names))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Tokens of a conversation.
+    pub(crate) async fn encode_chat(
+        self: &Arc<Self>,
+        messages: Vec<Message>,
+        add_generation_prompt: bool,
+    ) -> Result<Vec<u32>, ApiError> {
+        self.on_text(move |text| {
+            let template = text.template.as_ref().ok_or(TextError::NoChatTemplate)?;
+            let prompt = match add_generation_prompt {
+                true => template.prompt(&messages, (text.today)())?,
+                false => template.transcript(&messages, (text.today)())?,
+            };
+            text.tokenizer.encode(&prompt)
+        })
+        .await
+    }
+
+    /// Tokens of plain texts, as prompts.
+    pub(crate) async fn encode_texts(
+        self: &Arc<Self>,
+        texts: Vec<String>,
+    ) -> Result<Vec<Vec<u32>>, ApiError> {
+        self.on_text(move |text| texts.iter().map(|prompt| text.tokenizer.encode_plain(prompt)).collect())
+            .await
+    }
+
+    /// Tokens of one plain text.
+    pub(crate) async fn encode_text(
+        self: &Arc<Self>,
+        prompt: String,
+        add_special_tokens: bool,
+    ) -> Result<Vec<u32>, ApiError> {
+        self.on_text(move |text| match add_special_tokens {
+            true => text.tokenizer.encode_plain(&prompt),
+            false => text.tokenizer.encode(&prompt),
+        })
+        .await
+    }
+
+    /// Runs work on text where it holds up no connection.
+    async fn on_text<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Text) -> Result<T, TextError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let app = self.clone();
+        let result = spawn_blocking(move || work(&app.text)).await;
+        let done = result.map_err(|_| ApiError::internal("the text could not be processed"))?;
+        done.map_err(|error| ApiError::bad_request(with_causes(&error)))
+    }
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// All routes. Those in `open` need no key.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let open = Router::new().route("/", get(page)).route("/health", get(health)).route("/ready", get(ready));
+    let guarded = Router::new()
+        .route("/v1/chat/completions", post(chat::chat))
+        .route("/v1/completions", post(completions::complete))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*name}", get(models::one))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
+        .route("/metrics", get(metrics))
+        .route("/version", get(version))
+        .route("/v1/live", get(live::live))
+        .route_layer(from_fn_with_state(app.clone(), authenticate));
+    open.merge(guarded)
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(unknown_method)
+        .layer(DefaultBodyLimit::max(app.config.body_bytes_max))
+        .layer(from_fn_with_state(app.clone(), accompany))
+        .with_state(app)
+}
+
+/// Gives every request an id and a span, and counts errors.
+async fn accompany(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let id = request
+        .headers()
+        .get(&REQUEST_ID)
+        .and_then(|value| usable_id(value))
+        .unwrap_or_else(|| app.ids.next());
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let span = tracing::info_span!("request", %id, method = %request.method(), path = request.uri().path());
+    let mut response = next.run(request).instrument(span.clone()).await;
+    let status = response.status();
+    if status.is_client_error() || status.is_server_error() {
+        app.metrics.refused(status.as_u16());
+    }
+    span.in_scope(|| tracing::debug!(status = status.as_u16(), "response begins"));
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+fn usable_id(value: &HeaderValue) -> Option<String> {
+    let id = value.to_str().ok()?;
+    (!id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX).then(|| id.to_owned())
+}
+
+/// Lets requests with a valid key pass; every key is compared in full, so that the time tells nothing but lengths.
+async fn authenticate(
+    State(app): State<Arc<App>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let keys = &app.config.api_keys;
+    if keys.is_empty() {
+        return Ok(next.run(request).await);
+    }
+    let given = given_key(request.headers()).ok_or_else(ApiError::unauthorized)?;
+    let matches = keys.iter().map(|key| key.as_bytes().ct_eq(given));
+    let is_known: bool = matches.fold(subtle::Choice::from(0), |any, one| any | one).into();
+    if is_known { Ok(next.run(request).await) } else { Err(ApiError::unauthorized()) }
+}
+
+fn given_key(headers: &HeaderMap) -> Option<&[u8]> {
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
+        let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| key.trim().as_bytes())
+    });
+    bearer.or_else(|| headers.get(API_KEY).map(HeaderValue::as_bytes))
+}
+
+async fn page() -> Html<&'static str> {
+    Html(PAGE)
+}
+
+/// Whether the process can serve at all.
+async fn health(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
+    match app.engine.is_alive() {
+        true => Ok(Json(json!({"status": "ok"}))),
+        false => Err(ApiError::unavailable("the engine has stopped")),
+    }
+}
+
+/// Whether new requests are welcome.
+async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
+    if app.is_draining() {
+        return Err(ApiError::unavailable("the server is shutting down"));
+    }
+    health(State(app)).await
+}
+
+async fn metrics(State(app): State<Arc<App>>) -> Response {
+    (StatusCode::OK, [(header::CONTENT_TYPE, METRICS_TYPE)], app.metrics.text()).into_response()
+}
+
+async fn version(State(app): State<Arc<App>>) -> Json<Value> {
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "model": app.config.model_name(),
+        "policy": app.config.policy,
+    }))
+}
+
+async fn unknown_route() -> ApiError {
+    ApiError::not_found("no such route; GET / lists what there is")
+}
+
+async fn unknown_method() -> ApiError {
+    ApiError::method_not_allowed()
+}

@@ -1,0 +1,62 @@
+//! What a server needs to know; constant while it runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dsde_model::text::{ChatTemplate, Date, Tokenizer};
+
+/// Names, keys and bounds.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Names under which the model can be asked for, at least one; answers carry the first.
+    pub model_names: Vec<String>,
+    /// Accepted keys; none lets everybody in.
+    pub api_keys: Vec<String>,
+    /// The policy, as typed; shown by `/version` and `/v1/live`.
+    pub policy: String,
+    /// Longest request body, bytes. 4 MiB: a context of a million tokens in English.
+    pub body_bytes_max: usize,
+    /// Sequences that may wait for their turn; more requests are answered with 429. 256: beyond it waiting takes longer than
+    /// clients have patience.
+    pub waiting_max: u32,
+    /// Longest time from arrival to the end of an answer. 10 minutes: what official clients wait by default.
+    pub request_timeout: Duration,
+    /// How long requests in flight may go on after a shutdown began. 30 s: what container platforms grant.
+    pub drain_timeout: Duration,
+    /// Silence of a stream after which a comment is sent, so that proxies keep it. 15 s.
+    pub keep_alive: Duration,
+}
+
+impl Config {
+    /// Defaults for a model of this name.
+    pub fn new(model_name: impl Into<String>, policy: impl Into<String>) -> Self {
+        Self {
+            model_names: vec![model_name.into()],
+            api_keys: Vec::new(),
+            policy: policy.into(),
+            body_bytes_max: 4 << 20,
+            waiting_max: 256,
+            request_timeout: Duration::from_secs(600),
+            drain_timeout: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(15),
+        }
+    }
+
+    /// The name that answers carry.
+    pub fn model_name(&self) -> &str {
+        self.model_names.first().map_or("", String::as_str)
+    }
+}
+
+/// Text in and out of the served model.
+#[derive(Debug)]
+pub struct Text {
+    /// Shared with the engine.
+    pub tokenizer: Arc<Tokenizer>,
+    /// `None`: there are no conversations, only completions.
+    pub template: Option<ChatTemplate>,
+    /// Tokens that end a text.
+    pub eos_tokens: Vec<u32>,
+    /// The date, for templates that mention it.
+    pub today: fn() -> Option<Date>,
+}

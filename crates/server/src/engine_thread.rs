@@ -1,0 +1,322 @@
+//! The engine on its own thread: requests come in over a bounded channel, results go to inboxes.
+//!
+//! Between two steps the thread takes all new requests, cancels those whose client is gone or whose time is over, and looks
+//! whether the server stops; within a step it talks to nobody. It sleeps while there is nothing to do.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use dsde_engine::{
+    Clock, Engine, Event, Executor, FinishReason, Refused, Request, RequestId, Shape, Slo, StepTrace,
+};
+use tokio::sync::oneshot;
+
+use crate::inbox::{Done, Inbox, Loss, SpeculativeStep};
+use crate::metrics::Metrics;
+
+/// Requests on their way to the thread; it takes them before every step.
+const SUBMISSIONS_MAX: usize = 256;
+
+/// The requests of one HTTP request, and where their results go.
+pub(crate) struct Submission {
+    /// All or none of them are taken; their choices fill the inbox in order.
+    pub(crate) requests: Vec<Request>,
+    /// Has a slot for every choice.
+    pub(crate) inbox: Arc<Inbox>,
+    /// Cancelled then.
+    pub(crate) deadline: Instant,
+}
+
+/// Why nothing was submitted.
+#[derive(Debug)]
+pub(crate) enum Rejected {
+    /// A bad request, or a full queue.
+    Refused(Refused),
+    /// More requests arrive than the thread can take.
+    Busy,
+    /// The thread has ended.
+    Stopped,
+}
+
+type Reply = oneshot::Sender<Result<(), Refused>>;
+
+/// The way to the thread; it ends when all are dropped or [`EngineHandle::stop`] is called.
+#[derive(Clone)]
+pub(crate) struct EngineHandle {
+    submissions: SyncSender<Option<(Submission, Reply)>>,
+    shared: Arc<Shared>,
+    /// What the engine can hold.
+    pub(crate) shape: Shape,
+}
+
+struct Shared {
+    is_alive: AtomicBool,
+    is_stopping: AtomicBool,
+}
+
+/// Marks the thread as ended, however it ends.
+struct AliveGuard(Arc<Shared>);
+
+impl Drop for AliveGuard {
+    fn drop(&mut self) {
+        self.0.is_alive.store(false, Ordering::Release);
+    }
+}
+
+impl EngineHandle {
+    /// Hands requests to the engine.
+    pub(crate) async fn submit(&self, submission: Submission) -> Result<(), Rejected> {
+        let (reply, answer) = oneshot::channel();
+        self.submissions.try_send(Some((submission, reply))).map_err(|error| match error {
+            TrySendError::Full(_) => Rejected::Busy,
+            TrySendError::Disconnected(_) => Rejected::Stopped,
+        })?;
+        match answer.await {
+            Ok(taken) => taken.map_err(Rejected::Refused),
+            Err(_) => Err(Rejected::Stopped),
+        }
+    }
+
+    /// Whether the thread runs.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.shared.is_alive.load(Ordering::Acquire)
+    }
+
+    /// Ends the thread after its current step; requests in flight are lost.
+    pub(crate) fn stop(&self) {
+        self.shared.is_stopping.store(true, Ordering::Release);
+        // Wakes it if it sleeps; a full channel means that it does not.
+        let _ = self.submissions.try_send(None);
+    }
+}
+
+/// Starts the thread.
+///
+/// * `waiting_max`: sequences that may wait; more are refused.
+pub(crate) fn start<E, C>(
+    mut engine: Engine<E, C>,
+    metrics: Arc<Metrics>,
+    waiting_max: u32,
+) -> std::io::Result<(EngineHandle, JoinHandle<()>)>
+where
+    E: Executor + Send + 'static,
+    C: Clock + Send + 'static,
+{
+    let (submissions, incoming) = mpsc::sync_channel(SUBMISSIONS_MAX);
+    let shared = Arc::new(Shared { is_alive: AtomicBool::new(true), is_stopping: AtomicBool::new(false) });
+    let handle = EngineHandle { submissions, shared: shared.clone(), shape: engine.shape() };
+    let speculated = watch_steps(&mut engine, metrics.clone());
+    let in_flight = HashMap::new();
+    let mut owner = Owner { engine, metrics, waiting_max, incoming, in_flight, speculated, shared };
+    let thread = thread::Builder::new().name("engine".to_owned()).spawn(move || {
+        let _guard = AliveGuard(owner.shared.clone());
+        owner.run();
+    })?;
+    Ok((handle, thread))
+}
+
+/// What one sequence speculated in the last step.
+struct Speculated {
+    request: RequestId,
+    choice: u32,
+    step: SpeculativeStep,
+}
+
+type SpeculatedList = Arc<Mutex<Vec<Speculated>>>;
+
+/// Has every step counted, and its verifications noted for their requests.
+fn watch_steps<E: Executor, C: Clock>(engine: &mut Engine<E, C>, metrics: Arc<Metrics>) -> SpeculatedList {
+    let speculated = SpeculatedList::default();
+    let list = speculated.clone();
+    engine.set_trace(Some(Box::new(move |trace: &StepTrace<'_>| {
+        let mut list = list.lock().unwrap_or_else(PoisonError::into_inner);
+        for sequence in trace.sequences {
+            metrics.sequence_step(sequence);
+            if sequence.verified > 0 {
+                let step = SpeculativeStep { verified: sequence.verified, accepted: sequence.accepted };
+                list.push(Speculated { request: sequence.request, choice: sequence.choice, step });
+            }
+        }
+    })));
+    speculated
+}
+
+/// A request inside the engine. Choices that have not ended when it is dropped are lost.
+struct InFlight {
+    inbox: Arc<Inbox>,
+    /// Slot of its first choice.
+    first: usize,
+    deadline: Instant,
+    slo: Slo,
+    /// Last emission of each choice.
+    emitted: Vec<Option<Instant>>,
+    n_open: usize,
+    /// What a cancellation is to be called.
+    loss: Loss,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        for choice in 0..self.emitted.len() {
+            self.inbox.end(self.first + choice, Err(self.loss));
+        }
+    }
+}
+
+/// Everything that lives on the thread.
+struct Owner<E, C> {
+    engine: Engine<E, C>,
+    metrics: Arc<Metrics>,
+    waiting_max: u32,
+    incoming: Receiver<Option<(Submission, Reply)>>,
+    in_flight: HashMap<RequestId, InFlight>,
+    speculated: SpeculatedList,
+    shared: Arc<Shared>,
+}
+
+impl<E: Executor, C: Clock> Owner<E, C> {
+    fn run(&mut self) {
+        while self.receive() && !self.shared.is_stopping.load(Ordering::Acquire) {
+            self.cancel_lost();
+            self.step();
+        }
+        let remaining: Vec<RequestId> = self.in_flight.keys().copied().collect();
+        for id in remaining {
+            self.cancel(id, Loss::Shutdown);
+        }
+        self.deliver();
+    }
+
+    /// Takes what has arrived, waiting for it if there is nothing else to do; `false` when nobody is left.
+    fn receive(&mut self) -> bool {
+        if self.engine.is_idle() {
+            self.count_state();
+            match self.incoming.recv() {
+                Ok(submission) => self.take(submission),
+                Err(_) => return false,
+            }
+        }
+        while let Ok(submission) = self.incoming.try_recv() {
+            self.take(submission);
+        }
+        true
+    }
+
+    /// `None` only wakes.
+    fn take(&mut self, submission: Option<(Submission, Reply)>) {
+        if let Some((submission, reply)) = submission {
+            // A client that is gone needs no answer; its requests are cancelled with its inbox.
+            let _ = reply.send(self.submit(submission));
+        }
+    }
+
+    fn submit(&mut self, submission: Submission) -> Result<(), Refused> {
+        let Submission { requests, inbox, deadline } = submission;
+        let n_new: u32 = requests.iter().map(|request| request.n_choices).sum();
+        let (waiting, waiting_max) = (self.engine.n_waiting() as usize, self.waiting_max as usize);
+        if waiting + n_new as usize > waiting_max {
+            return Err(Refused::QueueFull { waiting, waiting_max });
+        }
+        let shape = self.engine.shape();
+        requests.iter().try_for_each(|request| request.check(&shape))?;
+        let mut first = 0;
+        for request in requests {
+            let (n_choices, slo) = (request.n_choices as usize, request.slo);
+            let id = self.engine.submit(request)?;
+            let emitted = vec![None; n_choices];
+            let inbox = inbox.clone();
+            let loss = Loss::Failed;
+            self.in_flight
+                .insert(id, InFlight { inbox, first, deadline, slo, emitted, n_open: n_choices, loss });
+            first += n_choices;
+        }
+        Ok(())
+    }
+
+    /// Cancels requests whose client is gone or whose time is over.
+    fn cancel_lost(&mut self) {
+        let now = Instant::now();
+        let is_lost = |flight: &InFlight| flight.inbox.is_abandoned() || now >= flight.deadline;
+        let lost: Vec<RequestId> =
+            self.in_flight.iter().filter(|(_, flight)| is_lost(flight)).map(|(&id, _)| id).collect();
+        for id in lost {
+            self.cancel(id, Loss::Deadline);
+        }
+    }
+
+    fn cancel(&mut self, id: RequestId, loss: Loss) {
+        if let Some(flight) = self.in_flight.get_mut(&id) {
+            flight.loss = loss;
+            self.engine.cancel(id);
+        }
+    }
+
+    fn step(&mut self) {
+        if !self.engine.is_idle() {
+            match self.engine.step() {
+                Ok(report) => self.metrics.step(&report),
+                Err(error) => {
+                    self.metrics.step_failed();
+                    tracing::error!("a step failed: {error}");
+                }
+            }
+        }
+        self.deliver();
+        self.count_state();
+    }
+
+    fn deliver(&mut self) {
+        let speculated = std::mem::take(&mut *self.speculated.lock().unwrap_or_else(PoisonError::into_inner));
+        for Speculated { request, choice, step } in speculated {
+            if let Some(flight) = self.in_flight.get(&request) {
+                flight.inbox.speculated(flight.first + choice as usize, step);
+            }
+        }
+        for event in self.engine.drain_events() {
+            self.deliver_event(event);
+        }
+    }
+
+    fn deliver_event(&mut self, event: Event) {
+        match event {
+            Event::Emitted(emission) => {
+                let Some(flight) = self.in_flight.get_mut(&emission.request) else {
+                    return;
+                };
+                let now = Instant::now();
+                let choice = emission.choice as usize;
+                if let Some(last) = flight.emitted[choice].replace(now) {
+                    self.metrics.gap((now - last).as_secs_f64());
+                }
+                flight.inbox.emit(flight.first + choice, emission);
+            }
+            Event::Finished(finished) => {
+                let Some(flight) = self.in_flight.get_mut(&finished.request) else {
+                    return;
+                };
+                self.metrics.ended(finished.reason, &finished.timeline, &flight.slo);
+                let end = match finished.reason {
+                    FinishReason::Cancelled => Err(flight.loss),
+                    FinishReason::Failed => Err(Loss::Failed),
+                    reason => Ok(Done { reason, timeline: finished.timeline }),
+                };
+                flight.inbox.end(flight.first + finished.choice as usize, end);
+                flight.n_open -= 1;
+                if flight.n_open == 0 {
+                    self.in_flight.remove(&finished.request);
+                }
+            }
+        }
+    }
+
+    fn count_state(&self) {
+        let (free, total) = self.engine.blocks_free_and_total();
+        self.metrics.running.set(f64::from(self.engine.n_running()));
+        self.metrics.waiting.set(f64::from(self.engine.n_waiting()));
+        self.metrics.kv_usage.set(1.0 - f64::from(free) / f64::from(total.max(1)));
+    }
+}

@@ -1,0 +1,229 @@
+//! Where the engine thread leaves what belongs to one HTTP request, and where its connection takes it.
+//!
+//! The engine appends and never waits. A slow reader finds several steps merged into one; what waits for it is bounded by the
+//! token bound of its own request.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use dsde_engine::{Emission, EmittedToken, FinishReason, RequestTimeline};
+use tokio::sync::Notify;
+
+/// One verification of one choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SpeculativeStep {
+    /// Drafted tokens that the target judged, at least one.
+    pub(crate) verified: u32,
+    /// Those that were kept, before stop conditions.
+    pub(crate) accepted: u32,
+}
+
+/// What came since the last look.
+#[derive(Debug, Default)]
+pub(crate) struct Delta {
+    /// Tokens in order.
+    pub(crate) tokens: Vec<EmittedToken>,
+    /// Text that became certain; may end inside a character.
+    pub(crate) text: Vec<u8>,
+    /// Verifications in order.
+    pub(crate) speculative_steps: Vec<SpeculativeStep>,
+}
+
+impl Delta {
+    fn is_empty(&self) -> bool {
+        self.tokens.is_empty() && self.text.is_empty() && self.speculative_steps.is_empty()
+    }
+}
+
+/// Why a choice ended without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// The engine failed.
+    Failed,
+    /// It took longer than allowed.
+    Deadline,
+    /// The server is shutting down.
+    Shutdown,
+}
+
+/// The regular end of a choice.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Done {
+    /// Stop or length.
+    pub(crate) reason: FinishReason,
+    /// Times and sums.
+    pub(crate) timeline: RequestTimeline,
+}
+
+/// How a choice ended.
+pub(crate) type End = Result<Done, Loss>;
+
+/// News of one choice.
+#[derive(Debug)]
+pub(crate) struct Update {
+    /// Number of the choice among all of the HTTP request.
+    pub(crate) choice: usize,
+    /// What came.
+    pub(crate) delta: Delta,
+    /// The end, told once.
+    pub(crate) end: Option<End>,
+}
+
+/// When a reader is woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wake {
+    /// By every step.
+    Always,
+    /// By the end of a choice.
+    AtEnd,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    pending: Delta,
+    end: Option<End>,
+    is_ended: bool,
+}
+
+/// One slot per choice.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    slots: Mutex<Vec<Slot>>,
+    news: Notify,
+    wake: Wake,
+    is_abandoned: AtomicBool,
+}
+
+impl Inbox {
+    /// Both ends of an empty inbox. The request is abandoned when the reader is dropped.
+    pub(crate) fn new(n_choices: usize, wake: Wake) -> (Arc<Self>, Reader) {
+        let inbox = Arc::new(Self {
+            slots: Mutex::new((0..n_choices).map(|_| Slot::default()).collect()),
+            news: Notify::new(),
+            wake,
+            is_abandoned: AtomicBool::new(false),
+        });
+        (inbox.clone(), Reader { inbox, n_open: n_choices })
+    }
+
+    /// Whether nobody will read any more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.is_abandoned.load(Ordering::Relaxed)
+    }
+
+    /// Appends tokens and text.
+    pub(crate) fn emit(&self, choice: usize, emission: Emission) {
+        let pending = &mut self.slots()[choice].pending;
+        pending.tokens.extend(emission.tokens);
+        pending.text.extend(emission.text);
+        if self.wake == Wake::Always {
+            self.news.notify_one();
+        }
+    }
+
+    /// Appends a verification; wakes nobody, because tokens follow in the same step.
+    pub(crate) fn speculated(&self, choice: usize, step: SpeculativeStep) {
+        self.slots()[choice].pending.speculative_steps.push(step);
+    }
+
+    /// Ends a choice; only the first end counts.
+    pub(crate) fn end(&self, choice: usize, end: End) {
+        let slot = &mut self.slots()[choice];
+        if !slot.is_ended {
+            slot.is_ended = true;
+            slot.end = Some(end);
+            self.news.notify_one();
+        }
+    }
+
+    /// A panic in between leaves every slot usable.
+    fn slots(&self) -> MutexGuard<'_, Vec<Slot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The connection's end of an inbox.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    inbox: Arc<Inbox>,
+    n_open: usize,
+}
+
+impl Reader {
+    /// Waits for news, at least one; `None` when every end has been told.
+    pub(crate) async fn next(&mut self) -> Option<Vec<Update>> {
+        while self.n_open > 0 {
+            let updates = self.take();
+            if !updates.is_empty() {
+                self.n_open -= updates.iter().filter(|update| update.end.is_some()).count();
+                return Some(updates);
+            }
+            self.inbox.news.notified().await;
+        }
+        None
+    }
+
+    fn take(&self) -> Vec<Update> {
+        let mut slots = self.inbox.slots();
+        let updates = slots.iter_mut().enumerate().filter_map(|(choice, slot)| {
+            let has_news = !slot.pending.is_empty() || slot.end.is_some();
+            has_news.then(|| Update {
+                choice,
+                delta: std::mem::take(&mut slot.pending),
+                end: slot.end.take(),
+            })
+        });
+        updates.collect()
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.inbox.is_abandoned.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dsde_engine::{Origin, RequestId};
+
+    use super::*;
+
+    fn emission(token: u32, text: &str) -> Emission {
+        let token = EmittedToken { token, origin: Origin::Plain, logprobs: None };
+        Emission { request: RequestId(0), choice: 0, tokens: vec![token], text: text.into() }
+    }
+
+    fn done() -> End {
+        Ok(Done { reason: FinishReason::Stop, timeline: RequestTimeline::default() })
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_finds_steps_merged_and_nothing_lost() {
+        let (inbox, mut reader) = Inbox::new(2, Wake::Always);
+        inbox.emit(0, emission(1, "a"));
+        inbox.emit(0, emission(2, "b"));
+        inbox.speculated(0, SpeculativeStep { verified: 3, accepted: 1 });
+        inbox.end(1, Err(Loss::Deadline));
+        let updates = reader.next().await.unwrap();
+        assert_eq!(updates.len(), 2);
+        let tokens: Vec<u32> = updates[0].delta.tokens.iter().map(|token| token.token).collect();
+        assert_eq!((tokens, updates[0].delta.text.as_slice()), (vec![1, 2], b"ab".as_slice()));
+        assert!(updates[0].end.is_none() && matches!(updates[1].end, Some(Err(Loss::Deadline))));
+        inbox.end(0, done());
+        inbox.end(0, Err(Loss::Failed));
+        let last = reader.next().await.unwrap();
+        assert!(matches!(last[0].end, Some(Ok(_))) && last.len() == 1, "the first end counts");
+        assert!(reader.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn news_that_come_while_waiting_wake_the_reader() {
+        let (inbox, mut reader) = Inbox::new(1, Wake::AtEnd);
+        let waiting = tokio::spawn(async move { reader.next().await.map(|updates| updates.len()) });
+        tokio::task::yield_now().await;
+        inbox.end(0, done());
+        assert_eq!(waiting.await.unwrap(), Some(1));
+        assert!(inbox.is_abandoned(), "the reader is gone");
+    }
+}

@@ -1,0 +1,163 @@
+//! `/v1/completions`.
+
+use std::sync::Arc;
+
+use axum::extract::{Extension, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use dsde_engine::EmittedToken;
+use dsde_model::text::Tokenizer;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::error::ApiError;
+use super::fields::{CHOICES_MAX, Fields};
+use super::generation::{Order, Piece, Wire, respond};
+use super::tokens::token_text;
+use crate::app::{App, RequestId};
+use crate::body::JsonBody;
+
+/// Tokens of an answer where nobody asks for a number; the API's own default.
+const TOKENS_MAX_DEFAULT: u32 = 16;
+
+/// The body as typed.
+#[derive(Debug, Deserialize)]
+pub(crate) struct CompletionBody {
+    prompt: TypedPrompt,
+    logprobs: Option<u32>,
+    echo: Option<bool>,
+    #[serde(flatten)]
+    fields: Fields,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected `prompt` to be a string, a list of strings, a list of token ids, or a list of such lists"
+)]
+enum TypedPrompt {
+    Text(String),
+    Texts(Vec<String>),
+    Tokens(Vec<u32>),
+    TokenLists(Vec<Vec<u32>>),
+}
+
+/// Continues prompts.
+pub(crate) async fn complete(
+    State(app): State<Arc<App>>,
+    Extension(request_id): Extension<RequestId>,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody<CompletionBody>,
+) -> Result<Response, ApiError> {
+    let CompletionBody { prompt, logprobs, echo, fields } = body;
+    app.check_model(fields.model.as_deref())?;
+    fields.check()?;
+    let is_echoed = echo.unwrap_or(false);
+    if is_echoed && logprobs.is_some() {
+        let message =
+            "`echo` together with `logprobs` is not supported: prompts have no log-probabilities here";
+        return Err(ApiError::bad_field("echo", message));
+    }
+    let prompts = tokens(&app, prompt).await?;
+    let texts =
+        |prompts: &[Vec<u32>]| prompts.iter().map(|prompt| app.text.tokenizer.decode(prompt)).collect();
+    let wire = CompletionWire {
+        tokenizer: app.text.tokenizer.clone(),
+        echoed: if is_echoed { texts(&prompts) } else { Vec::new() },
+        n: fields.n() as usize,
+    };
+    let requests =
+        fields.requests(prompts, logprobs, &headers, &app.text.eos_tokens, |_| TOKENS_MAX_DEFAULT)?;
+    let order = Order {
+        requests,
+        is_streamed: fields.is_streamed(),
+        includes_usage: fields.includes_usage(),
+        detail: fields.detail(),
+        request_id,
+    };
+    respond(&app, wire, order).await
+}
+
+async fn tokens(app: &Arc<App>, prompt: TypedPrompt) -> Result<Vec<Vec<u32>>, ApiError> {
+    let n_prompts = match &prompt {
+        TypedPrompt::Text(_) | TypedPrompt::Tokens(_) => 1,
+        TypedPrompt::Texts(texts) => texts.len(),
+        TypedPrompt::TokenLists(lists) => lists.len(),
+    };
+    if n_prompts == 0 || n_prompts > CHOICES_MAX {
+        let message = format!("`prompt` must hold 1 to {CHOICES_MAX} prompts, got {n_prompts}");
+        return Err(ApiError::bad_field("prompt", message));
+    }
+    match prompt {
+        TypedPrompt::Text(text) => app.encode_texts(vec![text]).await,
+        TypedPrompt::Texts(texts) => app.encode_texts(texts).await,
+        TypedPrompt::Tokens(tokens) => Ok(vec![tokens]),
+        TypedPrompt::TokenLists(lists) => Ok(lists),
+    }
+}
+
+/// Writes choices as text.
+struct CompletionWire {
+    tokenizer: Arc<Tokenizer>,
+    /// Texts of the prompts if they are to be repeated, else empty.
+    echoed: Vec<String>,
+    /// Choices per prompt.
+    n: usize,
+}
+
+impl CompletionWire {
+    fn echoed(&self, choice: usize) -> Option<&str> {
+        self.echoed.get(choice / self.n.max(1)).map(String::as_str)
+    }
+
+    /// `null` unless asked for. Offsets count characters of the choice's text.
+    fn logprobs(&self, piece: &Piece<'_>) -> Value {
+        let mut offset = piece.offset;
+        let (mut texts, mut logprobs, mut top, mut offsets) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for emitted in piece.tokens {
+            let EmittedToken { token, logprobs: Some(of_token), .. } = emitted else {
+                continue;
+            };
+            let (text, _) = token_text(&self.tokenizer, *token);
+            offsets.push(offset);
+            offset += text.chars().count();
+            texts.push(text);
+            logprobs.push(of_token.logprob);
+            let entry =
+                |&(token, logprob): &(u32, f32)| (token_text(&self.tokenizer, token).0, json!(logprob));
+            top.push(of_token.top.iter().map(entry).collect::<Map<String, Value>>());
+        }
+        match texts.is_empty() {
+            true => Value::Null,
+            false => json!({
+                "tokens": texts, "token_logprobs": logprobs, "top_logprobs": top, "text_offset": offsets,
+            }),
+        }
+    }
+}
+
+impl Wire for CompletionWire {
+    const ID: &'static str = "cmpl";
+    const OBJECT: &'static str = "text_completion";
+    const CHUNK_OBJECT: &'static str = "text_completion";
+
+    fn opening(&self, choice: usize) -> Option<Value> {
+        let text = self.echoed(choice)?;
+        Some(json!({"index": choice, "text": text, "logprobs": null, "finish_reason": null}))
+    }
+
+    fn piece(&self, choice: usize, piece: &Piece<'_>) -> Value {
+        let logprobs = self.logprobs(piece);
+        json!({"index": choice, "text": piece.text, "logprobs": logprobs, "finish_reason": null})
+    }
+
+    fn ending(&self, choice: usize, reason: &'static str) -> Value {
+        json!({"index": choice, "text": "", "logprobs": null, "finish_reason": reason})
+    }
+
+    fn whole(&self, choice: usize, piece: &Piece<'_>, reason: &'static str) -> Value {
+        let text = format!("{}{}", self.echoed(choice).unwrap_or_default(), piece.text);
+        json!({"index": choice, "text": text, "logprobs": self.logprobs(piece), "finish_reason": reason})
+    }
+}

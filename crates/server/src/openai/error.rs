@@ -1,0 +1,156 @@
+//! Errors as clients of the OpenAI API expect them.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use dsde_engine::Refused;
+use serde_json::{Value, json};
+
+use crate::engine_thread::Rejected;
+use crate::inbox::Loss;
+
+/// Seconds after which a refused client may try again; an answer takes about as long.
+const RETRY_AFTER: &str = "1";
+
+/// An answer with an error status.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    kind: &'static str,
+    message: String,
+    param: Option<String>,
+    code: Option<&'static str>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
+        Self { status, kind, message: message.into(), param: None, code: None }
+    }
+
+    /// 400.
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message)
+    }
+
+    /// 400 because of one field.
+    pub(crate) fn bad_field(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { param: Some(param.into()), ..Self::bad_request(message) }
+    }
+
+    /// 401.
+    pub(crate) fn unauthorized() -> Self {
+        let message = "a valid API key is needed, as `Authorization: Bearer KEY` or `x-api-key: KEY`";
+        let error = Self::new(StatusCode::UNAUTHORIZED, "authentication_error", message);
+        error.with_code("invalid_api_key")
+    }
+
+    /// 404.
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found_error", message)
+    }
+
+    /// 404 for a model.
+    pub(crate) fn unknown_model(got: &str, expected: &[String]) -> Self {
+        let expected = expected.join(", ");
+        let message = format!("the model `{got}` does not exist; this server has: {expected}");
+        Self { param: Some("model".to_owned()), ..Self::not_found(message) }.with_code("model_not_found")
+    }
+
+    /// 405.
+    pub(crate) fn method_not_allowed() -> Self {
+        let message = "this route does not know the method; GET / lists routes and methods";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", message)
+    }
+
+    /// 408.
+    pub(crate) fn slow_body() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "the body took too long to arrive")
+    }
+
+    /// 413.
+    pub(crate) fn body_too_long(max: usize) -> Self {
+        let message = format!("the body must have at most {max} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", message)
+    }
+
+    /// 429.
+    pub(crate) fn busy(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message).with_code("queue_full")
+    }
+
+    /// 500.
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message)
+    }
+
+    /// 503.
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable_error", message)
+    }
+
+    /// 504.
+    fn timeout() -> Self {
+        let message = "the answer took longer than this server allows";
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout_error", message)
+    }
+
+    fn with_code(self, code: &'static str) -> Self {
+        Self { code: Some(code), ..self }
+    }
+
+    /// The body, which is also what a stream carries that fails on the way.
+    pub(crate) fn body(&self) -> Value {
+        let Self { kind, message, param, code, .. } = self;
+        json!({"error": {"message": message, "type": kind, "param": param, "code": code}})
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.body())).into_response();
+        let headers = response.headers_mut();
+        match self.status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+            }
+            StatusCode::UNAUTHORIZED => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        let message = refused.to_string();
+        match refused {
+            Refused::QueueFull { .. } => Self::busy(message),
+            Refused::PromptTooLong { .. } => {
+                Self::bad_field("prompt", message).with_code("context_length_exceeded")
+            }
+            _ => Self::bad_request(message),
+        }
+    }
+}
+
+impl From<Rejected> for ApiError {
+    fn from(rejected: Rejected) -> Self {
+        match rejected {
+            Rejected::Refused(refused) => refused.into(),
+            Rejected::Busy => Self::busy("too many requests arrive at once; try again later"),
+            Rejected::Stopped => Self::unavailable("the engine has stopped"),
+        }
+    }
+}
+
+impl From<Loss> for ApiError {
+    fn from(loss: Loss) -> Self {
+        match loss {
+            Loss::Failed => Self::internal("the engine failed on this request"),
+            Loss::Deadline => Self::timeout(),
+            Loss::Shutdown => Self::unavailable("the server is shutting down"),
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Fields that chat and text completions share, and what becomes of them.
+
+use std::collections::BTreeMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
+
+use axum::http::HeaderMap;
+use dsde_engine::{Request, Slo, Stop};
+use dsde_sampling::Params;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::error::ApiError;
+use super::statistics::Detail;
+
+/// Most continuations of one HTTP request, over all its prompts.
+pub(crate) const CHOICES_MAX: usize = 128;
+
+/// A field that would change the answer in a way this server does not know is refused; others are ignored.
+const REFUSED: [&str; 27] = [
+    "allowed_token_ids",
+    "bad_words",
+    "best_of",
+    "chat_template",
+    "chat_template_kwargs",
+    "continue_final_message",
+    "documents",
+    "function_call",
+    "functions",
+    "guided_choice",
+    "guided_grammar",
+    "guided_json",
+    "guided_regex",
+    "include_stop_str_in_output",
+    "length_penalty",
+    "logits_processors",
+    "modalities",
+    "policy",
+    "prompt_logprobs",
+    "response_format",
+    "structured_outputs",
+    "suffix",
+    "thinking_token_budget",
+    "tool_choice",
+    "tools",
+    "truncate_prompt_tokens",
+    "use_beam_search",
+];
+
+/// Shared fields as typed. Names and meanings are OpenAI's, and vLLM's beyond those.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Fields {
+    pub(crate) model: Option<String>,
+    max_tokens: Option<u32>,
+    max_completion_tokens: Option<u32>,
+    min_tokens: Option<u32>,
+    temperature: Option<f32>,
+    top_p: Option<f32>,
+    /// -1 and 0 are off.
+    top_k: Option<i64>,
+    min_p: Option<f32>,
+    presence_penalty: Option<f32>,
+    frequency_penalty: Option<f32>,
+    repetition_penalty: Option<f32>,
+    logit_bias: Option<BTreeMap<String, f32>>,
+    seed: Option<i64>,
+    stop: Option<OneOrMany>,
+    stop_token_ids: Option<Vec<u32>>,
+    ignore_eos: Option<bool>,
+    n: Option<u32>,
+    priority: Option<i32>,
+    slo_ttft_ms: Option<f64>,
+    slo_tpot_ms: Option<f64>,
+    stream: Option<bool>,
+    stream_options: Option<StreamOptions>,
+    spec_decode_metrics: Option<Detail>,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "expected a string or a list of strings")]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct StreamOptions {
+    include_usage: Option<bool>,
+}
+
+impl Fields {
+    /// Refuses fields that cannot be honoured.
+    ///
+    /// # Errors
+    /// 400 with the name of the first one.
+    pub(crate) fn check(&self) -> Result<(), ApiError> {
+        match REFUSED
+            .into_iter()
+            .find(|name| self.rest.get(*name).is_some_and(|value| !is_neutral(name, value)))
+        {
+            None => Ok(()),
+            Some("policy") => Err(ApiError::bad_field(
+                "policy",
+                "the policy is chosen for the whole server, by --policy; a request cannot choose another",
+            )),
+            Some(name) => Err(ApiError::bad_field(name, format!("`{name}` is not supported by this server"))),
+        }
+    }
+
+    /// Continuations per prompt.
+    pub(crate) fn n(&self) -> u32 {
+        self.n.unwrap_or(1)
+    }
+
+    /// Whether the answer is streamed.
+    pub(crate) fn is_streamed(&self) -> bool {
+        self.stream.unwrap_or(false)
+    }
+
+    /// Whether a stream ends with the usage.
+    pub(crate) fn includes_usage(&self) -> bool {
+        self.stream_options.as_ref().and_then(|options| options.include_usage).unwrap_or(false)
+    }
+
+    /// How much the answer says about speculation.
+    pub(crate) fn detail(&self) -> Detail {
+        self.spec_decode_metrics.unwrap_or_default()
+    }
+
+    /// Requests for the engine, one per prompt.
+    ///
+    /// * `headers`: may carry latency targets; fields take precedence.
+    /// * `tokens_max_default`: bound of a prompt of the given length, where none is asked for.
+    ///
+    /// # Errors
+    /// 400 for what makes no sense by itself; the engine checks the values.
+    pub(crate) fn requests(
+        &self,
+        prompts: Vec<Vec<u32>>,
+        logprobs: Option<u32>,
+        headers: &HeaderMap,
+        eos_tokens: &[u32],
+        tokens_max_default: impl Fn(usize) -> u32,
+    ) -> Result<Vec<Request>, ApiError> {
+        let n_choices = self.n();
+        if prompts.len().saturating_mul(n_choices as usize) > CHOICES_MAX {
+            let message = format!(
+                "prompts times `n` must be at most {CHOICES_MAX}, got {} times {n_choices}",
+                prompts.len()
+            );
+            return Err(ApiError::bad_field("n", message));
+        }
+        let params = self.params(logprobs)?;
+        let (stop, slo) = (self.stop(eos_tokens), self.slo(headers)?);
+        let request = |(index, prompt): (usize, Vec<u32>)| {
+            let asked = self.max_completion_tokens.or(self.max_tokens);
+            let tokens_max = asked.unwrap_or_else(|| tokens_max_default(prompt.len()));
+            let mut request = Request::new(prompt, params.clone(), tokens_max);
+            // The first prompt is drawn as if it were alone.
+            request.params.seed =
+                params.seed.wrapping_add((index as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            request.tokens_min = self.min_tokens.unwrap_or(0);
+            request.n_choices = n_choices;
+            request.priority = self.priority.unwrap_or(0);
+            request.stop = stop.clone();
+            request.slo = slo;
+            request
+        };
+        Ok(prompts.into_iter().enumerate().map(request).collect())
+    }
+
+    fn params(&self, logprobs: Option<u32>) -> Result<Params, ApiError> {
+        let off = Params::greedy();
+        let top_k = match self.top_k {
+            None | Some(-1) => 0,
+            Some(top_k) => u32::try_from(top_k).map_err(|_| {
+                ApiError::bad_field("top_k", format!("`top_k` must be -1 (off) or more, got {top_k}"))
+            })?,
+        };
+        Ok(Params {
+            temperature: self.temperature.unwrap_or(1.0),
+            top_k,
+            top_p: self.top_p.unwrap_or(off.top_p),
+            min_p: self.min_p.unwrap_or(off.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(off.repetition_penalty),
+            presence_penalty: self.presence_penalty.unwrap_or(off.presence_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(off.frequency_penalty),
+            logit_bias: self.logit_bias()?,
+            // Without a seed every answer is drawn anew: the keys of a `RandomState` are random.
+            seed: self.seed.map_or_else(|| RandomState::new().hash_one(0), i64::cast_unsigned),
+            logprobs,
+        })
+    }
+
+    fn logit_bias(&self) -> Result<Vec<(u32, f32)>, ApiError> {
+        let parse = |(token, &bias): (&String, &f32)| match token.parse() {
+            Ok(token) => Ok((token, bias)),
+            Err(_) => {
+                let message = format!("keys of `logit_bias` must be token ids, got `{token}`");
+                Err(ApiError::bad_field("logit_bias", message))
+            }
+        };
+        self.logit_bias.iter().flatten().map(parse).collect()
+    }
+
+    fn stop(&self, eos_tokens: &[u32]) -> Stop {
+        let mut tokens = self.stop_token_ids.clone().unwrap_or_default();
+        if !self.ignore_eos.unwrap_or(false) {
+            tokens.extend_from_slice(eos_tokens);
+        }
+        let strings = match &self.stop {
+            None => Vec::new(),
+            Some(OneOrMany::One(string)) => vec![string.clone()],
+            Some(OneOrMany::Many(strings)) => strings.clone(),
+        };
+        Stop { tokens, strings }
+    }
+
+    fn slo(&self, headers: &HeaderMap) -> Result<Slo, ApiError> {
+        Ok(Slo {
+            ttft_ms_max: self
+                .slo_ttft_ms
+                .map_or_else(|| header_ms(headers, "x-slo-ttft-ms"), |ms| Ok(Some(ms)))?,
+            tpot_ms_max: self
+                .slo_tpot_ms
+                .map_or_else(|| header_ms(headers, "x-slo-tpot-ms"), |ms| Ok(Some(ms)))?,
+        })
+    }
+}
+
+fn header_ms(headers: &HeaderMap, name: &'static str) -> Result<Option<f64>, ApiError> {
+    let Some(value) = headers.get(name) else {
+        return Ok(None);
+    };
+    let parsed = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    parsed.map(Some).ok_or_else(|| {
+        ApiError::bad_field(name, format!("the header `{name}` must be a number of milliseconds"))
+    })
+}
+
+/// Whether a field that would be refused asks for what happens anyway.
+fn is_neutral(name: &str, value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => {
+            map.is_empty()
+                || (name == "response_format" && map.get("type").is_some_and(|kind| kind == "text"))
+        }
+        Value::String(text) => {
+            text.is_empty() || (name == "tool_choice" && matches!(text.as_str(), "none" | "auto"))
+        }
+        Value::Number(number) => match name {
+            "best_of" | "length_penalty" => number.as_f64() == Some(1.0),
+            _ => false,
+        },
+        Value::Bool(true) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+    use serde_json::json;
+
+    use super::*;
+
+    fn fields(value: Value) -> Fields {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn requests(value: Value, headers: &HeaderMap) -> Result<Vec<Request>, ApiError> {
+        let fields = fields(value);
+        fields.check()?;
+        fields.requests(vec![vec![1, 2], vec![3]], None, headers, &[9], |prompt_len| 100 - prompt_len as u32)
+    }
+
+    #[track_caller]
+    fn check_refused(value: Value, message: &str) {
+        let error = requests(value, &HeaderMap::new()).unwrap_err().body();
+        let got = error["error"]["message"].as_str().unwrap();
+        assert!(got.contains(message), "{got}");
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_api() {
+        let got = requests(json!({"seed": 5}), &HeaderMap::new()).unwrap();
+        assert_eq!((got[0].params.temperature, got[0].params.top_p, got[0].params.seed), (1.0, 1.0, 5));
+        assert_eq!((got[0].tokens_max, got[1].tokens_max), (98, 99));
+        assert_eq!(got[0].stop.tokens, [9]);
+        assert_ne!(got[1].params.seed, got[0].params.seed, "prompts draw from streams of their own");
+    }
+
+    #[test]
+    fn every_field_reaches_the_request() {
+        let value = json!({
+            "max_tokens": 3, "max_completion_tokens": 4, "min_tokens": 2, "temperature": 0.5, "top_p": 0.9, "top_k": 7,
+            "min_p": 0.1, "presence_penalty": 0.2, "frequency_penalty": 0.3, "repetition_penalty": 1.1,
+            "logit_bias": {"17": -2.5}, "seed": -1, "stop": ["a", "b"], "stop_token_ids": [4], "ignore_eos": true, "n": 2,
+            "priority": -3, "slo_ttft_ms": 100.0, "unknown": {"x": 1}, "user": "me",
+        });
+        let headers = HeaderMap::from_iter([
+            ("x-slo-ttft-ms".parse().unwrap(), HeaderValue::from_static("5")),
+            ("x-slo-tpot-ms".parse().unwrap(), HeaderValue::from_static("12.5")),
+        ]);
+        let got = &requests(value, &headers).unwrap()[0];
+        let expected = Params {
+            temperature: 0.5,
+            top_k: 7,
+            top_p: 0.9,
+            min_p: 0.1,
+            repetition_penalty: 1.1,
+            presence_penalty: 0.2,
+            frequency_penalty: 0.3,
+            logit_bias: vec![(17, -2.5)],
+            seed: u64::MAX,
+            logprobs: None,
+        };
+        assert_eq!(got.params, expected);
+        assert_eq!((got.tokens_max, got.tokens_min, got.n_choices, got.priority), (4, 2, 2, -3));
+        assert_eq!(got.stop, Stop { tokens: vec![4], strings: vec!["a".to_owned(), "b".to_owned()] });
+        assert_eq!(got.slo, Slo { ttft_ms_max: Some(100.0), tpot_ms_max: Some(12.5) });
+    }
+
+    #[test]
+    fn what_cannot_be_honoured_is_refused_by_name() {
+        check_refused(json!({"tools": [{"type": "function"}]}), "`tools`");
+        check_refused(json!({"response_format": {"type": "json_object"}}), "`response_format`");
+        check_refused(json!({"best_of": 2}), "`best_of`");
+        check_refused(json!({"policy": "off"}), "--policy");
+        check_refused(json!({"top_k": -2}), "`top_k`");
+        check_refused(json!({"logit_bias": {"x": 1}}), "token ids");
+        check_refused(json!({"n": 65}), "at most 128, got 2 times 65");
+    }
+
+    #[test]
+    fn neutral_values_are_not_refused() {
+        let value = json!({
+            "tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "best_of": 1, "suffix": null,
+            "functions": null, "use_beam_search": false, "guided_json": null, "length_penalty": 1.0,
+        });
+        assert!(requests(value, &HeaderMap::new()).is_ok());
+    }
+}

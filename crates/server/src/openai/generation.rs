@@ -1,0 +1,306 @@
+//! From checked requests to an answer, whole or streamed; chat and text completions differ only in how a choice is written.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use axum::Json;
+use axum::http::{HeaderName, HeaderValue};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use dsde_engine::{EmittedToken, FinishReason, Request, RequestTimeline};
+use dsde_model::text::Utf8Stream;
+use futures_util::stream::{self, StreamExt};
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+use super::statistics::{Detail, metrics};
+use crate::app::{App, RequestId};
+use crate::engine_thread::Submission;
+use crate::inbox::{Done, Inbox, Loss, Reader, SpeculativeStep, Update, Wake};
+
+/// Keeps proxies from collecting a stream before they pass it on.
+const UNBUFFERED: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+
+/// A part of a choice.
+pub(crate) struct Piece<'a> {
+    /// What became certain.
+    pub(crate) text: &'a str,
+    /// The tokens of it; text may lag behind.
+    pub(crate) tokens: &'a [EmittedToken],
+    /// Characters of the choice before it.
+    pub(crate) offset: usize,
+}
+
+/// How the choices of an answer are written.
+pub(crate) trait Wire: Send + Sync + 'static {
+    /// Begins the id of an answer.
+    const ID: &'static str;
+    /// What an answer is called.
+    const OBJECT: &'static str;
+    /// What a part of a stream is called.
+    const CHUNK_OBJECT: &'static str;
+
+    /// What a stream begins with, before the first piece of a choice.
+    fn opening(&self, choice: usize) -> Option<Value>;
+
+    /// A part of a choice in a stream.
+    fn piece(&self, choice: usize, piece: &Piece<'_>) -> Value;
+
+    /// The end of a choice in a stream.
+    fn ending(&self, choice: usize, reason: &'static str) -> Value;
+
+    /// A whole choice.
+    fn whole(&self, choice: usize, piece: &Piece<'_>, reason: &'static str) -> Value;
+}
+
+/// What is to be generated, and what the answer says beyond the choices.
+pub(crate) struct Order {
+    pub(crate) requests: Vec<Request>,
+    pub(crate) is_streamed: bool,
+    pub(crate) includes_usage: bool,
+    pub(crate) detail: Detail,
+    pub(crate) request_id: RequestId,
+}
+
+/// Generates.
+///
+/// # Errors
+/// If the requests are refused; of a whole answer, also if it is lost on the way.
+pub(crate) async fn respond<W: Wire>(app: &Arc<App>, wire: W, order: Order) -> Result<Response, ApiError> {
+    if app.is_draining() {
+        return Err(Loss::Shutdown.into());
+    }
+    let n_choices: usize = order.requests.iter().map(|request| request.n_choices as usize).sum();
+    let waiting_max = app.config.waiting_max;
+    if n_choices > waiting_max as usize {
+        let message =
+            format!("prompts times `n` must be at most {waiting_max} on this server, got {n_choices}");
+        return Err(ApiError::bad_field("n", message));
+    }
+    let wake = if order.is_streamed { Wake::Always } else { Wake::AtEnd };
+    let (inbox, reader) = Inbox::new(n_choices, wake);
+    let generation = Generation::new(app, wire, &order, reader, n_choices);
+    let deadline = Instant::now() + app.config.request_timeout;
+    app.engine.submit(Submission { requests: order.requests, inbox, deadline }).await?;
+    match order.is_streamed {
+        true => Ok(generation.stream(app)),
+        false => generation.whole().await,
+    }
+}
+
+/// One choice as far as it has come.
+#[derive(Default)]
+struct Choice {
+    utf8: Utf8Stream,
+    /// Of a whole answer.
+    text: String,
+    /// Of a whole answer.
+    tokens: Vec<EmittedToken>,
+    /// Characters sent in a stream.
+    n_chars: usize,
+    is_opened: bool,
+    speculative_steps: Vec<SpeculativeStep>,
+    done: Option<Done>,
+}
+
+struct Generation<W> {
+    wire: W,
+    reader: Reader,
+    choices: Vec<Choice>,
+    /// Choices per prompt.
+    n: usize,
+    prompt_tokens: usize,
+    has_logprobs: bool,
+    includes_usage: bool,
+    detail: Detail,
+    id: String,
+    created: u64,
+    model: String,
+    request_id: RequestId,
+    is_over: bool,
+}
+
+impl<W: Wire> Generation<W> {
+    fn new(app: &App, wire: W, order: &Order, reader: Reader, n_choices: usize) -> Self {
+        Self {
+            wire,
+            reader,
+            choices: (0..n_choices).map(|_| Choice::default()).collect(),
+            n: order.requests.first().map_or(1, |request| request.n_choices as usize),
+            prompt_tokens: order.requests.iter().map(|request| request.prompt.len()).sum(),
+            has_logprobs: order.requests.iter().any(|request| request.params.logprobs.is_some()),
+            includes_usage: order.includes_usage,
+            detail: order.detail,
+            id: format!("{}-{}", W::ID, order.request_id.0),
+            created: seconds_since_epoch(),
+            model: app.config.model_name().to_owned(),
+            request_id: order.request_id.clone(),
+            is_over: false,
+        }
+    }
+
+    /// Waits for the end and answers in one piece.
+    async fn whole(mut self) -> Result<Response, ApiError> {
+        while let Some(updates) = self.reader.next().await {
+            for Update { choice, delta, end } in updates {
+                let choice = &mut self.choices[choice];
+                choice.text += &choice.utf8.push(&delta.text);
+                choice.tokens.extend(delta.tokens);
+                choice.speculative_steps.extend(delta.speculative_steps);
+                if let Some(end) = end {
+                    choice.done = Some(end?);
+                    choice.text += &choice.utf8.finish();
+                }
+            }
+        }
+        self.log();
+        let whole = |(i, choice): (usize, &Choice)| {
+            let piece = Piece { text: &choice.text, tokens: &choice.tokens, offset: 0 };
+            self.wire.whole(i, &piece, reason(choice))
+        };
+        let choices: Vec<Value> = self.choices.iter().enumerate().map(whole).collect();
+        let mut answer = self.envelope(W::OBJECT, choices);
+        answer["usage"] = self.usage();
+        self.add_metrics(&mut answer);
+        Ok(Json(answer).into_response())
+    }
+
+    /// Answers with a stream of events.
+    fn stream(self, app: &App) -> Response {
+        let keep_alive = KeepAlive::new().interval(app.config.keep_alive).text("keep-alive");
+        let batches = stream::unfold(self, |mut generation| async move {
+            let events = generation.events().await?;
+            Some((stream::iter(events.into_iter().map(Ok::<_, Infallible>)), generation))
+        });
+        ([UNBUFFERED], Sse::new(batches.flatten()).keep_alive(keep_alive)).into_response()
+    }
+
+    /// The next events, at least one; `None` after the last.
+    async fn events(&mut self) -> Option<Vec<Event>> {
+        let mut events = Vec::new();
+        while events.is_empty() {
+            if self.is_over {
+                return None;
+            }
+            match self.reader.next().await {
+                Some(updates) => {
+                    for update in updates {
+                        if let Err(loss) = self.chunks(update, &mut events) {
+                            events.push(Event::default().data(ApiError::from(loss).body().to_string()));
+                            events.push(self.over());
+                            break;
+                        }
+                    }
+                }
+                None => {
+                    self.log();
+                    if self.includes_usage {
+                        let mut chunk = self.envelope(W::CHUNK_OBJECT, Vec::new());
+                        chunk["usage"] = self.usage();
+                        self.add_metrics(&mut chunk);
+                        events.push(Event::default().data(chunk.to_string()));
+                    }
+                    events.push(self.over());
+                }
+            }
+        }
+        Some(events)
+    }
+
+    fn over(&mut self) -> Event {
+        self.is_over = true;
+        Event::default().data("[DONE]")
+    }
+
+    /// The chunks of one update.
+    fn chunks(&mut self, update: Update, events: &mut Vec<Event>) -> Result<(), Loss> {
+        let Update { choice: i, delta, end } = update;
+        let choice = &mut self.choices[i];
+        choice.speculative_steps.extend(delta.speculative_steps);
+        let mut text = choice.utf8.push(&delta.text);
+        if let Some(end) = end {
+            choice.done = Some(end?);
+            text += &choice.utf8.finish();
+        }
+        let mut parts = Vec::new();
+        if !std::mem::replace(&mut choice.is_opened, true) {
+            parts.extend(self.wire.opening(i));
+        }
+        if !text.is_empty() || (self.has_logprobs && !delta.tokens.is_empty()) {
+            let piece = Piece { text: &text, tokens: &delta.tokens, offset: choice.n_chars };
+            parts.push(self.wire.piece(i, &piece));
+            choice.n_chars += text.chars().count();
+        }
+        let is_ended = choice.done.is_some();
+        if is_ended {
+            parts.push(self.wire.ending(i, reason(choice)));
+        }
+        let n_parts = parts.len();
+        for (part_idx, part) in parts.into_iter().enumerate() {
+            let mut chunk = self.envelope(W::CHUNK_OBJECT, vec![part]);
+            if self.includes_usage {
+                chunk["usage"] = Value::Null;
+            } else if is_ended && part_idx + 1 == n_parts {
+                self.add_metrics(&mut chunk);
+            }
+            events.push(Event::default().data(chunk.to_string()));
+        }
+        Ok(())
+    }
+
+    fn envelope(&self, object: &str, choices: Vec<Value>) -> Value {
+        json!({
+            "id": self.id,
+            "object": object,
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+        })
+    }
+
+    fn timelines(&self) -> impl Iterator<Item = &RequestTimeline> {
+        self.choices.iter().filter_map(|choice| choice.done.as_ref()).map(|done| &done.timeline)
+    }
+
+    /// The prompt counts once, however many choices continue it.
+    fn usage(&self) -> Value {
+        let completion_tokens: usize = self.timelines().map(|timeline| timeline.emitted as usize).sum();
+        let cached: u32 = self.timelines().step_by(self.n).map(|timeline| timeline.cached_tokens).sum();
+        json!({
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "total_tokens": self.prompt_tokens + completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": cached},
+        })
+    }
+
+    /// Statistics describe one choice, so an answer with several has none.
+    fn add_metrics(&self, answer: &mut Value) {
+        if let ([choice], true) = (self.choices.as_slice(), self.detail != Detail::None)
+            && let Some(done) = &choice.done
+        {
+            answer["metrics"] = metrics(self.detail, &done.timeline, &choice.speculative_steps);
+        }
+    }
+
+    fn log(&self) {
+        let emitted: u32 = self.timelines().map(|timeline| timeline.emitted).sum();
+        let accepted: u32 = self.timelines().map(|timeline| timeline.accepted).sum();
+        let RequestId(id) = &self.request_id;
+        tracing::info!(%id, prompt_tokens = self.prompt_tokens, emitted, accepted, "answered");
+    }
+}
+
+fn reason(choice: &Choice) -> &'static str {
+    match choice.done.as_ref().map(|done| done.reason) {
+        Some(FinishReason::Length) => "length",
+        _ => "stop",
+    }
+}
+
+/// Of the wall clock; 0 if it makes no sense.
+pub(crate) fn seconds_since_epoch() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}

@@ -1,0 +1,10 @@
+//! The OpenAI API: what is read, what is answered.
+
+pub(crate) mod chat;
+pub(crate) mod completions;
+pub(crate) mod error;
+mod fields;
+pub(crate) mod generation;
+pub(crate) mod models;
+mod statistics;
+pub(crate) mod tokens;

@@ -1,0 +1,77 @@
+//! `/tokenize` and `/detokenize`, and how single tokens are shown.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use dsde_engine::Vocabulary as _;
+use dsde_model::text::Tokenizer;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::chat::{TypedMessage, typed_messages};
+use super::error::ApiError;
+use crate::app::App;
+use crate::body::JsonBody;
+
+/// What is to be tokenised: exactly one of `prompt` and `messages`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct TokenizeBody {
+    model: Option<String>,
+    prompt: Option<String>,
+    messages: Option<Vec<TypedMessage>>,
+    add_special_tokens: Option<bool>,
+    add_generation_prompt: Option<bool>,
+    return_token_strs: Option<bool>,
+}
+
+/// Tokens of a text.
+#[derive(Debug, Deserialize)]
+pub(crate) struct DetokenizeBody {
+    model: Option<String>,
+    tokens: Vec<u32>,
+}
+
+/// Text to tokens.
+pub(crate) async fn tokenize(
+    State(app): State<Arc<App>>,
+    JsonBody(body): JsonBody<TokenizeBody>,
+) -> Result<Json<Value>, ApiError> {
+    app.check_model(body.model.as_deref())?;
+    let tokens = match (body.prompt, body.messages) {
+        (Some(prompt), None) => app.encode_text(prompt, body.add_special_tokens.unwrap_or(true)).await?,
+        (None, Some(messages)) => {
+            let add_generation_prompt = body.add_generation_prompt.unwrap_or(true);
+            app.encode_chat(typed_messages(messages)?, add_generation_prompt).await?
+        }
+        _ => return Err(ApiError::bad_request("exactly one of `prompt` and `messages` is needed")),
+    };
+    let text = |&token: &u32| token_text(&app.text.tokenizer, token).0;
+    let texts = body.return_token_strs.unwrap_or(false).then(|| tokens.iter().map(text).collect::<Vec<_>>());
+    Ok(Json(json!({
+        "count": tokens.len(),
+        "max_model_len": app.engine.shape.context_len_max,
+        "tokens": tokens,
+        "token_strs": texts,
+    })))
+}
+
+/// Tokens to text.
+pub(crate) async fn detokenize(
+    State(app): State<Arc<App>>,
+    JsonBody(body): JsonBody<DetokenizeBody>,
+) -> Result<Json<Value>, ApiError> {
+    app.check_model(body.model.as_deref())?;
+    let vocab_len = app.engine.shape.vocab_len;
+    if let Some(token) = body.tokens.iter().find(|&&token| token >= vocab_len) {
+        let message = format!("token {token} is outside the vocabulary of {vocab_len} tokens");
+        return Err(ApiError::bad_field("tokens", message));
+    }
+    Ok(Json(json!({"prompt": app.text.tokenizer.decode(&body.tokens)})))
+}
+
+/// Text and bytes that a token adds; bytes that are no UTF-8 become U+FFFD in the text. Special tokens add nothing.
+pub(crate) fn token_text(tokenizer: &Tokenizer, token: u32) -> (String, &[u8]) {
+    let bytes = tokenizer.token_bytes(token);
+    (String::from_utf8_lossy(bytes).into_owned(), bytes)
+}

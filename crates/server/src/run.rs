@@ -1,0 +1,88 @@
+//! A server as a program: runtime, socket and signals around [`serve`].
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use dsde_engine::{Clock, Engine, Executor};
+use tokio::net::TcpListener;
+use tokio::runtime::Builder;
+
+use crate::config::{Config, Text};
+use crate::service::{Error, serve};
+
+/// Threads that handle connections: one can be held up by a long body while the other goes on. The cores belong to the engine.
+const CONNECTION_THREADS: usize = 2;
+/// Time for text that is still being processed when everything else has ended.
+const RUNTIME_END: Duration = Duration::from_secs(1);
+
+/// Serves on `host` and `port` until the process is told to end (SIGINT, SIGTERM); told twice, it ends without waiting.
+///
+/// * `port`: 0 takes a free one.
+/// * `listening`: called with the address once connections are accepted.
+///
+/// # Errors
+/// If the address cannot be taken, or as [`serve`].
+pub fn run<E, C>(
+    engine: Engine<E, C>,
+    text: Text,
+    config: Config,
+    (host, port): (&str, u16),
+    listening: impl FnOnce(SocketAddr),
+) -> Result<(), Error>
+where
+    E: Executor + Send + 'static,
+    C: Clock + Send + 'static,
+{
+    let runtime = Builder::new_multi_thread().worker_threads(CONNECTION_THREADS).enable_all().build();
+    let runtime = runtime.map_err(Error::Runtime)?;
+    let served = runtime.block_on(async {
+        let in_use = |source| Error::Address { address: format!("{host}:{port}"), source };
+        let listener = TcpListener::bind((host, port)).await.map_err(in_use)?;
+        let address = listener.local_addr().map_err(Error::Socket)?;
+        let mut signals = Signals::new().map_err(Error::Signals)?;
+        listening(address);
+        let (asked_twice, twice) = tokio::sync::oneshot::channel::<()>();
+        let asked = async move {
+            signals.next().await;
+            tracing::info!("shutting down; requests in flight may end, another signal ends them");
+            tokio::spawn(async move {
+                signals.next().await;
+                let _ = asked_twice.send(());
+            });
+        };
+        tokio::select! {
+            served = serve(listener, engine, text, config, asked) => served,
+            Ok(()) = twice => Ok(()),
+        }
+    });
+    runtime.shutdown_timeout(RUNTIME_END);
+    served
+}
+
+/// What tells a process to end.
+struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            #[cfg(unix)]
+            terminate: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?,
+        })
+    }
+
+    #[cfg(unix)]
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+    }
+
+    #[cfg(not(unix))]
+    async fn next(&mut self) {
+        let _ = tokio::signal::ctrl_c().await;
+    }
+}

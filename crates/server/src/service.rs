@@ -1,0 +1,113 @@
+//! The life of a server: start, serve, drain, end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dsde_engine::{Clock, Engine, Executor};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
+
+use crate::app::{App, Ids, router};
+use crate::config::{Config, Text};
+use crate::engine_thread::{self, EngineHandle};
+use crate::live::FEEDS_MAX;
+use crate::metrics::Metrics;
+use crate::openai::generation::seconds_since_epoch;
+
+/// Time for the last messages of requests that a shutdown has cancelled.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Why a server could not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No model name to answer to.
+    #[error("at least one model name is needed")]
+    NoModelName,
+    /// The thread of the engine could not start.
+    #[error("cannot start the engine's thread")]
+    Thread(#[source] std::io::Error),
+    /// The runtime could not start.
+    #[error("cannot start the threads for connections")]
+    Runtime(#[source] std::io::Error),
+    /// The process cannot be told to end.
+    #[error("cannot listen to signals")]
+    Signals(#[source] std::io::Error),
+    /// The address is in use, or not of this machine.
+    #[error("cannot listen on {address}")]
+    Address {
+        /// As asked for.
+        address: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The socket failed.
+    #[error("cannot serve connections")]
+    Socket(#[source] std::io::Error),
+}
+
+/// Serves until `shutdown` completes, then lets requests in flight end, at most for `config.drain_timeout`.
+///
+/// The engine moves to a thread of its own and ends with it.
+///
+/// # Errors
+/// If the configuration names no model, or thread or socket fail.
+pub async fn serve<E, C>(
+    listener: TcpListener,
+    engine: Engine<E, C>,
+    text: Text,
+    config: Config,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Error>
+where
+    E: Executor + Send + 'static,
+    C: Clock + Send + 'static,
+{
+    if config.model_names.is_empty() {
+        return Err(Error::NoModelName);
+    }
+    let metrics = Arc::new(Metrics::new(config.model_name()));
+    let (engine, thread) =
+        engine_thread::start(engine, metrics.clone(), config.waiting_max).map_err(Error::Thread)?;
+    let (drain, draining) = watch::channel(false);
+    let drain_timeout = config.drain_timeout;
+    let app = App {
+        engine: engine.clone(),
+        text,
+        config,
+        metrics,
+        created: seconds_since_epoch(),
+        draining: draining.clone(),
+        live_feeds: Arc::new(Semaphore::new(FEEDS_MAX)),
+        ids: Ids::new(),
+    };
+    let began = async move {
+        shutdown.await;
+        // Receivers live as long as the server.
+        let _ = drain.send(true);
+    };
+    let server = axum::serve(listener, router(Arc::new(app))).with_graceful_shutdown(began);
+    let served = tokio::select! {
+        served = server.into_future() => served,
+        () = stop_late(engine.clone(), draining, drain_timeout) => Ok(()),
+    };
+    engine.stop();
+    drop(engine);
+    let joined = tokio::task::spawn_blocking(move || thread.join());
+    // A step in progress may take longer than anyone wants to wait; the process ends anyway.
+    let _ = timeout(FAREWELL, joined).await;
+    served.map_err(Error::Socket)
+}
+
+/// Stops the engine when draining has taken too long, and leaves time to tell the clients.
+async fn stop_late(engine: EngineHandle, mut draining: watch::Receiver<bool>, drain_timeout: Duration) {
+    if draining.wait_for(|&is_draining| is_draining).await.is_err() {
+        return std::future::pending().await;
+    }
+    tokio::time::sleep(drain_timeout).await;
+    tracing::warn!("requests in flight did not end in {drain_timeout:?}; they are cancelled");
+    engine.stop();
+    tokio::time::sleep(FAREWELL).await;
+}

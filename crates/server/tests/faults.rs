@@ -1,0 +1,215 @@
+//! What happens when clients or circumstances misbehave: errors, limits, overload, disconnects, shutdown.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{CONTEXT, Server, Setup, chat, start, with};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+const CHAT: &str = "/v1/chat/completions";
+const RUNNING: &str = "vllm:num_requests_running";
+
+/// An answer that takes until the context is full.
+fn endless() -> Value {
+    json!({"prompt": "Once upon a time", "max_tokens": 2000, "ignore_eos": true, "temperature": 0})
+}
+
+async fn check_error(server: &Server, path: &str, body: Value, status: u16, message: &str) {
+    let response = server.send(path, &body).await;
+    let got = response.status().as_u16();
+    let error: Value = response.json().await.unwrap();
+    assert_eq!(got, status, "{body}: {error}");
+    let text = error["error"]["message"].as_str().unwrap();
+    assert!(text.contains(message), "{body}: {text}");
+    assert!(error["error"]["type"].is_string() && error["error"].get("param").is_some());
+}
+
+#[tokio::test]
+async fn mistakes_are_named() {
+    let server = start(Setup::default()).await;
+    let s = &server;
+    check_error(s, CHAT, json!({}), 400, "missing field `messages`").await;
+    check_error(s, CHAT, json!({"messages": []}), 400, "1 to 4096 entries, got 0").await;
+    check_error(s, CHAT, with(chat("x"), json!({"model": "gpt"})), 404, "this server has: demo").await;
+    check_error(s, CHAT, with(chat("x"), json!({"temperature": -1})), 400, "temperature must be in").await;
+    check_error(s, CHAT, with(chat("x"), json!({"top_p": 0})), 400, "top_p").await;
+    check_error(s, CHAT, with(chat("x"), json!({"n": 0})), 400, "n_choices must be in 1").await;
+    check_error(s, CHAT, with(chat("x"), json!({"n": 129})), 400, "at most 128").await;
+    check_error(s, CHAT, with(chat("x"), json!({"max_tokens": 0})), 400, "tokens_max").await;
+    check_error(s, CHAT, with(chat("x"), json!({"max_tokens": -1})), 400, "invalid value").await;
+    check_error(s, CHAT, with(chat("x"), json!({"stop": vec!["a"; 17]})), 400, "number of stop strings")
+        .await;
+    check_error(s, CHAT, with(chat("x"), json!({"stop": [""]})), 400, "bytes of a stop string").await;
+    check_error(s, CHAT, with(chat("x"), json!({"logprobs": true, "top_logprobs": 21})), 400, "at most 20")
+        .await;
+    check_error(s, CHAT, with(chat("x"), json!({"top_logprobs": 2})), 400, "needs `logprobs`").await;
+    check_error(s, CHAT, with(chat("x"), json!({"logit_bias": {"999999": 1}})), 400, "vocabulary").await;
+    check_error(s, CHAT, with(chat("x"), json!({"slo_ttft_ms": -5})), 400, "ttft_ms_max").await;
+    check_error(s, CHAT, with(chat("x"), json!({"tools": [{}]})), 400, "`tools` is not supported").await;
+    let image = json!([{"type": "image_url", "image_url": {"url": "http://x"}}]);
+    check_error(s, CHAT, json!({"messages": [{"role": "user", "content": image}]}), 400, "got image_url")
+        .await;
+    check_error(s, "/v1/completions", json!({"prompt": []}), 400, "1 to 128 prompts, got 0").await;
+    check_error(s, "/v1/completions", json!({"prompt": [99_999_999]}), 400, "outside the vocabulary").await;
+    check_error(s, "/v1/completions", json!({"prompt": {"a": 1}}), 400, "to be a string").await;
+    check_error(s, "/v1/completions", json!({"prompt": vec!["a"; 129]}), 400, "got 129").await;
+    check_error(s, "/detokenize", json!({"tokens": [99_999_999]}), 400, "outside the vocabulary").await;
+    check_error(s, "/tokenize", json!({}), 400, "exactly one").await;
+    check_error(s, "/v1/nothing", json!({}), 404, "no such route").await;
+    check_error(s, "/health", json!({}), 405, "method").await;
+    let long = vec![5; CONTEXT as usize + 10];
+    let lengths = format!("{} tokens, at most {}", CONTEXT + 10, CONTEXT - 1);
+    check_error(s, "/v1/completions", json!({"prompt": long}), 400, &lengths).await;
+    server.post(CHAT, chat("still alive")).await;
+}
+
+#[tokio::test]
+async fn bodies_that_are_no_json_too_deep_or_too_long_are_refused() {
+    let server = start(Setup { config: |config| config.body_bytes_max = 10_000, ..Setup::default() }).await;
+    let raw =
+        async |body: String| server.client.post(server.url(CHAT)).body(body).send().await.unwrap().status();
+    assert_eq!(raw("{\"messages\": ".to_owned()).await, StatusCode::BAD_REQUEST);
+    assert_eq!(raw("[".repeat(5000)).await, StatusCode::BAD_REQUEST);
+    let nested = format!("{{\"messages\": [], \"x\": {}{}}}", "[".repeat(2000), "]".repeat(2000));
+    assert_eq!(raw(nested).await, StatusCode::BAD_REQUEST);
+    assert_eq!(raw("x".repeat(10_001)).await, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(raw(chat("fits").to_string()).await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn keys_guard_every_route_but_health() {
+    let keys =
+        |config: &mut dsde_server::Config| config.api_keys = vec!["first".to_owned(), "second".to_owned()];
+    let server = start(Setup { config: keys, ..Setup::default() }).await;
+    for path in ["/v1/models", "/metrics", "/version", "/v1/live"] {
+        let response = server.get(path).await;
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{path}");
+        let error: Value = response.json().await.unwrap();
+        assert_eq!(error["error"]["code"], "invalid_api_key");
+    }
+    check_error(&server, CHAT, chat("x"), 401, "API key").await;
+    for path in ["/", "/health", "/ready"] {
+        assert_eq!(server.get(path).await.status(), StatusCode::OK, "{path}");
+    }
+    let with_header = async |name: &str, value: &str| {
+        server.client.get(server.url("/v1/models")).header(name, value).send().await.unwrap().status()
+    };
+    assert_eq!(with_header("authorization", "Bearer second").await, StatusCode::OK);
+    assert_eq!(with_header("x-api-key", "first").await, StatusCode::OK);
+    for wrong in ["Bearer firs", "Bearer first2", "Bearer ", "Basic first", "first"] {
+        assert_eq!(with_header("authorization", wrong).await, StatusCode::UNAUTHORIZED, "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn request_ids_are_echoed_or_made() {
+    let server = start(Setup::default()).await;
+    let id = async |given: Option<&str>| {
+        let mut request = server.client.get(server.url("/health"));
+        if let Some(given) = given {
+            request = request.header("x-request-id", given);
+        }
+        let response = request.send().await.unwrap();
+        response.headers()["x-request-id"].to_str().unwrap().to_owned()
+    };
+    assert_eq!(id(Some("mine-1")).await, "mine-1");
+    assert_ne!(id(None).await, id(None).await);
+    assert!(id(Some(&"x".repeat(200))).await.len() < 100, "long ids are replaced");
+}
+
+#[tokio::test]
+async fn a_full_queue_answers_429_and_recovers() {
+    let setup = Setup { sequences_max: 1, config: |config| config.waiting_max = 1, ..Setup::default() };
+    let server = start(setup).await;
+    let body = endless();
+    let streaming = with(body.clone(), json!({"stream": true}));
+    let running = server.send("/v1/completions", &streaming).await;
+    server.until_metric(RUNNING, 1.0).await;
+    let waiting = server.send("/v1/completions", &streaming).await;
+    server.until_metric("vllm:num_requests_waiting", 1.0).await;
+    let refused = server.send("/v1/completions", &body).await;
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(refused.headers()["retry-after"], "1");
+    drop((running, waiting));
+    server.until_metric(RUNNING, 0.0).await;
+    server.until_metric("vllm:num_requests_waiting", 0.0).await;
+    server.post(CHAT, chat("again")).await;
+    check_error(&server, CHAT, with(chat("x"), json!({"n": 2})), 400, "at most 1").await;
+}
+
+#[tokio::test]
+async fn clients_that_leave_free_their_blocks_at_once() {
+    let server = start(Setup::default()).await;
+    let streaming = with(endless(), json!({"stream": true}));
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        let mut response = server.send("/v1/completions", &streaming).await;
+        response.chunk().await.unwrap();
+        open.push(response);
+    }
+    let request = server.client.post(server.url("/v1/completions")).json(&endless()).send();
+    let whole = tokio::spawn(request);
+    server.until_metric(RUNNING, 5.0).await;
+    whole.abort();
+    drop(open);
+    server.until_metric(RUNNING, 0.0).await;
+    server.until_metric("vllm:kv_cache_usage_perc", 0.0).await;
+    let text = server.get("/metrics").await.text().await.unwrap();
+    assert!(text.contains("finished_reason=\"abort\""), "{text}");
+    server.post(CHAT, chat("others are not hurt")).await;
+}
+
+#[tokio::test]
+async fn a_reader_that_never_reads_holds_up_nobody() {
+    use tokio::io::AsyncWriteExt as _;
+    let server = start(Setup::default()).await;
+    let body = with(endless(), json!({"stream": true, "logprobs": 20})).to_string();
+    let head = format!("POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    let mut socket = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    socket.write_all((head + &body).as_bytes()).await.unwrap();
+    server.until_metric(RUNNING, 1.0).await;
+    for _ in 0..3 {
+        server.post(CHAT, chat("Hello.")).await;
+    }
+    // Its answer ends in its inbox, without having been read.
+    server.until_metric(RUNNING, 0.0).await;
+    drop(socket);
+}
+
+#[tokio::test]
+async fn answers_that_take_too_long_end_with_an_error() {
+    let timeout = |config: &mut dsde_server::Config| config.request_timeout = Duration::from_millis(50);
+    let server = start(Setup { config: timeout, ..Setup::default() }).await;
+    check_error(&server, "/v1/completions", endless(), 504, "longer than this server allows").await;
+    let events = server.events("/v1/completions", with(endless(), json!({"stream": true}))).await;
+    assert_eq!(events.last().unwrap()["error"]["type"], "timeout_error");
+    server.until_metric("vllm:kv_cache_usage_perc", 0.0).await;
+}
+
+#[tokio::test]
+async fn a_shutdown_lets_requests_in_flight_end() {
+    let mut server = start(Setup::default()).await;
+    let body = with(endless(), json!({"max_tokens": 300, "stream": true}));
+    let response = server.send("/v1/completions", &body).await;
+    server.until_metric(RUNNING, 1.0).await;
+    server.shutdown.take().unwrap().send(()).unwrap();
+    let events = common::events(&response.text().await.unwrap());
+    assert_eq!(events.last().unwrap()["choices"][0]["finish_reason"], "length");
+    tokio::time::timeout(Duration::from_secs(10), server.ended).await.unwrap().unwrap().unwrap();
+    assert!(server.client.get(format!("http://{}/health", server.address)).send().await.is_err());
+}
+
+#[tokio::test]
+async fn a_shutdown_that_takes_too_long_tells_the_clients() {
+    let setup =
+        Setup { config: |config| config.drain_timeout = Duration::from_millis(20), ..Setup::default() };
+    let mut server = start(setup).await;
+    let response = server.send("/v1/completions", &with(endless(), json!({"stream": true}))).await;
+    server.until_metric(RUNNING, 1.0).await;
+    server.shutdown.take().unwrap().send(()).unwrap();
+    let events = common::events(&response.text().await.unwrap());
+    assert_eq!(events.last().unwrap()["error"]["type"], "unavailable_error");
+    tokio::time::timeout(Duration::from_secs(10), server.ended).await.unwrap().unwrap().unwrap();
+}
