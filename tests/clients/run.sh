@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Drives `dsde serve` with the official OpenAI client for Python.
+#
+# usage: tests/clients/run.sh [DSDE]   (default: target/release/dsde, else target/debug/dsde)
+# Needs python3 with venv, and a package index for the first run. Without them nothing is checked, and the script says so and
+# ends with code 77.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+venv=${DSDE_CLIENTS_VENV:-$root/target/clients-venv}
+
+dsde=${1:-}
+for candidate in "$root/target/release/dsde" "$root/target/debug/dsde"; do
+    if [ -z "$dsde" ] && [ -x "$candidate" ]; then dsde=$candidate; fi
+done
+if [ -z "$dsde" ]; then
+    echo "there is no dsde; build it (cargo build --release) or name it" >&2
+    exit 2
+fi
+
+if [ ! -x "$venv/bin/python" ] || ! "$venv/bin/python" -c 'import openai' 2>/dev/null; then
+    if ! { python3 -m venv "$venv" && "$venv/bin/pip" install --quiet -r "$here/requirements.txt"; }; then
+        echo "SKIPPED: NOTHING WAS CHECKED. The packages of $here/requirements.txt cannot be installed." >&2
+        exit 77
+    fi
+fi
+
+log=$(mktemp)
+"$dsde" serve --port 0 --api-key test-key 2>"$log" &
+server=$!
+trap 'kill "$server" 2>/dev/null || true; rm -f "$log"' EXIT
+url=
+for _ in $(seq 300); do
+    url=$(sed -n 's/^ready: //p' "$log")
+    if [ -n "$url" ] || ! kill -0 "$server" 2>/dev/null; then break; fi
+    sleep 0.1
+done
+if [ -z "$url" ]; then
+    cat "$log" >&2
+    exit 1
+fi
+DSDE_URL=$url DSDE_KEY=test-key "$venv/bin/python" -m unittest -v "$here/test_openai.py"

@@ -1,0 +1,125 @@
+"""The official OpenAI client against a running server (DSDE_URL, DSDE_KEY); run.sh starts one."""
+
+import asyncio
+import os
+import unittest
+
+import openai
+
+BASE = os.environ["DSDE_URL"]
+KEY = os.environ["DSDE_KEY"]
+HELLO = [{"role": "user", "content": "Tell me a story about a dog."}]
+# Greedy, so that answers repeat.
+GREEDY = {"model": "demo", "messages": HELLO, "temperature": 0, "max_tokens": 40}
+
+
+def client(key=KEY):
+    return openai.OpenAI(base_url=f"{BASE}/v1", api_key=key, max_retries=0, timeout=60)
+
+
+class Chat(unittest.TestCase):
+    def setUp(self):
+        self.client = client()
+
+    def tearDown(self):
+        self.client.close()
+
+    def text(self, **more):
+        return self.client.chat.completions.create(**{**GREEDY, **more}).choices[0].message.content
+
+    def test_models(self):
+        self.assertEqual([model.id for model in self.client.models.list()], ["demo"])
+        self.assertEqual(self.client.models.retrieve("demo").id, "demo")
+
+    def test_whole_answers_repeat_and_count_tokens(self):
+        answer = self.client.chat.completions.create(**GREEDY)
+        self.assertTrue(answer.choices[0].message.content)
+        self.assertIn(answer.choices[0].finish_reason, ("stop", "length"))
+        usage = answer.usage
+        self.assertEqual(usage.total_tokens, usage.prompt_tokens + usage.completion_tokens)
+        self.assertEqual(answer.choices[0].message.content, self.text())
+
+    def test_a_stream_is_the_whole_answer_in_pieces(self):
+        stream = self.client.chat.completions.create(
+            **GREEDY, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = list(stream)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        self.assertEqual(text, self.text())
+        self.assertEqual(chunks[0].choices[0].delta.role, "assistant")
+        self.assertIsNotNone(chunks[-2].choices[0].finish_reason)
+        self.assertGreater(chunks[-1].usage.completion_tokens, 0)
+
+    def test_a_stream_may_be_left(self):
+        for _ in range(3):
+            with self.client.chat.completions.create(**GREEDY, stream=True) as stream:
+                next(iter(stream))
+        self.assertTrue(self.text())
+
+    def test_choices_and_seeds(self):
+        asked = {"n": 3, "temperature": 1.0, "seed": 11, "max_tokens": 16}
+        answer = self.client.chat.completions.create(**{**GREEDY, **asked})
+        self.assertEqual([choice.index for choice in answer.choices], [0, 1, 2])
+        greedy = self.client.chat.completions.create(**{**GREEDY, "n": 2})
+        self.assertEqual(greedy.choices[0].message.content, greedy.choices[1].message.content)
+
+    def test_stop_strings_are_cut_off(self):
+        whole = self.text()
+        stop = whole[10:14]
+        self.assertEqual(self.text(stop=[stop]), whole[: whole.index(stop)])
+
+    def test_logprobs(self):
+        answer = self.client.chat.completions.create(**GREEDY, logprobs=True, top_logprobs=2)
+        content = answer.choices[0].logprobs.content
+        self.assertEqual(len(content), answer.usage.completion_tokens)
+        for entry in content:
+            self.assertLessEqual(entry.logprob, 0)
+            self.assertEqual(entry.top_logprobs[0].logprob, entry.logprob)
+
+    def test_extensions_pass_through(self):
+        extra = {"min_p": 0.05, "top_k": 20, "repetition_penalty": 1.1, "spec_decode_metrics": "summary"}
+        answer = self.client.chat.completions.create(**GREEDY, extra_body=extra)
+        self.assertGreater(answer.metrics["speculative_decoding"]["num_draft_tokens"], 0)
+
+    def test_errors_have_their_types(self):
+        create = self.client.chat.completions.create
+        with self.assertRaises(openai.BadRequestError) as caught:
+            create(**{**GREEDY, "temperature": -1})
+        self.assertIn("temperature", str(caught.exception))
+        with self.assertRaises(openai.NotFoundError) as caught:
+            create(**{**GREEDY, "model": "other"})
+        self.assertEqual(caught.exception.code, "model_not_found")
+        with self.assertRaises(openai.AuthenticationError):
+            client("wrong").models.list()
+        with self.assertRaises(openai.BadRequestError) as caught:
+            create(**{**GREEDY, "messages": [{"role": "user", "content": "dog " * 20000}]})
+        self.assertEqual(caught.exception.code, "context_length_exceeded")
+
+
+class Completions(unittest.TestCase):
+    def test_text_lists_tokens_and_echo(self):
+        with client() as c:
+            asked = {"model": "demo", "temperature": 0, "max_tokens": 8}
+            one = c.completions.create(prompt="The dog", **asked).choices[0].text
+            two = c.completions.create(prompt=["The dog", "A cat"], **asked).choices
+            self.assertEqual((len(two), two[0].text), (2, one))
+            echoed = c.completions.create(prompt="The dog", echo=True, **asked).choices[0].text
+            self.assertEqual(echoed, "The dog" + one)
+            parts = [part.choices[0].text for part in c.completions.create(prompt="The dog", stream=True, **asked)]
+            self.assertEqual("".join(parts), one)
+
+
+class Concurrent(unittest.IsolatedAsyncioTestCase):
+    async def test_many_at_once_get_what_one_alone_gets(self):
+        async with openai.AsyncOpenAI(base_url=f"{BASE}/v1", api_key=KEY, max_retries=0) as c:
+            alone = (await c.chat.completions.create(**GREEDY)).choices[0].message.content
+
+            async def streamed():
+                stream = await c.chat.completions.create(**GREEDY, stream=True)
+                return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+            self.assertEqual(await asyncio.gather(*(streamed() for _ in range(12))), [alone] * 12)
+
+
+if __name__ == "__main__":
+    unittest.main()
