@@ -40,4 +40,4 @@ if [ -z "$url" ]; then
     cat "$log" >&2
     exit 1
 fi
-DSDE_URL=$url DSDE_KEY=test-key "$venv/bin/python" -m unittest -v "$here/test_openai.py"
+PYTHONDONTWRITEBYTECODE=1 DSDE_URL=$url DSDE_KEY=test-key "$venv/bin/python" -m unittest -v "$here/test_openai.py"

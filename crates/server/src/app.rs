@@ -171,11 +171,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 
 /// Gives every request an id and a span, and counts errors.
 async fn accompany(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let id = request
-        .headers()
-        .get(&REQUEST_ID)
-        .and_then(|value| usable_id(value))
-        .unwrap_or_else(|| app.ids.next());
+    let id = request.headers().get(&REQUEST_ID).and_then(usable_id).unwrap_or_else(|| app.ids.next());
     request.extensions_mut().insert(RequestId(id.clone()));
     let span = tracing::info_span!("request", %id, method = %request.method(), path = request.uri().path());
     let mut response = next.run(request).instrument(span.clone()).await;

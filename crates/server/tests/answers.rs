@@ -9,12 +9,12 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 fn content(answer: &Value) -> &str {
-    answer["choices"][0]["message"]["content"].as_str().unwrap()
+    answer["choices"][0]["message"]["content"].as_str().expect("an answer has content")
 }
 
 /// Text of one choice of a stream.
 fn streamed(events: &[Value], choice: u64) -> String {
-    let of_choice = events.iter().flat_map(|event| event["choices"].as_array().unwrap());
+    let of_choice = events.iter().flat_map(|event| event["choices"].as_array().expect("a chunk has choices"));
     let of_choice = of_choice.filter(|part| part["index"] == choice);
     of_choice.map(|part| part["delta"]["content"].as_str().or(part["text"].as_str()).unwrap_or("")).collect()
 }

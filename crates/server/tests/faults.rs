@@ -19,9 +19,9 @@ fn endless() -> Value {
 async fn check_error(server: &Server, path: &str, body: Value, status: u16, message: &str) {
     let response = server.send(path, &body).await;
     let got = response.status().as_u16();
-    let error: Value = response.json().await.unwrap();
+    let error: Value = response.json().await.expect("an error has a JSON body");
     assert_eq!(got, status, "{body}: {error}");
-    let text = error["error"]["message"].as_str().unwrap();
+    let text = error["error"]["message"].as_str().expect("an error has a message");
     assert!(text.contains(message), "{body}: {text}");
     assert!(error["error"]["type"].is_string() && error["error"].get("param").is_some());
 }
@@ -86,7 +86,7 @@ async fn keys_guard_every_route_but_health() {
     for path in ["/v1/models", "/metrics", "/version", "/v1/live"] {
         let response = server.get(path).await;
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{path}");
-        let error: Value = response.json().await.unwrap();
+        let error: Value = response.json().await.expect("an error has a JSON body");
         assert_eq!(error["error"]["code"], "invalid_api_key");
     }
     check_error(&server, CHAT, chat("x"), 401, "API key").await;

@@ -1,7 +1,7 @@
 //! A server over the embedded pair on a port of its own, and a pooled client.
 
-// Each test program uses a part of it.
-#![allow(dead_code)]
+// Each test program uses a part of it; what fails here fails the test.
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
