@@ -99,7 +99,7 @@ impl From<Verification> for Rule {
 /// Which policy plans speculation lengths.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct PolicyArgs {
-    /// How far to speculate; `dsde policies` lists what there is. Default: `dsde`, or `off` with `--draft none`.
+    /// How far to speculate; `dsde policies` lists what there is. Default: `auto`, or `off` with `--draft none`.
     #[arg(long, value_name = "NAME[:KEY=VALUE,...]", help_heading = "Speculation")]
     pub(crate) policy: Option<registry::Config>,
 

@@ -72,7 +72,7 @@ pub(crate) struct BenchArgs {
     workload: Vec<String>,
 
     /// Policies to compare; `dsde policies` lists what there is.
-    #[arg(long, value_name = "POLICY[,POLICY...]", default_value = "off,fixed:k=4,dsde")]
+    #[arg(long, value_name = "POLICY[,POLICY...]", default_value = "off,fixed:k=4,dsde,auto")]
     policies: PolicyList,
 
     /// Requests kept in flight, one measurement each. Tokens/s are counted while that many are.

@@ -23,7 +23,7 @@ use crate::session::{Form, Models, Session, Wish};
 use crate::speculation::known_policy;
 
 /// Compared policies; the first one is the reference.
-const POLICIES: [&str; 3] = ["off", "fixed:k=4", "dsde"];
+const POLICIES: [&str; 4] = ["off", "auto", "fixed:k=4", "dsde"];
 /// Most tokens per prompt.
 const TOKENS_MAX: u32 = 64;
 /// Measured runs per policy, as far as the time allows.

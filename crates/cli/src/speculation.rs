@@ -9,7 +9,7 @@ use dsde_policy::registry;
 use crate::failure::{Outcome, usage};
 
 /// Policy of commands that run one, unless another is asked for.
-const POLICY_DEFAULT: &str = "dsde";
+const POLICY_DEFAULT: &str = "auto";
 
 /// Where a model comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(policy(None, Draft::None).as_deref(), Some("off"));
         assert_eq!(policy(Some("off"), Draft::None).as_deref(), Some("off"));
         assert_eq!(policy(Some("fixed:k=2"), Draft::None), None);
-        assert_eq!(policy(None, Draft::Ngram).as_deref(), Some("dsde"));
+        assert_eq!(policy(None, Draft::Ngram).as_deref(), Some("auto"));
         assert_eq!(policy(Some("fixed:k=2"), Draft::Ngram).as_deref(), Some("fixed:k=2"));
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! | equation | here |
 //! |---|---|
-//! | `d = clip(d_max, d_min, floor(B1 / (n + c1)) - 1)` (Eq. 8), `w = clip(w_max, 1, floor(B2 / n) + c2)` (Eq. 9) | [`shape`] |
+//! | `d = clip(d_max, d_min, floor(B1 / (n + c1)) - 1)` (Eq. 8), `w = clip(w_max, 1, floor(B2 / n) + c2)` (Eq. 9) | [`shape()`] |
 //! | `A(r) = (l + t_spec) / t_tpot - o`, tokens the request must emit now | [`tokens_needed`] |
 //! | `A_cap(r) = min(A(r), d + 1)`; in falling order of `A(r)`, the best nodes until `1 + sum of f >= A_cap` | `AdaServe::select_for_slo` |
 //! | the rest of the budget to the best nodes of all | `AdaServe::select_for_throughput` |

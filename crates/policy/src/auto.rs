@@ -11,10 +11,10 @@
 //! | what may be accepted | [`Acceptance`]: per position, per request, with or without the draft's shape |
 //! | what time it takes | `auto/costs.rs`: target pass and draft round over rows, and the machine's pace |
 //! | which lengths are best | `auto/choice.rs`: every depth and every head of the ranking by survival |
-//! | when a draft stops, what is verified | the marginal rule: `w a / seconds >= rate`, in [`Auto::keep_drafting`](Policy::keep_drafting), [`Auto::trim`](Policy::trim) |
+//! | when a draft stops, what is verified | `auto/marginal.rs`, the marginal rule: `w a / seconds >= rate` |
 //! | whether the model is right | `auto/guard.rs`: measured against foretold rates |
 //! | whether to begin or to end | `auto/switch.rs`: any gain keeps it on, a sure one starts it |
-//! | whether things changed while it is off | `auto/probe.rs`: one sequence, half a percent of the time |
+//! | whether things changed while it is off | `auto/probe.rs`, `auto/probing.rs`: one sequence, half a percent of the time |
 //!
 //! Why trimming is lossless: the rate and the price of a row that a position has to beat are fixed before anything is
 //! drafted, and its survival depends on the draft's distributions up to that position, so on nothing drawn there or later.
@@ -25,18 +25,22 @@
 mod choice;
 mod costs;
 mod guard;
+mod marginal;
 mod probe;
+mod probing;
+mod step;
 mod switch;
 
 use std::time::Duration;
 
-use crate::acceptance::{Acceptance, has_shape};
+use crate::acceptance::Acceptance;
 use crate::registry::{Entry, Parameter, Settings, ValueSet};
-use crate::{DraftPosition, PlanView, Planned, Policy, Reason, SeqId, SequenceView, Signals, StepFeedback};
-use choice::{Best, Candidate, DEPTH_MAX, Objective, Prices, Search};
+use crate::{DraftPosition, PlanView, Planned, Policy, Reason, SeqId, Signals, StepFeedback};
+use choice::{Best, Candidate, DEPTH_MAX, Objective, Search};
 use costs::Costs;
 use guard::{Guard, Progress};
-use probe::{Offer, Probe, Who};
+use probe::Probe;
+use step::{Drafting, Step, Turn, urgency};
 use switch::Switch;
 
 /// The row of this policy in the registry.
@@ -78,12 +82,6 @@ const HORIZON_STEPS: f64 = 64.0;
 /// Unread tokens that every drafting sequence may have: the last one, and the one before if all drafts were kept.
 const LAG_ORDINARY: u32 = 2;
 
-/// Length of a probe, tokens.
-const PROBE_LEN: u32 = 2;
-
-/// Expected gain from which a probe takes everyone.
-const GAIN_TO_PROBE_ALL: f64 = 0.9;
-
 /// Nats per label that the draft's shape must add for it to be computed in every step.
 const INSIGHT_MIN: f64 = 0.003;
 
@@ -93,42 +91,8 @@ const INSIGHT_TO_GO_ON: f64 = 0.01;
 /// Steps after which a shape that added little is looked at again.
 const SHAPE_RECHECK_STEPS: u64 = 16;
 
-/// Bound on the weight of a sequence that falls behind its target.
-const WEIGHT_MAX: f64 = 16.0;
-
 /// Bound on the draft tokens of a step.
 const DRAFTS_MAX: u32 = 512;
-
-/// What a step does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Turn {
-    /// Decodes plainly.
-    #[default]
-    Plain,
-    /// Drafts given lengths to learn from them.
-    Learning,
-    /// Drafts what pays.
-    Speculating,
-}
-
-/// A sequence in the current step, in the engine's order.
-#[derive(Clone, Copy, Debug)]
-struct Drafting {
-    seq: SeqId,
-    temperature: f32,
-    weight: f64,
-    offset: f64,
-    /// Probability that everything planned is accepted, before drafting.
-    planned_survival: f64,
-    /// Probability that all positions drafted so far are accepted.
-    survival: f64,
-    /// Positions that `survival` covers.
-    depth: u32,
-    /// Whether anything is planned for it.
-    drafts: bool,
-    /// Where the features of its drafted positions start, and how many there are.
-    features: (usize, usize),
-}
 
 /// Chooses lengths by what they are worth; see the file's head.
 #[derive(Clone, Debug)]
@@ -146,45 +110,6 @@ pub struct Auto {
     /// Speculating steps since plain decoding was last measured.
     n_since_plain: u32,
     step: Step,
-}
-
-/// The current step, and buffers kept between steps.
-#[derive(Clone, Debug, Default)]
-struct Step {
-    turn: Turn,
-    best: Best,
-    /// Seconds of the step if it decoded plainly.
-    plain_seconds: f64,
-    /// Sum of the weights.
-    weight: f64,
-    /// Seconds that one more verified row takes.
-    row_seconds: f64,
-    has_catch_up: bool,
-    is_all_sampled: bool,
-    /// Whether the draft's shape is asked for.
-    wants_shape: bool,
-    prices: Prices,
-    candidates: Vec<Candidate>,
-    lens: Vec<u32>,
-    drafting: Vec<Drafting>,
-    /// Where the last sequence was found; the engine asks in order.
-    cursor: usize,
-    /// Draft rounds that were decided on, the first not counted.
-    rounds_decided: u32,
-    /// Whether the round decided last is taken.
-    is_round_taken: bool,
-    /// Weighted survival above which a sequence joins that round.
-    entry_price: f64,
-    features: Vec<DraftPosition>,
-}
-
-impl Step {
-    fn find(&mut self, seq: SeqId) -> Option<&mut Drafting> {
-        let n = self.drafting.len();
-        let idx = (self.cursor..n).chain(0..self.cursor.min(n)).find(|&i| self.drafting[i].seq == seq)?;
-        self.cursor = idx;
-        Some(&mut self.drafting[idx])
-    }
 }
 
 impl Auto {
@@ -218,12 +143,7 @@ impl Auto {
     /// Notes who takes part and what their drafts would be worth.
     fn survey(&mut self, view: &PlanView<'_>) {
         let step = &mut self.step;
-        step.candidates.clear();
-        step.drafting.clear();
-        step.features.clear();
-        step.cursor = 0;
-        step.turn = Turn::Plain;
-        step.best = Best::default();
+        step.begin();
         let pays = self.acceptance.insight().is_none_or(|nats| nats > INSIGHT_MIN);
         step.wants_shape = pays || view.step.is_multiple_of(SHAPE_RECHECK_STEPS);
         step.is_all_sampled = view.sequences.iter().all(|sequence| sequence.temperature > 0.0);
@@ -341,98 +261,6 @@ impl Auto {
         }
     }
 
-    fn plan_plain(&mut self, view: &PlanView<'_>, plan: &mut [Planned]) {
-        plan.fill(plain("does not pay"));
-        self.guard.relax();
-        self.probe.save(self.step.plain_seconds);
-        if view.prefill_rows > 0 {
-            return;
-        }
-        match self.probe.in_progress().or_else(|| self.start_probe(view)) {
-            None => {}
-            Some(Who::All) => {
-                self.begin_probe();
-                plan.fill(Planned { len: 1, width: 1, is_settled: false, reason: "probing" });
-            }
-            Some(Who::One(seq)) => {
-                let Some(i) = view.sequences.iter().position(|s| s.seq == seq && s.limit > 0) else {
-                    self.probe.stop();
-                    return;
-                };
-                self.begin_probe();
-                let len = PROBE_LEN.min(self.k_max);
-                plan[i] = Planned { len, width: 1, is_settled: false, reason: "probing" };
-            }
-        }
-    }
-
-    fn begin_probe(&mut self) {
-        self.probe.advance();
-        self.step.turn = Turn::Learning;
-    }
-
-    /// Starts the probe that says most, if the budget allows.
-    fn start_probe(&mut self, view: &PlanView<'_>) -> Option<Who> {
-        let gain = self.gain_of_one_each();
-        let offer =
-            if gain > GAIN_TO_PROBE_ALL { Some(self.offer_all(view, gain)) } else { self.offer_one(view) };
-        let offer = offer?;
-        self.probe.start(offer, self.step.plain_seconds, gain).then_some(offer.who)
-    }
-
-    /// A probe of the sequence that has least to catch up.
-    fn offer_one(&self, view: &PlanView<'_>) -> Option<Offer> {
-        let sequences = view.sequences.iter().enumerate();
-        let (i, sequence) = sequences.filter(|(_, s)| s.limit > 0).min_by_key(|(_, s)| s.draft_lag)?;
-        let n_sequences = view.sequences.len() as u32;
-        let len = PROBE_LEN.min(self.k_max).min(sequence.limit);
-        let round = self.costs.round(1);
-        let tokens: f64 = self.step.candidates[i].survivals[..len as usize].iter().sum();
-        let plain = self.step.plain_seconds;
-        let speculating = f64::from(len) * round + self.costs.target(n_sequences + len)?;
-        let step = speculating - plain - tokens * plain / f64::from(n_sequences);
-        let catch_up = (self.costs.round(sequence.draft_lag) - round).max(0.0);
-        Some(Offer { who: Who::One(sequence.seq), catch_up, step })
-    }
-
-    /// A probe of everyone with one token each.
-    fn offer_all(&self, view: &PlanView<'_>, gain: f64) -> Offer {
-        let n_unread = view.sequences.iter().map(|sequence| sequence.draft_lag).sum();
-        let round = self.costs.round(view.sequences.len() as u32);
-        let catch_up = (self.costs.round(n_unread) - round).max(0.0);
-        Offer { who: Who::All, catch_up, step: (1.0 / gain - 1.0) * self.step.plain_seconds }
-    }
-
-    /// Expected rate over that of plain decoding if everyone drafted one token.
-    fn gain_of_one_each(&self) -> f64 {
-        let Step { candidates, prices, plain_seconds, weight, .. } = &self.step;
-        let n = candidates.len().min(prices.target.len() - 1);
-        let tokens: f64 = candidates.iter().map(|c| c.weight * c.survivals[0]).sum();
-        (weight + tokens) / (prices.first_round[n] + prices.target[n]) * plain_seconds / weight
-    }
-
-    /// Decides whether another draft round is taken, when the first sequence asks for it.
-    ///
-    /// A round costs nearly the same for one sequence as for many, so it is taken or not by what it is worth to all of them;
-    /// who joins it then pays for one row more. The worth of those that have not asked yet is what was known a position ago.
-    fn decide_round(&mut self, index: u32, first_worth: f64) {
-        let step = &mut self.step;
-        let row_price = step.best.value * step.row_seconds;
-        let (mut n, mut surplus) = (1, (first_worth - row_price).max(0.0));
-        for other in step.drafting.iter().filter(|other| other.drafts && other.depth == index) {
-            let chance = |index| self.acceptance.blind(other.temperature, other.offset, index);
-            let worth = other.weight * other.survival * chance(index) * chance(index + 1);
-            if worth > row_price {
-                n += 1;
-                surplus += worth - row_price;
-            }
-        }
-        let round = self.costs.round(n);
-        step.rounds_decided = index + 1;
-        step.is_round_taken = surplus > step.best.value * round;
-        step.entry_price = row_price + step.best.value * (round - self.costs.round(n.max(2) - 1)).max(0.0);
-    }
-
     /// Compares what a speculating step brought with what was foretold.
     fn check(&mut self, feedback: &StepFeedback<'_>) {
         let step = &mut self.step;
@@ -470,8 +298,8 @@ impl Policy for Auto {
         self.name.clone()
     }
 
-    /// Nothing while decoding plainly. The draft's shape while it tells accepted drafts from rejected ones. Divergences only where all sequences are sampled: their verification computes both
-    /// distributions anyway.
+    /// Nothing while decoding plainly. The draft's shape while it tells accepted drafts from rejected ones. Divergences only
+    /// where all sequences are sampled: their verification computes both distributions anyway.
     fn signals(&self) -> Signals {
         let drafts = self.step.turn != Turn::Plain;
         Signals {
@@ -508,42 +336,11 @@ impl Policy for Auto {
     }
 
     fn keep_drafting(&mut self, seq: SeqId, position: &DraftPosition) -> bool {
-        if self.step.turn != Turn::Speculating || !has_shape(position) {
-            return true;
-        }
-        let acceptance = &self.acceptance;
-        let Some(drafting) = self.step.find(seq) else { return false };
-        drafting.survival *= acceptance.sighted(drafting.temperature, drafting.offset, position);
-        drafting.depth = position.index + 1;
-        let next = acceptance.blind(drafting.temperature, drafting.offset, position.index + 1);
-        let worth = drafting.weight * drafting.survival * next;
-        if self.step.rounds_decided <= position.index {
-            self.decide_round(position.index, worth);
-        }
-        self.step.is_round_taken && worth > self.step.entry_price
+        self.goes_on(seq, position)
     }
 
     fn trim(&mut self, view: &PlanView<'_>, drafted: &[&[DraftPosition]], verify_lens: &mut [u32]) {
-        let price = self.step.best.value * self.step.row_seconds;
-        for ((sequence, positions), len) in view.sequences.iter().zip(drafted).zip(verify_lens) {
-            let start = self.step.features.len();
-            self.step.features.extend_from_slice(positions);
-            let is_speculating = self.step.turn == Turn::Speculating;
-            let Some(drafting) = self.step.find(sequence.seq) else { continue };
-            drafting.features = (start, positions.len());
-            if !is_speculating {
-                continue;
-            }
-            let mut worth = drafting.weight;
-            let pays = |position: &&DraftPosition| {
-                if !has_shape(position) {
-                    return true;
-                }
-                worth *= self.acceptance.sighted(drafting.temperature, drafting.offset, position);
-                worth > price
-            };
-            *len = (*len).min(positions.iter().take_while(pays).count() as u32);
-        }
+        self.cut(view, drafted, verify_lens);
     }
 
     fn observe(&mut self, feedback: &StepFeedback<'_>) {
@@ -573,14 +370,6 @@ impl Policy for Auto {
 
 const fn plain(reason: Reason) -> Planned {
     Planned { reason, ..Planned::none() }
-}
-
-/// Weight of a sequence's progress: the square of its time per token over the bound it asked for, at least 1.
-fn urgency(sequence: &SequenceView) -> f64 {
-    let Some(bound) = sequence.tpot_max.filter(|bound| !bound.is_zero()) else { return 1.0 };
-    let n_gaps = sequence.emitted.saturating_sub(1).max(1);
-    let ratio = sequence.decode_time.as_secs_f64() / f64::from(n_gaps) / bound.as_secs_f64();
-    ratio.powi(2).clamp(1.0, WEIGHT_MAX)
 }
 
 /// Seconds per row around `n` rows: the secant from half of them to twice as many, which averages over bumps.

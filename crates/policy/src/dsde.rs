@@ -127,7 +127,12 @@ impl History {
         let calibration = Calibration::new(config);
         Self {
             klds: Window::new(config.long()),
-            planned: Planned { len: calibration.next_len(), width: 1, is_settled: false, reason: CALIBRATING },
+            planned: Planned {
+                len: calibration.next_len(),
+                width: 1,
+                is_settled: false,
+                reason: CALIBRATING,
+            },
             phase: Phase::Calibrating(calibration),
         }
     }

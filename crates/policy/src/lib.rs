@@ -13,6 +13,7 @@
 
 pub mod acceptance;
 pub mod adaedl;
+pub mod adaptive_verification;
 pub mod adaserve;
 pub mod auto;
 pub mod bandit;
@@ -41,6 +42,7 @@ pub mod view;
 pub mod window;
 
 pub use adaedl::AdaEdl;
+pub use adaptive_verification::AdaptiveVerification;
 pub use adaserve::AdaServe;
 pub use auto::Auto;
 pub use bandit::Bandit;
@@ -97,7 +99,8 @@ pub trait Policy: Send {
     /// Appends the named numbers behind the last plan of a sequence (divergence, survival, cap, costs), for step traces.
     fn explain(&self, _seq: SeqId, _numbers: &mut Vec<(&'static str, f64)>) {}
 
-    /// Whether the draft model should stay resident; the engine gives its memory back while false.
+    /// Whether the draft model should stay resident. A wish, for whoever owns the draft's memory: the engine does not act on it yet
+    /// and keeps the draft loaded.
     fn wants_draft(&self) -> bool {
         true
     }

@@ -25,7 +25,7 @@
 //! * `C` is the time of one draft round over all unread rows, less that of a round without any, from a line learnt while
 //!   serving instead of a table.
 //! * The threshold is a share of all blocks, 10 %, which the paper found best. Its scripts say 2000 of 4112 blocks.
-//! * This file only decides whether the draft should stay ([`Policy::wants_draft`]). Moving weights and blocks is up to the engine.
+//! * This file only says whether the draft should stay ([`Policy::wants_draft`]). Nothing moves weights or blocks yet.
 
 use crate::registry::{Entry, LEN_MAX, Parameter, Settings, ValueSet};
 use crate::step_cost::StepCost;

@@ -10,8 +10,8 @@ use crate::cap::{self, Cap};
 pub use crate::parameter::{Parameter, Preset, Settings, Value, ValueSet};
 pub use crate::table::LenTable;
 use crate::{
-    Error, Policy, adaedl, adaserve, auto, bandit, batch_schedule, confidence, ddd, dsde, dspark, faser,
-    fixed, nightjar, off, tetris, tiered, turbospec,
+    Error, Policy, adaedl, adaptive_verification, adaserve, auto, bandit, batch_schedule, confidence, ddd,
+    dsde, dspark, faser, fixed, nightjar, off, tetris, tiered, turbospec,
 };
 
 /// Longest length a policy can be asked for, tokens: a proposal holds at most 64 nodes, one bit each of a machine word.
@@ -33,6 +33,7 @@ pub static ENTRIES: &[&Entry] = &[
     &faser::ENTRY,
     &tetris::ENTRY,
     &dspark::ENTRY,
+    &adaptive_verification::ENTRY,
     &adaserve::ENTRY,
     &ddd::ENTRY,
 ];
@@ -162,6 +163,7 @@ mod tests {
             ("dsde:short=third", "dsde:short=third"),
             ("dsde:k_init=9,sl_max=12,cap=mean", "dsde:sl_max=12,k_init=9,cap=mean"),
             ("adaedl:lambda=0.50,k_max=09", "adaedl:k_max=9"),
+            ("adaptive_verification:interval=0100,k=07", "adaptive_verification"),
             ("adaserve:w_max=1,budget=measured,draft_budget=64", "adaserve:w_max=1,draft_budget=64"),
             ("nightjar:seed=4294967295,free_min=0.1", "nightjar:seed=4294967295"),
             ("batch_schedule:table=1-64:3;65-128:01;129-512:0", "batch_schedule"),

@@ -41,7 +41,7 @@ fn is_per_sequence(text: &str) -> bool {
 }
 
 /// Policies that plan for each sequence out of what all of them have taught.
-const MIXED: [&str; 3] = ["auto", "adaptive_verification", "faser"];
+const MIXED: [&str; 2] = ["auto", "faser"];
 
 fn is_mixed(text: &str) -> bool {
     MIXED.contains(&text.parse::<Config>().expect("a valid configuration").entry().name)

@@ -137,6 +137,41 @@ fn dspark_learns_that_its_draft_boasts() {
 }
 
 #[test]
+fn adaptive_verification_buys_as_many_rows_as_last_steps_survivals_pay_for() {
+    // Probability 0.8 by the draft, at first worth sigma(0.5 ln 4 - 0.2) = 0.621; survivals 0.621, 0.385, 0.239, 0.149, ...
+    let rows_of = |row: f64| {
+        let mut policy = build("adaptive_verification");
+        let steps = run(policy.as_mut(), 0..30, &batch(1, 4, 0.22314), row_cost(row));
+        assert!(steps[..16].iter().all(|(plan, _)| plan[0].reason == "probe"));
+        assert!(steps[16..].iter().all(|(plan, _)| plan[0].len == 7 && plan[0].reason == "block"));
+        steps[29].1
+    };
+    assert_eq!(rows_of(0.0), 8);
+    // 3.5 ms for drafting, 10 + 5 for the first row, 5 for each other: 1 / 18.5 = 0.054; 1.62 / 23.5 = 0.069; 2.01 / 28.5 =
+    // 0.0704; 2.25 / 33.5 = 0.067.
+    assert_eq!(rows_of(5.0), 3);
+    // 1 / 113.5 = 0.0088; 1.62 / 213.5 = 0.0076.
+    assert_eq!(rows_of(100.0), 1);
+}
+
+#[test]
+fn adaptive_verification_learns_what_its_draft_is_worth() {
+    let rows_with = |accepted_max| -> Vec<u32> {
+        let mut policy = build("adaptive_verification");
+        let steps = run(policy.as_mut(), 0..1000, &batch(1, accepted_max, 0.22314), row_cost(5.0));
+        steps.iter().map(|(_, rows)| *rows).collect()
+    };
+    // All are accepted: 8 tokens for 53.5 ms are 0.15 per ms, 3 for 28.5 are 0.105.
+    assert_eq!(rows_with(64)[900..], [8; 100]);
+    // None is: after a fit or two nothing is verified but the whole block once in a while.
+    let unlucky = rows_with(0);
+    assert_eq!(unlucky[20..100], [3; 80]);
+    let n_tests = unlucky[500..].iter().filter(|&&rows| rows == 8).count();
+    assert!((4..=5).contains(&n_tests), "{n_tests}");
+    assert_eq!(unlucky[500..].iter().filter(|&&rows| rows == 1).count(), 500 - n_tests);
+}
+
+#[test]
 fn tetris_drafts_its_surplus_only_in_company() {
     let lens = |n| run(build("tetris").as_mut(), 0..1, &batch(n, 4, 0.1), row_cost(0.0))[0].0[0].len;
     assert_eq!([1, 2, 30].map(lens), [3, 5, 5]);

@@ -2,11 +2,11 @@
 //!
 //! A pass over few rows reads the weights and little else, and takes the same time for one row as for several; beyond that
 //! it is bound by arithmetic. What the next row costs depends on where the bend is, which [`CostLine`](super::CostLine)
-//! averages away. Here every size that was seen keeps its own time: sizes up to [`EXACT_ROWS`] by themselves, larger ones
+//! averages away. Here every size that was seen keeps its own time: sizes up to `EXACT_ROWS` by themselves, larger ones
 //! four to the doubling.
 //!
 //! Timings of a shared machine are noisy. The first few passes of a size count by their median, later ones with an
-//! exponentially falling weight and moved to within [`SURPRISE_MAX`] of what is known. A size that was seen rarely leans on
+//! exponentially falling weight and moved to within `SURPRISE_MAX` of what is known. A size that was seen rarely leans on
 //! the trend of its neighbours (local linear regression, weighted by evidence). And the polyline never falls, which averages
 //! neighbours that contradict each other (pool adjacent violators).
 

@@ -1,0 +1,85 @@
+//! Plain decoding, and the probes that look again whether speculation pays.
+
+use super::probe::{Offer, Who};
+use super::step::{Step, Turn};
+use super::{Auto, plain};
+use crate::{PlanView, Planned};
+
+/// Length of a probe, tokens.
+const PROBE_LEN: u32 = 2;
+
+/// Expected gain from which a probe takes everyone.
+const GAIN_TO_PROBE_ALL: f64 = 0.9;
+
+impl Auto {
+    /// Plans no drafts, but for a probe if one is due.
+    pub(super) fn plan_plain(&mut self, view: &PlanView<'_>, plan: &mut [Planned]) {
+        plan.fill(plain("does not pay"));
+        self.guard.relax();
+        self.probe.save(self.step.plain_seconds);
+        if view.prefill_rows > 0 {
+            return;
+        }
+        match self.probe.in_progress().or_else(|| self.start_probe(view)) {
+            None => {}
+            Some(Who::All) => {
+                self.begin_probe();
+                plan.fill(Planned { len: 1, width: 1, is_settled: false, reason: "probing" });
+            }
+            Some(Who::One(seq)) => {
+                let Some(i) = view.sequences.iter().position(|s| s.seq == seq && s.limit > 0) else {
+                    self.probe.stop();
+                    return;
+                };
+                self.begin_probe();
+                let len = PROBE_LEN.min(self.k_max);
+                plan[i] = Planned { len, width: 1, is_settled: false, reason: "probing" };
+            }
+        }
+    }
+
+    fn begin_probe(&mut self) {
+        self.probe.advance();
+        self.step.turn = Turn::Learning;
+    }
+
+    /// Starts the probe that says most, if the budget allows.
+    fn start_probe(&mut self, view: &PlanView<'_>) -> Option<Who> {
+        let gain = self.gain_of_one_each();
+        let offer =
+            if gain > GAIN_TO_PROBE_ALL { Some(self.offer_all(view, gain)) } else { self.offer_one(view) };
+        let offer = offer?;
+        self.probe.start(offer, self.step.plain_seconds, gain).then_some(offer.who)
+    }
+
+    /// A probe of the sequence that has least to catch up.
+    fn offer_one(&self, view: &PlanView<'_>) -> Option<Offer> {
+        let sequences = view.sequences.iter().enumerate();
+        let (i, sequence) = sequences.filter(|(_, s)| s.limit > 0).min_by_key(|(_, s)| s.draft_lag)?;
+        let n_sequences = view.sequences.len() as u32;
+        let len = PROBE_LEN.min(self.k_max).min(sequence.limit);
+        let round = self.costs.round(1);
+        let tokens: f64 = self.step.candidates[i].survivals[..len as usize].iter().sum();
+        let plain = self.step.plain_seconds;
+        let speculating = f64::from(len) * round + self.costs.target(n_sequences + len)?;
+        let step = speculating - plain - tokens * plain / f64::from(n_sequences);
+        let catch_up = (self.costs.round(sequence.draft_lag) - round).max(0.0);
+        Some(Offer { who: Who::One(sequence.seq), catch_up, step })
+    }
+
+    /// A probe of everyone with one token each.
+    fn offer_all(&self, view: &PlanView<'_>, gain: f64) -> Offer {
+        let n_unread = view.sequences.iter().map(|sequence| sequence.draft_lag).sum();
+        let round = self.costs.round(view.sequences.len() as u32);
+        let catch_up = (self.costs.round(n_unread) - round).max(0.0);
+        Offer { who: Who::All, catch_up, step: (1.0 / gain - 1.0) * self.step.plain_seconds }
+    }
+
+    /// Expected rate over that of plain decoding if everyone drafted one token.
+    fn gain_of_one_each(&self) -> f64 {
+        let Step { candidates, prices, plain_seconds, weight, .. } = &self.step;
+        let n = candidates.len().min(prices.target.len() - 1);
+        let tokens: f64 = candidates.iter().map(|c| c.weight * c.survivals[0]).sum();
+        (weight + tokens) / (prices.first_round[n] + prices.target[n]) * plain_seconds / weight
+    }
+}
