@@ -5,15 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Floor of each crate; a crate may use crates of lower floors only. A new crate or arrow needs a decision record.
-const FLOORS: [(&str, u32); 7] = [
-    ("policy", 0),
-    ("sampling", 0),
-    ("engine", 1),
-    ("model", 2),
-    ("bench", 2),
-    ("server", 3),
-    ("cli", 4),
-];
+const FLOORS: [(&str, u32); 7] =
+    [("policy", 0), ("sampling", 0), ("engine", 1), ("model", 2), ("bench", 2), ("server", 3), ("cli", 4)];
 
 /// The only places that may contain `unsafe`: kernels, and the memory map of the checkpoint reader.
 const UNSAFE_ALLOWED: [&str; 2] = ["model/src/backend/", "model/src/checkpoint/"];
