@@ -233,6 +233,6 @@ fn logs_and_records_do_not_mix_and_must_be_readable() {
 fn the_demo_needs_nothing_and_checks_its_output() {
     let run = dsde(&["demo"]);
     assert_eq!(run.code, Some(0), "{}", run.stderr);
-    assert!(run.stdout.contains("are the same under off, fixed:k=4, dsde"), "{}", run.stdout);
+    assert!(run.stdout.contains("are the same under off, auto, fixed:k=4, dsde"), "{}", run.stdout);
     assert!(run.stdout.contains("| dsde "), "{}", run.stdout);
 }
