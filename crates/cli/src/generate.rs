@@ -91,7 +91,7 @@ pub(crate) fn run(args: GenerateArgs) -> Outcome {
         policy,
         rule: args.policy.verification.into(),
         form: if args.raw { Form::Raw } else { Form::Chat },
-        n_sequences: args.concurrency.saturating_mul(args.n),
+        n_sequences: in_flight(args.concurrency, asks.len()).saturating_mul(args.n),
         prefix_cache: true,
     };
     let trace = args.trace.as_deref().map(TraceFile::create).transpose()?;
@@ -118,6 +118,12 @@ pub(crate) fn run(args: GenerateArgs) -> Outcome {
     }
     tell_of_cut_answers(&session, n_cut(&choices, &tokens_max));
     trace.map_or(Ok(()), |trace| trace.finish())
+}
+
+/// Prompts in flight: no more than there are.
+fn in_flight(asked: NonZeroU32, n_prompts: usize) -> NonZeroU32 {
+    let n_prompts = u32::try_from(n_prompts).unwrap_or(u32::MAX);
+    NonZeroU32::new(n_prompts).map_or(asked, |n_prompts| asked.min(n_prompts))
 }
 
 /// Answers that ended before their own bound because the context was full.

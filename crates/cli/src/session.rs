@@ -2,13 +2,14 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dsde_bench::{Machine, Message, Prompt};
 use dsde_engine::{Drafter, Engine, MonotonicClock, PromptLookup};
 use dsde_model::backend::{Backend as _, Cpu};
 use dsde_model::executor::{Checkpoints, KvSize, ModelExecutor};
 use dsde_model::text::{self, ChatTemplate, Tokenizer};
-use dsde_policy::registry;
+use dsde_policy::{Policy, Profile, registry};
 use dsde_sampling::Rule;
 use dsde_sampling::proposal::NODES_MAX;
 
@@ -24,6 +25,8 @@ use crate::today::today;
 const SEQUENCES_MAX: u32 = 4096;
 /// Rows of known tokens per step at least; see [`dsde_engine::Config::rows_max`].
 const ROWS_MAX_DEFAULT: u32 = 256;
+/// Time for measuring what steps cost before the first of them: a second is not noticed beside loading a model.
+const PROFILE_TIME: Duration = Duration::from_secs(1);
 
 /// Which models, on how much of the machine.
 #[derive(Clone, Debug)]
@@ -143,6 +146,7 @@ pub(crate) struct Session {
     /// Tokens that end a text.
     pub(crate) eos_tokens: Vec<u32>,
     bound: Bound,
+    profile: Profile,
 }
 
 impl Session {
@@ -169,7 +173,7 @@ impl Session {
         let executor = ModelExecutor::new(backend, checkpoints, stores.config)?;
         let tokenizer = Arc::new(target.tokenizer);
         let eos_tokens = target.checkpoint.config().eos_tokens.clone();
-        let engine = Engine::new(
+        let mut engine = Engine::new(
             engine_config(models, wish),
             wish.policy.build(),
             tokenizer.clone(),
@@ -177,7 +181,17 @@ impl Session {
             MonotonicClock::start(),
         )
         .or_usage()?;
-        Ok(Self { engine, tokenizer, template, eos_tokens, bound: stores.bound })
+        let profile = engine.profile(PROFILE_TIME)?;
+        let mut session = Self { engine, tokenizer, template, eos_tokens, bound: stores.bound, profile };
+        session.engine.set_policy(session.policy(&wish.policy));
+        Ok(session)
+    }
+
+    /// A policy that knows what steps cost on this machine, and nothing else yet.
+    pub(crate) fn policy(&self, config: &registry::Config) -> Box<dyn Policy> {
+        let mut policy = config.build();
+        self.profile.teach(&mut *policy);
+        policy
     }
 
     /// Tokens of a prompt.

@@ -171,19 +171,21 @@ fn a_changing_load_is_told_as_a_whole_and_in_parts() {
     ]);
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     let runs: Vec<Value> = lines(&log).into_iter().skip(1).map(|mut line| line["run"].take()).collect();
-    let parts = |runs: &[Value]| -> Vec<_> {
-        runs.iter().map(|run| (run["segment"].as_u64(), run["concurrency"].as_u64())).collect()
-    };
-    let expected = [(1, 1), (2, 3), (0, 3)].map(|(segment, n)| (Some(segment), Some(n)));
-    assert_eq!(parts(&runs[..3]), expected);
-    assert_eq!(parts(&runs[3..]), expected);
-    for policy in runs.chunks(3) {
-        let emitted: Vec<_> =
-            policy.iter().map(|run| run["output_tokens"].as_u64().expect("a count")).collect();
-        assert_eq!(emitted[0] + emitted[1], emitted[2]);
-        assert!(emitted.iter().all(|&n| n > 0));
+    // The whole comes after its parts. On a slow machine one step may use up a part, which then is not told.
+    let of_policies: Vec<&[Value]> = runs.split_inclusive(|run| run["segment"] == 0).collect();
+    assert_eq!(of_policies.len(), 2, "{runs:?}");
+    for runs in of_policies {
+        let (whole, parts) = runs.split_last().expect("not empty");
+        let number = |run: &Value, key: &str| run[key].as_u64().expect("a count");
+        assert_eq!(number(whole, "concurrency"), 3);
+        assert!(!parts.is_empty() && parts.is_sorted_by_key(|part| number(part, "segment")), "{parts:?}");
+        for part in parts {
+            assert_eq!(number(part, "concurrency"), 2 * number(part, "segment") - 1);
+        }
+        let emitted = parts.iter().map(|part| number(part, "output_tokens")).sum::<u64>();
+        assert!(emitted > 0 && emitted <= number(whole, "output_tokens"), "{runs:?}");
     }
-    assert!(run.stdout.contains("#2: 3") && run.stdout.contains("1-3@0.1s"), "{}", run.stdout);
+    assert!(run.stdout.contains("1-3@0.1s"), "{}", run.stdout);
 }
 
 #[test]

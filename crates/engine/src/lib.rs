@@ -26,6 +26,7 @@ pub mod vocabulary;
 mod block_pool;
 mod commit;
 mod draft;
+mod profile;
 mod scheduler;
 mod sequence;
 mod step;

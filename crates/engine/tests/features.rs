@@ -332,3 +332,44 @@ fn the_batch_drafts_no_more_than_its_bound() {
     }
     assert_eq!(most, 7);
 }
+
+#[test]
+fn a_profile_costs_steps_and_leaves_no_trace() {
+    let prompt = prompt(5, 11);
+    let expected = Script::default().greedy_continuation(&prompt, 20);
+    let mut engine = engine(model_config(), "fixed:k=3", 200);
+    let profile = engine.profile(Duration::from_secs(1000)).unwrap();
+    // 1, 2, 4 … sequences, up to 15 steps each, less the first three.
+    assert!(profile.len() > 15, "{}", profile.len());
+    assert!(engine.is_idle() && engine.drain_events().is_empty());
+    let (free, total) = engine.blocks_free_and_total();
+    assert_eq!(free, total);
+    let id = engine.submit(greedy(prompt, 20)).unwrap();
+    let output = &run(&mut engine)[&(id, 0)];
+    assert_eq!(output.tokens, expected);
+    assert_eq!(output.finished.as_ref().unwrap().timeline.cached_tokens, 0);
+    assert!(output.finished.as_ref().unwrap().timeline.drafted > 0, "the policy is back");
+}
+
+#[test]
+fn a_profile_ends_in_time_and_needs_an_idle_engine_with_a_draft() {
+    let profile_len = |config: Config, n_requests: u64, ms| {
+        let mut engine = engine(config, "off", 200);
+        for i in 0..n_requests {
+            engine.submit(greedy(prompt(i, 4), 4)).unwrap();
+        }
+        engine.profile(Duration::from_millis(ms)).unwrap().len()
+    };
+    let whole = profile_len(model_config(), 0, 1_000_000);
+    let short = profile_len(model_config(), 0, 60);
+    assert!((1..whole / 4).contains(&short), "{short} of {whole}");
+    assert_eq!(profile_len(model_config(), 1, 1000), 0);
+    assert_eq!(profile_len(Config { drafter: Drafter::None, ..model_config() }, 0, 1000), 0);
+}
+
+#[test]
+fn a_profile_fits_into_small_stores_and_survives_a_failing_pass() {
+    let mut engine = engine(model_config(), "off", 12);
+    assert!(!engine.profile(Duration::from_secs(1000)).unwrap().is_empty());
+    engine.check_invariants();
+}

@@ -17,9 +17,8 @@
 pub mod calibration;
 pub mod logistic;
 
-use std::collections::HashMap;
-
 use crate::dsde::rule::wvir;
+use crate::seq_map::SeqMap;
 use crate::window::Window;
 use crate::{DraftPosition, Outcome, SeqId};
 use calibration::Calibration;
@@ -27,6 +26,9 @@ use logistic::{Logistic, logit};
 
 /// Bound on the logit of a top probability.
 const LOGIT_MAX: f64 = 8.0;
+
+/// Bounds on odds, those of [`sigmoid`](logistic::sigmoid): `e^-12` and `e^12`.
+const ODDS_RANGE: (f64, f64) = (6.144_212_353_328_21e-6, 162_754.791_419_003_92);
 
 /// Positions that make one unit of the position's feature.
 const POSITION_UNIT: f64 = 4.0;
@@ -36,6 +38,10 @@ const MEMORY_LABELS: f64 = 600.0;
 
 /// Steps that the shared models remember, about, however few labels they bring.
 const MEMORY_STEPS: f64 = 2048.0;
+
+/// Labels of a step after which the shared models have heard enough: a tenth of what they remember. Further requests of a
+/// large batch only add to their own records.
+const LABELS_PER_STEP: f64 = 64.0;
 
 /// Labels that a request's record remembers, about.
 const RECORD_LABELS: f64 = 48.0;
@@ -147,6 +153,26 @@ impl Models {
         [self.shared.log_odds(&shared_features(index)), offset]
     }
 
+    /// Notes a label without regard to the shape; the prediction that it met.
+    fn learn_blind(&mut self, record: &mut Record, offset: f64, index: u32, label: f64) -> f64 {
+        let features = shared_features(index);
+        let shared = self.shared.predict(&features);
+        self.shared.note(&features, shared, label);
+        record.note(shared, label);
+        let features = self.blind_features(offset, index);
+        let blind = self.blind.predict(&features);
+        self.blind.note(&features, blind, label);
+        blind
+    }
+
+    /// Notes a label with the shape that belongs to it; the prediction that it met.
+    fn learn_sighted(&mut self, offset: f64, position: &DraftPosition, label: f64) -> f64 {
+        let features = sighted_features(offset, position);
+        let sighted = self.sighted.predict(&features);
+        self.sighted.note(&features, sighted, label);
+        sighted
+    }
+
     fn settle(&mut self) {
         let kept = |n_new: f64| (-n_new / MEMORY_LABELS - 1.0 / MEMORY_STEPS).exp();
         self.shared.settle(kept(self.shared.n_new()), 1.0);
@@ -161,7 +187,7 @@ impl Models {
 pub struct Acceptance {
     greedy: Models,
     sampled: Models,
-    records: HashMap<SeqId, Record>,
+    records: SeqMap<Record>,
     calibration: Calibration,
     /// Mean log-likelihood that the shape adds per label, and the labels it was averaged over.
     insight: f64,
@@ -180,6 +206,22 @@ impl Acceptance {
         models.blind.predict(&models.blind_features(offset, index))
     }
 
+    /// Probabilities that all positions up to each are accepted, before any is drafted: products of [`blind`](Self::blind).
+    ///
+    /// The log-odds are linear in the position, so the odds are a geometric series and two exponentials do for all of them.
+    pub fn survivals(&self, temperature: f32, offset: f64, survivals: &mut [f64]) {
+        let blind = &self.models(temperature).blind;
+        let log_odds = |index| blind.log_odds(&self.models(temperature).blind_features(offset, index));
+        let first = log_odds(0);
+        let (mut odds_against, ratio) = ((-first).exp(), (first - log_odds(1)).exp());
+        let mut survival = 1.0;
+        for slot in survivals {
+            survival /= 1.0 + odds_against.clamp(ODDS_RANGE.0, ODDS_RANGE.1);
+            *slot = survival;
+            odds_against *= ratio;
+        }
+    }
+
     /// The same once the position is drafted; that of [`blind`](Self::blind) if its shape was not computed.
     pub fn sighted(&self, temperature: f32, offset: f64, position: &DraftPosition) -> f64 {
         if !has_shape(position) {
@@ -195,13 +237,37 @@ impl Acceptance {
     ///
     /// * `positions`: features of the drafted positions, root first; fewer if they are unknown.
     pub fn learn(&mut self, outcome: &Outcome<'_>, positions: &[DraftPosition]) {
-        let offset = self.offset(outcome.seq);
+        let is_enough = self.models(outcome.temperature).shared.n_new() >= LABELS_PER_STEP;
+        if is_enough {
+            self.learn_own(outcome);
+        } else {
+            self.learn_all(outcome, positions);
+        }
+        if !outcome.signals.is_empty() {
+            let record = self.records.entry(outcome.seq).or_default();
+            outcome.signals.iter().for_each(|signals| record.note_divergence(signals.kld));
+        }
+    }
+
+    /// Labels that teach the request's own record and nobody else.
+    fn learn_own(&mut self, outcome: &Outcome<'_>) {
+        let models = if outcome.temperature > 0.0 { &self.sampled } else { &self.greedy };
+        let record = self.records.entry(outcome.seq).or_default();
+        for index in 0..n_labels(outcome) {
+            record.note(models.shared.predict(&shared_features(index)), label(outcome, index));
+        }
+    }
+
+    /// Labels that teach the shared models and the record.
+    fn learn_all(&mut self, outcome: &Outcome<'_>, positions: &[DraftPosition]) {
+        let models = if outcome.temperature > 0.0 { &mut self.sampled } else { &mut self.greedy };
+        let record = self.records.entry(outcome.seq).or_default();
+        let offset = record.offset();
         let shape_at = |index: u32| positions.get(index as usize).filter(|position| has_shape(position));
-        for index in 0..outcome.verified.min(outcome.accepted.saturating_add(1)) {
+        for index in 0..n_labels(outcome) {
             let label = label(outcome, index);
-            let blind = self.learn_blind(outcome, offset, index, label);
-            let sighted =
-                shape_at(index).map(|position| self.learn_sighted(outcome, offset, position, label));
+            let blind = models.learn_blind(record, offset, index, label);
+            let sighted = shape_at(index).map(|position| models.learn_sighted(offset, position, label));
             if let Some(sighted) = sighted {
                 self.n_insight = (self.n_insight + 1.0).min(INSIGHT_LABELS);
                 let added = log_likelihood(sighted, label) - log_likelihood(blind, label);
@@ -210,41 +276,9 @@ impl Acceptance {
             self.calibration.note(sighted.unwrap_or(blind), label);
         }
         if let Some(trimmed) = shape_at(outcome.verified).filter(|_| outcome.accepted >= outcome.verified) {
-            let expected = self.sighted(outcome.temperature, offset, trimmed);
-            self.learn_blind(outcome, offset, trimmed.index, expected);
+            let expected = models.sighted.predict(&sighted_features(offset, trimmed));
+            models.learn_blind(record, offset, trimmed.index, expected);
         }
-        if !outcome.signals.is_empty() {
-            let record = self.records.entry(outcome.seq).or_default();
-            outcome.signals.iter().for_each(|signals| record.note_divergence(signals.kld));
-        }
-    }
-
-    /// Notes a label without regard to the shape; the prediction that it met.
-    fn learn_blind(&mut self, outcome: &Outcome<'_>, offset: f64, index: u32, label: f64) -> f64 {
-        let models = if outcome.temperature > 0.0 { &mut self.sampled } else { &mut self.greedy };
-        let features = shared_features(index);
-        let shared = models.shared.predict(&features);
-        models.shared.note(&features, shared, label);
-        self.records.entry(outcome.seq).or_default().note(shared, label);
-        let features = models.blind_features(offset, index);
-        let blind = models.blind.predict(&features);
-        models.blind.note(&features, blind, label);
-        blind
-    }
-
-    /// Notes a label with the shape that belongs to it; the prediction that it met.
-    fn learn_sighted(
-        &mut self,
-        outcome: &Outcome<'_>,
-        offset: f64,
-        position: &DraftPosition,
-        label: f64,
-    ) -> f64 {
-        let models = if outcome.temperature > 0.0 { &mut self.sampled } else { &mut self.greedy };
-        let features = sighted_features(offset, position);
-        let sighted = models.sighted.predict(&features);
-        models.sighted.note(&features, sighted, label);
-        sighted
     }
 
     /// Ends a step: what was learnt counts from now on.
@@ -272,6 +306,11 @@ impl Acceptance {
     fn models(&self, temperature: f32) -> &Models {
         if temperature > 0.0 { &self.sampled } else { &self.greedy }
     }
+}
+
+/// Positions that were put to the test: up to and including the first rejection.
+fn n_labels(outcome: &Outcome<'_>) -> u32 {
+    outcome.verified.min(outcome.accepted.saturating_add(1))
 }
 
 /// Of a label, itself a probability, under a prediction; nats.
@@ -314,6 +353,32 @@ mod tests {
             assert_eq!(acceptance.greedy.blind.n_new(), expected, "{verified}, {accepted}");
         }
         assert_eq!(acceptance.sampled.blind.n_new(), 0.0);
+    }
+
+    #[test]
+    fn survivals_are_products_of_blind_probabilities() {
+        let mut acceptance = Acceptance::default();
+        for step in 0..60 {
+            acceptance.learn(&outcome(step % 3, 4, (step % 5) as u32), &[]);
+            acceptance.settle();
+        }
+        for offset in [-2.5, 0.0, 0.4, 30.0] {
+            let mut got = [0.0; 8];
+            acceptance.survivals(0.0, offset, &mut got);
+            let mut expected = 1.0;
+            for (index, got) in (0..).zip(got) {
+                expected *= acceptance.blind(0.0, offset, index);
+                assert!((got / expected - 1.0).abs() < 1e-9, "{offset}, {index}: {expected}, {got}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_batch_teaches_the_shared_models_enough_and_every_record() {
+        let mut acceptance = Acceptance::default();
+        (0..200).for_each(|seq| acceptance.learn(&outcome(seq, 1, 0), &[]));
+        assert_eq!(acceptance.greedy.shared.n_new(), LABELS_PER_STEP);
+        assert!((0..200).all(|seq| acceptance.offset(SeqId(seq)) < -0.1));
     }
 
     #[test]

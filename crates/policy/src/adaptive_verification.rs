@@ -20,8 +20,8 @@
 //! later positions of its sequence are never ahead.
 //!
 //! Deviations and choices:
-//! * Costs are learnt from steps, not replayed at start-up with a made-up context. The first 16 steps draft blocks of several
-//!   lengths and verify all of them, so that several sizes are timed.
+//! * Costs of a start-up profile ([`crate::profile`]) are refined by every step. Without a profile the first 16 steps draft
+//!   blocks of several lengths and verify all of them, so that several sizes are timed.
 //! * Survivals are one step old where the original's are two: plans are not made ahead here.
 //! * A block goes as far as the sequence's limit allows, and prompt rows count among the base rows.
 //! * One step moves no weight by more than 1, and starts from a slope of 0.5 and intercepts of -0.2.
@@ -244,6 +244,12 @@ impl Policy for AdaptiveVerification {
             self.n_unfitted = 0;
             self.estimator.fit();
         }
+        self.costs.learn(feedback);
+    }
+
+    /// A profiled step stands for one of the first probes.
+    fn learn_costs(&mut self, feedback: &StepFeedback<'_>) {
+        self.n_probes = self.n_probes.saturating_sub(1);
         self.costs.learn(feedback);
     }
 

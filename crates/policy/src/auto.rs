@@ -152,11 +152,8 @@ impl Auto {
             let offset = self.acceptance.offset(sequence.seq);
             let weight = urgency(sequence);
             let mut survivals = [0.0; DEPTH_MAX];
-            let mut survival = 1.0;
-            for (index, slot) in (0..sequence.limit.min(self.k_max)).zip(&mut survivals) {
-                survival *= self.acceptance.blind(sequence.temperature, offset, index);
-                *slot = survival;
-            }
+            let planned = &mut survivals[..sequence.limit.min(self.k_max) as usize];
+            self.acceptance.survivals(sequence.temperature, offset, planned);
             let is_behind = sequence.draft_lag > LAG_ORDINARY;
             let read = if is_behind { self.costs.round(sequence.draft_lag) - round_seconds } else { 0.0 };
             let catch_up = read.max(0.0) / HORIZON_STEPS;
@@ -170,6 +167,7 @@ impl Auto {
                 survival: 1.0,
                 depth: 0,
                 drafts: false,
+                survivals: [0.0; DEPTH_MAX],
                 features: (0, 0),
             });
         }
@@ -211,11 +209,7 @@ impl Auto {
     fn price(&mut self, rows: u32, n_sequences: u32) -> Option<()> {
         let judged = self.costs.rows_trusted().saturating_sub(rows);
         let n_drafts_max = judged.clamp(n_sequences, DRAFTS_MAX.max(n_sequences));
-        self.step.prices.target.clear();
-        for n in 0..=n_drafts_max {
-            self.step.prices.target.push(self.costs.target_with(rows, n)?);
-        }
-        Some(())
+        self.costs.targets_with(rows, n_drafts_max, &mut self.step.prices.target)
     }
 
     /// Expected rate of the best lengths over that of plain decoding, as far as the past bears it out.
@@ -270,7 +264,8 @@ impl Auto {
         }
         let mut tokens = 0.0;
         for outcome in feedback.outcomes {
-            tokens += step.find(outcome.seq).map_or(0.0, |d| d.weight) * f64::from(outcome.emitted());
+            tokens += step.find(outcome.seq).map_or(0.0, |i| step.drafting[i].weight)
+                * f64::from(outcome.emitted());
         }
         let foretold = Progress {
             tokens: step.best.tokens / step.weight,
@@ -285,8 +280,11 @@ impl Auto {
     }
 
     fn learn_acceptance(&mut self, feedback: &StepFeedback<'_>) {
-        for outcome in feedback.outcomes.iter().filter(|outcome| outcome.drafted > 0) {
-            let (start, len) = self.step.find(outcome.seq).map_or((0, 0), |drafting| drafting.features);
+        // Everyone in turn comes first: in a large batch the last ones are heard less.
+        let first = feedback.step as usize % feedback.outcomes.len().max(1);
+        let (before, after) = feedback.outcomes.split_at(first);
+        for outcome in after.iter().chain(before).filter(|outcome| outcome.drafted > 0) {
+            let (start, len) = self.step.find(outcome.seq).map_or((0, 0), |i| self.step.drafting[i].features);
             self.acceptance.learn(outcome, &self.step.features[start..start + len]);
         }
         self.acceptance.settle();
@@ -346,6 +344,12 @@ impl Policy for Auto {
     fn observe(&mut self, feedback: &StepFeedback<'_>) {
         self.check(feedback);
         self.learn_acceptance(feedback);
+        self.costs.learn(feedback);
+    }
+
+    /// A profiled step stands for one of the first steps.
+    fn learn_costs(&mut self, feedback: &StepFeedback<'_>) {
+        self.n_first += 1;
         self.costs.learn(feedback);
     }
 

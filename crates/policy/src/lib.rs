@@ -31,6 +31,7 @@ pub mod fixed;
 pub mod nightjar;
 pub mod off;
 pub mod parameter;
+pub mod profile;
 pub mod ranking;
 pub mod registry;
 pub mod step_cost;
@@ -40,6 +41,8 @@ pub mod tiered;
 pub mod turbospec;
 pub mod view;
 pub mod window;
+
+mod seq_map;
 
 pub use adaedl::AdaEdl;
 pub use adaptive_verification::AdaptiveVerification;
@@ -58,6 +61,7 @@ pub use feedback::{Outcome, PositionSignals, StepFeedback};
 pub use fixed::Fixed;
 pub use nightjar::Nightjar;
 pub use off::Off;
+pub use profile::Profile;
 pub use registry::Config;
 pub use tetris::Tetris;
 pub use tiered::Tiered;
@@ -95,6 +99,10 @@ pub trait Policy: Send {
 
     /// Learns what the step achieved and what it cost.
     fn observe(&mut self, feedback: &StepFeedback<'_>);
+
+    /// Learns what a step of a [`Profile`] cost. Its sequences were made up and drafted what they were told to, so times and
+    /// rows are all there is to learn. Policies that know no costs ignore it.
+    fn learn_costs(&mut self, _feedback: &StepFeedback<'_>) {}
 
     /// Appends the named numbers behind the last plan of a sequence (divergence, survival, cap, costs), for step traces.
     fn explain(&self, _seq: SeqId, _numbers: &mut Vec<(&'static str, f64)>) {}

@@ -175,6 +175,10 @@ impl Policy for Nightjar {
         }
     }
 
+    fn learn_costs(&mut self, feedback: &StepFeedback<'_>) {
+        self.cost.learn(feedback);
+    }
+
     fn wants_draft(&self) -> bool {
         self.residency.is_resident()
     }

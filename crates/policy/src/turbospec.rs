@@ -16,10 +16,10 @@
 //! has to win by a tenth.
 //!
 //! Deviations:
-//! * The cost is learnt while serving instead of profiled beforehand: one line for a draft round over its rows, one for
-//!   everything else of a step over the rows of the target pass ([`crate::cost`]). A proposal of `k` costs `k` rounds of `B`
-//!   rows. Prompt rows of the coming steps are not foreseen.
-//! * That needs steps of several lengths. The first 20 steps cycle through 3, 1, 3 and 0. Whenever plain decoding was
+//! * The profile made beforehand ([`crate::profile`]) is refined by every step: one line for a draft round over its rows, one
+//!   for everything else of a step over the rows of the target pass ([`crate::cost`]). A proposal of `k` costs `k` rounds of
+//!   `B` rows. Prompt rows of the coming steps are not foreseen.
+//! * Without a profile the first 20 steps cycle through the lengths 3, 1, 3 and 0. Whenever plain decoding was
 //!   chosen five times in a row, one such cycle precedes the next decision: alpha is frozen while nothing is drafted, and
 //!   speculation would never come back. The released class does so for prompt lookup only, after 100 steps.
 //! * What was never timed counts as free. Free lengths are chosen, and are timed then.
@@ -230,6 +230,12 @@ impl Policy for TurboSpec {
 
     fn observe(&mut self, feedback: &StepFeedback<'_>) {
         self.learn_acceptance(feedback);
+        self.learn_cost(feedback);
+    }
+
+    /// A profiled step stands for one of the first probes.
+    fn learn_costs(&mut self, feedback: &StepFeedback<'_>) {
+        self.n_probes = self.n_probes.saturating_sub(1);
         self.learn_cost(feedback);
     }
 

@@ -2,16 +2,16 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dsde_policy::{DraftPosition, PlanView, Planned, Policy, SeqId, Signals, StepFeedback, registry};
+use dsde_policy::{DraftPosition, PlanView, Planned, Policy, SeqId, Signals, StepFeedback};
 
 /// One policy behind any number of handles; the engine owns a handle at a time.
 #[derive(Clone)]
 pub(crate) struct Kept(Arc<Mutex<Box<dyn Policy>>>);
 
 impl Kept {
-    /// A policy that has learned nothing yet.
-    pub(crate) fn new(policy: &registry::Config) -> Self {
-        Self(Arc::new(Mutex::new(policy.build())))
+    /// * `policy`: nobody's yet.
+    pub(crate) fn new(policy: Box<dyn Policy>) -> Self {
+        Self(Arc::new(Mutex::new(policy)))
     }
 
     /// Nobody waits here: handles are used by one thread.
@@ -53,6 +53,10 @@ impl Policy for Kept {
         self.policy().wants_draft()
     }
 
+    fn learn_costs(&mut self, feedback: &StepFeedback<'_>) {
+        self.policy().learn_costs(feedback);
+    }
+
     fn forget(&mut self, seq: SeqId) {
         self.policy().forget(seq);
     }
@@ -60,11 +64,13 @@ impl Policy for Kept {
 
 #[cfg(test)]
 mod tests {
+    use dsde_policy::registry;
+
     use super::*;
 
     #[test]
     fn all_handles_are_the_same_policy() {
-        let kept = Kept::new(&"fixed:k=3".parse().unwrap());
+        let kept = Kept::new("fixed:k=3".parse::<registry::Config>().unwrap().build());
         let mut handle = kept.clone();
         assert_eq!(handle.name(), "fixed:k=3");
         let view = PlanView {

@@ -111,7 +111,7 @@ impl Measuring<'_> {
             Some(kept) => kept.clone(),
             None => {
                 self.progress.describe(cell, policy, "warm-up");
-                let kept = Kept::new(policy);
+                let kept = Kept::new(session.policy(policy));
                 warm_up(session, cell, &kept)?;
                 self.kept.insert((cell_idx, policy_idx), kept.clone());
                 kept
@@ -222,7 +222,8 @@ pub(crate) fn serve(
     concurrency: NonZeroUsize,
     observer: &mut dyn Observer,
 ) -> Outcome<Vec<Choice>> {
-    session.engine.set_policy(policy.build());
+    let policy = session.policy(policy);
+    session.engine.set_policy(policy);
     let choices = closed_loop(&mut session.engine, requests, concurrency, observer)?;
     Ok(choices.into_iter().flatten().collect())
 }

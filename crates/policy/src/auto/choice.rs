@@ -29,6 +29,15 @@ pub(super) struct Candidate {
     pub(super) catch_up: f64,
 }
 
+impl Candidate {
+    /// Probability that position `index` is accepted if all before it are; 0 beyond what may be planned.
+    pub(super) fn chance(&self, index: usize) -> f64 {
+        let survival = self.survivals.get(index).copied().unwrap_or(0.0);
+        let before = index.checked_sub(1).map_or(1.0, |before| self.survivals[before]);
+        if survival > 0.0 { survival / before } else { 0.0 }
+    }
+}
+
 /// Times of a step that could be taken, seconds.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Prices {

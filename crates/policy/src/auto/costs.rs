@@ -41,12 +41,22 @@ impl Costs {
         Some(self.target.seconds(rows)? * self.pace)
     }
 
-    /// As [`target`](Self::target) for `n` draft rows on top of `rows`; their price is up to a quarter lower while this size
-    /// was measured rarely.
-    pub(super) fn target_with(&self, rows: u32, n: u32) -> Option<f64> {
-        let plain = self.target(rows)?;
-        let doubt = BENEFIT_OF_DOUBT / (1.0 + self.target.evidence(rows + n)).sqrt();
-        Some(plain + (self.target(rows + n)? - plain) * (1.0 - doubt))
+    /// As [`target`](Self::target) for `0..=n_max` draft rows on top of `rows`, into `seconds`; their price is up to a quarter
+    /// lower while a size was measured rarely. `None` before the first pass.
+    pub(super) fn targets_with(&self, rows: u32, n_max: u32, seconds: &mut Vec<f64>) -> Option<()> {
+        seconds.clear();
+        let plain = self.target.seconds(rows)?;
+        let mut known = (f64::NAN, 0.0);
+        seconds.extend((rows..).zip(self.target.seconds_from(rows)).take(n_max as usize + 1).map(
+            |(rows, own)| {
+                let evidence = self.target.evidence(rows);
+                if evidence != known.0 {
+                    known = (evidence, 1.0 - BENEFIT_OF_DOUBT / (1.0 + evidence).sqrt());
+                }
+                (plain + (own - plain) * known.1) * self.pace
+            },
+        ));
+        Some(())
     }
 
     /// Expected seconds of a draft round; a share of the target's time before the first.
@@ -198,6 +208,24 @@ mod tests {
         assert!((speculating / 0.024 - 1.0).abs() < 0.01, "{speculating}");
         assert!((plain / 0.020 - 1.0).abs() < 0.1, "{plain}");
         assert!((costs.round(1) / 0.004 - 1.0).abs() < 0.05, "{}", costs.round(1));
+    }
+
+    #[test]
+    fn unmeasured_sizes_get_the_benefit_of_the_doubt() {
+        let mut costs = Costs::default();
+        for _ in 0..8 {
+            costs.learn(&feedback(&[outcome(0)], 0, 0, 10));
+            costs.learn(&feedback(&[outcome(3)], 3, 3, 16));
+        }
+        let mut seconds = Vec::new();
+        costs.targets_with(1, 3, &mut seconds).unwrap();
+        let plain = costs.target(1).unwrap();
+        for (n, got) in (0..).zip(&seconds) {
+            let doubt = BENEFIT_OF_DOUBT / (1.0 + costs.evidence(1 + n)).sqrt();
+            let expected = plain + (costs.target(1 + n).unwrap() - plain) * (1.0 - doubt);
+            assert!((got / expected - 1.0).abs() < 1e-12, "{n}: {expected}, {got}");
+        }
+        assert_eq!(seconds.len(), 4);
     }
 
     #[test]

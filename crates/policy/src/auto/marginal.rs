@@ -1,6 +1,7 @@
 //! The marginal rule: a draft token has to bring more, for the time it takes, than the planned step brings.
 
 use super::Auto;
+use super::choice::DEPTH_MAX;
 use super::step::Turn;
 use crate::acceptance::has_shape;
 use crate::{DraftPosition, PlanView, SeqId};
@@ -11,12 +12,12 @@ impl Auto {
         if self.step.turn != Turn::Speculating || !has_shape(position) {
             return true;
         }
-        let acceptance = &self.acceptance;
-        let Some(drafting) = self.step.find(seq) else { return false };
-        drafting.survival *= acceptance.sighted(drafting.temperature, drafting.offset, position);
+        let Some(i) = self.step.find(seq) else { return false };
+        let (index, drafting) = (position.index as usize, &mut self.step.drafting[i]);
+        drafting.survival *= self.acceptance.sighted(drafting.temperature, drafting.offset, position);
+        drafting.survivals[index.min(DEPTH_MAX - 1)] = drafting.survival;
         drafting.depth = position.index + 1;
-        let next = acceptance.blind(drafting.temperature, drafting.offset, position.index + 1);
-        let worth = drafting.weight * drafting.survival * next;
+        let worth = drafting.weight * drafting.survival * self.step.candidates[i].chance(index + 1);
         if self.step.rounds_decided <= position.index {
             self.decide_round(position.index, worth);
         }
@@ -31,9 +32,12 @@ impl Auto {
         let step = &mut self.step;
         let row_price = step.best.value * step.row_seconds;
         let (mut n, mut surplus) = (1, (first_worth - row_price).max(0.0));
-        for other in step.drafting.iter().filter(|other| other.drafts && other.depth == index) {
-            let chance = |index| self.acceptance.blind(other.temperature, other.offset, index);
-            let worth = other.weight * other.survival * chance(index) * chance(index + 1);
+        let (here, next) = (index as usize, index as usize + 1);
+        for (other, candidate) in step.drafting.iter().zip(&step.candidates) {
+            if !other.drafts || other.depth != index {
+                continue;
+            }
+            let worth = other.weight * other.survival * candidate.chance(here) * candidate.chance(next);
             if worth > row_price {
                 n += 1;
                 surplus += worth - row_price;
@@ -52,20 +56,24 @@ impl Auto {
             let start = self.step.features.len();
             self.step.features.extend_from_slice(positions);
             let is_speculating = self.step.turn == Turn::Speculating;
-            let Some(drafting) = self.step.find(sequence.seq) else { continue };
+            let Some(i) = self.step.find(sequence.seq) else { continue };
+            let drafting = &mut self.step.drafting[i];
             drafting.features = (start, positions.len());
             if !is_speculating {
                 continue;
             }
-            let mut worth = drafting.weight;
-            let pays = |position: &&DraftPosition| {
+            let mut survival = 1.0;
+            let pays = |(index, position): &(usize, &DraftPosition)| {
                 if !has_shape(position) {
                     return true;
                 }
-                worth *= self.acceptance.sighted(drafting.temperature, drafting.offset, position);
-                worth > price
+                survival = match drafting.survivals.get(*index) {
+                    Some(&seen) if *index < drafting.depth as usize => seen,
+                    _ => survival * self.acceptance.sighted(drafting.temperature, drafting.offset, position),
+                };
+                drafting.weight * survival > price
             };
-            *len = (*len).min(positions.iter().take_while(pays).count() as u32);
+            *len = (*len).min(positions.iter().enumerate().take_while(pays).count() as u32);
         }
     }
 }

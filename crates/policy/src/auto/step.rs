@@ -1,6 +1,6 @@
 //! The step under way: what is planned for whom, at which prices, and how far drafting has come.
 
-use crate::auto::choice::{Best, Candidate, Prices};
+use crate::auto::choice::{Best, Candidate, DEPTH_MAX, Prices};
 use crate::{DraftPosition, SeqId, SequenceView};
 
 /// Bound on the weight of a sequence that falls behind its target.
@@ -35,6 +35,8 @@ pub(super) struct Drafting {
     pub(super) survival: f64,
     /// Positions that `survival` covers.
     pub(super) depth: u32,
+    /// `survival` after each of them.
+    pub(super) survivals: [f64; DEPTH_MAX],
     /// Whether anything is planned for it.
     pub(super) drafts: bool,
     /// Where the features of its drafted positions start, and how many there are.
@@ -91,12 +93,12 @@ impl Step {
         self.best = Best::default();
     }
 
-    /// A sequence of the step; asked in the engine's order, it is found at once.
-    pub(super) fn find(&mut self, seq: SeqId) -> Option<&mut Drafting> {
+    /// Index of a sequence of the step; asked in the engine's order, it is found at once.
+    pub(super) fn find(&mut self, seq: SeqId) -> Option<usize> {
         let n = self.drafting.len();
         let idx = (self.cursor..n).chain(0..self.cursor.min(n)).find(|&i| self.drafting[i].seq == seq)?;
         self.cursor = idx;
-        Some(&mut self.drafting[idx])
+        Some(idx)
     }
 }
 

@@ -128,6 +128,26 @@ impl CostCurve {
         Some(left.seconds + (right.seconds - left.seconds) * (rows - left.rows) / (right.rows - left.rows))
     }
 
+    /// [`seconds`](Self::seconds) of `rows`, `rows + 1` and so on, without end; nothing before the first observation.
+    pub fn seconds_from(&self, rows: u32) -> impl Iterator<Item = f64> {
+        let beyond = self.slope_beyond();
+        let mut next = 0;
+        (rows..).map_while(move |rows| {
+            let rows = f64::from(rows);
+            while self.corners.get(next).is_some_and(|corner| corner.rows < rows) {
+                next += 1;
+            }
+            Some(match (next.checked_sub(1).map(|left| self.corners[left]), self.corners.get(next)) {
+                (None, right) => right?.seconds,
+                (Some(last), None) => last.seconds + beyond * (rows - last.rows),
+                (Some(left), Some(right)) => {
+                    left.seconds
+                        + (right.seconds - left.seconds) * (rows - left.rows) / (right.rows - left.rows)
+                }
+            })
+        })
+    }
+
     /// Evidence about passes of this size, in passes; not more than are remembered.
     pub fn evidence(&self, rows: u32) -> f64 {
         self.sizes[size_of(rows)].n.min(MEMORY)
@@ -240,6 +260,21 @@ mod tests {
     fn check(curve: &CostCurve, rows: u32, expected: f64) {
         let got = curve.seconds(rows).unwrap();
         assert!((got / expected - 1.0).abs() < 0.01, "{rows} rows: expected {expected}, got {got}");
+    }
+
+    #[test]
+    fn a_run_of_sizes_costs_what_each_of_them_does() {
+        let mut curve = CostCurve::default();
+        assert_eq!(curve.seconds_from(1).next(), None);
+        for rows in [2, 3, 7, 16, 40] {
+            for _ in 0..5 {
+                curve.learn(rows, 0.01 + 0.002 * f64::from(rows), 1.0);
+            }
+        }
+        curve.settle();
+        for (rows, got) in (1..80).zip(curve.seconds_from(1)) {
+            assert_eq!(Some(got), curve.seconds(rows), "{rows}");
+        }
     }
 
     #[test]
