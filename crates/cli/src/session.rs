@@ -167,6 +167,12 @@ impl Session {
         let stores = Stores::plan(models.asked(wish.rule), &backend, checkpoints, memory_bytes)?;
         stores.check_memory(memory_bytes)?;
         let executor = ModelExecutor::new(backend, checkpoints, stores.config)?;
+        let executor = match (&models.draft, &draft) {
+            (Draft::Model(source), Some(draft)) => {
+                executor.with_draft_source(draft.reopen(source, Role::Draft))
+            }
+            _ => executor,
+        };
         let tokenizer = Arc::new(target.tokenizer);
         let eos_tokens = target.checkpoint.config().eos_tokens.clone();
         let engine = Engine::new(

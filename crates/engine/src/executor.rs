@@ -14,9 +14,9 @@ pub struct Shape {
     pub context_len_max: u32,
     /// Slots per block.
     pub block_len: u32,
-    /// Blocks in each store.
+    /// Blocks in each store; while the draft is lent out ([`Executor::lend_draft`]) the target's has more.
     pub n_blocks: u32,
-    /// Whether a draft model is loaded.
+    /// Whether there is a draft model.
     pub has_draft: bool,
 }
 
@@ -196,4 +196,21 @@ pub trait Executor {
         draws: &[TargetDraw<'_>],
         verifications: &mut Vec<Verification>,
     ) -> Result<(), ExecutorError>;
+
+    /// Frees the draft: weights, keys and values. Their memory becomes blocks of the target's store behind those of
+    /// [`Shape::n_blocks`].
+    ///
+    /// Returns how many, at least one. `None`, and nothing has changed, if the draft could not be loaded again, or its memory
+    /// holds no block, or it is not there.
+    fn lend_draft(&mut self) -> Option<u32> {
+        None
+    }
+
+    /// Frees the blocks behind [`Shape::n_blocks`], whose contents are needed no longer, and loads the draft; its store is empty.
+    ///
+    /// # Errors
+    /// If the draft could not be loaded. The blocks are gone nevertheless; passes of the target work, and the call may be repeated.
+    fn reclaim_draft(&mut self) -> Result<(), ExecutorError> {
+        Ok(())
+    }
 }

@@ -94,6 +94,17 @@ pub struct ScriptedExecutor {
     scratch: Scratch,
     n_passes: u64,
     failing_pass: Option<u64>,
+    lending: Option<ScriptedLending>,
+    is_lent: bool,
+}
+
+/// What lending the draft's memory brings and how taking it back goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScriptedLending {
+    /// Blocks that the draft's memory holds.
+    pub n_blocks: u32,
+    /// Times that loading the draft fails before it succeeds.
+    pub n_failures: u32,
 }
 
 #[derive(Debug, Default)]
@@ -113,6 +124,11 @@ impl Store {
     fn new(shape: &Shape) -> Self {
         let block_len = shape.block_len as usize;
         Self { slots: vec![None; shape.n_blocks as usize * block_len], block_len }
+    }
+
+    /// Appended blocks are empty.
+    fn resize(&mut self, n_blocks: u32) {
+        self.slots.resize(n_blocks as usize * self.block_len, None);
     }
 
     fn copy(&mut self, copy: BlockCopy) {
@@ -165,7 +181,15 @@ impl ScriptedExecutor {
             scratch: Scratch::default(),
             n_passes: 0,
             failing_pass: None,
+            lending: None,
+            is_lent: false,
         }
+    }
+
+    /// Makes the draft's memory worth `lending` to the target's store; without it the draft stays.
+    pub fn lending(mut self, lending: ScriptedLending) -> Self {
+        self.lending = Some(lending);
+        self
     }
 
     /// Makes pass number `pass` (drafts and verifications counted together, from 0) fail.
@@ -271,7 +295,9 @@ impl Executor for ScriptedExecutor {
     fn copy_blocks(&mut self, copies: &[BlockCopy]) -> Result<(), ExecutorError> {
         for &copy in copies {
             self.target.copy(copy);
-            self.draft.copy(copy);
+            if !self.is_lent {
+                self.draft.copy(copy);
+            }
         }
         Ok(())
     }
@@ -288,6 +314,7 @@ impl Executor for ScriptedExecutor {
         draws: &[DraftDraw<'_>],
         drafted: &mut Vec<Drafted>,
     ) -> Result<(), ExecutorError> {
+        assert!(!self.is_lent, "nobody drafts while the draft is away");
         self.begin_pass("draft")?;
         self.draft.write(rows);
         drafted.clear();
@@ -313,6 +340,25 @@ impl Executor for ScriptedExecutor {
             verifications.push(one);
         }
         self.drafted.clear();
+        Ok(())
+    }
+
+    fn lend_draft(&mut self) -> Option<u32> {
+        let ScriptedLending { n_blocks, .. } = self.lending.filter(|_| !self.is_lent)?;
+        self.is_lent = true;
+        self.draft.resize(0);
+        self.target.resize(self.shape.n_blocks + n_blocks);
+        Some(n_blocks)
+    }
+
+    fn reclaim_draft(&mut self) -> Result<(), ExecutorError> {
+        self.target.resize(self.shape.n_blocks);
+        if let Some(lending) = self.lending.as_mut().filter(|lending| lending.n_failures > 0) {
+            lending.n_failures -= 1;
+            return Err(ExecutorError { pass: "loading", source: "scripted failure".into() });
+        }
+        self.is_lent = false;
+        self.draft.resize(self.shape.n_blocks);
         Ok(())
     }
 }

@@ -11,6 +11,7 @@
 mod drafted;
 mod draw;
 mod judge;
+mod lending;
 mod outputs;
 mod parallel;
 mod path;
@@ -30,6 +31,8 @@ use crate::llama::{Llama, kv_shape};
 use drafted::{DraftedRows, DraftedStore};
 use draw::Draw;
 use judge::Judge;
+pub use lending::DraftSource;
+use lending::Lent;
 use outputs::OutputPlan;
 use parallel::Workers;
 
@@ -71,7 +74,7 @@ pub enum KvSize {
     Bytes(u64),
 }
 
-/// Where the weights come from; nothing is read from them after construction.
+/// Where the weights come from; nothing is read from them after construction (see [`DraftSource`] for what is read later).
 #[derive(Clone, Copy, Debug)]
 pub struct Checkpoints<'a> {
     /// The model that decides.
@@ -80,12 +83,12 @@ pub struct Checkpoints<'a> {
     pub draft: Option<&'a Checkpoint>,
 }
 
-/// Memory that an executor holds for its life, bytes.
+/// Memory that an executor holds, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryUse {
     /// Weights of the target, as packed.
     pub target_weight_bytes: usize,
-    /// Weights of the draft; 0 without one.
+    /// Weights of the draft; 0 without one, and while its memory is lent to the target's store.
     pub draft_weight_bytes: usize,
     /// One block in both stores.
     pub block_bytes: usize,
@@ -98,6 +101,9 @@ pub struct ModelExecutor<B: Backend> {
     backend: B,
     target: Model<B>,
     draft: Option<Model<B>>,
+    /// From which the draft is loaded again after its memory was lent.
+    draft_source: Option<DraftSource>,
+    lent: Option<Lent>,
     rule: Rule,
     shape: Shape,
     drafted: DraftedStore,
@@ -127,6 +133,8 @@ impl<B: Backend> ModelExecutor<B> {
             backend,
             target,
             draft,
+            draft_source: None,
+            lent: None,
             rule: config.rule,
             shape,
             drafted: DraftedStore::default(),
@@ -135,16 +143,18 @@ impl<B: Backend> ModelExecutor<B> {
         })
     }
 
-    /// Memory held for the executor's life.
+    /// Memory held now.
     pub fn memory(&self) -> MemoryUse {
-        let configs = [Some(&self.target), self.draft.as_ref()].map(|m| m.map(|m| m.llama.config()));
-        let block_bytes =
-            configs.into_iter().flatten().map(|config| block_bytes(&self.backend, config)).sum();
+        let target_block_bytes = block_bytes(&self.backend, self.target.llama.config());
+        let draft = self.draft.as_ref();
+        let draft_block_bytes = draft.map_or(0, |m| block_bytes(&self.backend, m.llama.config()));
+        let block_bytes = target_block_bytes + draft_block_bytes;
+        let n_blocks_lent = self.lent.as_ref().map_or(0, |lent| lent.n_blocks);
         MemoryUse {
             target_weight_bytes: self.target.llama.weight_bytes(&self.backend),
-            draft_weight_bytes: self.draft.as_ref().map_or(0, |m| m.llama.weight_bytes(&self.backend)),
+            draft_weight_bytes: draft.map_or(0, |m| m.llama.weight_bytes(&self.backend)),
             block_bytes,
-            kv_bytes: block_bytes * self.shape.n_blocks as usize,
+            kv_bytes: block_bytes * self.shape.n_blocks as usize + target_block_bytes * n_blocks_lent,
         }
     }
 
@@ -302,6 +312,17 @@ impl<B: Backend> Executor for ModelExecutor<B> {
         }
         self.drafted.clear();
         Ok(())
+    }
+
+    fn lend_draft(&mut self) -> Option<u32> {
+        self.lend()
+    }
+
+    fn reclaim_draft(&mut self) -> Result<(), ExecutorError> {
+        self.reclaim().map_err(|error| {
+            tracing::warn!("the draft cannot be loaded again, nothing is drafted until it can: {error}");
+            ExecutorError { pass: "loading", source: error.into() }
+        })
     }
 }
 

@@ -99,8 +99,8 @@ pub trait Policy: Send {
     /// Appends the named numbers behind the last plan of a sequence (divergence, survival, cap, costs), for step traces.
     fn explain(&self, _seq: SeqId, _numbers: &mut Vec<(&'static str, f64)>) {}
 
-    /// Whether the draft model should stay resident. A wish, for whoever owns the draft's memory: the engine does not act on it yet
-    /// and keeps the draft loaded.
+    /// Whether the draft model should stay resident. A wish: between two steps the engine lends the draft's memory to the blocks
+    /// of the target or takes it back, where the executor can and the blocks allow. Nothing is drafted meanwhile.
     fn wants_draft(&self) -> bool {
         true
     }
