@@ -1,6 +1,6 @@
 //! The port behind which tensors live: a real model, a scripted one in tests, a pretended one in simulation.
 
-use dsde_policy::{DraftPosition, PositionSignals, SeqId, Signals};
+use dsde_policy::{DraftPosition, PositionSignals, Prune, SeqId, Signals};
 use dsde_sampling::{Params, Proposal, TokenLogprobs, Verdict};
 
 use crate::rows::{BlockCopy, RowBatch, SlotMove};
@@ -54,6 +54,8 @@ pub struct DraftDraw<'a> {
     pub proposal: &'a Proposal,
     /// `None` draws one token, as chains need it.
     pub beam: Option<Beam>,
+    /// Most probable tokens beside the drawn one that the verification will compare it with ([`TargetDraw::prune`]).
+    pub n_rivals: u32,
     /// Tokens that may not be emitted yet (stop tokens before `tokens_min`): probability zero.
     pub banned: &'a [u32],
     /// Which features of the distribution are wanted.
@@ -108,6 +110,8 @@ pub struct TargetDraw<'a> {
     /// Of a tree that the draft model grew: the index each node had in the proposal while it was drafted, `[drafted]`. Such
     /// nodes were chosen, not drawn, so no distribution stands behind them.
     pub drafted_as: Option<&'a [u32]>,
+    /// Whether the end of the proposal may be dropped inside the pass; only of greedy chains of the draft model.
+    pub prune: Option<Prune>,
     /// Tokens that may not be emitted yet, as in [`DraftDraw::banned`].
     pub banned: &'a [u32],
     /// Which comparisons of draft and target are wanted.
@@ -132,6 +136,9 @@ impl TargetDraw<'_> {
 pub struct Verification {
     /// Accepted path and next token.
     pub verdict: Verdict,
+    /// Nodes at the end of the proposal that were dropped inside the pass ([`TargetDraw::prune`]); the verdict is that on what
+    /// is left.
+    pub pruned: u32,
     /// One entry per verified node if divergence was requested and the draft model made the proposal, else empty.
     pub signals: Vec<PositionSignals>,
     /// One entry per emitted token if the parameters ask for them, else empty.

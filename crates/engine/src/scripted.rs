@@ -4,6 +4,8 @@
 //! sees through its block table. A wrong table, a stale slot, a lost copy or a draft that drafts from old state therefore
 //! changes the output, which [`Script::greedy_continuation`] tells without any engine.
 
+mod store;
+
 use std::collections::HashMap;
 
 use dsde_policy::{DraftPosition, PositionSignals, SeqId};
@@ -15,6 +17,7 @@ use dsde_sampling::{
 
 use crate::executor::{DraftDraw, Drafted, Executor, ExecutorError, Shape, TargetDraw, Verification};
 use crate::rows::{BlockCopy, RowBatch, SlotMove};
+use store::Store;
 
 /// The pretended pair: two functions from a prefix to logits.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -113,61 +116,6 @@ struct DraftedRows {
     logits: Vec<f32>,
 }
 
-/// Token written to each slot of each block; `None` where nothing was written.
-#[derive(Debug)]
-struct Store {
-    slots: Vec<Option<u32>>,
-    block_len: usize,
-}
-
-impl Store {
-    fn new(shape: &Shape) -> Self {
-        let block_len = shape.block_len as usize;
-        Self { slots: vec![None; shape.n_blocks as usize * block_len], block_len }
-    }
-
-    /// Appended blocks are empty.
-    fn resize(&mut self, n_blocks: u32) {
-        self.slots.resize(n_blocks as usize * self.block_len, None);
-    }
-
-    fn copy(&mut self, copy: BlockCopy) {
-        let (from, to) = (copy.from.0 as usize * self.block_len, copy.to.0 as usize * self.block_len);
-        self.slots.copy_within(from..from + self.block_len, to);
-    }
-
-    fn move_slots(&mut self, moves: &[SlotMove]) {
-        for SlotMove { from, to } in moves {
-            let [from, to] = [from, to].map(|at| at.block.0 as usize * self.block_len + at.offset as usize);
-            self.slots[to] = self.slots[from];
-        }
-    }
-
-    fn index(&self, rows: &RowBatch, seq_idx: usize, slot: u32) -> usize {
-        let block = rows.table_of(seq_idx)[slot as usize / self.block_len];
-        block.0 as usize * self.block_len + slot as usize % self.block_len
-    }
-
-    fn write(&mut self, rows: &RowBatch) {
-        for seq_idx in 0..rows.n_seqs() {
-            for r in rows.rows_of(seq_idx) {
-                let index = self.index(rows, seq_idx, rows.slots[r]);
-                self.slots[index] = Some(rows.tokens[r]);
-            }
-        }
-    }
-
-    /// Tokens that row `r` sees, in the order of their slots.
-    fn visible<'a>(&'a self, rows: &'a RowBatch, seq_idx: usize, r: usize) -> impl Iterator<Item = u32> + 'a {
-        let base = rows.visible_len[r];
-        let nodes = (0..u64::BITS).filter(move |b| rows.tree_mask[r] >> b & 1 == 1).map(move |b| base + b);
-        (0..base).chain(nodes).map(move |slot| {
-            let token = self.slots[self.index(rows, seq_idx, slot)];
-            token.expect("a row sees only slots that were written")
-        })
-    }
-}
-
 impl ScriptedExecutor {
     /// An executor whose stores are empty.
     pub fn new(script: Script, shape: Shape, rule: Rule) -> Self {
@@ -249,9 +197,22 @@ impl ScriptedExecutor {
         });
     }
 
+    /// Judges what pruning leaves, which here has nothing to do with what would be accepted: guesses may be as wrong as they like.
     fn judge(&mut self, rows: &RowBatch, draw: &TargetDraw<'_>) -> Verification {
+        let n_proposed = draw.proposal.len();
+        let mut proposal = draw.proposal.clone();
+        if draw.prune.is_some() {
+            proposal.truncate((mix(draw.history.len() as u64) % (2 + u64::from(n_proposed))) as u32);
+        }
+        let pruned = n_proposed - proposal.len();
+        let first = rows.rows_of(draw.seq_idx).end - 1 - n_proposed as usize;
+        let draw = TargetDraw { proposal: &proposal, ..*draw };
+        Verification { pruned, ..self.judge_all(rows, first, &draw) }
+    }
+
+    /// * `first`: row of the last known token.
+    fn judge_all(&mut self, rows: &RowBatch, first: usize, draw: &TargetDraw<'_>) -> Verification {
         let n_nodes = draw.proposal.len() as usize;
-        let first = rows.rows_of(draw.seq_idx).end - 1 - n_nodes;
         let (mut target, mut logits) = (Vec::new(), Vec::new());
         for i in 0..=n_nodes {
             let mut row = self.script.target_logits(self.target.visible(rows, draw.seq_idx, first + i));
@@ -283,7 +244,7 @@ impl ScriptedExecutor {
         let wants_signals = draw.signals.divergence && draw.is_model_drafted;
         let signals =
             if wants_signals { signals(draw, &logits, &kept.logits, vocab_len) } else { Vec::new() };
-        Verification { verdict, signals, logprobs: Vec::new() }
+        Verification { verdict, pruned: 0, signals, logprobs: Vec::new() }
     }
 }
 

@@ -152,6 +152,8 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     fn verify(&mut self) -> Result<(), ExecutorError> {
         let Scratch { rows, drawing, verifications, .. } = &mut self.scratch;
         let signals = self.policy.signals();
+        let is_model_drafted = self.config.drafter == Drafter::Model;
+        let prune = self.policy.prune().filter(|_| is_model_drafted);
         rows.clear();
         drawing.clear();
         let mut draws = Vec::with_capacity(self.scheduler.running.len());
@@ -167,8 +169,9 @@ impl<E: Executor, C: Clock> Engine<E, C> {
                     history: &seq.tokens,
                     prompt_len: seq.prompt_len,
                     proposal: &seq.turn.proposal,
-                    is_model_drafted: self.config.drafter == Drafter::Model,
+                    is_model_drafted,
                     drafted_as: seq.turn.is_tree().then_some(&seq.turn.drafted_as),
+                    prune: prune.filter(|_| seq.can_prune()),
                     banned: seq.banned(),
                     signals,
                 });
@@ -205,6 +208,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
                 Some((_, verification)) => {
                     report.context_len_sum += u64::from(seq.context_len);
                     let base = seq.len();
+                    seq.turn.prune(verification.pruned);
                     let gain = commit(seq, verification, &*self.vocabulary, self.shape.context_len_max);
                     moves.close_gaps(seq, base, &verification.verdict, self.shape.block_len);
                     count(report, seq, verification, gain.tokens.len());

@@ -15,6 +15,7 @@ mod lending;
 mod outputs;
 mod parallel;
 mod path;
+mod prune;
 
 use dsde_engine::{
     BlockCopy, DraftDraw, Drafted, Executor, ExecutorError, RowBatch, Shape, SlotMove, TargetDraw,
@@ -158,6 +159,37 @@ impl<B: Backend> ModelExecutor<B> {
         }
     }
 
+    /// Runs the target's layers from `first_layer` on and judges the proposals.
+    ///
+    /// * `verifications`: one per draw.
+    fn judge(
+        &mut self,
+        first_layer: usize,
+        rows: &RowBatch,
+        draws: &[TargetDraw<'_>],
+        verifications: &mut [Verification],
+    ) {
+        let groups = self.plan.of(rows, draws.iter().map(|draw| (draw.seq_idx, 1 + draw.proposal.len())));
+        let Model { llama, kv } = &mut self.target;
+        let layers = first_layer..llama.config().n_layers;
+        llama.run_layers(&self.backend, layers, rows, &self.plan.outputs, kv);
+        let (isa, rule) = (self.backend.isa(), self.rule);
+        for group in groups {
+            let mut logits = llama.logits(&self.backend, group.rows);
+            let n_logits = logits.len();
+            let results = &mut verifications[group.draws.clone()];
+            let jobs = draws[group.draws].iter().zip(results).map(|(draw, result)| {
+                let len = (1 + draw.proposal.len() as usize) * self.shape.vocab_len as usize;
+                let rows = logits.split_off_mut(..len).expect("a group has the rows of its draws");
+                let kept = draw.is_model_drafted.then(|| self.drafted.get(draw.seq, n_rows_read(draw)));
+                (draw, rows, kept.flatten(), result)
+            });
+            self.workers.run(&self.backend, n_logits, jobs, |(draw, rows, kept, result), scratch| {
+                *result = isa.run(Judge { draw, rule, rows, kept, scratch });
+            });
+        }
+    }
+
     /// The backend, for people who want it described.
     pub fn backend(&self) -> &B {
         &self.backend
@@ -291,24 +323,17 @@ impl<B: Backend> Executor for ModelExecutor<B> {
         verifications: &mut Vec<Verification>,
     ) -> Result<(), ExecutorError> {
         verifications.clear();
-        let groups = self.plan.of(rows, draws.iter().map(|draw| (draw.seq_idx, 1 + draw.proposal.len())));
-        let Model { llama, kv } = &mut self.target;
-        llama.forward(&self.backend, rows, &self.plan.outputs, kv);
         verifications.resize(draws.len(), Verification::default());
-        let (isa, rule) = (self.backend.isa(), self.rule);
-        for group in groups {
-            let mut logits = llama.logits(&self.backend, group.rows);
-            let n_logits = logits.len();
-            let results = &mut verifications[group.draws.clone()];
-            let jobs = draws[group.draws].iter().zip(results).map(|(draw, result)| {
-                let len = (1 + draw.proposal.len() as usize) * self.shape.vocab_len as usize;
-                let rows = logits.split_off_mut(..len).expect("a group has the rows of its draws");
-                let kept = draw.is_model_drafted.then(|| self.drafted.get(draw.seq, n_rows_read(draw)));
-                (draw, rows, kept.flatten(), result)
-            });
-            self.workers.run(&self.backend, n_logits, jobs, |(draw, rows, kept, result), scratch| {
-                *result = isa.run(Judge { draw, rule, rows, kept, scratch });
-            });
+        self.target.llama.begin(rows);
+        match self.cut(rows, draws) {
+            None => self.judge(0, rows, draws, verifications),
+            Some(cut) => {
+                self.judge(cut.n_layers, &cut.rows, &cut.draws(draws), verifications);
+                let lens = draws.iter().map(|draw| draw.proposal.len());
+                for ((verification, len), left) in verifications.iter_mut().zip(lens).zip(&cut.proposals) {
+                    verification.pruned = len - left.len();
+                }
+            }
         }
         self.drafted.clear();
         Ok(())

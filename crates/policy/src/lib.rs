@@ -62,7 +62,7 @@ pub use registry::Config;
 pub use tetris::Tetris;
 pub use tiered::Tiered;
 pub use turbospec::TurboSpec;
-pub use view::{DraftPosition, PlanView, Planned, Reason, SeqId, SequenceView, Signals};
+pub use view::{DraftPosition, PlanView, Planned, Prune, Reason, SeqId, SequenceView, Signals};
 
 /// Chooses speculation lengths; see the crate head for the rule every implementation obeys.
 ///
@@ -92,6 +92,12 @@ pub trait Policy: Send {
     /// `view` and may only be lowered. `drafted[i]` holds the features of its positions, root first. The nodes of a tree are
     /// ordered by falling path probability, a parent before its children, so that any prefix is a tree.
     fn trim(&mut self, _view: &PlanView<'_>, _drafted: &[&[DraftPosition]], _verify_lens: &mut [u32]) {}
+
+    /// Whether ends of proposals that the target seems to reject are dropped inside its pass. A wish: where the executor cannot,
+    /// they are verified to the end. Greedy chains of a draft model only.
+    fn prune(&self) -> Option<Prune> {
+        None
+    }
 
     /// Learns what the step achieved and what it cost.
     fn observe(&mut self, feedback: &StepFeedback<'_>);

@@ -9,6 +9,7 @@ mod greedy;
 mod law;
 mod lending;
 mod pair;
+mod pruning;
 mod rows;
 mod serve;
 mod setup;
