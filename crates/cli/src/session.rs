@@ -98,7 +98,9 @@ fn n_threads(asked: Option<NonZeroU32>) -> u32 {
     n_threads
 }
 
-fn check_folder(option: &str, source: &Source) -> Outcome {
+/// # Errors
+/// If the folder that was given for an option does not exist.
+pub(crate) fn check_folder(option: &str, source: &Source) -> Outcome {
     match source {
         Source::Folder(path) if !path.is_dir() => Err(usage(format!(
             "--{option} {}: no such folder; give a model folder or `demo`",

@@ -171,6 +171,8 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     /// Panics unless blocks, lengths and ranks are consistent; called after every step in debug builds.
     pub fn check_invariants(&self) {
         self.scheduler.check();
+        let n_total = self.shape.n_blocks + self.lending.n_blocks();
+        assert_eq!(self.scheduler.pool.n_total(), n_total, "the executor has as many blocks as the pool");
         if self.is_idle() {
             assert_eq!(
                 self.scheduler.pool.n_free(),

@@ -229,9 +229,12 @@ mod tests {
 
     #[test]
     fn rows_without_ends_stay_what_they_were() {
-        let (mut whole, mut got, mut expected) = (RowBatch::default(), RowBatch::default(), RowBatch::default());
+        let (mut whole, mut got, mut expected) =
+            (RowBatch::default(), RowBatch::default(), RowBatch::default());
         let mut chain = Proposal::new();
-        [7, 8, 9].map(|token| chain.push_chain(token));
+        for token in [7, 8, 9] {
+            chain.push_chain(token);
+        }
         whole.push(5, &[1], &chain, &table(3));
         whole.push(0, &[2, 3], &Proposal::new(), &table(1));
         whole.push(9, &[4], &chain, &table(4));

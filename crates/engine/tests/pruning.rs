@@ -39,7 +39,11 @@ impl Executor for Watched {
     ) -> Result<(), ExecutorError> {
         for draw in draws {
             let is_chain = draw.beam.is_none();
-            assert_eq!(draw.n_rivals > 0, draw.params.is_greedy() && is_chain, "rivals of greedy chains alone");
+            assert_eq!(
+                draw.n_rivals > 0,
+                draw.params.is_greedy() && is_chain,
+                "rivals of greedy chains alone"
+            );
         }
         self.inner.draft(rows, draws, drafted)
     }

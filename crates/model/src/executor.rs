@@ -91,9 +91,9 @@ pub struct MemoryUse {
     pub target_weight_bytes: usize,
     /// Weights of the draft; 0 without one, and while its memory is lent to the target's store.
     pub draft_weight_bytes: usize,
-    /// One block in both stores.
+    /// One block in both stores, or in the target's alone while the draft's memory is lent.
     pub block_bytes: usize,
-    /// Both stores.
+    /// Both stores, lent blocks included.
     pub kv_bytes: usize,
 }
 

@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_step_in_which_memory_changed_hands_teaches_nothing() {
-        let mut policy = policy("");
+        let mut policy = policy("k_max=4");
         let sequences = [sequence(1)];
         let mut check = |blocks_total, expected| {
             policy.len = 1;

@@ -48,7 +48,12 @@ impl Store {
     }
 
     /// Tokens that row `r` sees, in the order of their slots.
-    pub(super) fn visible<'a>(&'a self, rows: &'a RowBatch, seq_idx: usize, r: usize) -> impl Iterator<Item = u32> + 'a {
+    pub(super) fn visible<'a>(
+        &'a self,
+        rows: &'a RowBatch,
+        seq_idx: usize,
+        r: usize,
+    ) -> impl Iterator<Item = u32> + 'a {
         let base = rows.visible_len[r];
         let nodes = (0..u64::BITS).filter(move |b| rows.tree_mask[r] >> b & 1 == 1).map(move |b| base + b);
         (0..base).chain(nodes).map(move |slot| {

@@ -58,7 +58,10 @@ impl<B: Backend> ModelExecutor<B> {
     fn promising(&self, rows: &RowBatch, draw: &TargetDraw<'_>) -> Proposal {
         let mut proposal = draw.proposal.clone();
         let n_nodes = draw.proposal.len();
-        let kept = draw.prune.filter(|_| draw.is_model_drafted).and_then(|prune| Some((prune, self.drafted.get(draw.seq, n_nodes)?)));
+        let kept = draw
+            .prune
+            .filter(|_| draw.is_model_drafted)
+            .and_then(|prune| Some((prune, self.drafted.get(draw.seq, n_nodes)?)));
         let Some((Prune { margin, .. }, kept)) = kept else {
             return proposal;
         };
@@ -99,7 +102,7 @@ mod tests {
     #[test]
     fn rivals_are_the_most_probable_others() {
         let row = [0.5, 3.0, 1.0, 3.0, -1.0, 2.0];
-        assert_eq!(rivals(&row, 1, 0), []);
+        assert!(rivals(&row, 1, 0).is_empty());
         assert_eq!(rivals(&row, 1, 3), [3, 5, 2]);
         assert_eq!(rivals(&row, 5, 2), [1, 3], "of equal ones the first");
         assert_eq!(rivals(&row, 0, 9), [1, 3, 5, 2, 4]);

@@ -51,7 +51,9 @@ fn lending_tiny<B: Backend>(backend: B, n_blocks: u32) -> ModelExecutor<B> {
 
 fn requests() -> Vec<Request> {
     let prompt = |i: u32| (0..5 + 6 * (i % 5)).map(|j| (i % 5 * 31 + j * 17) % 128).collect();
-    (0..10).map(|i| Request { n_choices: 1 + i % 2, ..Request::new(prompt(i), Params::greedy(), 40) }).collect()
+    (0..10)
+        .map(|i| Request { n_choices: 1 + i % 2, ..Request::new(prompt(i), Params::greedy(), 40) })
+        .collect()
 }
 
 fn greedy_is_identical<B: Backend>(backend: impl Fn() -> B, n_blocks: &[u32]) {
@@ -111,9 +113,7 @@ fn a_draft_that_became_another_model_is_refused_until_it_is_back() {
     let is_changed = Arc::new(AtomicBool::new(true));
     let source = {
         let is_changed = Arc::clone(&is_changed);
-        DraftSource::new(move || {
-            Ok(open(if is_changed.load(Ordering::Relaxed) { "qwen3" } else { "qwen2" }))
-        })
+        DraftSource::new(move || Ok(open(if is_changed.load(Ordering::Relaxed) { "qwen3" } else { "qwen2" })))
     };
     let mut executor = tiny_pair(Reference, Rule::Block, 5).with_draft_source(source);
     let before = executor.memory();

@@ -39,7 +39,11 @@ impl Policy for Pruning {
 
     fn observe(&mut self, feedback: &StepFeedback<'_>) {
         for outcome in feedback.outcomes {
-            assert_eq!(outcome.signals.len(), outcome.verified as usize, "a divergence for every verified node");
+            assert_eq!(
+                outcome.signals.len(),
+                outcome.verified as usize,
+                "a divergence for every verified node"
+            );
         }
     }
 
@@ -57,7 +61,8 @@ fn kept_rows_have_the_same_bits<B: Backend>(backend: impl Fn() -> B) {
     let mut n_pruned = 0;
     for _ in 0..12 {
         let (proposal, _) = pruned.draft_with(&mut pruning, 5, PRUNE.n_rivals);
-        let got = pruned.verify_with(&mut pruning, &proposal, |draw| TargetDraw { prune: Some(PRUNE), ..draw });
+        let got =
+            pruned.verify_with(&mut pruning, &proposal, |draw| TargetDraw { prune: Some(PRUNE), ..draw });
         let (same, _) = expected.draft(&mut plain, 5);
         assert_eq!(same.tokens(), proposal.tokens());
         let mut left = proposal.clone();
