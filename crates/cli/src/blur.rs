@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use dsde_model::backend::Dtype;
-use dsde_model::checkpoint::Checkpoint;
+use dsde_model::checkpoint::{Checkpoint, TensorView};
 use half::{bf16, f16};
 use indicatif::ProgressBar;
 use safetensors::tensor::{self, View};
@@ -84,7 +84,7 @@ fn tensors<'a>(
 
 /// A tensor as stored and what is added to it.
 struct Blurred<'a> {
-    stored: dsde_model::checkpoint::TensorView<'a>,
+    stored: TensorView<'a>,
     noise: Noise,
     bar: &'a ProgressBar,
 }
@@ -141,7 +141,7 @@ impl Noise {
 
     /// Sum of 12 uniform numbers less its mean: variance 1, close to normal, and the same bits on every machine.
     fn normal(&mut self) -> f64 {
-        let sum: u64 = (0..3).map(|_| sixteenths(self.next())).sum();
+        let sum: u64 = (0..3).map(|_| sum_of_quarters(self.next())).sum();
         sum as f64 / f64::from(1 << 16) + 12.0 / f64::from(1 << 17) - 6.0
     }
 
@@ -154,7 +154,7 @@ impl Noise {
 }
 
 /// The four 16-bit numbers of a word, added.
-fn sixteenths(word: u64) -> u64 {
+fn sum_of_quarters(word: u64) -> u64 {
     (0..4).map(|i| word >> (16 * i) & 0xffff).sum()
 }
 
