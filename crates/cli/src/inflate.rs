@@ -14,19 +14,19 @@
 
 mod tensors;
 
-use std::fs;
 use std::io::{self, Write as _};
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use dsde_model::config::ModelConfig;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
 
 use crate::args::positive_up_to;
-use crate::failure::{OrUsage as _, Outcome, usage};
+use crate::derived::{self, Files};
+use crate::failure::{Outcome, usage};
 use crate::opened::{Opened, Role};
+use crate::session::check_folder;
 use crate::speculation::Source;
 use crate::stores::bytes;
 
@@ -34,24 +34,6 @@ use crate::stores::bytes;
 const PARAMETERS_MAX: usize = 8 << 30;
 /// Most layers and largest widths that can be typed; what a model may have is narrower and checked when it is read.
 const SIZE_MAX: u32 = 1 << 20;
-
-/// Files beside the weights that are taken over as they are.
-const COPIED: [&str; 6] = [
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "chat_template.json",
-];
-
-/// Those of the embedded target.
-const DEMO: [(&str, &[u8]); 3] = [
-    ("generation_config.json", include_bytes!("../../../models/target/generation_config.json")),
-    ("tokenizer.json", include_bytes!("../../../models/target/tokenizer.json")),
-    ("tokenizer_config.json", include_bytes!("../../../models/target/tokenizer_config.json")),
-];
-const DEMO_CONFIG: &[u8] = include_bytes!("../../../models/target/config.json");
 
 const EXAMPLES: &str = "\
 Examples:
@@ -177,14 +159,7 @@ impl Sizes {
 /// Runs the command.
 pub(crate) fn run(args: InflateArgs) -> Outcome {
     let source = Source::parse(&args.model);
-    if let Source::Folder(path) = &source
-        && !path.is_dir()
-    {
-        return Err(usage(format!(
-            "--model {}: no such folder; give a model folder or `demo`",
-            path.display()
-        )));
-    }
+    check_folder("model", &source)?;
     // The whole table counts, padding included, so the checkpoint is not cut to the tokens of the tokenizer.
     let opened = Opened::untrimmed(&source, Role::Target)?;
     let config = opened.config();
@@ -197,49 +172,23 @@ pub(crate) fn run(args: InflateArgs) -> Outcome {
             PARAMETERS_MAX as f64 / 1e9
         )));
     }
-    let files = Files::of(&source)?;
+    let files = Files::of(&source, Role::Target)?;
     let config_json = inflated_config(&files.config, config, &sizes)?;
-    create_folder(&args.out)?;
-    write_weights(&args.out.join("model.safetensors"), &opened, &sizes)?;
-    for (name, content) in &files.copied {
-        write(&args.out.join(name), content)?;
-    }
-    // Last, so that a folder that was not finished is no model.
-    write(&args.out.join("config.json"), config_json.as_bytes())?;
+    let n_bytes = n_parameters * tensors::ELEMENT_BYTES;
+    let bar = derived::progress(n_bytes);
+    let tensors = tensors::tensors(&opened.checkpoint, &sizes, &bar)?;
+    let named = tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor));
+    let written = derived::write(&args.out, named.collect(), config_json.as_bytes(), &files);
+    bar.finish_and_clear();
+    written?;
     writeln!(
         io::stdout(),
         "{}: {:.1} million parameters, {}",
         args.out.display(),
         n_parameters as f64 / 1e6,
-        bytes(n_parameters * tensors::ELEMENT_BYTES)
+        bytes(n_bytes)
     )?;
     Ok(())
-}
-
-/// What is read of the small model beside its weights.
-struct Files {
-    config: Vec<u8>,
-    copied: Vec<(&'static str, Vec<u8>)>,
-}
-
-impl Files {
-    fn of(source: &Source) -> Outcome<Self> {
-        let folder = match source {
-            Source::Demo => {
-                let copied = DEMO.map(|(name, content)| (name, content.to_vec())).to_vec();
-                return Ok(Self { config: DEMO_CONFIG.to_vec(), copied });
-            }
-            Source::Folder(folder) => folder,
-        };
-        let read = |name: &str| {
-            let path = folder.join(name);
-            fs::read(&path)
-                .map_err(|error| anyhow::Error::new(error).context(format!("cannot read {}", path.display())))
-        };
-        let present = COPIED.into_iter().filter(|name| folder.join(name).is_file());
-        let copied = present.map(|name| Ok((name, read(name)?))).collect::<anyhow::Result<_>>()?;
-        Ok(Self { config: read("config.json")?, copied })
-    }
 }
 
 /// `config.json` with the sizes that have grown.
@@ -263,37 +212,6 @@ fn inflated_config(text: &[u8], config: &ModelConfig, sizes: &Sizes) -> Outcome<
     fields.remove("dtype");
     fields.remove("layer_types");
     Ok(serde_json::to_string_pretty(&fields)? + "\n")
-}
-
-fn create_folder(folder: &Path) -> Outcome {
-    fs::create_dir_all(folder).or_usage_of(format!("--out {} cannot be created", folder.display()))?;
-    let mut entries =
-        fs::read_dir(folder).or_usage_of(format!("--out {} cannot be read", folder.display()))?;
-    match entries.next() {
-        None => Ok(()),
-        Some(_) => Err(usage(format!("--out {} is not empty; nothing is overwritten", folder.display()))),
-    }
-}
-
-fn write_weights(path: &Path, opened: &Opened, sizes: &Sizes) -> Outcome {
-    let n_bytes = sizes.n_parameters(opened.config()) * tensors::ELEMENT_BYTES;
-    let bar = ProgressBar::new(n_bytes as u64);
-    if let Ok(style) =
-        ProgressStyle::with_template("{elapsed_precise} [{bar:30}] {bytes}/{total_bytes}, {eta} left")
-    {
-        bar.set_style(style.progress_chars("=> "));
-    }
-    let tensors = tensors::tensors(&opened.checkpoint, sizes, &bar)?;
-    let named = tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor));
-    let written = safetensors::serialize_to_file(named, None, path);
-    bar.finish_and_clear();
-    Ok(written
-        .map_err(|error| anyhow::Error::new(error).context(format!("cannot write {}", path.display())))?)
-}
-
-fn write(path: &Path, content: &[u8]) -> Outcome {
-    let context = format!("cannot write {}", path.display());
-    Ok(fs::write(path, content).map_err(|error| anyhow::Error::new(error).context(context))?)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use dsde_sampling::Rule;
 use serde::Serialize;
 
 use crate::args::ModelArgs;
+use crate::blur::{self, BlurArgs};
 use crate::failure::Outcome;
 use crate::inflate::{self, InflateArgs};
 use crate::machine;
@@ -42,6 +43,7 @@ pub(crate) struct InspectArgs {
 #[derive(Subcommand, Debug)]
 enum Command {
     Inflate(InflateArgs),
+    Blur(BlurArgs),
 }
 
 #[derive(Serialize)]
@@ -103,8 +105,10 @@ struct Kv {
 
 /// Runs the command.
 pub(crate) fn run(args: InspectArgs) -> Outcome {
-    if let Some(Command::Inflate(args)) = args.command {
-        return inflate::run(args);
+    match args.command {
+        Some(Command::Inflate(args)) => return inflate::run(args),
+        Some(Command::Blur(args)) => return blur::run(&args),
+        None => {}
     }
     let models = Models::new(&args.model)?;
     let inspection = inspect(&models)?;

@@ -6,9 +6,11 @@
 mod answer;
 mod args;
 mod bench;
+mod blur;
 mod chat;
 mod commands;
 mod demo;
+mod derived;
 mod failure;
 mod generate;
 mod inflate;

@@ -6,6 +6,7 @@ use dsde_model::Error;
 use dsde_model::checkpoint::Checkpoint;
 use dsde_model::config::ModelConfig;
 use dsde_model::embedded;
+use dsde_model::executor::DraftSource;
 use dsde_model::text::{ChatTemplate, Tokenizer};
 
 use crate::failure::Outcome;
@@ -41,14 +42,13 @@ impl Opened {
     /// # Errors
     /// As [`Opened::new`].
     pub(crate) fn untrimmed(source: &Source, role: Role) -> Outcome<Self> {
-        let folder = match source {
-            Source::Demo => return Ok(Self::demo(role)),
-            Source::Folder(folder) => folder,
-        };
         let open = || -> Result<Self, Error> {
-            Ok(Self { checkpoint: Checkpoint::open(folder)?, tokenizer: Tokenizer::open(folder)? })
+            Ok(Self { checkpoint: checkpoint(source, role)?, tokenizer: tokenizer(source)? })
         };
-        Ok(open().map_err(|error| anyhow::Error::new(error).context(cannot_load(folder)))?)
+        Ok(open().map_err(|error| match source {
+            Source::Demo => anyhow::Error::new(error),
+            Source::Folder(folder) => anyhow::Error::new(error).context(cannot_load(folder)),
+        })?)
     }
 
     /// The draft model, where there is one.
@@ -62,17 +62,15 @@ impl Opened {
         }
     }
 
-    fn demo(role: Role) -> Self {
-        let checkpoint = match role {
-            Role::Target => embedded::target(),
-            Role::Draft => embedded::draft(),
-        };
-        Self { checkpoint, tokenizer: embedded::tokenizer() }
-    }
-
     /// What the model is.
     pub(crate) fn config(&self) -> &ModelConfig {
         self.checkpoint.config()
+    }
+
+    /// Opens the checkpoint of this model again, which came from `source`.
+    pub(crate) fn reopen(&self, source: &Source, role: Role) -> DraftSource {
+        let (source, n_tokens) = (source.clone(), self.tokenizer.vocab_len());
+        DraftSource::new(move || Ok(checkpoint(&source, role)?.without_padding(n_tokens)))
     }
 
     /// Whether `draft` can draft for this model: every token that either has embeddings for means the same in both.
@@ -85,6 +83,21 @@ impl Opened {
             return Err(Error::VocabularyLen { expected, got });
         }
         self.tokenizer.same_tokens(&draft.tokenizer, expected)
+    }
+}
+
+fn checkpoint(source: &Source, role: Role) -> Result<Checkpoint, Error> {
+    match (source, role) {
+        (Source::Demo, Role::Target) => Ok(embedded::target()),
+        (Source::Demo, Role::Draft) => Ok(embedded::draft()),
+        (Source::Folder(folder), _) => Checkpoint::open(folder),
+    }
+}
+
+fn tokenizer(source: &Source) -> Result<Tokenizer, Error> {
+    match source {
+        Source::Demo => Ok(embedded::tokenizer()),
+        Source::Folder(folder) => Tokenizer::open(folder),
     }
 }
 

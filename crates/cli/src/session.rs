@@ -101,7 +101,9 @@ fn n_threads(asked: Option<NonZeroU32>) -> u32 {
     n_threads
 }
 
-fn check_folder(option: &str, source: &Source) -> Outcome {
+/// # Errors
+/// If the folder that was given for an option does not exist.
+pub(crate) fn check_folder(option: &str, source: &Source) -> Outcome {
     match source {
         Source::Folder(path) if !path.is_dir() => Err(usage(format!(
             "--{option} {}: no such folder; give a model folder or `demo`",
@@ -171,6 +173,12 @@ impl Session {
         let stores = Stores::plan(models.asked(wish.rule), &backend, checkpoints, memory_bytes)?;
         stores.check_memory(memory_bytes)?;
         let executor = ModelExecutor::new(backend, checkpoints, stores.config)?;
+        let executor = match (&models.draft, &draft) {
+            (Draft::Model(source), Some(draft)) => {
+                executor.with_draft_source(draft.reopen(source, Role::Draft))
+            }
+            _ => executor,
+        };
         let tokenizer = Arc::new(target.tokenizer);
         let eos_tokens = target.checkpoint.config().eos_tokens.clone();
         let mut engine = Engine::new(

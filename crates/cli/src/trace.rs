@@ -95,6 +95,8 @@ struct Step<'a> {
     step_ms: f64,
     draft_ms: f64,
     verify_ms: f64,
+    #[serde(skip_serializing_if = "is_zero")]
+    blocks_lent: u32,
     target_rows: u32,
     prefill_rows: u32,
     draft_rounds: u32,
@@ -160,6 +162,10 @@ fn is_chain(width: &u32) -> bool {
     *width == 1
 }
 
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
 impl<'a> Step<'a> {
     fn of(trace: &StepTrace<'a>) -> Self {
         let report = trace.report;
@@ -169,6 +175,7 @@ impl<'a> Step<'a> {
             step_ms: ms(report.step_time),
             draft_ms: ms(report.draft_time),
             verify_ms: ms(report.verify_time),
+            blocks_lent: report.blocks_lent,
             target_rows: report.target_rows,
             prefill_rows: report.prefill_rows,
             draft_rounds: report.draft_rounds,

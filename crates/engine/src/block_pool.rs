@@ -4,6 +4,9 @@
 //! plus free (cached and blank) is the total, always. Full blocks are remembered for their contents: their tokens, and the
 //! serial number of the block before. Serials are never used twice and contents are compared, so a lookup is exact; hashes
 //! only find the candidate. Cached blocks are evicted in the order in which they were released, the end of a sequence before its start.
+//! While the draft's memory is lent out there are more blocks ([`BlockPool::grow`], [`BlockPool::contract`]).
+
+mod resize;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -29,6 +32,12 @@ struct Block {
     released: u64,
     /// Whether the draft's store of this block is filled as well.
     has_draft: bool,
+}
+
+impl Block {
+    fn is_blank(&self) -> bool {
+        self.n_owners == 0 && self.contents.is_none()
+    }
 }
 
 /// What a remembered block holds.
@@ -102,7 +111,7 @@ impl BlockPool {
             None => self.evict()?,
         };
         let block = self.block_mut(id);
-        debug_assert!(block.n_owners == 0 && block.contents.is_none(), "an allocated block is blank");
+        debug_assert!(block.is_blank(), "an allocated block is blank");
         block.n_owners = 1;
         block.has_draft = false;
         Some(id)
@@ -231,11 +240,7 @@ impl BlockPool {
         assert_eq!(self.n_free() as usize + n_owned, self.blocks.len(), "free plus owned equals total");
         for id in &self.blank {
             let block = self.block(*id);
-            assert!(
-                block.n_owners == 0 && block.contents.is_none(),
-                "blank block {} has neither owner nor contents",
-                id.0
-            );
+            assert!(block.is_blank(), "blank block {} has neither owner nor contents", id.0);
         }
         for (released, id) in &self.cached {
             let block = self.block(*id);

@@ -99,7 +99,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
 
     /// One draft pass over `scratch.rows`, which hold the sequences `drafting`; draws for those that have caught up.
     fn draw_drafts(&mut self, drafting: &[usize], report: &mut StepReport) -> Result<(), ExecutorError> {
-        let signals = self.policy.signals();
+        let (signals, prune) = (self.policy.signals(), self.policy.prune());
         let running = &mut self.scheduler.running;
         let has_caught_up = |&(_, i): &(usize, usize)| running[i].draft_len >= running[i].len();
         let ready: Vec<(usize, usize)> = drafting.iter().copied().enumerate().filter(has_caught_up).collect();
@@ -113,6 +113,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
                 prompt_len: seq.prompt_len,
                 proposal: &seq.turn.proposal,
                 beam: beam(seq),
+                n_rivals: prune.filter(|_| seq.can_prune()).map_or(0, |prune| prune.n_rivals),
                 banned: seq.banned(),
                 signals,
             }

@@ -7,6 +7,7 @@ use dsde_policy::Policy;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::executor::{Executor, Shape};
+use crate::lending::Lending;
 use crate::report::{Event, FinishReason, Finished};
 use crate::request::{Refused, Request, RequestId};
 use crate::scheduler::{Limits, Scheduler};
@@ -25,6 +26,7 @@ pub struct Engine<E, C> {
     pub(crate) executor: E,
     pub(crate) clock: C,
     pub(crate) scheduler: Scheduler,
+    pub(crate) lending: Lending,
     pub(crate) scratch: Scratch,
     pub(crate) events: Vec<Event>,
     pub(crate) n_steps: u64,
@@ -61,6 +63,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
             executor,
             clock,
             scheduler: Scheduler::new(limits, shape.n_blocks),
+            lending: Lending::Loaded,
             scratch: Scratch::default(),
             events: Vec::new(),
             n_steps: 0,
@@ -144,8 +147,15 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     }
 
     /// Replaces the policy. What the old one learned about running sequences is lost.
+    ///
+    /// An idle engine takes back at once what the old one lent of the draft's memory and the new one wants, so that none of its steps
+    /// pays for that.
     pub fn set_policy(&mut self, policy: Box<dyn Policy>) {
         self.policy = policy;
+        if self.is_idle() && self.lending.n_blocks() > 0 {
+            self.scheduler.pool.forget_cached();
+            self.update_lending().expect("nothing is copied where nothing is stored");
+        }
     }
 
     /// Hands every later step to `sink`; `None` ends that. Without a sink nothing is collected.
@@ -161,6 +171,8 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     /// Panics unless blocks, lengths and ranks are consistent; called after every step in debug builds.
     pub fn check_invariants(&self) {
         self.scheduler.check();
+        let n_total = self.shape.n_blocks + self.lending.n_blocks();
+        assert_eq!(self.scheduler.pool.n_total(), n_total, "the executor has as many blocks as the pool");
         if self.is_idle() {
             assert_eq!(
                 self.scheduler.pool.n_free(),

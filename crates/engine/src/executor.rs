@@ -1,6 +1,6 @@
 //! The port behind which tensors live: a real model, a scripted one in tests, a pretended one in simulation.
 
-use dsde_policy::{DraftPosition, PositionSignals, SeqId, Signals};
+use dsde_policy::{DraftPosition, PositionSignals, Prune, SeqId, Signals};
 use dsde_sampling::{Params, Proposal, TokenLogprobs, Verdict};
 
 use crate::rows::{BlockCopy, RowBatch, SlotMove};
@@ -14,9 +14,9 @@ pub struct Shape {
     pub context_len_max: u32,
     /// Slots per block.
     pub block_len: u32,
-    /// Blocks in each store.
+    /// Blocks in each store; while the draft is lent out ([`Executor::lend_draft`]) the target's has more.
     pub n_blocks: u32,
-    /// Whether a draft model is loaded.
+    /// Whether there is a draft model.
     pub has_draft: bool,
 }
 
@@ -54,6 +54,8 @@ pub struct DraftDraw<'a> {
     pub proposal: &'a Proposal,
     /// `None` draws one token, as chains need it.
     pub beam: Option<Beam>,
+    /// Most probable tokens beside the drawn one that the verification will compare it with ([`TargetDraw::prune`]).
+    pub n_rivals: u32,
     /// Tokens that may not be emitted yet (stop tokens before `tokens_min`): probability zero.
     pub banned: &'a [u32],
     /// Which features of the distribution are wanted.
@@ -108,6 +110,8 @@ pub struct TargetDraw<'a> {
     /// Of a tree that the draft model grew: the index each node had in the proposal while it was drafted, `[drafted]`. Such
     /// nodes were chosen, not drawn, so no distribution stands behind them.
     pub drafted_as: Option<&'a [u32]>,
+    /// Whether the end of the proposal may be dropped inside the pass; only of greedy chains of the draft model.
+    pub prune: Option<Prune>,
     /// Tokens that may not be emitted yet, as in [`DraftDraw::banned`].
     pub banned: &'a [u32],
     /// Which comparisons of draft and target are wanted.
@@ -132,6 +136,9 @@ impl TargetDraw<'_> {
 pub struct Verification {
     /// Accepted path and next token.
     pub verdict: Verdict,
+    /// Nodes at the end of the proposal that were dropped inside the pass ([`TargetDraw::prune`]); the verdict is that on what
+    /// is left.
+    pub pruned: u32,
     /// One entry per verified node if divergence was requested and the draft model made the proposal, else empty.
     pub signals: Vec<PositionSignals>,
     /// One entry per emitted token if the parameters ask for them, else empty.
@@ -196,4 +203,21 @@ pub trait Executor {
         draws: &[TargetDraw<'_>],
         verifications: &mut Vec<Verification>,
     ) -> Result<(), ExecutorError>;
+
+    /// Frees the draft: weights, keys and values. Their memory becomes blocks of the target's store behind those of
+    /// [`Shape::n_blocks`].
+    ///
+    /// Returns how many, at least one. `None`, and nothing has changed, if the draft could not be loaded again, or its memory
+    /// holds no block, or it is not there.
+    fn lend_draft(&mut self) -> Option<u32> {
+        None
+    }
+
+    /// Frees the blocks behind [`Shape::n_blocks`], whose contents are needed no longer, and loads the draft; its store is empty.
+    ///
+    /// # Errors
+    /// If the draft could not be loaded. The blocks are gone nevertheless; passes of the target work, and the call may be repeated.
+    fn reclaim_draft(&mut self) -> Result<(), ExecutorError> {
+        Ok(())
+    }
 }

@@ -49,6 +49,7 @@ impl Executor for IdleExecutor {
         verifications.clear();
         verifications.extend(draws.iter().map(|draw| Verification {
             verdict: accept_zeros(draw.proposal),
+            pruned: 0,
             signals: vec![PositionSignals::default(); draw.proposal.len() as usize],
             logprobs: Vec::new(),
         }));

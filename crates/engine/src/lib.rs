@@ -26,6 +26,7 @@ pub mod vocabulary;
 mod block_pool;
 mod commit;
 mod draft;
+mod lending;
 mod profile;
 mod scheduler;
 mod sequence;
@@ -45,6 +46,6 @@ pub use report::{
 };
 pub use request::{Refused, Request, RequestId, Slo, Stop};
 pub use rows::{BlockCopy, BlockId, RowBatch, Slot, SlotMove};
-pub use scripted::{Script, ScriptedExecutor};
+pub use scripted::{Script, ScriptedExecutor, ScriptedLending};
 pub use trace::{SequenceTrace, StepTrace, TraceSink};
 pub use vocabulary::Vocabulary;

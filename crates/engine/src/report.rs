@@ -136,6 +136,10 @@ pub struct StepReport {
     pub emitted: u32,
     /// Sequences preempted before the pass.
     pub preempted: u32,
+    /// Blocks that hold keys and values of the target in the draft's memory.
+    pub blocks_lent: u32,
+    /// Time spent on lending that memory or reclaiming it.
+    pub lending_time: Duration,
     /// Time in draft passes.
     pub draft_time: Duration,
     /// Time in the target pass and its verdicts.

@@ -133,6 +133,25 @@ impl RowBatch {
         self.table_ranges.push(start..self.tables.len() as u32);
     }
 
+    /// Becomes `rows` without the last `n_dropped[i]` rows of sequence `i`; those that stay keep their slots and what they see.
+    ///
+    /// * `n_dropped`: one per sequence, each at most its rows.
+    pub fn copy_without_ends(&mut self, rows: &RowBatch, n_dropped: &[u32]) {
+        self.clear();
+        for (seq_idx, &n_dropped) in n_dropped.iter().enumerate() {
+            let Range { start, end } = rows.rows_of(seq_idx);
+            let kept = start..end - n_dropped as usize;
+            self.tokens.extend_from_slice(&rows.tokens[kept.clone()]);
+            self.positions.extend_from_slice(&rows.positions[kept.clone()]);
+            self.slots.extend_from_slice(&rows.slots[kept.clone()]);
+            self.visible_len.extend_from_slice(&rows.visible_len[kept.clone()]);
+            self.tree_mask.extend_from_slice(&rows.tree_mask[kept]);
+            self.offsets.push(self.tokens.len() as u32);
+        }
+        self.tables.extend_from_slice(&rows.tables);
+        self.table_ranges.extend_from_slice(&rows.table_ranges);
+    }
+
     fn push_row(&mut self, token: u32, slot: u32) {
         self.tokens.push(token);
         self.positions.push(slot);
@@ -206,6 +225,25 @@ mod tests {
         assert_eq!(rows.visible_len, [6, 6, 6, 6, 6]);
         assert_eq!(rows.tree_mask, [0, 0b1, 0b10, 0b101, 0b1101]);
         assert_eq!((rows.extent(0), rows.extent(2), rows.extent(4)), (6, 8, 10));
+    }
+
+    #[test]
+    fn rows_without_ends_stay_what_they_were() {
+        let (mut whole, mut got, mut expected) =
+            (RowBatch::default(), RowBatch::default(), RowBatch::default());
+        let mut chain = Proposal::new();
+        for token in [7, 8, 9] {
+            chain.push_chain(token);
+        }
+        whole.push(5, &[1], &chain, &table(3));
+        whole.push(0, &[2, 3], &Proposal::new(), &table(1));
+        whole.push(9, &[4], &chain, &table(4));
+        got.copy_without_ends(&whole, &[2, 0, 3]);
+        chain.truncate(1);
+        expected.push(5, &[1], &chain, &table(3));
+        expected.push(0, &[2, 3], &Proposal::new(), &table(1));
+        expected.push(9, &[4], &Proposal::new(), &table(4));
+        assert_eq!(format!("{got:?}"), format!("{expected:?}"));
     }
 
     #[test]

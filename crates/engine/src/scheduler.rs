@@ -258,6 +258,29 @@ impl Scheduler {
         }
     }
 
+    /// Forgets what the draft has read of every sequence and block: its store is empty.
+    pub(crate) fn forget_draft(&mut self) {
+        self.pool.forget_draft();
+        for seq in &mut self.running {
+            (seq.draft_len, seq.n_draft_marked) = (0, 0);
+        }
+    }
+
+    /// Gives up the blocks from `n_total` on; what they hold is owed a copy. `false`, and nothing has changed, if running
+    /// sequences own more blocks than remain.
+    pub(crate) fn contract(&mut self, n_total: u32) -> bool {
+        debug_assert!(self.copies.is_empty(), "a copy would name a block that is gone");
+        let Some(moves) = self.pool.contract(n_total) else {
+            return false;
+        };
+        for id in self.running.iter_mut().flat_map(|seq| &mut seq.table).filter(|id| id.0 >= n_total) {
+            let idx = moves.binary_search_by_key(id, |moved| moved.from);
+            *id = moves[idx.expect("an owned block was moved")].to;
+        }
+        self.copies = moves;
+        true
+    }
+
     /// Takes running sequence `i` out and returns its blocks.
     pub(crate) fn retire(&mut self, i: usize) -> Sequence {
         let mut seq = self.running.remove(i);

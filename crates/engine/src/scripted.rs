@@ -4,6 +4,8 @@
 //! sees through its block table. A wrong table, a stale slot, a lost copy or a draft that drafts from old state therefore
 //! changes the output, which [`Script::greedy_continuation`] tells without any engine.
 
+mod store;
+
 use std::collections::HashMap;
 
 use dsde_policy::{DraftPosition, PositionSignals, SeqId};
@@ -15,6 +17,7 @@ use dsde_sampling::{
 
 use crate::executor::{DraftDraw, Drafted, Executor, ExecutorError, Shape, TargetDraw, Verification};
 use crate::rows::{BlockCopy, RowBatch, SlotMove};
+use store::Store;
 
 /// The pretended pair: two functions from a prefix to logits.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -94,62 +97,23 @@ pub struct ScriptedExecutor {
     scratch: Scratch,
     n_passes: u64,
     failing_pass: Option<u64>,
+    lending: Option<ScriptedLending>,
+    is_lent: bool,
+}
+
+/// What lending the draft's memory brings and how taking it back goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScriptedLending {
+    /// Blocks that the draft's memory holds.
+    pub n_blocks: u32,
+    /// Times that loading the draft fails before it succeeds.
+    pub n_failures: u32,
 }
 
 #[derive(Debug, Default)]
 struct DraftedRows {
     probabilities: Vec<f32>,
     logits: Vec<f32>,
-}
-
-/// Token written to each slot of each block; `None` where nothing was written.
-#[derive(Debug)]
-struct Store {
-    slots: Vec<Option<u32>>,
-    block_len: usize,
-}
-
-impl Store {
-    fn new(shape: &Shape) -> Self {
-        let block_len = shape.block_len as usize;
-        Self { slots: vec![None; shape.n_blocks as usize * block_len], block_len }
-    }
-
-    fn copy(&mut self, copy: BlockCopy) {
-        let (from, to) = (copy.from.0 as usize * self.block_len, copy.to.0 as usize * self.block_len);
-        self.slots.copy_within(from..from + self.block_len, to);
-    }
-
-    fn move_slots(&mut self, moves: &[SlotMove]) {
-        for SlotMove { from, to } in moves {
-            let [from, to] = [from, to].map(|at| at.block.0 as usize * self.block_len + at.offset as usize);
-            self.slots[to] = self.slots[from];
-        }
-    }
-
-    fn index(&self, rows: &RowBatch, seq_idx: usize, slot: u32) -> usize {
-        let block = rows.table_of(seq_idx)[slot as usize / self.block_len];
-        block.0 as usize * self.block_len + slot as usize % self.block_len
-    }
-
-    fn write(&mut self, rows: &RowBatch) {
-        for seq_idx in 0..rows.n_seqs() {
-            for r in rows.rows_of(seq_idx) {
-                let index = self.index(rows, seq_idx, rows.slots[r]);
-                self.slots[index] = Some(rows.tokens[r]);
-            }
-        }
-    }
-
-    /// Tokens that row `r` sees, in the order of their slots.
-    fn visible<'a>(&'a self, rows: &'a RowBatch, seq_idx: usize, r: usize) -> impl Iterator<Item = u32> + 'a {
-        let base = rows.visible_len[r];
-        let nodes = (0..u64::BITS).filter(move |b| rows.tree_mask[r] >> b & 1 == 1).map(move |b| base + b);
-        (0..base).chain(nodes).map(move |slot| {
-            let token = self.slots[self.index(rows, seq_idx, slot)];
-            token.expect("a row sees only slots that were written")
-        })
-    }
 }
 
 impl ScriptedExecutor {
@@ -165,7 +129,15 @@ impl ScriptedExecutor {
             scratch: Scratch::default(),
             n_passes: 0,
             failing_pass: None,
+            lending: None,
+            is_lent: false,
         }
+    }
+
+    /// Makes the draft's memory worth `lending` to the target's store; without it the draft stays.
+    pub fn lending(mut self, lending: ScriptedLending) -> Self {
+        self.lending = Some(lending);
+        self
     }
 
     /// Makes pass number `pass` (drafts and verifications counted together, from 0) fail.
@@ -225,9 +197,22 @@ impl ScriptedExecutor {
         });
     }
 
+    /// Judges what pruning leaves, which here has nothing to do with what would be accepted: guesses may be as wrong as they like.
     fn judge(&mut self, rows: &RowBatch, draw: &TargetDraw<'_>) -> Verification {
+        let n_proposed = draw.proposal.len();
+        let mut proposal = draw.proposal.clone();
+        if draw.prune.is_some() {
+            proposal.truncate((mix(draw.history.len() as u64) % (2 + u64::from(n_proposed))) as u32);
+        }
+        let pruned = n_proposed - proposal.len();
+        let first = rows.rows_of(draw.seq_idx).end - 1 - n_proposed as usize;
+        let draw = TargetDraw { proposal: &proposal, ..*draw };
+        Verification { pruned, ..self.judge_all(rows, first, &draw) }
+    }
+
+    /// * `first`: row of the last known token.
+    fn judge_all(&mut self, rows: &RowBatch, first: usize, draw: &TargetDraw<'_>) -> Verification {
         let n_nodes = draw.proposal.len() as usize;
-        let first = rows.rows_of(draw.seq_idx).end - 1 - n_nodes;
         let (mut target, mut logits) = (Vec::new(), Vec::new());
         for i in 0..=n_nodes {
             let mut row = self.script.target_logits(self.target.visible(rows, draw.seq_idx, first + i));
@@ -259,7 +244,7 @@ impl ScriptedExecutor {
         let wants_signals = draw.signals.divergence && draw.is_model_drafted;
         let signals =
             if wants_signals { signals(draw, &logits, &kept.logits, vocab_len) } else { Vec::new() };
-        Verification { verdict, signals, logprobs: Vec::new() }
+        Verification { verdict, pruned: 0, signals, logprobs: Vec::new() }
     }
 }
 
@@ -271,7 +256,9 @@ impl Executor for ScriptedExecutor {
     fn copy_blocks(&mut self, copies: &[BlockCopy]) -> Result<(), ExecutorError> {
         for &copy in copies {
             self.target.copy(copy);
-            self.draft.copy(copy);
+            if !self.is_lent {
+                self.draft.copy(copy);
+            }
         }
         Ok(())
     }
@@ -288,6 +275,7 @@ impl Executor for ScriptedExecutor {
         draws: &[DraftDraw<'_>],
         drafted: &mut Vec<Drafted>,
     ) -> Result<(), ExecutorError> {
+        assert!(!self.is_lent, "nobody drafts while the draft is away");
         self.begin_pass("draft")?;
         self.draft.write(rows);
         drafted.clear();
@@ -313,6 +301,25 @@ impl Executor for ScriptedExecutor {
             verifications.push(one);
         }
         self.drafted.clear();
+        Ok(())
+    }
+
+    fn lend_draft(&mut self) -> Option<u32> {
+        let ScriptedLending { n_blocks, .. } = self.lending.filter(|_| !self.is_lent)?;
+        self.is_lent = true;
+        self.draft.resize(0);
+        self.target.resize(self.shape.n_blocks + n_blocks);
+        Some(n_blocks)
+    }
+
+    fn reclaim_draft(&mut self) -> Result<(), ExecutorError> {
+        self.target.resize(self.shape.n_blocks);
+        if let Some(lending) = self.lending.as_mut().filter(|lending| lending.n_failures > 0) {
+            lending.n_failures -= 1;
+            return Err(ExecutorError { pass: "loading", source: "scripted failure".into() });
+        }
+        self.is_lent = false;
+        self.draft.resize(self.shape.n_blocks);
         Ok(())
     }
 }

@@ -80,6 +80,12 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
+    /// Drops the last `n_nodes` of the proposal, which were not verified to the end.
+    pub(crate) fn prune(&mut self, n_nodes: u32) {
+        let n_left = self.proposal.len().checked_sub(n_nodes);
+        self.proposal.truncate(n_left.expect("no more is dropped than was proposed"));
+    }
+
     pub(crate) fn clear(&mut self) {
         self.n_known = 0;
         self.is_drawing = false;
@@ -164,6 +170,12 @@ impl Sequence {
         let until_min = self.tokens_min.checked_sub(self.emitted()).filter(|&n| n > 0).unwrap_or(u32::MAX);
         // Of n emitted tokens, n - 1 were drafted.
         remaining.min(room).min(until_min).saturating_sub(1)
+    }
+
+    /// Whether the end of this step's proposal may be dropped inside the target's pass: what decides that knows the drafted
+    /// tokens, and whether a sampled token is verified must not depend on its value.
+    pub(crate) fn can_prune(&self) -> bool {
+        self.params.is_greedy() && !self.turn.is_tree()
     }
 
     /// Forgets what was computed, keeping the tokens: after preemption everything is read again.

@@ -7,7 +7,7 @@ use dsde_sampling::proposal::NODES_MAX;
 
 use crate::clock::Clock;
 use crate::commit::{SlotMoves, commit};
-use crate::config::{Config, Drafter};
+use crate::config::Drafter;
 use crate::engine::Engine;
 use crate::executor::{Drafted, Executor, ExecutorError, TargetDraw, Verification};
 use crate::report::{Emission, Event, FinishReason, StepReport};
@@ -48,7 +48,6 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     pub fn step(&mut self) -> Result<StepReport, ExecutorError> {
         let started = self.clock.now();
         let mut report = StepReport { step: self.n_steps, ..StepReport::default() };
-        report.preempted = self.scheduler.schedule();
         let result = self.run_passes(started, &mut report);
         if result.is_err() {
             self.fail_running();
@@ -67,6 +66,10 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     }
 
     fn run_passes(&mut self, started: Duration, report: &mut StepReport) -> Result<(), ExecutorError> {
+        self.update_lending()?;
+        report.blocks_lent = self.lending.n_blocks();
+        report.lending_time = self.clock.now() - started;
+        report.preempted = self.scheduler.schedule();
         self.plan(started);
         self.copy_blocks()?;
         let drafting = self.clock.now();
@@ -81,12 +84,13 @@ impl<E: Executor, C: Clock> Engine<E, C> {
 
     /// Asks the policy for a length per decoding sequence and reserves what fits.
     fn plan(&mut self, now: Duration) {
+        let sl_limit = self.sl_limit();
         let Scratch { views, view_owners, plan, .. } = &mut self.scratch;
         views.clear();
         view_owners.clear();
         for (i, seq) in self.scheduler.running.iter().enumerate() {
             if seq.is_decoding() {
-                views.push(view(seq, now, &self.config, self.shape.context_len_max));
+                views.push(view(seq, now, sl_limit, self.shape.context_len_max));
                 view_owners.push(i);
             }
         }
@@ -108,7 +112,16 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         }
     }
 
-    fn copy_blocks(&mut self) -> Result<(), ExecutorError> {
+    /// Bound on every length of a step; 0 where nobody can draft.
+    fn sl_limit(&self) -> u32 {
+        match self.config.drafter {
+            Drafter::None => 0,
+            Drafter::Model if !self.lending.is_loaded() => 0,
+            Drafter::Model | Drafter::PromptLookup(_) => self.config.sl_limit,
+        }
+    }
+
+    pub(crate) fn copy_blocks(&mut self) -> Result<(), ExecutorError> {
         if self.scheduler.copies.is_empty() {
             return Ok(());
         }
@@ -139,6 +152,8 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     fn verify(&mut self) -> Result<(), ExecutorError> {
         let Scratch { rows, drawing, verifications, .. } = &mut self.scratch;
         let signals = self.policy.signals();
+        let is_model_drafted = self.config.drafter == Drafter::Model;
+        let prune = self.policy.prune().filter(|_| is_model_drafted);
         rows.clear();
         drawing.clear();
         let mut draws = Vec::with_capacity(self.scheduler.running.len());
@@ -154,8 +169,9 @@ impl<E: Executor, C: Clock> Engine<E, C> {
                     history: &seq.tokens,
                     prompt_len: seq.prompt_len,
                     proposal: &seq.turn.proposal,
-                    is_model_drafted: self.config.drafter == Drafter::Model,
+                    is_model_drafted,
                     drafted_as: seq.turn.is_tree().then_some(&seq.turn.drafted_as),
+                    prune: prune.filter(|_| seq.can_prune()),
                     banned: seq.banned(),
                     signals,
                 });
@@ -192,6 +208,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
                 Some((_, verification)) => {
                     report.context_len_sum += u64::from(seq.context_len);
                     let base = seq.len();
+                    seq.turn.prune(verification.pruned);
                     let gain = commit(seq, verification, &*self.vocabulary, self.shape.context_len_max);
                     moves.close_gaps(seq, base, &verification.verdict, self.shape.block_len);
                     count(report, seq, verification, gain.tokens.len());
@@ -268,14 +285,10 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     }
 }
 
-fn view(seq: &Sequence, now: Duration, config: &Config, context_len_max: u32) -> SequenceView {
-    let limit = match config.drafter {
-        Drafter::None => 0,
-        _ => config.sl_limit.min(seq.sl_limit(context_len_max)),
-    };
+fn view(seq: &Sequence, now: Duration, sl_limit: u32, context_len_max: u32) -> SequenceView {
     SequenceView {
         seq: seq.id,
-        limit,
+        limit: sl_limit.min(seq.sl_limit(context_len_max)),
         context_len: seq.context_len,
         draft_lag: seq.len() - seq.draft_len,
         temperature: seq.params.temperature,

@@ -16,8 +16,17 @@ fn policies() -> Vec<String> {
     let stopping = ["adaedl", "adaedl:lambda=0.6", "confidence", "confidence:p_min=0.2"];
     let batch_wide =
         ["batch_schedule:table=1-2:6;3-4:1;5-:2", "tiered:warmup=0,interval=2", "bandit", "turbospec"];
-    let load_aware =
-        ["auto", "nightjar", "faser", "tetris", "dspark", "adaptive_verification", "adaserve", "ddd"];
+    let load_aware = [
+        "auto",
+        "nightjar",
+        "faser",
+        "faser:depth=0.5",
+        "tetris",
+        "dspark",
+        "adaptive_verification",
+        "adaserve",
+        "ddd",
+    ];
     let trees =
         ["beams:1x2", "beams:2x3", "beams:3x4", "beams:4x2", "beams:5x3", "beams:6x2", "fickle:4x3", "mixed"];
     let rest = others

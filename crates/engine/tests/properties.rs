@@ -30,7 +30,7 @@ fn action() -> impl Strategy<Value = Action> {
     prop_oneof![3 => submit, 1 => (0..20usize).prop_map(|which| Action::Cancel { which }), 3 => (1..12u32).prop_map(|n| Action::Step { n })]
 }
 
-const POLICIES: [&str; 9] = [
+const POLICIES: [&str; 10] = [
     "off",
     "fixed:k=3",
     "fixed:k=8,cap=mean",
@@ -40,6 +40,7 @@ const POLICIES: [&str; 9] = [
     "beams:6x2",
     "fickle:4x4",
     "mixed",
+    "pruning",
 ];
 
 proptest! {

@@ -51,6 +51,7 @@ impl Batch {
             proposal: &self.proposal,
             is_model_drafted,
             drafted_as: None,
+            prune: None,
             banned: &[],
             signals: self.signals,
         };
@@ -66,6 +67,7 @@ impl Batch {
             prompt_len: 10,
             proposal,
             beam: None,
+            n_rivals: 0,
             banned: &[],
             signals: self.signals,
         };

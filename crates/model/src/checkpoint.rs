@@ -112,12 +112,11 @@ impl Checkpoint {
     /// Bytes of the weights in memory, as far as this can be told before packing: element types as stored, and the embedding
     /// table twice where it doubles as the output projection. Padding of packed matrices comes on top.
     pub fn weight_bytes(&self) -> usize {
-        let n_bytes = |location: &Location| location.span.n_bytes();
         let table = match self.config.tie_embeddings {
-            true => self.tensors.get(EMBEDDINGS).map_or(0, n_bytes),
+            true => self.tensors.get(EMBEDDINGS).map_or(0, |location| location.span.n_bytes()),
             false => 0,
         };
-        self.tensors.values().map(n_bytes).sum::<usize>() + table
+        self.stored_bytes() + table
     }
 
     /// What the model is.
@@ -133,6 +132,22 @@ impl Checkpoint {
     /// Whether a tensor is there.
     pub fn has_tensor(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
+    }
+
+    /// Bytes of all tensors in the files.
+    pub fn stored_bytes(&self) -> usize {
+        self.tensors.values().map(|location| location.span.n_bytes()).sum()
+    }
+
+    /// The tensor `name` in whatever shape it has.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub fn stored(&self, name: &str) -> Result<TensorView<'_>, Error> {
+        let Some(Location { span, .. }) = self.tensors.get(name) else {
+            return Err(Error::TensorMissing { name: name.to_string() });
+        };
+        self.tensor(name, &span.shape)
     }
 
     /// The tensor `name`, which must have the shape that the configuration implies.

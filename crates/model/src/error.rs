@@ -245,6 +245,10 @@ pub enum Error {
         got: Option<String>,
     },
 
+    /// A draft that was to be loaded again is another model now.
+    #[error("the draft must have the shape that it had at the start, got another; start again to use it")]
+    DraftChanged,
+
     /// A model without chat template.
     #[error("the model has no chat template; send plain text (--raw)")]
     NoChatTemplate,

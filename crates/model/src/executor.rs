@@ -11,9 +11,11 @@
 mod drafted;
 mod draw;
 mod judge;
+mod lending;
 mod outputs;
 mod parallel;
 mod path;
+mod prune;
 
 use dsde_engine::{
     BlockCopy, DraftDraw, Drafted, Executor, ExecutorError, RowBatch, Shape, SlotMove, TargetDraw,
@@ -30,6 +32,8 @@ use crate::llama::{Llama, kv_shape};
 use drafted::{DraftedRows, DraftedStore};
 use draw::Draw;
 use judge::Judge;
+pub use lending::DraftSource;
+use lending::Lent;
 use outputs::OutputPlan;
 use parallel::Workers;
 
@@ -71,7 +75,7 @@ pub enum KvSize {
     Bytes(u64),
 }
 
-/// Where the weights come from; nothing is read from them after construction.
+/// Where the weights come from; nothing is read from them after construction (see [`DraftSource`] for what is read later).
 #[derive(Clone, Copy, Debug)]
 pub struct Checkpoints<'a> {
     /// The model that decides.
@@ -80,16 +84,16 @@ pub struct Checkpoints<'a> {
     pub draft: Option<&'a Checkpoint>,
 }
 
-/// Memory that an executor holds for its life, bytes.
+/// Memory that an executor holds, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryUse {
     /// Weights of the target, as packed.
     pub target_weight_bytes: usize,
-    /// Weights of the draft; 0 without one.
+    /// Weights of the draft; 0 without one, and while its memory is lent to the target's store.
     pub draft_weight_bytes: usize,
-    /// One block in both stores.
+    /// One block in both stores, or in the target's alone while the draft's memory is lent.
     pub block_bytes: usize,
-    /// Both stores.
+    /// Both stores, lent blocks included.
     pub kv_bytes: usize,
 }
 
@@ -98,6 +102,9 @@ pub struct ModelExecutor<B: Backend> {
     backend: B,
     target: Model<B>,
     draft: Option<Model<B>>,
+    /// From which the draft is loaded again after its memory was lent.
+    draft_source: Option<DraftSource>,
+    lent: Option<Lent>,
     rule: Rule,
     shape: Shape,
     drafted: DraftedStore,
@@ -127,6 +134,8 @@ impl<B: Backend> ModelExecutor<B> {
             backend,
             target,
             draft,
+            draft_source: None,
+            lent: None,
             rule: config.rule,
             shape,
             drafted: DraftedStore::default(),
@@ -135,16 +144,49 @@ impl<B: Backend> ModelExecutor<B> {
         })
     }
 
-    /// Memory held for the executor's life.
+    /// Memory held now.
     pub fn memory(&self) -> MemoryUse {
-        let configs = [Some(&self.target), self.draft.as_ref()].map(|m| m.map(|m| m.llama.config()));
-        let block_bytes =
-            configs.into_iter().flatten().map(|config| block_bytes(&self.backend, config)).sum();
+        let target_block_bytes = block_bytes(&self.backend, self.target.llama.config());
+        let draft = self.draft.as_ref();
+        let draft_block_bytes = draft.map_or(0, |m| block_bytes(&self.backend, m.llama.config()));
+        let block_bytes = target_block_bytes + draft_block_bytes;
+        let n_blocks_lent = self.lent.as_ref().map_or(0, |lent| lent.n_blocks);
         MemoryUse {
             target_weight_bytes: self.target.llama.weight_bytes(&self.backend),
-            draft_weight_bytes: self.draft.as_ref().map_or(0, |m| m.llama.weight_bytes(&self.backend)),
+            draft_weight_bytes: draft.map_or(0, |m| m.llama.weight_bytes(&self.backend)),
             block_bytes,
-            kv_bytes: block_bytes * self.shape.n_blocks as usize,
+            kv_bytes: block_bytes * self.shape.n_blocks as usize + target_block_bytes * n_blocks_lent,
+        }
+    }
+
+    /// Runs the target's layers from `first_layer` on and judges the proposals.
+    ///
+    /// * `verifications`: one per draw.
+    fn judge(
+        &mut self,
+        first_layer: usize,
+        rows: &RowBatch,
+        draws: &[TargetDraw<'_>],
+        verifications: &mut [Verification],
+    ) {
+        let groups = self.plan.of(rows, draws.iter().map(|draw| (draw.seq_idx, 1 + draw.proposal.len())));
+        let Model { llama, kv } = &mut self.target;
+        let layers = first_layer..llama.config().n_layers;
+        llama.run_layers(&self.backend, layers, rows, &self.plan.outputs, kv);
+        let (isa, rule) = (self.backend.isa(), self.rule);
+        for group in groups {
+            let mut logits = llama.logits(&self.backend, group.rows);
+            let n_logits = logits.len();
+            let results = &mut verifications[group.draws.clone()];
+            let jobs = draws[group.draws].iter().zip(results).map(|(draw, result)| {
+                let len = (1 + draw.proposal.len() as usize) * self.shape.vocab_len as usize;
+                let rows = logits.split_off_mut(..len).expect("a group has the rows of its draws");
+                let kept = draw.is_model_drafted.then(|| self.drafted.get(draw.seq, n_rows_read(draw)));
+                (draw, rows, kept.flatten(), result)
+            });
+            self.workers.run(&self.backend, n_logits, jobs, |(draw, rows, kept, result), scratch| {
+                *result = isa.run(Judge { draw, rule, rows, kept, scratch });
+            });
         }
     }
 
@@ -281,27 +323,31 @@ impl<B: Backend> Executor for ModelExecutor<B> {
         verifications: &mut Vec<Verification>,
     ) -> Result<(), ExecutorError> {
         verifications.clear();
-        let groups = self.plan.of(rows, draws.iter().map(|draw| (draw.seq_idx, 1 + draw.proposal.len())));
-        let Model { llama, kv } = &mut self.target;
-        llama.forward(&self.backend, rows, &self.plan.outputs, kv);
         verifications.resize(draws.len(), Verification::default());
-        let (isa, rule) = (self.backend.isa(), self.rule);
-        for group in groups {
-            let mut logits = llama.logits(&self.backend, group.rows);
-            let n_logits = logits.len();
-            let results = &mut verifications[group.draws.clone()];
-            let jobs = draws[group.draws].iter().zip(results).map(|(draw, result)| {
-                let len = (1 + draw.proposal.len() as usize) * self.shape.vocab_len as usize;
-                let rows = logits.split_off_mut(..len).expect("a group has the rows of its draws");
-                let kept = draw.is_model_drafted.then(|| self.drafted.get(draw.seq, n_rows_read(draw)));
-                (draw, rows, kept.flatten(), result)
-            });
-            self.workers.run(&self.backend, n_logits, jobs, |(draw, rows, kept, result), scratch| {
-                *result = isa.run(Judge { draw, rule, rows, kept, scratch });
-            });
+        self.target.llama.begin(rows);
+        match self.cut(rows, draws) {
+            None => self.judge(0, rows, draws, verifications),
+            Some(cut) => {
+                self.judge(cut.n_layers, &cut.rows, &cut.draws(draws), verifications);
+                let lens = draws.iter().map(|draw| draw.proposal.len());
+                for ((verification, len), left) in verifications.iter_mut().zip(lens).zip(&cut.proposals) {
+                    verification.pruned = len - left.len();
+                }
+            }
         }
         self.drafted.clear();
         Ok(())
+    }
+
+    fn lend_draft(&mut self) -> Option<u32> {
+        self.lend()
+    }
+
+    fn reclaim_draft(&mut self) -> Result<(), ExecutorError> {
+        self.reclaim().map_err(|error| {
+            tracing::warn!("the draft cannot be loaded again, nothing is drafted until it can: {error}");
+            ExecutorError { pass: "loading", source: error.into() }
+        })
     }
 }
 

@@ -60,14 +60,39 @@ impl<B: Backend> Llama<B> {
     /// # Panics
     /// If a token or a position lies outside the model; the engine admits no such request.
     pub fn forward(&mut self, backend: &B, rows: &RowBatch, outputs: &[u32], kv: &mut B::KvStore) {
-        check_rows(rows, outputs);
+        self.begin(rows);
+        self.run_layers(backend, 0..self.config.n_layers, rows, outputs, kv);
+    }
+
+    /// The first part of [`Llama::forward`]: the hidden state of every row is the embedding of its token.
+    ///
+    /// # Panics
+    /// As [`Llama::forward`].
+    pub fn begin(&mut self, rows: &RowBatch) {
         self.check_inputs(rows);
+        let Buffers { hidden, .. } = self.scratch.buffers(&self.config, rows.n_rows());
+        self.weights.embeddings.gather(&rows.tokens, hidden);
+    }
+
+    /// Another part of [`Llama::forward`]: some layers. All have run once the parts are joined.
+    ///
+    /// * `layers`: from the one after the last that has run.
+    /// * `rows`: those that the pass began with, less those that have been dropped ([`Llama::keep_rows`]).
+    pub fn run_layers(
+        &mut self,
+        backend: &B,
+        layers: Range<usize>,
+        rows: &RowBatch,
+        outputs: &[u32],
+        kv: &mut B::KvStore,
+    ) {
+        check_rows(rows, outputs);
         let shape = attention_shape(&self.config);
         let mut n_rows = rows.n_rows();
         let Buffers { hidden, qkv, attended, gated } = self.scratch.buffers(&self.config, n_rows);
-        self.weights.embeddings.gather(&rows.tokens, hidden);
         let n_layers = self.weights.layers.len();
-        for (i, layer) in self.weights.layers.iter().enumerate() {
+        for i in layers {
+            let layer = &self.weights.layers[i];
             let norms = Norms { layer, eps: self.config.rms_eps };
             let input = Input { x: hidden, norm: Some(norms.of(&layer.attention_norm)) };
             backend.linear(input, n_rows, &layer.qkv, Epilogue::Store, qkv);
@@ -90,6 +115,29 @@ impl<B: Backend> Llama<B> {
             backend.linear(input, n_rows, &layer.gate_up, Epilogue::SwiGlu, gated);
             backend.linear(Input { x: gated, norm: None }, n_rows, &layer.down, Epilogue::Add, hidden);
         }
+    }
+
+    /// Goes on with some rows of the pass under way; the keys and values of the others stay as far as they were computed.
+    ///
+    /// * `kept`: ascending.
+    pub fn keep_rows(&mut self, kept: &[u32]) {
+        gather_rows(&mut self.scratch.hidden, self.config.hidden, kept);
+    }
+
+    /// Logits of single tokens after a row of the pass under way, as if its hidden state were the last one. `None` for models whose output
+    /// projection is not the embedding table: theirs is packed, and single rows of it cannot be read.
+    pub fn early_logits(&self, backend: &B, row: usize, tokens: &[u32]) -> Option<Vec<f32>> {
+        if !self.config.tie_embeddings {
+            return None;
+        }
+        let width = self.config.hidden;
+        let norm = RmsNorm { weight: &self.weights.final_norm, eps: self.config.rms_eps };
+        let mut normalised = vec![0.0; width];
+        backend.rms_norm(&self.scratch.hidden[row * width..][..width], norm, &mut normalised);
+        let mut weights = vec![0.0; tokens.len() * width];
+        self.weights.embeddings.gather(tokens, &mut weights);
+        let logit = |weights: &[f32]| weights.iter().zip(&normalised).map(|(w, x)| w * x).sum();
+        Some(weights.chunks_exact(width).map(logit).collect())
     }
 
     /// Tokens and positions lie inside the tables that they index.

@@ -9,11 +9,11 @@
 //! | `s = argmin of mu(s) - beta sigma(s)`, `mu` the time per token at length s in this batch | [`fastest_len`], [`Evidence::optimistic`] |
 //! | acceptance history of the request | [`Evidence::learn`] |
 //! | predicted time of a step from batch and lengths | [`StepCost`] |
-//! | drop what is believed to be rejected | [`n_worth_verifying`] |
+//! | drop what is believed to be rejected, before the target | [`n_worth_verifying`] |
+//! | drop it between two layers of the target, where draft and target disagree on the most probable tokens | [`Prune`], [`Policy::prune`] |
 //!
-//! What is not here, because it belongs into an executor: verifying one chunk of a proposal while the next is drafted, on
-//! disjoint parts of a GPU, and dropping tokens between two layers of the target. The latter's signal, the target's own
-//! early opinion of a drawn token, would also change the distribution of sampled output.
+//! What is not here: verifying one chunk of a proposal while the next is drafted, on disjoint parts of a GPU. Two cores have
+//! nothing to gain from it (docs/decisions/0006).
 //!
 //! Deviations and choices:
 //! * The published bound comes from a Gaussian process over lengths whose kernel and `beta` are not known. The tokens that a length
@@ -26,12 +26,15 @@
 //! * Trimming happens once, between drafting and verification: a position stays while its survival, at the same optimism over
 //!   the draft's largest probability, buys time worth a row of the target.
 //! * Requests in the paper usually draft 5 to 8 tokens: `k_min` 1, `k_max` 8.
+//! * Dropping inside the target is for greedy requests: its signal is about the drawn token itself, which for sampled ones would
+//!   change the distribution of the output. The paper's layers, number of tokens and threshold are not known. Here the
+//!   drafted token is compared with the draft's next 4, at one layer; off unless asked for. A dropped token counts as rejected.
 
 use std::collections::HashMap;
 
 use crate::registry::{Entry, LEN_MAX, Parameter, Settings, ValueSet};
 use crate::step_cost::StepCost;
-use crate::{DraftPosition, Error, PlanView, Planned, Policy, SeqId, Signals, StepFeedback};
+use crate::{DraftPosition, Error, PlanView, Planned, Policy, Prune, SeqId, Signals, StepFeedback};
 
 /// The row of this policy in the registry.
 pub static ENTRY: Entry = Entry {
@@ -57,6 +60,18 @@ pub static ENTRY: Entry = Entry {
             default: Some("1"),
             meaning: "optimism, standard deviations of the acceptance rate",
         },
+        Parameter {
+            key: "depth",
+            values: ValueSet::Number { min: 0.0, max: 1.0 },
+            default: Some("1"),
+            meaning: "share of the target's layers after which greedy proposals lose what seems rejected; 1 keeps it",
+        },
+        Parameter {
+            key: "margin",
+            values: ValueSet::Number { min: 0.0, max: 100.0 },
+            default: Some("0"),
+            meaning: "lead of another token above which one seems rejected, logits",
+        },
     ],
     presets: &[],
     is_per_sequence: false,
@@ -65,6 +80,9 @@ pub static ENTRY: Entry = Entry {
 
 /// Drafts that the rate of all requests is worth for a new one.
 const PRIOR_DRAFTS: f64 = 4.0;
+
+/// Tokens of the draft that a drafted one is compared with inside the target.
+const N_RIVALS: u32 = 4;
 
 /// Acceptance rate before anything is known.
 const RATE_FIRST: f64 = 0.7;
@@ -149,6 +167,8 @@ struct Memory {
     evidence: Evidence,
     /// Optimistic time per token of the last plan.
     seconds_per_token: f64,
+    /// Length of the step under way that was left to verify.
+    verify_len: u32,
 }
 
 /// Plans the fastest length for every sequence.
@@ -158,6 +178,7 @@ pub struct Faser {
     k_min: u32,
     k_max: u32,
     beta: f64,
+    prune: Option<Prune>,
     sequences: HashMap<SeqId, Memory>,
     /// Acceptance of all sequences.
     everyone: Evidence,
@@ -174,11 +195,13 @@ impl Faser {
     pub fn new(settings: &Settings) -> Result<Self, Error> {
         let (k_min, k_max) = (settings.count("k_min"), settings.count("k_max"));
         settings.check_order(("k_min", k_min), ("k_max", k_max))?;
+        let (depth, margin) = (settings.number("depth") as f32, settings.number("margin") as f32);
         Ok(Self {
             name: settings.name(),
             k_min,
             k_max,
             beta: settings.number("beta"),
+            prune: (depth < 1.0).then_some(Prune { depth, n_rivals: N_RIVALS, margin }),
             sequences: HashMap::new(),
             everyone: Evidence::default(),
             cost: StepCost::default(),
@@ -234,22 +257,28 @@ impl Policy for Faser {
         let row_seconds = self.cost.verifying(f64::from(rows) + 1.0) - self.cost.verifying(f64::from(rows));
         let prior = self.prior();
         for ((sequence, positions), verify_len) in view.sequences.iter().zip(drafted).zip(verify_lens) {
-            let memory = self.sequences.get(&sequence.seq).copied().unwrap_or_default();
+            let memory = self.sequences.entry(sequence.seq).or_default();
             if memory.seconds_per_token > 0.0 {
                 let margin = memory.evidence.margin(prior, self.beta);
                 let n = n_worth_verifying(positions, margin, memory.seconds_per_token, row_seconds);
                 *verify_len = (*verify_len).min(n as u32);
             }
+            memory.verify_len = *verify_len;
         }
+    }
+
+    fn prune(&self) -> Option<Prune> {
+        self.prune
     }
 
     fn observe(&mut self, feedback: &StepFeedback<'_>) {
         self.cost.learn(feedback);
-        for outcome in feedback.outcomes.iter().filter(|outcome| outcome.verified > 0) {
-            self.everyone.learn(outcome.accepted, outcome.verified);
-            if let Some(memory) = self.sequences.get_mut(&outcome.seq) {
-                memory.evidence.learn(outcome.accepted, outcome.verified);
-            }
+        for outcome in feedback.outcomes.iter().filter(|outcome| outcome.drafted > 0) {
+            let memory = self.sequences.entry(outcome.seq).or_default();
+            // What was dropped inside the target counts as verified: it seemed rejected.
+            let verified = outcome.verified.max(memory.verify_len);
+            self.everyone.learn(outcome.accepted, verified);
+            memory.evidence.learn(outcome.accepted, verified);
         }
     }
 
@@ -271,7 +300,10 @@ impl Policy for Faser {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::Outcome;
 
     fn check_near(got: f64, expected: f64) {
         assert!((got - expected).abs() < 1e-4, "expected {expected}, got {got}");
@@ -331,5 +363,39 @@ mod tests {
         // With 0.1 on top 1, 0.9, 0.54, 0.54.
         check(0.1, 0.0050, 4);
         check(0.1, 0.0060, 2);
+    }
+
+    #[test]
+    fn what_was_dropped_inside_the_target_counts_as_rejected() {
+        let mut policy = Faser::new(&Settings::parse(&ENTRY, Some("depth=0.5,margin=2")).unwrap()).unwrap();
+        assert_eq!(policy.prune(), Some(Prune { depth: 0.5, n_rivals: 4, margin: 2.0 }));
+        policy.sequences.insert(SeqId(1), Memory { verify_len: 5, ..Memory::default() });
+        let outcome = Outcome {
+            seq: SeqId(1),
+            planned: 6,
+            drafted: 6,
+            verified: 2,
+            accepted: 2,
+            temperature: 0.0,
+            signals: &[],
+        };
+        policy.observe(&StepFeedback {
+            step: 0,
+            outcomes: &[outcome],
+            target_rows: 6,
+            prefill_rows: 0,
+            draft_rounds: 6,
+            draft_rows: 6,
+            context_len_sum: 100,
+            draft_time: Duration::ZERO,
+            verify_time: Duration::ZERO,
+            step_time: Duration::ZERO,
+        });
+        let mut expected = Evidence::default();
+        expected.learn(2, 3);
+        assert_eq!(policy.sequences[&SeqId(1)].evidence, expected);
+        assert_eq!(policy.everyone, expected);
+        let default = Faser::new(&Settings::parse(&ENTRY, None).unwrap()).unwrap();
+        assert_eq!(default.prune(), None);
     }
 }

@@ -66,7 +66,7 @@ pub use registry::Config;
 pub use tetris::Tetris;
 pub use tiered::Tiered;
 pub use turbospec::TurboSpec;
-pub use view::{DraftPosition, PlanView, Planned, Reason, SeqId, SequenceView, Signals};
+pub use view::{DraftPosition, PlanView, Planned, Prune, Reason, SeqId, SequenceView, Signals};
 
 /// Chooses speculation lengths; see the crate head for the rule every implementation obeys.
 ///
@@ -97,6 +97,12 @@ pub trait Policy: Send {
     /// ordered by falling path probability, a parent before its children, so that any prefix is a tree.
     fn trim(&mut self, _view: &PlanView<'_>, _drafted: &[&[DraftPosition]], _verify_lens: &mut [u32]) {}
 
+    /// Whether ends of proposals that the target seems to reject are dropped inside its pass. A wish: where the executor cannot,
+    /// they are verified to the end. Greedy chains of a draft model only.
+    fn prune(&self) -> Option<Prune> {
+        None
+    }
+
     /// Learns what the step achieved and what it cost.
     fn observe(&mut self, feedback: &StepFeedback<'_>);
 
@@ -107,8 +113,8 @@ pub trait Policy: Send {
     /// Appends the named numbers behind the last plan of a sequence (divergence, survival, cap, costs), for step traces.
     fn explain(&self, _seq: SeqId, _numbers: &mut Vec<(&'static str, f64)>) {}
 
-    /// Whether the draft model should stay resident. A wish, for whoever owns the draft's memory: the engine does not act on it yet
-    /// and keeps the draft loaded.
+    /// Whether the draft model should stay resident. A wish: between two steps the engine lends the draft's memory to the blocks
+    /// of the target or takes it back, where the executor can and the blocks allow. Nothing is drafted meanwhile.
     fn wants_draft(&self) -> bool {
         true
     }

@@ -20,12 +20,15 @@
 //! * Exploring plays lengths that were never played first, the shortest of them; the priors and the hard rule against
 //!   speculation of the authors' code are left out.
 //! * Goodput counts tokens per sequence and second, so that both terms are seconds per token of a sequence. The step of a
-//!   switch teaches nothing: its cost is `C`, not the length's.
+//!   switch teaches nothing: its cost is `C`, not the length's. Nor does a step in which memory changed hands.
 //! * A step counts for the longest length that the engine let through, which memory or remaining tokens may have shortened.
 //! * `C` is the time of one draft round over all unread rows, less that of a round without any, from a line learnt while
 //!   serving instead of a table.
 //! * The threshold is a share of all blocks, 10 %, which the paper found best. Its scripts say 2000 of 4112 blocks.
-//! * This file only says whether the draft should stay ([`Policy::wants_draft`]). Nothing moves weights or blocks yet.
+//! * This file only says whether the draft should stay ([`Policy::wants_draft`]). The engine moves blocks and weights between
+//!   two steps, as soon as the blocks that are to go find room. The draft is dropped and loaded again from its files, not moved
+//!   to a host and back, and while it loads nothing else runs: on a CPU there is no other side. Blocks are counted down, so that
+//!   memory never grows; the paper counts up.
 
 use crate::registry::{Entry, LEN_MAX, Parameter, Settings, ValueSet};
 use crate::step_cost::StepCost;
@@ -95,6 +98,8 @@ pub struct Nightjar {
     cost: StepCost,
     /// Length of the step before.
     len: u32,
+    /// All blocks in the step before; 0 before the first.
+    blocks_total: u32,
     /// Load of the step under way; `None` if it teaches nothing.
     context_idx: Option<usize>,
 }
@@ -111,6 +116,7 @@ impl Nightjar {
             residency: Residency::new(settings.number("free_min"), settings.count("persist")),
             cost: StepCost::default(),
             len: settings.count("k_max"),
+            blocks_total: 0,
             context_idx: None,
         }
     }
@@ -155,8 +161,9 @@ impl Policy for Nightjar {
             (0, "draft lent out")
         };
         let is_switching = self.len == 0 && len > 0;
-        self.context_idx = Some(context_idx).filter(|_| !is_switching);
-        self.len = len;
+        let has_moved = ![0, view.blocks_total].contains(&self.blocks_total);
+        self.context_idx = Some(context_idx).filter(|_| !is_switching && !has_moved);
+        (self.len, self.blocks_total) = (len, view.blocks_total);
         self.residency.update(view, len);
         plan.fill(Planned { len, width: 1, is_settled: true, reason });
     }
@@ -250,6 +257,20 @@ mod tests {
         plan_of(&mut policy, 0, 50);
         assert!(policy.wants_draft());
         assert_eq!(plan_of(&mut policy, 0, 50).reason, "bin");
+    }
+
+    #[test]
+    fn a_step_in_which_memory_changed_hands_teaches_nothing() {
+        let mut policy = policy("k_max=4");
+        let sequences = [sequence(1)];
+        let mut check = |blocks_total, expected| {
+            policy.len = 1;
+            policy.plan(&view(&sequences, 0, 9, blocks_total), &mut [Planned::none()]);
+            assert_eq!(policy.context_idx.is_some(), expected, "{blocks_total} blocks");
+        };
+        for (blocks_total, expected) in [(9, true), (9, true), (12, false), (12, true), (9, false)] {
+            check(blocks_total, expected);
+        }
     }
 
     #[test]

@@ -82,6 +82,24 @@ impl Planned {
     }
 }
 
+/// Dropping the end of a proposal inside the target's pass, once its first layers seem to reject a token.
+///
+/// After a share of its layers the target compares the drafted token with its rivals, the tokens that the draft thought next
+/// most probable, as if the hidden state were already the last. Where a rival leads, the token's row and those behind it skip
+/// the other layers: the proposal ends before it. Rows that stay get the bits that they would have got.
+///
+/// The signal is about the drawn token, so this is for greedy requests alone (*non-anticipation*): whether a sampled token
+/// is verified must not depend on its value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Prune {
+    /// Share of the target's layers that every row passes, in `0..=1`; rounded up to at least one layer.
+    pub depth: f32,
+    /// Tokens that the drafted one is compared with.
+    pub n_rivals: u32,
+    /// Lead of the best rival above which the token counts as rejected, in logits.
+    pub margin: f32,
+}
+
 /// Features of the draft's distribution at one drafted position. In a chain they are functions of the prefix, never of the
 /// drawn token. A tree is a deterministic function of the emitted tokens as a whole, so its features may name its nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

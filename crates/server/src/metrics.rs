@@ -59,6 +59,7 @@ pub(crate) struct Metrics {
     request_prompt: Histogram,
     request_generation: Histogram,
     pub(crate) steps: IntCounter,
+    blocks_lent: Gauge,
     step_time: Histogram,
     step_failures: IntCounter,
     drafted: IntCounter,
@@ -149,6 +150,7 @@ impl Metrics {
                 "Tokens per choice.",
                 &COUNT_BUCKETS,
             ),
+            blocks_lent: m.gauge("dsde:kv_blocks_lent", "Blocks of the target in the memory of the draft."),
             steps: m.counter("dsde:steps_total", "Steps of the engine."),
             step_time: m.histogram("dsde:step_seconds", "Time of a step.", &TOKEN_BUCKETS),
             step_failures: m.counter("dsde:step_failures_total", "Steps that failed."),
@@ -173,6 +175,7 @@ impl Metrics {
     /// Counts a step.
     pub(crate) fn step(&self, report: &StepReport) {
         self.steps.inc();
+        self.blocks_lent.set(f64::from(report.blocks_lent));
         self.step_time.observe(report.step_time.as_secs_f64());
         self.preemptions.inc_by(u64::from(report.preempted));
         self.generation_tokens.inc_by(u64::from(report.emitted));

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dsde_policy::{DraftPosition, PlanView, Planned, Policy, SeqId, Signals, StepFeedback};
+use dsde_policy::{DraftPosition, PlanView, Planned, Policy, Prune, SeqId, Signals, StepFeedback};
 
 /// One policy behind any number of handles; the engine owns a handle at a time.
 #[derive(Clone)]
@@ -39,6 +39,10 @@ impl Policy for Kept {
 
     fn trim(&mut self, view: &PlanView<'_>, drafted: &[&[DraftPosition]], verify_lens: &mut [u32]) {
         self.policy().trim(view, drafted, verify_lens);
+    }
+
+    fn prune(&self) -> Option<Prune> {
+        self.policy().prune()
     }
 
     fn observe(&mut self, feedback: &StepFeedback<'_>) {

@@ -10,7 +10,7 @@ use dsde_engine::{
     Clock, Config, Drafter, Engine, Event, Executor, FinishReason, Finished, Origin, Request, RequestId,
     Script, ScriptedExecutor, Shape, Vocabulary,
 };
-use dsde_policy::{DraftPosition, PlanView, Planned, Policy, SeqId, Signals, StepFeedback, registry};
+use dsde_policy::{DraftPosition, PlanView, Planned, Policy, Prune, SeqId, Signals, StepFeedback, registry};
 use dsde_sampling::{Params, Rule};
 
 /// One millisecond per reading.
@@ -45,7 +45,7 @@ pub fn shape(n_blocks: u32) -> Shape {
     Shape { vocab_len: 31, context_len_max: 256, block_len: BLOCK_LEN, n_blocks, has_draft: true }
 }
 
-/// A policy of the registry, `beams:LENxWIDTH`, `fickle:LENxWIDTH` or `mixed`.
+/// A policy of the registry, `beams:LENxWIDTH`, `fickle:LENxWIDTH`, `mixed` or `pruning`.
 pub fn policy(text: &str) -> Box<dyn Policy> {
     if let Some(test_policy) = test_policy(text) {
         return test_policy;
@@ -54,8 +54,13 @@ pub fn policy(text: &str) -> Box<dyn Policy> {
 }
 
 fn test_policy(text: &str) -> Option<Box<dyn Policy>> {
-    if text == "mixed" {
-        return Some(Box::new(Mixed));
+    match text {
+        "mixed" => return Some(Box::new(Mixed { prune: None })),
+        "pruning" => {
+            let prune = Some(Prune { depth: 0.5, n_rivals: 3, margin: 0.0 });
+            return Some(Box::new(Mixed { prune }));
+        }
+        _ => {}
     }
     let (name, size) = text.split_once(':')?;
     let size = || {
@@ -186,7 +191,9 @@ impl Policy for Beams {
 }
 
 /// Plain decoding, chains and trees side by side, changing from step to step.
-pub struct Mixed;
+pub struct Mixed {
+    pub prune: Option<Prune>,
+}
 
 impl Policy for Mixed {
     fn name(&self) -> String {
@@ -203,6 +210,10 @@ impl Policy for Mixed {
             let (len, width) = ((turn % 7) as u32, 1 + (turn / 7 % 4) as u32);
             *planned = Planned { len, width, is_settled: true, reason: "mixed" };
         }
+    }
+
+    fn prune(&self) -> Option<Prune> {
+        self.prune
     }
 
     fn observe(&mut self, _feedback: &StepFeedback<'_>) {}

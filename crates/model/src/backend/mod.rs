@@ -153,6 +153,10 @@ pub trait Backend: Send {
     /// Makes an empty store.
     fn kv_store(&self, shape: KvShape) -> Self::KvStore;
 
+    /// Appends `n_blocks` zeroed blocks to those that the store was made with, in place of those appended before; 0 frees the memory of
+    /// these.
+    fn append_blocks(&self, kv: &mut Self::KvStore, n_blocks: usize);
+
     /// Copies blocks of all layers.
     fn copy_blocks(&self, kv: &mut Self::KvStore, copies: &[BlockCopy]);
 

@@ -32,6 +32,8 @@ pub struct ReferenceKv {
     keys: Vec<f32>,
     values: Vec<f32>,
     shape: KvShape,
+    /// Blocks it was made with; appended ones follow.
+    n_own: usize,
 }
 
 impl ReferenceKv {
@@ -80,7 +82,18 @@ impl Backend for Reference {
     fn kv_store(&self, shape: KvShape) -> ReferenceKv {
         let AttentionShape { n_kv_heads, head_dim, .. } = shape.attention;
         let len = shape.n_layers * shape.n_blocks * n_kv_heads * BLOCK_LEN * head_dim;
-        ReferenceKv { keys: vec![0.0; len], values: vec![0.0; len], shape }
+        ReferenceKv { keys: vec![0.0; len], values: vec![0.0; len], shape, n_own: shape.n_blocks }
+    }
+
+    fn append_blocks(&self, kv: &mut ReferenceKv, n_blocks: usize) {
+        let (layer_len, own_len) = (kv.layer_len(), kv.n_own * kv.block_size());
+        let appended = vec![0.0; n_blocks * kv.block_size()];
+        let resized = |layers: &[f32]| {
+            let layers = layers.chunks_exact(layer_len.max(1));
+            layers.flat_map(|layer| [&layer[..own_len], &appended[..]].concat()).collect()
+        };
+        (kv.keys, kv.values) = (resized(&kv.keys), resized(&kv.values));
+        kv.shape.n_blocks = kv.n_own + n_blocks;
     }
 
     fn copy_blocks(&self, kv: &mut ReferenceKv, copies: &[BlockCopy]) {

@@ -37,6 +37,8 @@ pub(super) struct DraftedRows {
     len: u32,
     probabilities: Vec<f32>,
     logits: Vec<f32>,
+    /// The same number for every row.
+    rivals: Vec<u32>,
 }
 
 impl DraftedRows {
@@ -45,6 +47,7 @@ impl DraftedRows {
         self.len = 0;
         self.probabilities.clear();
         self.logits.clear();
+        self.rivals.clear();
     }
 
     /// Rows drafted after so far.
@@ -62,6 +65,11 @@ impl DraftedRows {
         self.probabilities.extend_from_slice(row);
     }
 
+    /// Keeps the tokens that the one drafted after the row will be compared with.
+    pub(super) fn keep_rivals(&mut self, rivals: impl Iterator<Item = u32>) {
+        self.rivals.extend(rivals);
+    }
+
     /// Counts the row being drafted after.
     pub(super) fn finish_row(&mut self) {
         self.len += 1;
@@ -76,6 +84,12 @@ impl DraftedRows {
     /// Adjusted logits, `[len, vocab_len]`; `None` unless signals are computed from them.
     pub(super) fn logits(&self, vocab_len: usize) -> Option<Rows<'_>> {
         self.rows(&self.logits, vocab_len)
+    }
+
+    /// Rivals of the token drafted after row `i`; none unless they were asked for.
+    pub(super) fn rivals(&self, i: usize) -> &[u32] {
+        let n_rivals = self.rivals.len() / (self.len as usize).max(1);
+        &self.rivals[i * n_rivals..(i + 1) * n_rivals]
     }
 
     fn rows<'a>(&self, values: &'a [f32], vocab_len: usize) -> Option<Rows<'a>> {

@@ -8,6 +8,7 @@ use dsde_sampling::{
 
 use super::drafted::{Basis, DraftedRows};
 use super::path::Path;
+use super::prune::rivals;
 use crate::backend::cpu::Kernel;
 
 /// Drafts the tokens asked for and keeps what their verification will need.
@@ -56,7 +57,9 @@ fn draw_token(
     adjust_row(draw, &Path::to_last(proposal), row, scratch);
     let mut shape = keep_logits(draw, row, kept);
     let token = if params.is_greedy() {
-        argmax(row)
+        let token = argmax(row);
+        kept.keep_rivals(rivals(row, token, draw.n_rivals as usize).into_iter());
+        token
     } else {
         softmax(row, params, scratch);
         shape = shape.or_else(|| shape_of_probabilities(draw, row));

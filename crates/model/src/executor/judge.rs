@@ -63,7 +63,7 @@ impl Kernel for Judge<'_> {
             Some(raw) => logprobs(draw, &verdict, Rows::new(&raw, vocab_len)),
             None => Vec::new(),
         };
-        Verification { verdict, signals, logprobs }
+        Verification { verdict, pruned: 0, signals, logprobs }
     }
 }
 

@@ -105,6 +105,7 @@ impl<'a, B: Backend> Trials<'a, B> {
                 prompt_len: self.prompt.len() as u32,
                 proposal: &proposals[i],
                 beam: None,
+                n_rivals: 0,
                 banned: &[],
                 signals: Signals::default(),
             });
@@ -130,6 +131,7 @@ impl<'a, B: Backend> Trials<'a, B> {
             proposal: &proposals[i],
             is_model_drafted: self.drafter == Drafter::Model,
             drafted_as: None,
+            prune: None,
             banned: &[],
             signals: Signals::default(),
         });

@@ -66,6 +66,16 @@ impl<'a> Decoder<'a> {
 
     /// Drafts `len` tokens; the draft reads what it has not read.
     pub(crate) fn draft(&mut self, executor: &mut impl Executor, len: u32) -> (Proposal, Vec<Drafted>) {
+        self.draft_with(executor, len, 0)
+    }
+
+    /// The same, keeping rivals of every token.
+    pub(crate) fn draft_with(
+        &mut self,
+        executor: &mut impl Executor,
+        len: u32,
+        n_rivals: u32,
+    ) -> (Proposal, Vec<Drafted>) {
         let (mut proposal, mut positions) = (Proposal::new(), Vec::new());
         let (mut rows, mut drafted) = (RowBatch::default(), Vec::new());
         for j in 0..len {
@@ -75,7 +85,8 @@ impl<'a> Decoder<'a> {
                 Some(&token) => vec![token],
             };
             rows.push(self.draft_len, &known, &Proposal::new(), &self.table);
-            executor.draft(&rows, &[self.draft_draw(&proposal)], &mut drafted).unwrap();
+            let draw = DraftDraw { n_rivals, ..self.draft_draw(&proposal) };
+            executor.draft(&rows, &[draw], &mut drafted).unwrap();
             self.draft_len = self.tokens.len() as u32 + j;
             proposal.push_chain(drafted[0].token);
             positions.push(drafted[0]);
@@ -90,10 +101,20 @@ impl<'a> Decoder<'a> {
         proposal: &Proposal,
         is_model_drafted: bool,
     ) -> Verification {
+        self.verify_with(executor, proposal, |draw| TargetDraw { is_model_drafted, ..draw })
+    }
+
+    /// The same, with a draw that asks for something else too.
+    pub(crate) fn verify_with(
+        &mut self,
+        executor: &mut impl Executor,
+        proposal: &Proposal,
+        ask: impl FnOnce(TargetDraw<'_>) -> TargetDraw<'_>,
+    ) -> Verification {
         let (mut rows, mut verifications) = (RowBatch::default(), Vec::new());
         rows.clear();
         rows.push(self.target_len, &self.tokens[self.target_len as usize..], proposal, &self.table);
-        let draw = self.target_draw(proposal, is_model_drafted);
+        let draw = ask(self.target_draw(proposal, true));
         executor.verify(&rows, &[draw], &mut verifications).unwrap();
         let verification = verifications.remove(0);
         let accepted = verification.verdict.accepted();
@@ -113,6 +134,7 @@ impl<'a> Decoder<'a> {
             prompt_len: self.prompt_len,
             proposal,
             beam: None,
+            n_rivals: 0,
             banned: &[],
             signals: self.signals,
         }
@@ -132,6 +154,7 @@ impl<'a> Decoder<'a> {
             proposal,
             is_model_drafted,
             drafted_as: None,
+            prune: None,
             banned: &[],
             signals: self.signals,
         }

@@ -1,11 +1,9 @@
 //! Token trees through the engine and the real executor: the same bytes as plain decoding, whoever else runs.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dsde_engine::{
-    Beam, Config, DraftDraw, Drafted, Drafter, Engine, Event, Executor, MonotonicClock, Request, RowBatch,
-    StepReport, StepTrace, Vocabulary,
+    Beam, Config, DraftDraw, Drafted, Drafter, Engine, Executor, MonotonicClock, Request, RowBatch, StepTrace,
 };
 use dsde_model::backend::{Backend, Cpu, Reference};
 use dsde_model::embedded;
@@ -14,6 +12,7 @@ use dsde_policy::{PlanView, Planned, Policy, SeqId, Signals, StepFeedback};
 use dsde_sampling::{Params, Proposal, Rule};
 
 use crate::pair::{Decoder, blocks, embedded_pair, tiny_pair};
+use crate::serve::{NoText, run};
 
 /// Plans trees of one shape, or plain decoding, chains and trees side by side.
 #[derive(Clone, Copy, Debug)]
@@ -58,51 +57,6 @@ impl Policy for Shape {
     }
 
     fn forget(&mut self, _seq: SeqId) {}
-}
-
-struct NoText;
-
-impl Vocabulary for NoText {
-    fn token_bytes(&self, _token: u32) -> &[u8] {
-        &[]
-    }
-}
-
-/// What a run emitted, and the sums of its steps.
-#[derive(Default)]
-struct Run {
-    outputs: BTreeMap<(u64, u32), Vec<u32>>,
-    sums: StepReport,
-    preemptions: u32,
-    cached_tokens: u32,
-}
-
-fn run<E: Executor>(executor: E, shape: Shape, config: Config, requests: &[Request]) -> Run {
-    let config = Config { drafter: Drafter::Model, ..config };
-    let clock = MonotonicClock::start();
-    let mut engine = Engine::new(config, Box::new(shape), Arc::new(NoText), executor, clock).unwrap();
-    for request in requests {
-        engine.submit(request.clone()).unwrap();
-    }
-    let mut run = Run::default();
-    while !engine.is_idle() {
-        let report = engine.step().unwrap();
-        run.sums.drafted += report.drafted;
-        run.sums.accepted += report.accepted;
-        for event in engine.drain_events() {
-            match event {
-                Event::Emitted(emission) => {
-                    let output = run.outputs.entry((emission.request.0, emission.choice)).or_default();
-                    output.extend(emission.tokens.iter().map(|emitted| emitted.token));
-                }
-                Event::Finished(finished) => {
-                    run.preemptions += finished.timeline.preemptions;
-                    run.cached_tokens += finished.timeline.cached_tokens;
-                }
-            }
-        }
-    }
-    run
 }
 
 const TEXTS: [&str; 3] = [

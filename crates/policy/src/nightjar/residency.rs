@@ -10,7 +10,7 @@ pub struct Residency {
     is_resident: bool,
     /// Steps in a row in which the draft was idle and blocks were scarce.
     n_scarce: u32,
-    /// All blocks without what the draft gave.
+    /// All blocks without what the draft gave: the fewest there ever were.
     blocks_own: u32,
 }
 
@@ -20,7 +20,7 @@ impl Residency {
     /// * `free_min`: share of all blocks, `0..=1`.
     /// * `persist`: steps.
     pub fn new(free_min: f64, persist: u32) -> Self {
-        Self { free_min, persist, is_resident: true, n_scarce: 0, blocks_own: 0 }
+        Self { free_min, persist, is_resident: true, n_scarce: 0, blocks_own: u32::MAX }
     }
 
     /// Whether the draft is there, or is to come back.
@@ -30,9 +30,7 @@ impl Residency {
 
     /// Decides after a step's length was chosen.
     pub fn update(&mut self, view: &PlanView<'_>, len: u32) {
-        if self.is_resident {
-            self.blocks_own = view.blocks_total;
-        }
+        self.blocks_own = self.blocks_own.min(view.blocks_total);
         let (free, needed) = (f64::from(view.blocks_free), self.free_min * f64::from(self.blocks_own));
         if self.is_resident {
             let is_scarce = len == 0 && free < needed;
@@ -80,6 +78,8 @@ mod tests {
         check(0, 0, 30, 120, false);
         check(0, 1, 31, 120, false);
         check(0, 0, 31, 120, true);
+        // The draft is wanted, but its memory is not free yet: a tenth of what was there at first counts.
+        check(0, 0, 10, 120, true);
         // Counting begins anew.
         check(0, 5, 0, 100, true);
         check(0, 5, 0, 100, false);

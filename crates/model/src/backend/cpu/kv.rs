@@ -3,6 +3,8 @@
 //! A block of one layer holds, per key/value head, a *page*: keys `[head_dim / 2][16 slots][2]`, then values
 //! `[head_dim / 32][8 pairs of slots][32][2]` with `head_dim` padded to 32. Keys are thus read as steps of two dimensions for 16
 //! slots, values as steps of two slots for 32 dimensions, both without any shuffling. All sets share this layout.
+//!
+//! Blocks that are appended later lie in memory of their own, so that nothing moves when they come and go.
 
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -27,8 +29,38 @@ const PARALLEL_STORE_MIN: usize = 1 << 14;
 /// Paged keys and values of all layers.
 #[derive(Debug)]
 pub struct KvStore {
-    pages: Buffer,
+    /// The blocks it was made with, and those appended since.
+    parts: [Part; 2],
+    /// Of both parts.
     pub(super) shape: KvShape,
+}
+
+/// Successive blocks, all pages of a layer beside each other.
+#[derive(Debug)]
+struct Part {
+    pages: Buffer,
+    n_blocks: usize,
+}
+
+/// Where a page begins.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    part: usize,
+    /// Elements before it.
+    start: usize,
+}
+
+impl Part {
+    fn new(shape: KvShape, n_blocks: usize) -> Part {
+        Part { pages: Buffer::zeroed(n_blocks * KvStore::block_bytes(shape)), n_blocks }
+    }
+
+    /// All elements, for writing from several threads.
+    fn cells(&mut self) -> &[AtomicU16] {
+        let len = self.pages.len() / size_of::<u16>();
+        // SAFETY: `AtomicU16` has the size and alignment of `u16`; the exclusive borrow ends all other access meanwhile.
+        unsafe { std::slice::from_raw_parts(self.pages.as_mut_ptr().cast::<AtomicU16>(), len) }
+    }
 }
 
 /// Elements of a page: see the module's head.
@@ -67,7 +99,15 @@ impl Page {
 impl KvStore {
     /// Zeroed pages.
     pub(super) fn new(shape: KvShape) -> KvStore {
-        KvStore { pages: Buffer::zeroed(shape.n_blocks * KvStore::block_bytes(shape)), shape }
+        KvStore { parts: [Part::new(shape, shape.n_blocks), Part::new(shape, 0)], shape }
+    }
+
+    /// See [`super::super::Backend::append_blocks`].
+    pub(super) fn append_blocks(&mut self, n_blocks: usize) {
+        // What was appended before goes first: the two are never in memory together.
+        self.parts[1] = Part::new(self.shape, 0);
+        self.parts[1] = Part::new(self.shape, n_blocks);
+        self.shape.n_blocks = self.parts[0].n_blocks + n_blocks;
     }
 
     /// Bytes of one block in all layers.
@@ -76,43 +116,54 @@ impl KvStore {
         n_pages * Page::of(shape.attention).n_elements() * size_of::<u16>()
     }
 
-    /// First element of a page.
+    /// Where a page begins.
     ///
     /// # Panics
     /// If layer, block or head do not exist.
-    fn page_start(&self, layer: usize, block: BlockId, head: usize) -> usize {
+    fn place(&self, layer: usize, block: BlockId, head: usize) -> Place {
         let KvShape { n_layers, n_blocks, attention } = self.shape;
         let block = block.0 as usize;
         assert!(layer < n_layers && block < n_blocks && head < attention.n_kv_heads, "no such page");
-        ((layer * n_blocks + block) * attention.n_kv_heads + head) * Page::of(attention).n_elements()
+        let n_own = self.parts[0].n_blocks;
+        let (part, block) = if block < n_own { (0, block) } else { (1, block - n_own) };
+        let page_idx = (layer * self.parts[part].n_blocks + block) * attention.n_kv_heads + head;
+        Place { part, start: page_idx * Page::of(attention).n_elements() }
     }
 
     /// The elements of a page.
     pub(super) fn page(&self, layer: usize, block: BlockId, head: usize) -> &[u16] {
-        let start = self.page_start(layer, block, head);
-        // SAFETY: the page lies inside the buffer, which is aligned, initialised and borrowed.
+        let Place { part, start } = self.place(layer, block, head);
+        // SAFETY: the page lies inside the part's buffer, which is aligned, initialised and borrowed.
         unsafe {
-            let start = self.pages.as_ptr().cast::<u16>().add(start);
+            let start = self.parts[part].pages.as_ptr().cast::<u16>().add(start);
             std::slice::from_raw_parts(start, Page::of(self.shape.attention).n_elements())
         }
     }
 
-    /// All elements, for writing from several threads.
-    fn cells(&mut self) -> &[AtomicU16] {
-        let len = self.pages.len() / size_of::<u16>();
-        // SAFETY: `AtomicU16` has the size and alignment of `u16`; the exclusive borrow ends all other access meanwhile.
-        unsafe { std::slice::from_raw_parts(self.pages.as_mut_ptr().cast::<AtomicU16>(), len) }
+    /// All elements of both parts, for writing from several threads.
+    fn cells(&mut self) -> [&[AtomicU16]; 2] {
+        self.parts.each_mut().map(|part| part.cells())
     }
 
     /// See [`super::super::Backend::copy_blocks`].
     pub(super) fn copy_blocks(&mut self, copies: &[BlockCopy]) {
         let KvShape { n_layers, attention, .. } = self.shape;
-        let bytes = attention.n_kv_heads * Page::of(attention).n_elements() * size_of::<u16>();
+        let len = attention.n_kv_heads * Page::of(attention).n_elements() * size_of::<u16>();
         for copy in copies {
             for layer in 0..n_layers {
-                let [from, to] =
-                    [copy.from, copy.to].map(|b| self.page_start(layer, b, 0) * size_of::<u16>());
-                self.pages.as_mut_slice().copy_within(from..from + bytes, to);
+                let [from, to] = [copy.from, copy.to].map(|block| self.place(layer, block, 0));
+                let [source, target] = [from, to].map(|place| place.start * size_of::<u16>());
+                match self.parts.get_disjoint_mut([from.part, to.part]) {
+                    Ok([from, to]) => {
+                        let from = &from.pages.as_mut_slice()[source..source + len];
+                        to.pages.as_mut_slice()[target..target + len].copy_from_slice(from);
+                    }
+                    // Both lie in the same part.
+                    Err(_) => {
+                        let pages = self.parts[from.part].pages.as_mut_slice();
+                        pages.copy_within(source..source + len, target);
+                    }
+                }
             }
         }
     }
@@ -125,13 +176,14 @@ impl KvStore {
             assert!(from.offset.max(to.offset) < BLOCK_LEN as u32, "offsets are below {BLOCK_LEN}");
             let offsets = [from, to].map(|slot| slot.offset as usize);
             for layer in 0..n_layers {
-                let starts = [from, to].map(|slot| self.page_start(layer, slot.block, 0));
+                let places = [from, to].map(|slot| self.place(layer, slot.block, 0));
+                let cells = self.cells();
                 for head in 0..attention.n_kv_heads {
-                    let starts = starts.map(|start| start + head * page.n_elements());
-                    let cells = self.cells();
+                    let [from, to] =
+                        places.map(|place| &cells[place.part][place.start + head * page.n_elements()..]);
                     let copy = |place: &dyn Fn(usize) -> usize| {
-                        let bits = cells[starts[0] + place(offsets[0])].load(Ordering::Relaxed);
-                        cells[starts[1] + place(offsets[1])].store(bits, Ordering::Relaxed);
+                        let bits = from[place(offsets[0])].load(Ordering::Relaxed);
+                        to[place(offsets[1])].store(bits, Ordering::Relaxed);
                     };
                     for dim in 0..attention.head_dim {
                         copy(&|slot| page.key(slot, dim));
@@ -155,7 +207,7 @@ pub(super) fn store_kv(
     let attention = kv.shape.attention;
     let width = shape::assert_qkv(qkv, rows, attention);
     // Checked once here, so that the threads below index without a page of their own.
-    let page_starts: Vec<usize> = row_blocks_of(rows).map(|block| kv.page_start(layer, block, 0)).collect();
+    let places: Vec<Place> = row_blocks_of(rows).map(|block| kv.place(layer, block, 0)).collect();
     let n_numbers = qkv.len();
     let qkv = SharedMut::new(qkv);
     let cells = kv.cells();
@@ -165,7 +217,7 @@ pub(super) fn store_kv(
             let x = unsafe { qkv.slice(row * width, width) };
             transform_row(cpu, x, transform, rows.positions[row] as usize, attention);
             let slot = rows.slots[row] as usize % BLOCK_LEN;
-            write_row(x, &cells[page_starts[row]..], slot, attention);
+            write_row(x, &cells[places[row].part][places[row].start..], slot, attention);
         }
     };
     let n_tasks = rows.n_rows().div_ceil(ROWS_PER_TASK);

@@ -119,6 +119,10 @@ impl Backend for Cpu {
         KvStore::new(shape)
     }
 
+    fn append_blocks(&self, kv: &mut KvStore, n_blocks: usize) {
+        kv.append_blocks(n_blocks);
+    }
+
     fn copy_blocks(&self, kv: &mut KvStore, copies: &[BlockCopy]) {
         kv.copy_blocks(copies);
     }

@@ -192,6 +192,39 @@ fn a_copied_block_is_seen_like_its_source_in_every_layer() {
     }
 }
 
+/// A store that was made with `n_own` blocks and has been grown to those of `shape`.
+fn grown<B: Backend>(backend: &B, shape: KvShape, n_own: usize) -> B::KvStore {
+    let mut kv = backend.kv_store(KvShape { n_blocks: n_own, ..shape });
+    backend.append_blocks(&mut kv, 7);
+    backend.append_blocks(&mut kv, shape.n_blocks - n_own);
+    kv
+}
+
+fn contents_survive_growing_and_contracting<B: Backend>(backend: &B) {
+    let shape = shape(4, 2, 80);
+    let (mut context, mut next) = (RowBatch::default(), RowBatch::default());
+    push_chain(&mut context, 0, 40, &[BlockId(1), BlockId(7), BlockId(3)]);
+    push_chain(&mut next, 40, 3, &[BlockId(1), BlockId(7), BlockId(3)]);
+    let mut plain = backend.kv_store(shape);
+    let mut kv = grown(backend, shape, 4);
+    let outputs = [&mut plain, &mut kv].map(|kv| {
+        let of_context = pass(backend, shape, kv, &context, &[5]);
+        [of_context, pass(backend, shape, kv, &next, &[5])]
+    });
+    assert!(outputs[0] == outputs[1], "{}", backend.describe());
+    backend.copy_blocks(&mut kv, &[BlockCopy { from: BlockId(7), to: BlockId(0) }]);
+    backend.append_blocks(&mut kv, 0);
+    next.tables[1] = BlockId(0);
+    let got = pass(backend, shape, &mut kv, &next, &[5]);
+    assert!(bits(&got) == bits(&outputs[0][1]), "{}", backend.describe());
+}
+
+#[test]
+fn appended_blocks_are_like_others_and_their_contents_can_move_out() {
+    contents_survive_growing_and_contracting(&Reference);
+    cpus().iter().for_each(contents_survive_growing_and_contracting);
+}
+
 /// Reads a chain of 30, and after it once what a chain and once what the moved path of a tree left behind.
 fn moved_path_is_a_chain<B: Backend>(backend: &B) {
     let shape = shape(4, 2, 80);
@@ -199,7 +232,9 @@ fn moved_path_is_a_chain<B: Backend>(backend: &B) {
     // The path 1, 4, 5, 8 with siblings between; its slots lie in two blocks.
     let parents = [None, None, Some(0), Some(0), Some(1), Some(4), Some(4), Some(5), Some(5)];
     let path = [1, 4, 5, 8];
-    let [mut chain_kv, mut tree_kv] = [(), ()].map(|()| backend.kv_store(shape));
+    let mut chain_kv = backend.kv_store(shape);
+    // The first block of the table was there from the start, the others were appended.
+    let mut tree_kv = grown(backend, shape, 2);
     let (mut context, mut chain, mut tree, mut next) = Default::default();
     push_chain(&mut context, 0, context_len, &table);
     push_chain(&mut chain, context_len, 5, &table);

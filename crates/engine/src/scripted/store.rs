@@ -1,0 +1,64 @@
+//! A store that holds tokens in place of keys and values.
+
+use crate::executor::Shape;
+use crate::rows::{BlockCopy, RowBatch, SlotMove};
+
+/// Token written to each slot of each block; `None` where nothing was written.
+#[derive(Debug)]
+pub(super) struct Store {
+    slots: Vec<Option<u32>>,
+    block_len: usize,
+}
+
+impl Store {
+    pub(super) fn new(shape: &Shape) -> Self {
+        let block_len = shape.block_len as usize;
+        Self { slots: vec![None; shape.n_blocks as usize * block_len], block_len }
+    }
+
+    /// Appended blocks are empty.
+    pub(super) fn resize(&mut self, n_blocks: u32) {
+        self.slots.resize(n_blocks as usize * self.block_len, None);
+    }
+
+    pub(super) fn copy(&mut self, copy: BlockCopy) {
+        let (from, to) = (copy.from.0 as usize * self.block_len, copy.to.0 as usize * self.block_len);
+        self.slots.copy_within(from..from + self.block_len, to);
+    }
+
+    pub(super) fn move_slots(&mut self, moves: &[SlotMove]) {
+        for SlotMove { from, to } in moves {
+            let [from, to] = [from, to].map(|at| at.block.0 as usize * self.block_len + at.offset as usize);
+            self.slots[to] = self.slots[from];
+        }
+    }
+
+    fn index(&self, rows: &RowBatch, seq_idx: usize, slot: u32) -> usize {
+        let block = rows.table_of(seq_idx)[slot as usize / self.block_len];
+        block.0 as usize * self.block_len + slot as usize % self.block_len
+    }
+
+    pub(super) fn write(&mut self, rows: &RowBatch) {
+        for seq_idx in 0..rows.n_seqs() {
+            for r in rows.rows_of(seq_idx) {
+                let index = self.index(rows, seq_idx, rows.slots[r]);
+                self.slots[index] = Some(rows.tokens[r]);
+            }
+        }
+    }
+
+    /// Tokens that row `r` sees, in the order of their slots.
+    pub(super) fn visible<'a>(
+        &'a self,
+        rows: &'a RowBatch,
+        seq_idx: usize,
+        r: usize,
+    ) -> impl Iterator<Item = u32> + 'a {
+        let base = rows.visible_len[r];
+        let nodes = (0..u64::BITS).filter(move |b| rows.tree_mask[r] >> b & 1 == 1).map(move |b| base + b);
+        (0..base).chain(nodes).map(move |slot| {
+            let token = self.slots[self.index(rows, seq_idx, slot)];
+            token.expect("a row sees only slots that were written")
+        })
+    }
+}

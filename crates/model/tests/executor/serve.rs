@@ -1,0 +1,64 @@
+//! Requests through the engine and an executor, to their end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dsde_engine::{
+    Config, Drafter, Engine, Event, Executor, MonotonicClock, Request, StepReport, Vocabulary,
+};
+use dsde_policy::Policy;
+
+/// No token has text.
+pub(crate) struct NoText;
+
+impl Vocabulary for NoText {
+    fn token_bytes(&self, _token: u32) -> &[u8] {
+        &[]
+    }
+}
+
+/// What a run emitted, and the sums of its steps.
+#[derive(Default)]
+pub(crate) struct Run {
+    pub(crate) outputs: BTreeMap<(u64, u32), Vec<u32>>,
+    /// Of drafted and accepted tokens, and the largest number of lent blocks.
+    pub(crate) sums: StepReport,
+    pub(crate) preemptions: u32,
+    pub(crate) cached_tokens: u32,
+}
+
+/// Runs requests to their end under a policy.
+pub(crate) fn run<E: Executor>(
+    executor: E,
+    policy: impl Policy + 'static,
+    config: Config,
+    requests: &[Request],
+) -> Run {
+    let config = Config { drafter: Drafter::Model, ..config };
+    let clock = MonotonicClock::start();
+    let mut engine = Engine::new(config, Box::new(policy), Arc::new(NoText), executor, clock).unwrap();
+    for request in requests {
+        engine.submit(request.clone()).unwrap();
+    }
+    let mut run = Run::default();
+    while !engine.is_idle() {
+        let report = engine.step().unwrap();
+        run.sums.drafted += report.drafted;
+        run.sums.verified += report.verified;
+        run.sums.accepted += report.accepted;
+        run.sums.blocks_lent = run.sums.blocks_lent.max(report.blocks_lent);
+        for event in engine.drain_events() {
+            match event {
+                Event::Emitted(emission) => {
+                    let output = run.outputs.entry((emission.request.0, emission.choice)).or_default();
+                    output.extend(emission.tokens.iter().map(|emitted| emitted.token));
+                }
+                Event::Finished(finished) => {
+                    run.preemptions += finished.timeline.preemptions;
+                    run.cached_tokens += finished.timeline.cached_tokens;
+                }
+            }
+        }
+    }
+    run
+}
