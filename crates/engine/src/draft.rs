@@ -3,7 +3,7 @@
 //! A round is one pass of the draft over every sequence that still drafts. A chain gives it one row and gets one token, drawn
 //! from the draft's distribution; a tree gives it the nodes of its last level and gets the most probable tokens after each.
 
-use dsde_policy::DraftPosition;
+use dsde_policy::{DraftPosition, Policy as _};
 use dsde_sampling::Proposal;
 
 use crate::clock::Clock;

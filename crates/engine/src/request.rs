@@ -1,5 +1,6 @@
 //! What a user asks for, checked at the door.
 
+use dsde_policy::{mixture, registry};
 use dsde_sampling::Params;
 
 use crate::executor::Shape;
@@ -45,6 +46,8 @@ pub struct Request {
     pub priority: i32,
     /// Latency targets.
     pub slo: Slo,
+    /// Who plans how far to speculate, if not the engine's own policy. It changes no text.
+    pub policy: Option<registry::Config>,
 }
 
 impl Request {
@@ -68,6 +71,7 @@ impl Request {
             n_choices: 1,
             priority: 0,
             slo: Slo::default(),
+            policy: None,
         }
     }
 
@@ -169,6 +173,9 @@ pub enum Refused {
     /// A sampling parameter outside its range.
     #[error(transparent)]
     Sampling(#[from] dsde_sampling::Error),
+    /// Too many different policies at once; try again later.
+    #[error(transparent)]
+    Policies(#[from] mixture::Full),
     /// The queue is full; try again later.
     #[error("{waiting} sequences are waiting already, at most {waiting_max} may; try again later")]
     QueueFull {

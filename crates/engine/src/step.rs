@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dsde_policy::{DraftPosition, Outcome, PlanView, Planned, SequenceView, StepFeedback};
+use dsde_policy::{DraftPosition, Outcome, PlanView, Planned, Policy as _, SequenceView, StepFeedback};
 use dsde_sampling::proposal::NODES_MAX;
 
 use crate::clock::Clock;

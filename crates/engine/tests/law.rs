@@ -83,11 +83,23 @@ struct Sample {
 }
 
 fn sample(prompt: &[u32], config: Config, policy: Box<dyn Policy>, rule: Rule) -> Sample {
+    sample_chosen(prompt, config, policy, rule, |_| None)
+}
+
+/// * `choice`: policy of the request with a seed, if not `policy`.
+fn sample_chosen(
+    prompt: &[u32],
+    config: Config,
+    policy: Box<dyn Policy>,
+    rule: Rule,
+    choice: impl Fn(u64) -> Option<registry::Config>,
+) -> Sample {
     let executor = ScriptedExecutor::new(SCRIPT, shape(200), rule);
     let mut engine = engine_of(Config { waiting_max: 1 << 20, ..config }, "off", executor);
     engine.set_policy(policy);
     for seed in 0..N_REQUESTS {
-        engine.submit(Request::new(prompt.to_vec(), params(seed), TOKENS as u32)).unwrap();
+        let request = Request::new(prompt.to_vec(), params(seed), TOKENS as u32);
+        engine.submit(Request { policy: choice(seed), ..request }).unwrap();
     }
     let mut sample = Sample { counts: BTreeMap::new(), planned: 0, drafted: 0, verified: 0, accepted: 0 };
     let mut outputs = Outputs::new();
@@ -132,6 +144,22 @@ fn every_policy_and_rule_keeps_the_law() {
             let excess = excess(&sample.counts, &law);
             assert!(excess < 1.0, "{policy}, {rule:?}: chi-square is {excess} of its bound");
         }
+    }
+}
+
+/// Four policies share every batch: one that trims, one that stops, one that learns from costs, one that calibrates.
+#[test]
+fn policies_side_by_side_keep_the_law() {
+    let prompt = [1, 2, 0, 1];
+    let law = law(&prompt);
+    let chosen = [None, Some("tetris"), Some("adaedl:lambda=0.6"), Some("auto")];
+    for rule in [Rule::TokenWise, Rule::Block] {
+        let config = Config { sequences_max: 24, ..model_config() };
+        let choice = |seed: u64| chosen[seed as usize % chosen.len()].map(|text| text.parse().unwrap());
+        let sample = sample_chosen(&prompt, config, common::policy("dsde"), rule, choice);
+        assert!(sample.accepted > 0);
+        let excess = excess(&sample.counts, &law);
+        assert!(excess < 1.0, "{rule:?}: chi-square is {excess} of its bound");
     }
 }
 
