@@ -103,6 +103,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         let running = &mut self.scheduler.running;
         let has_caught_up = |&(_, i): &(usize, usize)| running[i].draft_len >= running[i].len();
         let ready: Vec<(usize, usize)> = drafting.iter().copied().enumerate().filter(has_caught_up).collect();
+        ready.iter().for_each(|&(_, i)| running[i].mask_rows(self.shape.vocab_len));
         let draw = |&(seq_idx, i): &(usize, usize)| {
             let seq = &running[i];
             DraftDraw {

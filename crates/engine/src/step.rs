@@ -141,6 +141,9 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         let signals = self.policy.signals();
         rows.clear();
         drawing.clear();
+        for seq in self.scheduler.running.iter_mut().filter(|seq| seq.turn.is_drawing) {
+            seq.mask_rows(self.shape.vocab_len);
+        }
         let mut draws = Vec::with_capacity(self.scheduler.running.len());
         for (i, seq) in self.scheduler.running.iter().enumerate().filter(|(_, seq)| seq.turn.n_known > 0) {
             let known = &seq.tokens[seq.context_len as usize..][..seq.turn.n_known as usize];

@@ -9,8 +9,7 @@ use common::Fate;
 use dsde_policy::mixture::OTHERS_MAX;
 use dsde_policy::registry::ENTRIES;
 use dsde_policy::{
-    Config, DraftPosition, Mixture, Outcome, PlanView, Planned, Policy, SeqId, SequenceView, Signals,
-    StepFeedback,
+    Config, DraftPosition, Mixture, Outcome, PlanView, Planned, Policy, SeqId, Signals, StepFeedback,
 };
 
 fn config(text: &str) -> Config {
@@ -174,29 +173,8 @@ fn the_end_of_a_prompt_is_no_row_of_decoding() {
     let seen = Arc::new(Mutex::new(Seen::default()));
     let mut mixture = Mixture::new(Box::new(Recorder(seen.clone())));
     mixture.choose(&config("off"), [SeqId(1)]).unwrap();
-    let view = |seq| SequenceView {
-        seq: SeqId(seq),
-        limit: 4,
-        context_len: 9,
-        draft_lag: 1,
-        temperature: 0.0,
-        emitted: 1,
-        decode_time: Duration::ZERO,
-        tpot_max: None,
-        priority: 0,
-    };
-    let sequences = [view(1), view(2)];
-    let now = Duration::ZERO;
-    let (n_waiting, blocks_free, blocks_total) = (0, 1, 1);
-    let whole = PlanView {
-        step: 0,
-        sequences: &sequences,
-        prefill_rows: 7,
-        n_waiting,
-        blocks_free,
-        blocks_total,
-        now,
-    };
+    let sequences = [fate(1), fate(2)].map(|fate| common::view_of(&fate));
+    let whole = PlanView { prefill_rows: 7, ..common::plan_view(0, &sequences) };
     mixture.plan(&whole, &mut [Planned::none(); 2]);
     let outcome = |seq, verified| Outcome {
         seq: SeqId(seq),
@@ -217,9 +195,9 @@ fn the_end_of_a_prompt_is_no_row_of_decoding() {
         draft_rounds: 1,
         draft_rows: 1,
         context_len_sum: 30,
-        draft_time: now,
-        verify_time: now,
-        step_time: now,
+        draft_time: Duration::ZERO,
+        verify_time: Duration::ZERO,
+        step_time: Duration::ZERO,
     });
     let seen = seen.lock().unwrap();
     assert_eq!((&seen.prefill_rows[..], &seen.fed_prefill_rows[..]), (&[8][..], &[8][..]));
