@@ -3,11 +3,11 @@
 //! Names and meanings are vLLM's (`vllm:*`) where the meaning is the same, so that its dashboards, autoscalers and load
 //! generators read this server; what has no equivalent there is `dsde:*`. `docs/serving.md` lists all of them.
 
+mod requests;
 mod speculation;
 
 use std::time::Duration;
 
-use dsde_bench::metrics::{e2e, is_attained, tpot, ttft};
 use dsde_engine::{FinishReason, RequestTimeline, SequenceTrace, Slo, StepReport};
 use prometheus::core::Collector;
 use prometheus::{
@@ -15,6 +15,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use requests::Requests;
 pub(crate) use speculation::N_LENGTHS;
 use speculation::Speculation;
 
@@ -22,16 +23,6 @@ use speculation::Speculation;
 const TOKEN_BUCKETS: [f64; 20] = [
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3,
     0.5, 1.0, 2.5, 10.0,
-];
-/// Seconds.
-const REQUEST_BUCKETS: [f64; 19] = [
-    0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0,
-    1280.0, 2560.0,
-];
-/// Tokens of a prompt or an answer.
-const COUNT_BUCKETS: [f64; 16] = [
-    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0, 20_000.0,
-    50_000.0, 100_000.0,
 ];
 /// Tokens of a step.
 const STEP_BUCKETS: [f64; 12] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0];
@@ -55,32 +46,19 @@ pub(crate) struct Metrics {
     tasks: Gauge,
     resident_memory: Gauge,
     speculation: Speculation,
-    prompt_tokens: IntCounter,
+    requests: Requests,
     pub(crate) generation_tokens: IntCounter,
-    prefix_queries: IntCounter,
-    prefix_hits: IntCounter,
     preemptions: IntCounter,
-    finished: IntCounterVec,
     drafted: IntCounter,
     pub(crate) verified: IntCounter,
     pub(crate) accepted: IntCounter,
-    ttft: Histogram,
     gap: Histogram,
-    tpot: Histogram,
-    e2e: Histogram,
-    queue_time: Histogram,
-    prefill_time: Histogram,
-    decode_time: Histogram,
-    inference_time: Histogram,
     delivery: Histogram,
     step_tokens: Histogram,
-    request_prompt: Histogram,
-    request_generation: Histogram,
     pub(crate) steps: IntCounter,
     step_time: Histogram,
     step_failures: IntCounter,
     refused: IntCounterVec,
-    slo_requests: IntCounterVec,
 }
 
 /// Registers metrics under constant labels.
@@ -133,49 +111,13 @@ impl Metrics {
             tasks: m.gauge("dsde:tasks", "Tasks of the runtime that handles connections."),
             resident_memory: m.gauge("process_resident_memory_bytes", "Resident memory; Linux only."),
             speculation: Speculation::new(&m),
-            prompt_tokens: m.counter("vllm:prompt_tokens_total", "Tokens of prompts that ended."),
+            requests: Requests::new(&m),
             generation_tokens: m.counter("vllm:generation_tokens_total", "Tokens emitted."),
-            prefix_queries: m
-                .counter("vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache."),
-            prefix_hits: m
-                .counter("vllm:prefix_cache_hits_total", "Prompt tokens found in the prefix cache."),
             preemptions: m.counter("vllm:num_preemptions_total", "Sequences preempted."),
-            finished: m.counters("vllm:request_success_total", "Choices that ended.", &["finished_reason"]),
             drafted: m.counter("dsde:drafted_tokens_total", "Tokens drafted, verified or not."),
             verified: m.counter("vllm:spec_decode_num_draft_tokens_total", "Drafted tokens verified."),
             accepted: m.counter("vllm:spec_decode_num_accepted_tokens_total", "Drafted tokens accepted."),
-            ttft: m.histogram(
-                "vllm:time_to_first_token_seconds",
-                "Arrival to first token.",
-                &REQUEST_BUCKETS,
-            ),
             gap: m.histogram("vllm:inter_token_latency_seconds", "Time between emissions.", &TOKEN_BUCKETS),
-            tpot: m.histogram(
-                "vllm:request_time_per_output_token_seconds",
-                "Mean time per token after the first, of a request.",
-                &TOKEN_BUCKETS,
-            ),
-            e2e: m.histogram("vllm:e2e_request_latency_seconds", "Arrival to end.", &REQUEST_BUCKETS),
-            queue_time: m.histogram(
-                "vllm:request_queue_time_seconds",
-                "Arrival to first run.",
-                &REQUEST_BUCKETS,
-            ),
-            prefill_time: m.histogram(
-                "vllm:request_prefill_time_seconds",
-                "First run to first token.",
-                &REQUEST_BUCKETS,
-            ),
-            decode_time: m.histogram(
-                "vllm:request_decode_time_seconds",
-                "First token to end.",
-                &REQUEST_BUCKETS,
-            ),
-            inference_time: m.histogram(
-                "vllm:request_inference_time_seconds",
-                "First run to end.",
-                &REQUEST_BUCKETS,
-            ),
             delivery: m.histogram(
                 "dsde:delivery_seconds",
                 "The engine's emission to the first byte of its event handed to the socket, of streams.",
@@ -186,12 +128,6 @@ impl Metrics {
                 "Rows of the target pass of a step.",
                 &STEP_BUCKETS,
             ),
-            request_prompt: m.histogram("vllm:request_prompt_tokens", "Tokens per prompt.", &COUNT_BUCKETS),
-            request_generation: m.histogram(
-                "vllm:request_generation_tokens",
-                "Tokens per choice.",
-                &COUNT_BUCKETS,
-            ),
             steps: m.counter("dsde:steps_total", "Steps of the engine."),
             step_time: m.histogram("dsde:step_seconds", "Time of a step.", &TOKEN_BUCKETS),
             step_failures: m.counter("dsde:step_failures_total", "Steps that failed."),
@@ -199,11 +135,6 @@ impl Metrics {
                 "dsde:requests_refused_total",
                 "Requests answered with an error.",
                 &["status"],
-            ),
-            slo_requests: m.counters(
-                "dsde:slo_requests_total",
-                "Choices with latency targets, by whether all were met.",
-                &["attained"],
             ),
             registry: m.0,
         }
@@ -241,40 +172,12 @@ impl Metrics {
         self.delivery.observe(time.as_secs_f64());
     }
 
-    /// Counts the end of a choice; cancelled and failed ones leave no latency behind.
+    /// Counts the end of a choice.
     ///
     /// * `policy`: name of the one that planned for it, without parameters.
     pub(crate) fn ended(&self, reason: FinishReason, timeline: &RequestTimeline, slo: &Slo, policy: &str) {
-        self.finished.with_label_values(&[finished_reason(reason)]).inc();
-        if !matches!(reason, FinishReason::Stop | FinishReason::Length) {
-            return;
-        }
-        self.prompt_tokens.inc_by(u64::from(timeline.prompt_tokens));
-        self.prefix_queries.inc_by(u64::from(timeline.prompt_tokens));
-        self.prefix_hits.inc_by(u64::from(timeline.cached_tokens));
-        self.request_prompt.observe(f64::from(timeline.prompt_tokens));
-        self.request_generation.observe(f64::from(timeline.emitted));
-        self.e2e.observe(e2e(timeline).as_secs_f64());
+        self.requests.ended(reason, timeline, slo);
         self.speculation.ended(policy, timeline);
-        let RequestTimeline { arrival, admitted, first_token, finished, .. } = *timeline;
-        let between = |from: Option<Duration>, to: Option<Duration>| Some(to?.saturating_sub(from?));
-        let times = [
-            (&self.ttft, ttft(timeline)),
-            (&self.tpot, tpot(timeline)),
-            (&self.queue_time, between(Some(arrival), admitted)),
-            (&self.prefill_time, between(admitted, first_token)),
-            (&self.decode_time, between(first_token, Some(finished))),
-            (&self.inference_time, between(admitted, Some(finished))),
-        ];
-        for (histogram, time) in times {
-            if let Some(time) = time {
-                histogram.observe(time.as_secs_f64());
-            }
-        }
-        if slo.ttft_ms_max.is_some() || slo.tpot_ms_max.is_some() {
-            let attained = if is_attained(timeline, slo) { "true" } else { "false" };
-            self.slo_requests.with_label_values(&[attained]).inc();
-        }
     }
 
     /// Counts a new connection.
@@ -320,16 +223,6 @@ fn resident_bytes() -> Option<f64> {
     Some(kib * 1024.0)
 }
 
-/// As vLLM names them; an engine failure is `error` there.
-fn finished_reason(reason: FinishReason) -> &'static str {
-    match reason {
-        FinishReason::Stop => "stop",
-        FinishReason::Length => "length",
-        FinishReason::Cancelled => "abort",
-        FinishReason::Failed => "error",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -367,7 +260,7 @@ mod tests {
             format!("vllm:prefix_cache_hits_total{{{labels}}} 16"),
             "vllm:request_success_total{engine=\"0\",finished_reason=\"abort\",model_name=\"m\"} 1"
                 .to_owned(),
-            "dsde:policy_tokens_total{engine=\"0\",kind=\"emitted\",model_name=\"m\",policy=\"auto\"} 11"
+            "dsde:policy_tokens_total{engine=\"0\",kind=\"emitted\",model_name=\"m\",policy=\"auto\"} 22"
                 .to_owned(),
             "dsde:slo_requests_total{attained=\"false\",engine=\"0\",model_name=\"m\"} 1".to_owned(),
         ] {

@@ -100,7 +100,7 @@ impl Speculation {
         }
     }
 
-    /// Counts what a policy brought to a choice that ended.
+    /// Counts what a policy brought to a choice that ended, however it did.
     pub(super) fn ended(&self, policy: &str, timeline: &RequestTimeline) {
         let kinds = [
             ("steps", timeline.steps),
