@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Drives `dsde serve` with the official OpenAI client for Python.
+# Drives `dsde serve` with the official OpenAI clients for Python and, where npm is installed, for Node.
 #
 # usage: tests/clients/run.sh [DSDE]   (default: target/release/dsde, else target/debug/dsde)
 # Needs python3 with venv, and a package index for the first run. Without them nothing is checked, and the script says so and
@@ -26,6 +26,18 @@ if [ ! -x "$venv/bin/python" ] || ! "$venv/bin/python" -c 'import openai' 2>/dev
     fi
 fi
 
+node_place=${DSDE_CLIENTS_NODE:-$root/target/clients-node}
+has_node=false
+if command -v npm >/dev/null; then
+    mkdir -p "$node_place"
+    cp "$here/package.json" "$here/openai.test.mjs" "$node_place"
+    if npm install --prefix "$node_place" --no-audit --no-fund --silent; then
+        has_node=true
+    else
+        echo "the packages of $here/package.json cannot be installed; the Node client is left out" >&2
+    fi
+fi
+
 log=$(mktemp)
 "$dsde" serve --port 0 --api-key test-key 2>"$log" &
 server=$!
@@ -41,3 +53,6 @@ if [ -z "$url" ]; then
     exit 1
 fi
 PYTHONDONTWRITEBYTECODE=1 DSDE_URL=$url DSDE_KEY=test-key "$venv/bin/python" -m unittest -v "$here/test_openai.py"
+if $has_node; then
+    (cd "$node_place" && DSDE_URL=$url DSDE_KEY=test-key node --test openai.test.mjs)
+fi

@@ -81,6 +81,13 @@ class Chat(unittest.TestCase):
         answer = self.client.chat.completions.create(**GREEDY, extra_body=extra)
         self.assertGreater(answer.metrics["speculative_decoding"]["num_draft_tokens"], 0)
 
+    def test_a_request_may_choose_its_policy(self):
+        for policy in ["off", "fixed:k=3", "dsde:cap=mean", "auto"]:
+            self.assertEqual(self.text(extra_body={"policy": policy}), self.text(), policy)
+        with self.assertRaises(openai.BadRequestError) as caught:
+            self.text(extra_body={"policy": "fast"})
+        self.assertIn("unknown policy 'fast'", str(caught.exception))
+
     def test_errors_have_their_types(self):
         create = self.client.chat.completions.create
         with self.assertRaises(openai.BadRequestError) as caught:

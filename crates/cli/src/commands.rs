@@ -48,7 +48,8 @@ impl Program {
             Command::Demo(args) => demo::run(args),
             Command::Generate(args) => generate::run(*args),
             Command::Chat(args) => chat::run(*args),
-            Command::Serve(args) => serve::run(*args),
+            // It reads its options again, together with those of other places.
+            Command::Serve(_) => serve::run(),
             Command::Bench(args) => bench::run(*args),
             Command::Inspect(args) => inspect::run(args),
             Command::Policies(args) => policies::run(args),

@@ -1,28 +1,28 @@
 //! `dsde serve`: the model behind an HTTP server.
 
+mod options;
+
 use std::ffi::OsString;
-use std::fs;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Command, FromArgMatches as _};
+use clap::Args;
 use dsde_server::{Config, Text};
 
 use crate::args::{CONCURRENCY_MAX, ModelArgs, PolicyArgs, positive_up_to};
-use crate::failure::{OrUsage as _, Outcome, usage};
+use crate::failure::Outcome;
 use crate::opened::chat_template;
 use crate::session::{Form, Models, Session, Wish};
 use crate::speculation::{Source, policy_for};
 use crate::stores::bytes;
 use crate::today::today;
+use crate::trace::TraceFile;
 
-/// Keys may stand here instead of on the command line, which other users of the machine can read.
-const API_KEY_VARIABLE: &str = "DSDE_API_KEY";
-/// Longest configuration file, bytes.
-const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Most connections that can be asked for.
+const CONNECTIONS_MAX: u32 = 65_536;
 /// Longest time limit that can be asked for: a day.
 const SECONDS_MAX: u32 = 86_400;
 
@@ -32,8 +32,14 @@ Examples:
   dsde serve --model ./Qwen3-8B --draft ./Qwen3-0.6B --port 8000
   curl localhost:8080/v1/chat/completions -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello.\"}]}'
 
-A file given to --config holds the same options, for example `port = 8000` or `model = \"./Qwen3-8B\"`; what is typed takes \
-precedence. SIGINT or SIGTERM ends the server after the requests in flight; a second one at once.";
+Every option may also come from the environment, as DSDE_ and its name (DSDE_MAX_WAITING=64), or from the TOML file that \
+--config names (max-waiting = 64; a list repeats an option). What is typed beats the environment, and that beats the file.
+
+Limits: a body has at most 4 MiB, 128 levels of nesting and 32 s to arrive; a request head 64 KiB and 75 s, which is also how \
+long a connection may be idle, or its client read nothing. A request has at most 128 choices. What exceeds a limit is \
+refused with a message, and hurts nobody else; docs/serving.md lists all of them.
+
+SIGINT or SIGTERM ends the server after the requests in flight; a second one at once.";
 
 /// Serve a model over HTTP in the OpenAI API
 ///
@@ -49,8 +55,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "N", default_value_t = 8080)]
     port: u16,
 
-    /// Key that clients must send, as a bearer token or in x-api-key; may be given several times. Default: the variable
-    /// DSDE_API_KEY, else everybody may ask.
+    /// Key that clients must send, as a bearer token or in x-api-key; may be given several times. Other users of the machine can
+    /// read a command line, so the variable DSDE_API_KEY is a better place. Default: everybody may ask.
     #[arg(long, value_name = "KEY")]
     api_key: Vec<String>,
 
@@ -66,6 +72,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "N", default_value = "256", value_parser = positive_up_to(CONCURRENCY_MAX))]
     max_waiting: NonZeroU32,
 
+    /// Connections at once; more are answered with status 503 or closed.
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = positive_up_to(CONNECTIONS_MAX))]
+    max_connections: NonZeroU32,
+
     /// Memory of the key/value stores, for example 512MiB or 4GiB, instead of --kv-blocks.
     #[arg(long, value_name = "SIZE", conflicts_with = "kv_blocks", value_parser = memory, help_heading = "Model")]
     kv_memory: Option<u64>,
@@ -77,6 +87,10 @@ pub(crate) struct ServeArgs {
     /// Longest time for requests in flight when the server ends, seconds.
     #[arg(long, value_name = "S", default_value = "30", value_parser = positive_up_to(SECONDS_MAX))]
     drain_timeout: NonZeroU32,
+
+    /// Write every step as a line of JSON; docs/trace.md describes it. An existing file is replaced.
+    #[arg(long, value_name = "FILE.jsonl")]
+    trace: Option<PathBuf>,
 
     /// TOML file with more options.
     #[arg(long, value_name = "FILE.toml")]
@@ -90,12 +104,10 @@ pub(crate) struct ServeArgs {
 }
 
 /// Runs the command.
-pub(crate) fn run(args: ServeArgs) -> Outcome {
+pub(crate) fn run() -> Outcome {
     // Program name and command stand before the options.
-    let args = match &args.config {
-        Some(path) => under_file(path, std::env::args_os().skip(2))?,
-        None => args,
-    };
+    let typed: Vec<OsString> = std::env::args_os().skip(2).collect();
+    let args = options::layered(&typed, |name| std::env::var_os(name))?;
     let models = Models::new(&args.model)?.with_kv_bytes(args.kv_memory);
     let policy = policy_for(args.policy.policy.clone(), &models.draft)?;
     let models = models.under(&policy);
@@ -112,27 +124,27 @@ pub(crate) fn run(args: ServeArgs) -> Outcome {
     let config = server_config(&args, &models.target, wish.policy.to_string());
     warn_if_open(&args.host, &config);
     let banner = banner(&session, &models, &config, args.max_concurrency);
-    let Session { engine, tokenizer, template, eos_tokens, .. } = session;
+    let Session { mut engine, tokenizer, template, eos_tokens, .. } = session;
+    let trace = args.trace.as_deref().map(TraceFile::create).transpose()?;
+    engine.set_trace(trace.as_ref().map(TraceFile::sink));
     let text = Text { tokenizer, template, eos_tokens, today };
     let listening = |address: SocketAddr| {
         // Nothing can be done about a stderr that is gone.
         let _ = writeln!(io::stderr(), "{banner}\nready: http://{address}");
     };
-    Ok(dsde_server::run(engine, text, config, (&args.host, args.port), listening)?)
+    dsde_server::run(engine, text, config, (&args.host, args.port), listening)?;
+    trace.map_or(Ok(()), |trace| trace.finish())
 }
 
 fn server_config(args: &ServeArgs, target: &Source, policy: String) -> Config {
     let seconds = |n: NonZeroU32| Duration::from_secs(n.get().into());
-    let mut api_keys = args.api_key.clone();
-    if api_keys.is_empty() {
-        api_keys.extend(std::env::var(API_KEY_VARIABLE).ok().filter(|key| !key.is_empty()));
-    }
     let mut config = Config::new(model_name(target), policy);
     if !args.served_model_name.is_empty() {
         config.model_names = args.served_model_name.clone();
     }
-    config.api_keys = api_keys;
+    config.api_keys = args.api_key.clone();
     config.waiting_max = args.max_waiting.get();
+    config.connections_max = args.max_connections.get();
     config.request_timeout = seconds(args.request_timeout);
     config.drain_timeout = seconds(args.drain_timeout);
     config
@@ -180,54 +192,6 @@ fn banner(session: &Session, models: &Models, config: &Config, max_concurrency: 
     )
 }
 
-/// Options of a file, overridden by those typed.
-fn under_file(path: &Path, typed: impl Iterator<Item = OsString>) -> Outcome<ServeArgs> {
-    let name = path.display();
-    let len = fs::metadata(path).or_usage_of(format!("cannot read {name}"))?.len();
-    if len > FILE_BYTES_MAX {
-        return Err(usage(format!("{name} must have at most {FILE_BYTES_MAX} bytes, got {len}")));
-    }
-    let text = fs::read_to_string(path).or_usage_of(format!("cannot read {name}"))?;
-    let options = options_of(&text).or_usage_of(name)?;
-    let arguments =
-        std::iter::once(OsString::from("serve")).chain(options.into_iter().map(OsString::from)).chain(typed);
-    let command = ServeArgs::augment_args(Command::new("serve")).args_override_self(true);
-    let parsed =
-        command.try_get_matches_from(arguments).and_then(|mut m| ServeArgs::from_arg_matches_mut(&mut m));
-    parsed.map_err(|error| {
-        let text = error.to_string();
-        let line = text.lines().next().unwrap_or_default();
-        usage(format!("{}: {}", path.display(), line.trim_start_matches("error: ")))
-    })
-}
-
-/// A TOML table as command-line options; a list repeats its option.
-fn options_of(text: &str) -> anyhow::Result<Vec<String>> {
-    let table: toml::Table = toml::from_str(text)?;
-    let mut options = Vec::new();
-    for (key, value) in table {
-        anyhow::ensure!(key != "config", "a configuration file cannot name another one");
-        let values = match value {
-            toml::Value::Array(values) => values,
-            value => vec![value],
-        };
-        for value in values {
-            let value = match value {
-                toml::Value::String(text) => text,
-                toml::Value::Integer(number) => number.to_string(),
-                other => {
-                    anyhow::bail!(
-                        "`{key}` must be a text, a whole number or a list of them, got a {}",
-                        other.type_str()
-                    )
-                }
-            };
-            options.push(format!("--{}={value}", key.replace('_', "-")));
-        }
-    }
-    Ok(options)
-}
-
 /// Parses a number of bytes with a binary unit.
 fn memory(text: &str) -> Result<u64, String> {
     let expected = || "expected a size of at least 1 byte such as 512MiB or 4GiB".to_owned();
@@ -258,25 +222,18 @@ mod tests {
     }
 
     #[test]
-    fn a_file_gives_options_and_what_is_typed_takes_precedence() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let text = "port = 9000\nmax_concurrency = 4\napi-key = ['a', 'b']\npolicy = 'fixed:k=3'\nkv-memory = '1MiB'\n";
-        fs::write(file.path(), text).unwrap();
-        let typed = ["--port", "7", "--threads=1"].map(OsString::from);
-        let args = under_file(file.path(), typed.into_iter()).ok().unwrap();
-        assert_eq!((args.port, args.max_concurrency.get(), args.kv_memory), (7, 4, Some(1 << 20)));
-        assert_eq!(args.api_key, ["a", "b"]);
-        assert_eq!(args.policy.policy.unwrap().to_string(), "fixed:k=3");
-        assert_eq!(args.model.threads.unwrap().get(), 1);
-    }
-
-    #[test]
-    fn files_with_mistakes_are_refused() {
-        for text in ["port = ", "port = 1.5", "prot = 1", "port = 'x'", "config = 'y'", "[model]\na = 1"] {
-            let file = tempfile::NamedTempFile::new().unwrap();
-            fs::write(file.path(), text).unwrap();
-            assert!(under_file(file.path(), std::iter::empty()).is_err(), "{text}");
+    fn help_tells_the_limits() {
+        let Config { body_bytes_max, head_bytes_max, head_timeout, connections_max, .. } =
+            Config::new("m", "off");
+        for limit in [
+            format!("body has at most {} MiB", body_bytes_max >> 20),
+            format!("request head {} KiB and {} s", head_bytes_max >> 10, head_timeout.as_secs()),
+        ] {
+            assert!(EXAMPLES.contains(&limit), "{limit}");
         }
+        let command = ServeArgs::augment_args(clap::Command::new("serve"));
+        let defaults = command.get_arguments().find(|arg| arg.get_long() == Some("max-connections")).unwrap();
+        assert_eq!(defaults.get_default_values(), [connections_max.to_string().as_str()]);
     }
 
     #[test]

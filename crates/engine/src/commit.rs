@@ -30,7 +30,8 @@ pub(crate) fn commit(
     let accepted = verification.verdict.accepted();
     check_funnel(seq, accepted);
     check_path(seq, &verification.verdict);
-    let gain = emit(seq, verification, vocabulary, context_len_max);
+    let mut gain = emit(seq, verification, vocabulary, context_len_max);
+    follow_form(seq, &mut gain);
     // The last emitted token is never stored yet, also where a stop condition cut the verdict short.
     seq.context_len = seq.len() - 1;
     seq.draft_len = seq.draft_len.min(seq.context_len);
@@ -133,6 +134,23 @@ fn emit(
         }
     }
     gain
+}
+
+/// Tells the form of the answer what was emitted; a complete answer ends, and so does one whose form is lost.
+fn follow_form(seq: &mut Sequence, gain: &mut Gain) {
+    let Some(constraint) = &mut seq.constraint else {
+        return;
+    };
+    let tokens: Vec<u32> = gain.tokens.iter().map(|emitted| emitted.token).collect();
+    match constraint.advance(&tokens) {
+        Ok(is_complete) if !seq.turn.is_broken => {
+            if is_complete && gain.finish.is_none() {
+                seq.stop_strings.flush(&mut gain.text);
+                gain.finish = Some(FinishReason::Stop);
+            }
+        }
+        _ => gain.finish = Some(FinishReason::Failed),
+    }
 }
 
 fn emit_one(

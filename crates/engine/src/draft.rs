@@ -3,7 +3,7 @@
 //! A round is one pass of the draft over every sequence that still drafts. A chain gives it one row and gets one token, drawn
 //! from the draft's distribution; a tree gives it the nodes of its last level and gets the most probable tokens after each.
 
-use dsde_policy::DraftPosition;
+use dsde_policy::{DraftPosition, Policy as _};
 use dsde_sampling::Proposal;
 
 use crate::clock::Clock;
@@ -103,6 +103,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         let running = &mut self.scheduler.running;
         let has_caught_up = |&(_, i): &(usize, usize)| running[i].draft_len >= running[i].len();
         let ready: Vec<(usize, usize)> = drafting.iter().copied().enumerate().filter(has_caught_up).collect();
+        ready.iter().for_each(|&(_, i)| running[i].mask_rows(self.shape.vocab_len));
         let draw = |&(seq_idx, i): &(usize, usize)| {
             let seq = &running[i];
             DraftDraw {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use dsde_policy::Policy;
+use dsde_policy::{Mixture, Policy};
 
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Drafter};
 use crate::executor::{Executor, Shape};
 use crate::lending::Lending;
 use crate::report::{Event, FinishReason, Finished};
@@ -21,7 +21,7 @@ use dsde_policy::SeqId;
 pub struct Engine<E, C> {
     pub(crate) config: Config,
     pub(crate) shape: Shape,
-    pub(crate) policy: Box<dyn Policy>,
+    pub(crate) policy: Mixture,
     pub(crate) vocabulary: Arc<dyn Vocabulary>,
     pub(crate) executor: E,
     pub(crate) clock: C,
@@ -58,7 +58,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         Ok(Self {
             config,
             shape: Shape { context_len_max: context_len_max(&shape), ..shape },
-            policy,
+            policy: Mixture::new(policy),
             vocabulary,
             executor,
             clock,
@@ -82,6 +82,10 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         let (waiting, waiting_max) = (self.scheduler.waiting.len(), self.config.waiting_max as usize);
         if waiting + request.n_choices as usize > waiting_max {
             return Err(Refused::QueueFull { waiting, waiting_max });
+        }
+        if let Some(policy) = &request.policy {
+            let seqs = self.next_seq..self.next_seq + u64::from(request.n_choices);
+            self.policy.choose(policy, seqs.map(SeqId))?;
         }
         let id = RequestId(self.next_request);
         self.next_request += 1;
@@ -116,6 +120,11 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         std::mem::take(&mut self.events)
     }
 
+    /// Whether anybody can draft; without a drafter every policy decodes plainly.
+    pub fn can_draft(&self) -> bool {
+        self.config.drafter != Drafter::None
+    }
+
     /// Whether no sequence runs or waits.
     pub fn is_idle(&self) -> bool {
         self.scheduler.running.is_empty() && self.scheduler.waiting.is_empty()
@@ -146,21 +155,31 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         &self.executor
     }
 
-    /// Replaces the policy. What the old one learned about running sequences is lost.
+    /// Replaces the policy of all sequences that did not choose one. What the old one learned about them is lost.
     ///
     /// An idle engine takes back at once what the old one lent of the draft's memory and the new one wants, so that none of its steps
     /// pays for that.
     pub fn set_policy(&mut self, policy: Box<dyn Policy>) {
-        self.policy = policy;
+        self.policy.replace_main(policy);
         if self.is_idle() && self.lending.n_blocks() > 0 {
             self.scheduler.pool.forget_cached();
             self.update_lending().expect("nothing is copied where nothing is stored");
         }
     }
 
+    /// The policy of sequences that did not choose one.
+    pub fn policy(&self) -> &dyn Policy {
+        &self.policy
+    }
+
     /// Hands every later step to `sink`; `None` ends that. Without a sink nothing is collected.
     pub fn set_trace(&mut self, sink: Option<TraceSink>) {
         self.trace = sink;
+    }
+
+    /// Takes back what was set by [`Engine::set_trace`].
+    pub fn take_trace(&mut self) -> Option<TraceSink> {
+        self.trace.take()
     }
 
     /// Forgets cached prefixes, so that a benchmark starts like a fresh engine.

@@ -6,12 +6,13 @@
 //! are rows too: a node sees its ancestors only, and after the verdict the accepted path moves to consecutive slots.
 //!
 //! The engine knows nothing of tensors, text, HTTP or wall clocks. They stand behind ports: [`Executor`] (a real model, or
-//! [`ScriptedExecutor`] in tests), [`Vocabulary`] and [`Clock`]. It is a plain value without threads: its owner calls
-//! [`Engine::step`] while there is work, and the same requests in the same order give the same tokens. Why a step did what it
-//! did is told by a [`StepTrace`], if somebody asks.
+//! [`ScriptedExecutor`] in tests), [`Vocabulary`], [`Clock`], and [`Grammar`] where an answer must have a form. It is a plain
+//! value without threads: its owner calls [`Engine::step`] while there is work, and the same requests in the same order give
+//! the same tokens. Why a step did what it did is told by a [`StepTrace`], if somebody asks.
 
 pub mod clock;
 pub mod config;
+pub mod constraint;
 pub mod drafter;
 pub mod engine;
 pub mod executor;
@@ -36,6 +37,7 @@ mod tree;
 
 pub use clock::{Clock, MonotonicClock};
 pub use config::{Config, ConfigError, Drafter};
+pub use constraint::{Constraint, ConstraintError, Grammar};
 pub use drafter::PromptLookup;
 pub use dsde_policy::SeqId;
 pub use engine::Engine;

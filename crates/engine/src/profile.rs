@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dsde_policy::{PlanView, Planned, Policy, Profile, SeqId, Signals, StepFeedback};
+use dsde_policy::{Mixture, PlanView, Planned, Policy, Profile, SeqId, Signals, StepFeedback};
 use dsde_sampling::Params;
 
 use crate::clock::Clock;
@@ -76,7 +76,8 @@ impl Policy for Profiler {
 }
 
 impl<E: Executor, C: Clock> Engine<E, C> {
-    /// Measures what steps cost, for policies to learn from ([`Profile::teach`]); the policy in force is left as it is.
+    /// Measures what steps cost, for policies to learn from ([`Profile::teach`]). Policies that requests choose know it from now on; the
+    /// policy in force is left as it is.
     ///
     /// Empty where no model drafts, or where requests are being served already. Sizes go from one sequence to
     /// as many as may run at once; the smallest come first, in case the time ends.
@@ -90,7 +91,8 @@ impl<E: Executor, C: Clock> Engine<E, C> {
             return Ok(Profile::default());
         }
         let orders = Arc::new(Mutex::new(Orders::default()));
-        let policy = std::mem::replace(&mut self.policy, Box::new(Profiler { orders: orders.clone() }));
+        let profiler = Mixture::new(Box::new(Profiler { orders: orders.clone() }));
+        let policy = std::mem::replace(&mut self.policy, profiler);
         let trace = self.trace.take();
         let result = self.take_profile(&Profiler { orders: orders.clone() }, self.clock.now() + time_max);
         self.cancel_all();
@@ -99,7 +101,10 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         self.n_steps = 0;
         self.trace = trace;
         self.policy = policy;
-        result.map(|()| Profiler { orders }.with(|orders| std::mem::take(&mut orders.profile)))
+        result?;
+        let profile = Profiler { orders }.with(|orders| std::mem::take(&mut orders.profile));
+        self.policy.set_profile(profile.clone());
+        Ok(profile)
     }
 
     fn take_profile(&mut self, profiler: &Profiler, deadline: Duration) -> Result<(), ExecutorError> {

@@ -1,7 +1,11 @@
 //! What a user asks for, checked at the door.
 
+use std::sync::Arc;
+
+use dsde_policy::{mixture, registry};
 use dsde_sampling::Params;
 
+use crate::constraint::Grammar;
 use crate::executor::Shape;
 
 /// Identity of a request; unique for the life of an engine.
@@ -45,6 +49,10 @@ pub struct Request {
     pub priority: i32,
     /// Latency targets.
     pub slo: Slo,
+    /// Who plans how far to speculate, if not the engine's own policy. It changes no text.
+    pub policy: Option<registry::Config>,
+    /// Form that the answer must have; it ends the answer, so `tokens_min` must be 0.
+    pub grammar: Option<Arc<dyn Grammar>>,
 }
 
 impl Request {
@@ -68,6 +76,8 @@ impl Request {
             n_choices: 1,
             priority: 0,
             slo: Slo::default(),
+            policy: None,
+            grammar: None,
         }
     }
 
@@ -97,9 +107,10 @@ impl Request {
     }
 
     fn check_bounds(&self) -> Result<(), Refused> {
+        let tokens_min_max = if self.grammar.is_some() { 0 } else { self.tokens_max as usize };
         let bounds = [
             ("tokens_max", self.tokens_max as usize, 1, u32::MAX as usize),
-            ("tokens_min", self.tokens_min as usize, 0, self.tokens_max as usize),
+            ("tokens_min", self.tokens_min as usize, 0, tokens_min_max),
             ("n_choices", self.n_choices as usize, 1, Self::CHOICES_MAX as usize),
             ("number of stop tokens", self.stop.tokens.len(), 0, Self::STOP_TOKENS_MAX),
             ("number of stop strings", self.stop.strings.len(), 0, Self::STOP_STRINGS_MAX),
@@ -169,6 +180,9 @@ pub enum Refused {
     /// A sampling parameter outside its range.
     #[error(transparent)]
     Sampling(#[from] dsde_sampling::Error),
+    /// Too many different policies at once; try again later.
+    #[error(transparent)]
+    Policies(#[from] mixture::Full),
     /// The queue is full; try again later.
     #[error("{waiting} sequences are waiting already, at most {waiting_max} may; try again later")]
     QueueFull {

@@ -12,7 +12,7 @@ use dsde_policy::{DraftPosition, PositionSignals, SeqId};
 use dsde_sampling::distribution::{Adjustment, Scratch, adjust, argmax, softmax};
 use dsde_sampling::divergence;
 use dsde_sampling::{
-    CounterDraws, Divergence, Draws, Evidence, Params, Purpose, Rows, Rule, Weights, branches, verify,
+    CounterDraws, Divergence, Draws, Evidence, Params, Purpose, Rows, Rule, Weights, branches, mask, verify,
 };
 
 use crate::executor::{DraftDraw, Drafted, Executor, ExecutorError, Shape, TargetDraw, Verification};
@@ -168,6 +168,8 @@ impl ScriptedExecutor {
             banned: draw.banned,
         };
         adjust(&mut row, &adjustment, &mut self.scratch);
+        let row_idx = draw.node(i).map_or(0, |node| 1 + node as usize);
+        draw.proposal.mask(row_idx).into_iter().for_each(|allowed| mask(&mut row, allowed));
         let kept = self.drafted.entry(draw.seq).or_default();
         kept.logits.extend_from_slice(&row);
         let shape = draw
@@ -226,6 +228,7 @@ impl ScriptedExecutor {
                 banned: draw.banned,
             };
             adjust(&mut row, &adjustment, &mut self.scratch);
+            draw.proposal.mask(i).into_iter().for_each(|allowed| mask(&mut row, allowed));
             logits.extend_from_slice(&row);
             if !draw.params.is_greedy() {
                 softmax(&mut row, draw.params, &mut self.scratch);

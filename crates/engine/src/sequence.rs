@@ -6,6 +6,7 @@ use dsde_policy::{DraftPosition, SeqId};
 use dsde_sampling::{Params, Proposal};
 
 use crate::block_pool::Prefix;
+use crate::constraint::Constraint;
 use crate::report::{FinishReason, RequestTimeline};
 use crate::request::{Request, RequestId, Slo};
 use crate::rows::BlockId;
@@ -32,6 +33,8 @@ pub(crate) struct Sequence {
     /// Whose prompt blocks it shares once they are computed: the first choice of the same request.
     pub(crate) leader: Option<SeqId>,
     pub(crate) params: Params,
+    /// What the answer has followed so far of its form, if it has one.
+    pub(crate) constraint: Option<Box<dyn Constraint>>,
     pub(crate) stop_tokens: Vec<u32>,
     pub(crate) stop_strings: StopStrings,
     pub(crate) tokens_max: u32,
@@ -75,6 +78,8 @@ pub(crate) struct Turn {
     pub(crate) positions: Vec<DraftPosition>,
     /// Tokens appended in this step.
     pub(crate) emitted: u32,
+    /// Whether its form could not be followed in this step.
+    pub(crate) is_broken: bool,
     /// Set when a stop condition held in this step.
     pub(crate) finish: Option<FinishReason>,
 }
@@ -97,6 +102,7 @@ impl Turn {
         self.drafted_as.clear();
         self.positions.clear();
         self.emitted = 0;
+        self.is_broken = false;
         self.finish = None;
     }
 }
@@ -119,6 +125,7 @@ impl Sequence {
             slo: request.slo,
             leader,
             params: Params { seed: choice_seed(request.params.seed, choice), ..request.params.clone() },
+            constraint: request.grammar.as_ref().map(|grammar| grammar.begin()),
             stop_tokens: request.stop.tokens.clone(),
             stop_strings: StopStrings::new(&request.stop.strings),
             tokens_max: request.tokens_max,
@@ -160,6 +167,25 @@ impl Sequence {
     /// Tokens that may not be emitted in this step.
     pub(crate) fn banned(&self) -> &[u32] {
         if self.emitted() < self.tokens_min { &self.stop_tokens } else { &[] }
+    }
+
+    /// Masks the rows of the proposal that have no mask yet, if the answer has a form. Behind a path that breaks it nothing is ever
+    /// drawn, so everything may follow there.
+    pub(crate) fn mask_rows(&mut self, vocab_len: u32) {
+        let (Some(constraint), proposal) = (&mut self.constraint, &mut self.turn.proposal) else {
+            return;
+        };
+        while proposal.n_masked() <= proposal.len() {
+            let node = proposal.n_masked().checked_sub(1);
+            let path = node.map_or_else(Vec::new, |node| proposal.path(node));
+            let mask = proposal.push_mask(vocab_len.div_ceil(32) as usize);
+            let allowed = constraint.allow(&path, mask);
+            let is_stuck = allowed == Ok(true) && mask.iter().all(|&word| word == 0);
+            if allowed != Ok(true) || is_stuck {
+                mask.fill(u32::MAX);
+            }
+            self.turn.is_broken |= allowed.is_err() || is_stuck;
+        }
     }
 
     /// Largest useful speculation length: a step emits at most the remaining tokens, fits the context, and does not cross

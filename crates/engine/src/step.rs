@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dsde_policy::{DraftPosition, Outcome, PlanView, Planned, SequenceView, StepFeedback};
+use dsde_policy::{DraftPosition, Outcome, PlanView, Planned, Policy as _, SequenceView, StepFeedback};
 use dsde_sampling::proposal::NODES_MAX;
 
 use crate::clock::Clock;
@@ -156,6 +156,9 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         let prune = self.policy.prune().filter(|_| is_model_drafted);
         rows.clear();
         drawing.clear();
+        for seq in self.scheduler.running.iter_mut().filter(|seq| seq.turn.is_drawing) {
+            seq.mask_rows(self.shape.vocab_len);
+        }
         let mut draws = Vec::with_capacity(self.scheduler.running.len());
         for (i, seq) in self.scheduler.running.iter().enumerate().filter(|(_, seq)| seq.turn.n_known > 0) {
             let known = &seq.tokens[seq.context_len as usize..][..seq.turn.n_known as usize];

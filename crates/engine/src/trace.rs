@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use dsde_policy::{DraftPosition, Planned, PositionSignals, SeqId};
+use dsde_policy::{DraftPosition, Planned, Policy as _, PositionSignals, SeqId};
 
 use crate::clock::Clock;
 use crate::engine::Engine;

@@ -4,9 +4,12 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::*;
 use dsde_engine::{
-    Config, ConfigError, Drafter, FinishReason, Origin, Refused, Request, Script, ScriptedExecutor, Slo, Stop,
+    Config, ConfigError, Constraint, ConstraintError, Drafter, FinishReason, Grammar, Origin, Refused,
+    Request, Script, ScriptedExecutor, Slo, Stop,
 };
 use dsde_sampling::{Params, Rule};
 
@@ -233,6 +236,55 @@ fn a_failed_pass_ends_its_sequences_and_the_engine_goes_on() {
         let n_failed = outputs.values().filter(|o| o.reason() == FinishReason::Failed).count();
         assert_eq!((n_errors, n_failed, outputs.len()), (1, 2, 4), "pass {pass}");
     }
+}
+
+/// Ends an answer after some tokens, or loses its way there.
+#[derive(Clone, Debug)]
+struct Ending {
+    n_left: usize,
+    is_lost: bool,
+}
+
+impl Grammar for Ending {
+    fn begin(&self) -> Box<dyn Constraint> {
+        Box::new(self.clone())
+    }
+}
+
+impl Constraint for Ending {
+    fn allow(&mut self, path: &[u32], mask: &mut [u32]) -> Result<bool, ConstraintError> {
+        mask.fill(u32::MAX);
+        match self.is_lost && path.len() >= self.n_left {
+            true => Err(ConstraintError("too much".to_owned())),
+            false => Ok(true),
+        }
+    }
+
+    fn advance(&mut self, tokens: &[u32]) -> Result<bool, ConstraintError> {
+        self.n_left = self.n_left.saturating_sub(tokens.len());
+        Ok(self.n_left == 0)
+    }
+}
+
+#[test]
+fn a_complete_form_ends_the_answer_and_a_lost_one_fails_it_alone() {
+    let mut engine = engine(model_config(), "fixed:k=3", 200);
+    let with_form = |salt, is_lost| {
+        let grammar: Arc<dyn Grammar> = Arc::new(Ending { n_left: 10, is_lost });
+        Request { grammar: Some(grammar), ..greedy(prompt(salt, 9), 60) }
+    };
+    let complete = engine.submit(with_form(1, false)).unwrap();
+    let lost = engine.submit(with_form(2, true)).unwrap();
+    let free = engine.submit(greedy(prompt(3, 9), 60)).unwrap();
+    let outputs = run(&mut engine);
+    let output = |id| &outputs[&(id, 0)];
+    assert_eq!(output(complete).reason(), FinishReason::Stop);
+    assert!(
+        (10..14).contains(&output(complete).tokens.len()),
+        "the step in which it is complete is the last"
+    );
+    assert_eq!(output(lost).reason(), FinishReason::Failed);
+    assert_eq!((output(free).reason(), output(free).tokens.len()), (FinishReason::Length, 60));
 }
 
 #[test]

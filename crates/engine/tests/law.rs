@@ -9,9 +9,12 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use common::*;
-use dsde_engine::{Config, Drafter, PromptLookup, Request, Script, ScriptedExecutor};
+use dsde_engine::{
+    Config, Constraint, ConstraintError, Drafter, Grammar, PromptLookup, Request, Script, ScriptedExecutor,
+};
 use dsde_policy::{Policy, registry};
 use dsde_sampling::distribution::{Scratch, softmax};
 use dsde_sampling::{Params, Rule};
@@ -30,11 +33,20 @@ fn params(seed: u64) -> Params {
 
 /// Probability of each continuation of `prompt` under plain sampling.
 fn law(prompt: &[u32]) -> BTreeMap<Vec<u32>, f64> {
+    law_of(prompt, |_, _| true)
+}
+
+/// The same where a token may only follow tokens that allow it.
+///
+/// * `may_follow`: emitted tokens, token.
+fn law_of(prompt: &[u32], may_follow: impl Fn(&[u32], u32) -> bool) -> BTreeMap<Vec<u32>, f64> {
     let mut law = BTreeMap::from([(Vec::new(), 1.0)]);
     for _ in 0..TOKENS {
         let mut longer = BTreeMap::new();
         for (tokens, probability) in law {
             let mut row = SCRIPT.target_logits(prompt.iter().chain(&tokens).copied());
+            let forbidden = (0..).zip(&mut row).filter(|(token, _)| !may_follow(&tokens, *token));
+            forbidden.for_each(|(_, logit)| *logit = f32::NEG_INFINITY);
             softmax(&mut row, &params(0), &mut Scratch::default());
             for (token, &p) in row.iter().enumerate() {
                 let next = [&tokens[..], &[token as u32]].concat();
@@ -83,11 +95,35 @@ struct Sample {
 }
 
 fn sample(prompt: &[u32], config: Config, policy: Box<dyn Policy>, rule: Rule) -> Sample {
+    sample_chosen(prompt, config, policy, rule, |_| None)
+}
+
+/// * `choice`: policy of the request with a seed, if not `policy`.
+fn sample_chosen(
+    prompt: &[u32],
+    config: Config,
+    policy: Box<dyn Policy>,
+    rule: Rule,
+    choice: impl Fn(u64) -> Option<registry::Config>,
+) -> Sample {
+    sample_requests(prompt, config, policy, rule, |request, seed| request.policy = choice(seed))
+}
+
+/// * `change`: changes the request with a seed.
+fn sample_requests(
+    prompt: &[u32],
+    config: Config,
+    policy: Box<dyn Policy>,
+    rule: Rule,
+    change: impl Fn(&mut Request, u64),
+) -> Sample {
     let executor = ScriptedExecutor::new(SCRIPT, shape(200), rule);
     let mut engine = engine_of(Config { waiting_max: 1 << 20, ..config }, "off", executor);
     engine.set_policy(policy);
     for seed in 0..N_REQUESTS {
-        engine.submit(Request::new(prompt.to_vec(), params(seed), TOKENS as u32)).unwrap();
+        let mut request = Request::new(prompt.to_vec(), params(seed), TOKENS as u32);
+        change(&mut request, seed);
+        engine.submit(request).unwrap();
     }
     let mut sample = Sample { counts: BTreeMap::new(), planned: 0, drafted: 0, verified: 0, accepted: 0 };
     let mut outputs = Outputs::new();
@@ -132,6 +168,89 @@ fn every_policy_and_rule_keeps_the_law() {
             if stopping.contains(&policy.as_str()) {
                 assert!(sample.drafted < sample.planned, "{policy} stops");
             }
+            let excess = excess(&sample.counts, &law);
+            assert!(excess < 1.0, "{policy}, {rule:?}: chi-square is {excess} of its bound");
+        }
+    }
+}
+
+/// Four policies share every batch: one that trims, one that stops, one that learns from costs, one that calibrates.
+#[test]
+fn policies_side_by_side_keep_the_law() {
+    let prompt = [1, 2, 0, 1];
+    let law = law(&prompt);
+    let chosen = [None, Some("tetris"), Some("adaedl:lambda=0.6"), Some("auto")];
+    for rule in [Rule::TokenWise, Rule::Block] {
+        let config = Config { sequences_max: 24, ..model_config() };
+        let choice = |seed: u64| chosen[seed as usize % chosen.len()].map(|text| text.parse().unwrap());
+        let sample = sample_chosen(&prompt, config, common::policy("dsde"), rule, choice);
+        assert!(sample.accepted > 0);
+        let excess = excess(&sample.counts, &law);
+        assert!(excess < 1.0, "{rule:?}: chi-square is {excess} of its bound");
+    }
+}
+
+/// No token may follow itself, and none may be followed by the one below it.
+#[derive(Debug)]
+struct Restless;
+
+/// What a [`Restless`] answer has emitted.
+#[derive(Debug)]
+struct Following(Vec<u32>);
+
+fn may_follow(tokens: &[u32], token: u32) -> bool {
+    tokens.last().is_none_or(|&last| token != last && token + 1 != last)
+}
+
+impl Grammar for Restless {
+    fn begin(&self) -> Box<dyn Constraint> {
+        Box::new(Following(Vec::new()))
+    }
+}
+
+impl Constraint for Following {
+    fn allow(&mut self, path: &[u32], mask: &mut [u32]) -> Result<bool, ConstraintError> {
+        let mut tokens = self.0.clone();
+        for &token in path {
+            if !may_follow(&tokens, token) {
+                return Ok(false);
+            }
+            tokens.push(token);
+        }
+        mask[0] = (0..SCRIPT.vocab_len).filter(|&t| may_follow(&tokens, t)).map(|t| 1 << t).sum();
+        Ok(true)
+    }
+
+    fn advance(&mut self, tokens: &[u32]) -> Result<bool, ConstraintError> {
+        for &token in tokens {
+            assert!(may_follow(&self.0, token), "{:?} then {token}", self.0);
+            self.0.push(token);
+        }
+        Ok(false)
+    }
+}
+
+#[test]
+fn answers_of_a_form_follow_the_law_given_the_form() {
+    let prompt = [1, 2, 0, 1, 2];
+    let law = law_of(&prompt, may_follow);
+    let lookup = PromptLookup { ngram_min: 1, ..PromptLookup::default() };
+    let by_lookup = Config { drafter: Drafter::PromptLookup(lookup), ..Config::default() };
+    let cases = [
+        (model_config(), "fixed:k=2"),
+        (model_config(), "adaedl:lambda=0.6"),
+        (model_config(), "tetris"),
+        (model_config(), "beams:2x2"),
+        (model_config(), "off"),
+        (by_lookup, "fixed:k=2"),
+    ];
+    for rule in [Rule::TokenWise, Rule::Block] {
+        for (config, policy) in cases {
+            let config = Config { sequences_max: 24, ..config };
+            let form: Arc<dyn Grammar> = Arc::new(Restless);
+            let set_form = |request: &mut Request, _| request.grammar = Some(form.clone());
+            let sample = sample_requests(&prompt, config, common::policy(policy), rule, set_form);
+            assert_eq!(sample.accepted > 0, policy != "off", "{policy} is not vacuous");
             let excess = excess(&sample.counts, &law);
             assert!(excess < 1.0, "{policy}, {rule:?}: chi-square is {excess} of its bound");
         }

@@ -5,7 +5,9 @@
 mod common;
 
 use common::*;
-use dsde_engine::{Config, Drafter, Engine, PromptLookup, Script, ScriptedExecutor};
+use dsde_engine::{Config, Drafter, Engine, PromptLookup, Request, Script, ScriptedExecutor};
+use dsde_policy::mixture::OTHERS_MAX;
+use dsde_policy::registry;
 use dsde_sampling::{Params, Rule};
 
 const TOKENS: u32 = 40;
@@ -129,6 +131,47 @@ fn greedy_output_survives_prompt_lookup() {
 fn without_a_drafter_every_policy_decodes_plainly() {
     let (drafted, _, _) = check(Config::default(), "fixed:k=5", 400);
     assert_eq!(drafted, 0);
+}
+
+#[test]
+fn greedy_output_survives_policies_side_by_side() {
+    for (main, n_blocks) in [("auto", 400), ("dsde", 22), ("beams:3x3", 400), ("off", 400)] {
+        let mut engine = engine(model_config(), main, n_blocks);
+        let mut ids = Vec::new();
+        for (i, entry) in (0..).zip(registry::ENTRIES) {
+            let text = if entry.name == "fixed" { "fixed:k=4" } else { entry.name };
+            for (salt, policy) in [(i, Some(text.parse().unwrap())), (i + 20, None)] {
+                let prompt = prompt(salt, 1 + 2 * i);
+                let request = Request { policy, ..greedy(prompt.clone(), TOKENS) };
+                // A registry of 17 and a main policy of its own: one is too many while all others are in use.
+                match engine.submit(request) {
+                    Ok(id) => ids.push((id, prompt, text)),
+                    Err(refused) => assert!(i as usize >= OTHERS_MAX, "{refused}"),
+                }
+            }
+        }
+        let outputs = run(&mut engine);
+        let mut accepted = 0;
+        for (id, prompt, text) in ids {
+            let output = &outputs[&(id, 0)];
+            let expected = Script::default().greedy_continuation(&prompt, TOKENS as usize);
+            assert_eq!(output.tokens, expected, "{text} beside {main}");
+            accepted += output.finished.as_ref().unwrap().timeline.accepted;
+        }
+        assert!(accepted > 0, "{main} is not vacuous");
+    }
+}
+
+#[test]
+fn a_request_that_chooses_off_is_never_drafted_for() {
+    let mut engine = engine(model_config(), "fixed:k=4", 400);
+    let off = Some("off".parse().unwrap());
+    let plain = engine.submit(Request { policy: off, n_choices: 2, ..greedy(prompt(1, 9), TOKENS) }).unwrap();
+    let drafted = engine.submit(greedy(prompt(2, 9), TOKENS)).unwrap();
+    let outputs = run(&mut engine);
+    let of = |id, choice| outputs[&(id, choice)].finished.as_ref().unwrap().timeline.drafted;
+    assert_eq!((of(plain, 0), of(plain, 1)), (0, 0));
+    assert!(of(drafted, 0) > 0);
 }
 
 #[test]

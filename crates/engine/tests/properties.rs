@@ -11,22 +11,29 @@ use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
 enum Action {
-    Submit { salt: u32, prompt_len: u32, tokens_max: u32, n_choices: u32, priority: i32, is_greedy: bool },
-    Cancel { which: usize },
-    Step { n: u32 },
+    Submit {
+        salt: u32,
+        prompt_len: u32,
+        tokens_max: u32,
+        n_choices: u32,
+        priority: i32,
+        is_greedy: bool,
+        chosen: Option<usize>,
+    },
+    Cancel {
+        which: usize,
+    },
+    Step {
+        n: u32,
+    },
 }
 
 fn action() -> impl Strategy<Value = Action> {
-    let submit = (0..4u32, 1..60u32, 1..30u32, 1..4u32, -1..2i32, any::<bool>()).prop_map(
-        |(salt, prompt_len, tokens_max, n_choices, priority, is_greedy)| Action::Submit {
-            salt,
-            prompt_len,
-            tokens_max,
-            n_choices,
-            priority,
-            is_greedy,
-        },
-    );
+    let submit =
+        (0..4u32, 1..60u32, 1..30u32, 1..4u32, -1..2i32, any::<bool>(), prop::option::of(0..CHOSEN.len()))
+            .prop_map(|(salt, prompt_len, tokens_max, n_choices, priority, is_greedy, chosen)| {
+                Action::Submit { salt, prompt_len, tokens_max, n_choices, priority, is_greedy, chosen }
+            });
     prop_oneof![3 => submit, 1 => (0..20usize).prop_map(|which| Action::Cancel { which }), 3 => (1..12u32).prop_map(|n| Action::Step { n })]
 }
 
@@ -42,6 +49,9 @@ const POLICIES: [&str; 10] = [
     "mixed",
     "pruning",
 ];
+
+/// Policies of single requests.
+const CHOSEN: [&str; 4] = ["off", "fixed:k=6", "tetris", "adaserve"];
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
@@ -61,10 +71,11 @@ proptest! {
         let mut outputs = Outputs::new();
         for action in actions {
             match action {
-                Action::Submit { salt, prompt_len, tokens_max, n_choices, priority, is_greedy } => {
+                Action::Submit { salt, prompt_len, tokens_max, n_choices, priority, is_greedy, chosen } => {
                     let temperature = if is_greedy { 0.0 } else { 0.9 };
                     let params = Params { temperature, seed: u64::from(salt), ..Params::greedy() };
-                    let request = Request { n_choices, priority, ..Request::new(prompt(salt, prompt_len), params, tokens_max) };
+                    let policy = chosen.map(|i| CHOSEN[i].parse().unwrap());
+                    let request = Request { n_choices, priority, policy, ..Request::new(prompt(salt, prompt_len), params, tokens_max) };
                     let id = engine.submit(request.clone()).unwrap();
                     submitted.push((id, request));
                 }

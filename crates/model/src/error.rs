@@ -8,6 +8,12 @@ use crate::backend::Dtype;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// The form asked of an answer cannot be had.
+    #[error("the form of the answer cannot be followed: {reason}")]
+    Grammar {
+        /// Why.
+        reason: String,
+    },
     /// The operating system refused a file.
     #[error("cannot read {}: {source}", path.display())]
     Io {

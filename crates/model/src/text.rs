@@ -1,4 +1,4 @@
-//! Text in and out: tokenizer, chat template, and the assembly of streamed bytes into characters.
+//! Text in and out: tokenizer, chat template, forms of answers, and the assembly of streamed bytes into characters.
 //!
 //! The key decision: a token *is* its bytes. The text of a sequence is the concatenation of the bytes of its tokens, looked up
 //! in a table ([`Vocabulary`](dsde_engine::Vocabulary)), so streaming, stop strings and whole texts agree by construction; a
@@ -10,12 +10,14 @@
 mod chat;
 mod date;
 mod decoder;
+mod grammar;
 mod python_json;
 mod tokenizer;
 mod utf8;
 
 pub use chat::{ChatTemplate, Message};
 pub use date::Date;
+pub use grammar::{Grammars, SCHEMA_BYTES_MAX};
 pub use tokenizer::Tokenizer;
 pub use utf8::Utf8Stream;
 

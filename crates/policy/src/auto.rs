@@ -365,6 +365,7 @@ impl Policy for Auto {
             ("row_seconds", step.row_seconds),
             ("guard", self.guard.factor()),
         ]);
+        numbers.extend(self.calibration_error().map(|error| ("calibration_error", error)));
     }
 
     fn forget(&mut self, seq: SeqId) {

@@ -9,7 +9,8 @@
 //! construction for lengths planned up front; stop and trim rules see features of the draft's *distribution* only.
 //!
 //! One file per published system, each opening with its citation, a table equation -> function, and its deviations. Users
-//! choose by name: `"dsde:cap=mean".parse::<Config>()?.build()`; [`registry`] says how, and how a policy is added.
+//! choose by name: `"dsde:cap=mean".parse::<Config>()?.build()`; [`registry`] says how, and how a policy is added. A
+//! [`Mixture`] lets sequences of one batch have different ones.
 
 pub mod acceptance;
 pub mod adaedl;
@@ -28,6 +29,7 @@ pub mod error;
 pub mod faser;
 pub mod feedback;
 pub mod fixed;
+pub mod mixture;
 pub mod nightjar;
 pub mod off;
 pub mod parameter;
@@ -59,6 +61,7 @@ pub use error::Error;
 pub use faser::Faser;
 pub use feedback::{Outcome, PositionSignals, StepFeedback};
 pub use fixed::Fixed;
+pub use mixture::Mixture;
 pub use nightjar::Nightjar;
 pub use off::Off;
 pub use profile::Profile;

@@ -114,6 +114,13 @@ impl Config {
     }
 }
 
+/// The same policy with the same values.
+impl PartialEq for Config {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
+}
+
 impl FromStr for Config {
     type Err = Error;
 

@@ -100,7 +100,8 @@ pub struct Prune {
     pub margin: f32,
 }
 
-/// Features of the draft's distribution at one drafted position. In a chain they are functions of the prefix, never of the
+/// Features of the draft's distribution at one drafted position; what was not requested may still be there, if another policy
+/// of a [`Mixture`](crate::Mixture) requested it. In a chain they are functions of the prefix, never of the
 /// drawn token. A tree is a deterministic function of the emitted tokens as a whole, so its features may name its nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct DraftPosition {

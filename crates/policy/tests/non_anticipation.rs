@@ -5,7 +5,7 @@ mod common;
 
 use common::Fate;
 use dsde_policy::registry::ENTRIES;
-use dsde_policy::{Config, DraftPosition, PlanView, Planned, Policy, SeqId, Signals, StepFeedback};
+use dsde_policy::{Config, DraftPosition, Mixture, PlanView, Planned, Policy, SeqId, Signals, StepFeedback};
 use proptest::prelude::*;
 
 /// Remembers how much of each sequence was verified in the last step.
@@ -55,6 +55,18 @@ fn policies() -> Vec<Box<dyn Policy>> {
     };
     let config = |name| text(name).parse::<Config>().expect("a valid configuration");
     ENTRIES.iter().map(|entry| config(entry.name).build()).collect()
+}
+
+/// Every policy for the first and third chain, beside one that trims for the others.
+fn mixtures() -> Vec<Box<dyn Policy>> {
+    let beside = |main: Box<dyn Policy>| {
+        let mut mixture = Mixture::new(main);
+        let trimming = if mixture.name() == "tetris" { "dspark" } else { "tetris" };
+        let chosen = mixture.choose(&trimming.parse().expect("a valid configuration"), [SeqId(1), SeqId(3)]);
+        chosen.expect("there is room");
+        Box::new(mixture) as Box<dyn Policy>
+    };
+    policies().into_iter().map(beside).collect()
 }
 
 /// Draft shapes of one chain.
@@ -108,6 +120,8 @@ proptest! {
         for (i, entry) in ENTRIES.iter().enumerate() {
             let [before, after] = is_verified(|| policies().swap_remove(i), n_steps, &chains, j, &behind);
             prop_assert_eq!(before, after, "{}, position {}", entry.name, j);
+            let [before, after] = is_verified(|| mixtures().swap_remove(i), n_steps, &chains, j, &behind);
+            prop_assert_eq!(before, after, "{} beside another, position {}", entry.name, j);
         }
     }
 }

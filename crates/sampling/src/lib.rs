@@ -17,6 +17,7 @@
 //! |---|---|
 //! | [`params`] | what a request may ask for |
 //! | [`distribution`], `truncation` | logits to probabilities |
+//! | [`mask()`] | what the form of an answer leaves |
 //! | [`divergence`], [`logprobs`] | what is measured on rows, for policies and for people |
 //! | [`branches()`] | what a token tree branches into |
 //! | [`proposal`], [`verdict`] | what is judged, the result, and the door [`verify`] |
@@ -38,6 +39,7 @@ pub mod lanes;
 pub mod law;
 mod log_softmax;
 pub mod logprobs;
+pub mod mask;
 pub mod params;
 pub mod proposal;
 pub mod rng;
@@ -52,6 +54,7 @@ pub use divergence::{Divergence, Shape};
 pub use draws::{CounterDraws, Draws, Weights};
 pub use error::Error;
 pub use logprobs::TokenLogprobs;
+pub use mask::mask;
 pub use params::Params;
 pub use proposal::Proposal;
 pub use rng::Purpose;

@@ -8,6 +8,9 @@ pub const NODES_MAX: u32 = 64;
 pub struct Proposal {
     tokens: Vec<u32>,
     parents: Vec<Option<u32>>,
+    /// Of the rows that have one, one after the other, and words of each.
+    masks: Vec<u32>,
+    mask_words: usize,
 }
 
 impl Proposal {
@@ -42,11 +45,32 @@ impl Proposal {
     pub fn truncate(&mut self, len: u32) {
         self.tokens.truncate(len as usize);
         self.parents.truncate(len as usize);
+        self.masks.truncate((1 + len as usize) * self.mask_words);
     }
 
     /// Removes all nodes, keeping the memory.
     pub fn clear(&mut self) {
         self.truncate(0);
+        self.masks.clear();
+    }
+
+    /// Adds the mask of the next row, nothing allowed yet, and returns it: first that of the last known token, then those of the
+    /// nodes. Bit `t % 32` of word `t / 32` says whether token `t` may follow.
+    pub fn push_mask(&mut self, n_words: usize) -> &mut [u32] {
+        self.mask_words = n_words;
+        let start = self.masks.len();
+        self.masks.resize(start + n_words, 0);
+        &mut self.masks[start..]
+    }
+
+    /// Rows that have a mask.
+    pub fn n_masked(&self) -> u32 {
+        self.masks.len().checked_div(self.mask_words).unwrap_or(0) as u32
+    }
+
+    /// Which tokens may follow row `row_idx`: 0 is the last known token, `1 + i` node `i`. `None` if all may.
+    pub fn mask(&self, row_idx: usize) -> Option<&[u32]> {
+        self.masks.get(row_idx * self.mask_words..)?.get(..self.mask_words).filter(|mask| !mask.is_empty())
     }
 
     /// Number of nodes.
@@ -123,6 +147,20 @@ mod tests {
         for (parent, token, expected) in cases {
             assert_eq!(tree().child(parent, token), expected, "token {token} below {parent:?}");
         }
+    }
+
+    #[test]
+    fn masks_belong_to_rows_and_go_with_them() {
+        let mut proposal = tree();
+        assert_eq!((proposal.mask(0), proposal.n_masked()), (None, 0));
+        for row in 1..=6 {
+            proposal.push_mask(2).copy_from_slice(&[row, 10 * row]);
+        }
+        assert_eq!((proposal.mask(3), proposal.n_masked()), (Some(&[4, 40][..]), 6));
+        proposal.truncate(2);
+        assert_eq!((proposal.mask(2), proposal.mask(3)), (Some(&[3, 30][..]), None));
+        proposal.clear();
+        assert_eq!((proposal.mask(0), proposal.n_masked()), (None, 0));
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -11,12 +12,15 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use dsde_engine::Grammar;
 use dsde_model::Error as TextError;
-use dsde_model::text::Message;
+use dsde_model::text::{Grammars, Message};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tracing::Instrument as _;
 
 use crate::config::{Config, Text};
@@ -24,12 +28,18 @@ use crate::engine_thread::EngineHandle;
 use crate::live;
 use crate::metrics::Metrics;
 use crate::openai::error::ApiError;
+use crate::openai::fields::ResponseFormat;
 use crate::openai::{chat, completions, models, tokens};
+use crate::policies;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// Longest id that is taken over from a client, bytes.
 const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Forms of answers that are compiled at once.
+pub(crate) const COMPILING_MAX: usize = 2;
+/// Longest time to compile one.
+const COMPILE_MAX: Duration = Duration::from_secs(5);
 /// What `/metrics` answers with.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -48,6 +58,10 @@ pub(crate) struct App {
     /// Live feeds that may still be opened.
     pub(crate) live_feeds: Arc<Semaphore>,
     pub(crate) ids: Ids,
+    /// Made when a form is first asked for.
+    pub(crate) grammars: Arc<OnceLock<Grammars>>,
+    /// Forms that may be compiled at once.
+    pub(crate) compiling: Arc<Semaphore>,
 }
 
 /// Makes ids of requests: random per server, then counted.
@@ -125,6 +139,39 @@ impl App {
         .await
     }
 
+    /// What an answer of a form may say, compiled for this model; few at a time, so that nobody else's text waits for them.
+    ///
+    /// # Errors
+    /// 400 if the schema cannot be followed, or takes too long.
+    pub(crate) async fn grammar(
+        self: &Arc<Self>,
+        format: Option<&ResponseFormat>,
+    ) -> Result<Option<Arc<dyn Grammar>>, ApiError> {
+        let schema = match format {
+            None | Some(ResponseFormat::Text) => return Ok(None),
+            Some(ResponseFormat::JsonObject) => None,
+            Some(ResponseFormat::JsonSchema { json_schema }) => Some(json_schema.schema.clone()),
+        };
+        let place = self.compiling.clone().acquire_owned().await;
+        let place = place.map_err(|_| ApiError::internal("no grammar can be compiled"))?;
+        let grammars = self.grammars.clone();
+        let compiled = self.on_text(move |text| {
+            let _place = place;
+            let grammars = match grammars.get() {
+                Some(grammars) => grammars,
+                None => {
+                    let new = Grammars::new(&text.tokenizer, &text.eos_tokens)?;
+                    grammars.get_or_init(|| new)
+                }
+            };
+            schema.map_or_else(|| grammars.json_object(), |schema| grammars.json_schema(schema))
+        });
+        let compiled = timeout(COMPILE_MAX, compiled).await;
+        compiled
+            .map_err(|_| ApiError::bad_field("response_format", "the schema takes too long to compile"))?
+            .map(Some)
+    }
+
     /// Runs work on text where it holds up no connection.
     async fn on_text<T: Send + 'static>(
         self: &Arc<Self>,
@@ -159,6 +206,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/detokenize", post(tokens::detokenize))
         .route("/metrics", get(metrics))
         .route("/version", get(version))
+        .route("/v1/policies", get(policies::list))
         .route("/v1/live", get(live::live))
         .route_layer(from_fn_with_state(app.clone(), authenticate));
     open.merge(guarded)
@@ -236,6 +284,7 @@ async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {
+    app.metrics.process(Handle::current().metrics().num_alive_tasks());
     (StatusCode::OK, [(header::CONTENT_TYPE, METRICS_TYPE)], app.metrics.text()).into_response()
 }
 

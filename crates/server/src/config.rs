@@ -16,6 +16,13 @@ pub struct Config {
     pub policy: String,
     /// Longest request body, bytes. 4 MiB: a context of a million tokens in English.
     pub body_bytes_max: usize,
+    /// Longest request head, bytes. 64 KiB: cookies and proxies' headers fit, a flood does not.
+    pub head_bytes_max: usize,
+    /// Connections at once; more are answered with 503. 1024: each costs some ten KiB, and one open file.
+    pub connections_max: u32,
+    /// Longest wait for a request head, on a new connection or after an answer, and for a client that reads nothing. 75 s: longer
+    /// than pools of clients keep a connection.
+    pub head_timeout: Duration,
     /// Sequences that may wait for their turn; more requests are answered with 429. 256: beyond it waiting takes longer than
     /// clients have patience.
     pub waiting_max: u32,
@@ -35,6 +42,9 @@ impl Config {
             api_keys: Vec::new(),
             policy: policy.into(),
             body_bytes_max: 4 << 20,
+            head_bytes_max: 64 << 10,
+            connections_max: 1024,
+            head_timeout: Duration::from_secs(75),
             waiting_max: 256,
             request_timeout: Duration::from_secs(600),
             drain_timeout: Duration::from_secs(30),

@@ -13,6 +13,8 @@ use std::time::Instant;
 use dsde_engine::{
     Clock, Engine, Event, Executor, FinishReason, Refused, Request, RequestId, Shape, Slo, StepTrace,
 };
+use dsde_policy::Policy;
+use dsde_policy::registry::{ENTRIES, Entry};
 use tokio::sync::oneshot;
 
 use crate::inbox::{Done, Inbox, Loss, SpeculativeStep};
@@ -51,6 +53,8 @@ pub(crate) struct EngineHandle {
     shared: Arc<Shared>,
     /// What the engine can hold.
     pub(crate) shape: Shape,
+    /// Whether anybody drafts.
+    pub(crate) can_draft: bool,
 }
 
 struct Shared {
@@ -108,15 +112,24 @@ where
 {
     let (submissions, incoming) = mpsc::sync_channel(SUBMISSIONS_MAX);
     let shared = Arc::new(Shared { is_alive: AtomicBool::new(true), is_stopping: AtomicBool::new(false) });
-    let handle = EngineHandle { submissions, shared: shared.clone(), shape: engine.shape() };
+    let (shape, can_draft) = (engine.shape(), engine.can_draft());
+    let handle = EngineHandle { submissions, shared: shared.clone(), shape, can_draft };
     let speculated = watch_steps(&mut engine, metrics.clone());
     let in_flight = HashMap::new();
-    let mut owner = Owner { engine, metrics, waiting_max, incoming, in_flight, speculated, shared };
+    let policy = policy_name(engine.policy());
+    let mut owner = Owner { engine, metrics, waiting_max, policy, incoming, in_flight, speculated, shared };
     let thread = thread::Builder::new().name("engine".to_owned()).spawn(move || {
         let _guard = AliveGuard(owner.shared.clone());
         owner.run();
     })?;
     Ok((handle, thread))
+}
+
+/// Without parameters, as the registry calls it; other policies are `other`.
+fn policy_name(policy: &dyn Policy) -> &'static str {
+    let name = policy.name();
+    let is_named = |entry: &&&Entry| name.split(':').next() == Some(entry.name);
+    ENTRIES.iter().find(is_named).map_or("other", |entry| entry.name)
 }
 
 /// What one sequence speculated in the last step.
@@ -128,11 +141,15 @@ struct Speculated {
 
 type SpeculatedList = Arc<Mutex<Vec<Speculated>>>;
 
-/// Has every step counted, and its verifications noted for their requests.
+/// Has every step counted, and its verifications noted for their requests, beside what its owner had it do.
 fn watch_steps<E: Executor, C: Clock>(engine: &mut Engine<E, C>, metrics: Arc<Metrics>) -> SpeculatedList {
     let speculated = SpeculatedList::default();
     let list = speculated.clone();
+    let mut earlier = engine.take_trace();
     engine.set_trace(Some(Box::new(move |trace: &StepTrace<'_>| {
+        if let Some(sink) = &mut earlier {
+            sink(trace);
+        }
         let mut list = list.lock().unwrap_or_else(PoisonError::into_inner);
         for sequence in trace.sequences {
             metrics.sequence_step(sequence);
@@ -152,6 +169,8 @@ struct InFlight {
     first: usize,
     deadline: Instant,
     slo: Slo,
+    /// Name of its policy.
+    policy: &'static str,
     /// Last emission of each choice.
     emitted: Vec<Option<Instant>>,
     n_open: usize,
@@ -172,6 +191,8 @@ struct Owner<E, C> {
     engine: Engine<E, C>,
     metrics: Arc<Metrics>,
     waiting_max: u32,
+    /// Name of the policy of requests that choose none.
+    policy: &'static str,
     incoming: Receiver<Option<(Submission, Reply)>>,
     in_flight: HashMap<RequestId, InFlight>,
     speculated: SpeculatedList,
@@ -226,12 +247,15 @@ impl<E: Executor, C: Clock> Owner<E, C> {
         let mut first = 0;
         for request in requests {
             let (n_choices, slo) = (request.n_choices as usize, request.slo);
+            let policy = request.policy.as_ref().map_or(self.policy, |policy| policy.entry().name);
             let id = self.engine.submit(request)?;
             let emitted = vec![None; n_choices];
             let inbox = inbox.clone();
             let loss = Loss::Failed;
-            self.in_flight
-                .insert(id, InFlight { inbox, first, deadline, slo, emitted, n_open: n_choices, loss });
+            self.in_flight.insert(
+                id,
+                InFlight { inbox, first, deadline, slo, policy, emitted, n_open: n_choices, loss },
+            );
             first += n_choices;
         }
         Ok(())
@@ -292,13 +316,13 @@ impl<E: Executor, C: Clock> Owner<E, C> {
                 if let Some(last) = flight.emitted[choice].replace(now) {
                     self.metrics.gap((now - last).as_secs_f64());
                 }
-                flight.inbox.emit(flight.first + choice, emission);
+                flight.inbox.emit(flight.first + choice, emission, now);
             }
             Event::Finished(finished) => {
                 let Some(flight) = self.in_flight.get_mut(&finished.request) else {
                     return;
                 };
-                self.metrics.ended(finished.reason, &finished.timeline, &flight.slo);
+                self.metrics.ended(finished.reason, &finished.timeline, &flight.slo, flight.policy);
                 let end = match finished.reason {
                     FinishReason::Cancelled => Err(flight.loss),
                     FinishReason::Failed => Err(Loss::Failed),
@@ -317,6 +341,7 @@ impl<E: Executor, C: Clock> Owner<E, C> {
         let (free, total) = self.engine.blocks_free_and_total();
         self.metrics.running.set(f64::from(self.engine.n_running()));
         self.metrics.waiting.set(f64::from(self.engine.n_waiting()));
+        self.metrics.blocks_free.set(f64::from(free));
         self.metrics.kv_usage.set(1.0 - f64::from(free) / f64::from(total.max(1)));
     }
 }

@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use dsde_engine::{Emission, EmittedToken, FinishReason, RequestTimeline};
 use tokio::sync::Notify;
@@ -27,6 +28,8 @@ pub(crate) struct Delta {
     pub(crate) text: Vec<u8>,
     /// Verifications in order.
     pub(crate) speculative_steps: Vec<SpeculativeStep>,
+    /// When the first token came.
+    pub(crate) emitted: Option<Instant>,
 }
 
 impl Delta {
@@ -111,9 +114,10 @@ impl Inbox {
         self.is_abandoned.load(Ordering::Relaxed)
     }
 
-    /// Appends tokens and text.
-    pub(crate) fn emit(&self, choice: usize, emission: Emission) {
+    /// Appends tokens and text that came now.
+    pub(crate) fn emit(&self, choice: usize, emission: Emission, now: Instant) {
         let pending = &mut self.slots()[choice].pending;
+        pending.emitted.get_or_insert(now);
         pending.tokens.extend(emission.tokens);
         pending.text.extend(emission.text);
         if self.wake == Wake::Always {
@@ -201,14 +205,16 @@ mod tests {
     #[tokio::test]
     async fn a_slow_reader_finds_steps_merged_and_nothing_lost() {
         let (inbox, mut reader) = Inbox::new(2, Wake::Always);
-        inbox.emit(0, emission(1, "a"));
-        inbox.emit(0, emission(2, "b"));
+        let first = Instant::now();
+        inbox.emit(0, emission(1, "a"), first);
+        inbox.emit(0, emission(2, "b"), Instant::now());
         inbox.speculated(0, SpeculativeStep { verified: 3, accepted: 1 });
         inbox.end(1, Err(Loss::Deadline));
         let updates = reader.next().await.unwrap();
         assert_eq!(updates.len(), 2);
         let tokens: Vec<u32> = updates[0].delta.tokens.iter().map(|token| token.token).collect();
         assert_eq!((tokens, updates[0].delta.text.as_slice()), (vec![1, 2], b"ab".as_slice()));
+        assert_eq!(updates[0].delta.emitted, Some(first));
         assert!(updates[0].end.is_none() && matches!(updates[1].end, Some(Err(Loss::Deadline))));
         inbox.end(0, done());
         inbox.end(0, Err(Loss::Failed));

@@ -11,13 +11,16 @@
 mod app;
 mod body;
 mod config;
+mod connections;
 mod engine_thread;
 mod inbox;
 mod live;
 mod metrics;
 mod openai;
+mod policies;
 mod run;
 mod service;
+mod stamp;
 
 pub use config::{Config, Text};
 pub use run::run;

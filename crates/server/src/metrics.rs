@@ -3,35 +3,34 @@
 //! Names and meanings are vLLM's (`vllm:*`) where the meaning is the same, so that its dashboards, autoscalers and load
 //! generators read this server; what has no equivalent there is `dsde:*`. `docs/serving.md` lists all of them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+mod requests;
+mod speculation;
 
-use dsde_bench::metrics::{e2e, is_attained, tpot, ttft};
+use std::time::Duration;
+
 use dsde_engine::{FinishReason, RequestTimeline, SequenceTrace, Slo, StepReport};
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry,
+    TextEncoder,
 };
 
-/// Lengths 0 to 64; nothing longer can be planned.
-pub(crate) const N_LENGTHS: usize = 65;
+use requests::Requests;
+pub(crate) use speculation::N_LENGTHS;
+use speculation::Speculation;
 
 /// Seconds; finer below 10 ms than vLLM's, because small models on a CPU emit that fast.
 const TOKEN_BUCKETS: [f64; 20] = [
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3,
     0.5, 1.0, 2.5, 10.0,
 ];
-/// Seconds.
-const REQUEST_BUCKETS: [f64; 19] = [
-    0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0,
-    1280.0, 2560.0,
+/// Tokens of a step.
+const STEP_BUCKETS: [f64; 12] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0];
+/// Seconds that the server itself takes.
+const DELIVERY_BUCKETS: [f64; 14] = [
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_2, 0.000_3, 0.000_5, 0.000_75, 0.001, 0.0015, 0.0025,
+    0.005, 0.01, 0.1,
 ];
-/// Tokens of a prompt or an answer.
-const COUNT_BUCKETS: [f64; 16] = [
-    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0, 20_000.0,
-    50_000.0, 100_000.0,
-];
-/// Tokens per step and sequence.
-const LENGTH_BUCKETS: [f64; 14] = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0, 16.0, 32.0, 64.0];
 
 /// All metrics of a server.
 #[derive(Debug)]
@@ -41,34 +40,26 @@ pub(crate) struct Metrics {
     pub(crate) waiting: Gauge,
     /// 0 to 1.
     pub(crate) kv_usage: Gauge,
-    prompt_tokens: IntCounter,
+    pub(crate) blocks_free: Gauge,
+    pub(crate) connections: Gauge,
+    accepted_connections: IntCounter,
+    tasks: Gauge,
+    resident_memory: Gauge,
+    speculation: Speculation,
+    requests: Requests,
     pub(crate) generation_tokens: IntCounter,
-    prefix_queries: IntCounter,
-    prefix_hits: IntCounter,
     preemptions: IntCounter,
-    finished: IntCounterVec,
-    drafts: IntCounter,
+    drafted: IntCounter,
     pub(crate) verified: IntCounter,
     pub(crate) accepted: IntCounter,
-    accepted_per_pos: IntCounterVec,
-    ttft: Histogram,
     gap: Histogram,
-    tpot: Histogram,
-    e2e: Histogram,
-    queue_time: Histogram,
-    request_prompt: Histogram,
-    request_generation: Histogram,
+    delivery: Histogram,
+    step_tokens: Histogram,
     pub(crate) steps: IntCounter,
     blocks_lent: Gauge,
     step_time: Histogram,
     step_failures: IntCounter,
-    drafted: IntCounter,
-    planned_len: Histogram,
-    decisions: IntCounterVec,
     refused: IntCounterVec,
-    slo_requests: IntCounterVec,
-    /// Planned lengths so far, by length; for the live feed.
-    lengths: [AtomicU64; N_LENGTHS],
 }
 
 /// Registers metrics under constant labels.
@@ -89,8 +80,12 @@ impl Maker {
         self.add(IntCounter::with_opts(self.opts(name, help)))
     }
 
-    fn counters(&self, name: &str, help: &str, label: &str) -> IntCounterVec {
-        self.add(IntCounterVec::new(self.opts(name, help), &[label]))
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.add(IntCounterVec::new(self.opts(name, help), labels))
+    }
+
+    fn gauges(&self, name: &str, help: &str, label: &str) -> GaugeVec {
+        self.add(GaugeVec::new(self.opts(name, help), &[label]))
     }
 
     fn gauge(&self, name: &str, help: &str) -> Gauge {
@@ -111,63 +106,38 @@ impl Metrics {
             running: m.gauge("vllm:num_requests_running", "Sequences that run."),
             waiting: m.gauge("vllm:num_requests_waiting", "Sequences that wait."),
             kv_usage: m.gauge("vllm:kv_cache_usage_perc", "Share of blocks in use, 0 to 1."),
-            prompt_tokens: m.counter("vllm:prompt_tokens_total", "Tokens of prompts that ended."),
+            blocks_free: m.gauge("dsde:kv_blocks_free", "Blocks that no sequence owns."),
+            connections: m.gauge("dsde:connections", "Open connections."),
+            accepted_connections: m.counter("dsde:connections_total", "Connections accepted."),
+            tasks: m.gauge("dsde:tasks", "Tasks of the runtime that handles connections."),
+            resident_memory: m.gauge("process_resident_memory_bytes", "Resident memory; Linux only."),
+            speculation: Speculation::new(&m),
+            requests: Requests::new(&m),
             generation_tokens: m.counter("vllm:generation_tokens_total", "Tokens emitted."),
-            prefix_queries: m
-                .counter("vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache."),
-            prefix_hits: m
-                .counter("vllm:prefix_cache_hits_total", "Prompt tokens found in the prefix cache."),
             preemptions: m.counter("vllm:num_preemptions_total", "Sequences preempted."),
-            finished: m.counters("vllm:request_success_total", "Choices that ended.", "finished_reason"),
-            drafts: m.counter("vllm:spec_decode_num_drafts_total", "Verifications of a proposal."),
+            drafted: m.counter("dsde:drafted_tokens_total", "Tokens drafted, verified or not."),
             verified: m.counter("vllm:spec_decode_num_draft_tokens_total", "Drafted tokens verified."),
             accepted: m.counter("vllm:spec_decode_num_accepted_tokens_total", "Drafted tokens accepted."),
-            accepted_per_pos: m.counters(
-                "vllm:spec_decode_num_accepted_tokens_per_pos_total",
-                "Drafted tokens accepted, by position from 0.",
-                "position",
-            ),
-            ttft: m.histogram(
-                "vllm:time_to_first_token_seconds",
-                "Arrival to first token.",
-                &REQUEST_BUCKETS,
-            ),
             gap: m.histogram("vllm:inter_token_latency_seconds", "Time between emissions.", &TOKEN_BUCKETS),
-            tpot: m.histogram(
-                "vllm:request_time_per_output_token_seconds",
-                "Mean time per token after the first, of a request.",
-                &TOKEN_BUCKETS,
+            delivery: m.histogram(
+                "dsde:delivery_seconds",
+                "The engine's emission to the first byte of its event handed to the socket, of streams.",
+                &DELIVERY_BUCKETS,
             ),
-            e2e: m.histogram("vllm:e2e_request_latency_seconds", "Arrival to end.", &REQUEST_BUCKETS),
-            queue_time: m.histogram(
-                "vllm:request_queue_time_seconds",
-                "Arrival to first run.",
-                &REQUEST_BUCKETS,
-            ),
-            request_prompt: m.histogram("vllm:request_prompt_tokens", "Tokens per prompt.", &COUNT_BUCKETS),
-            request_generation: m.histogram(
-                "vllm:request_generation_tokens",
-                "Tokens per choice.",
-                &COUNT_BUCKETS,
+            step_tokens: m.histogram(
+                "vllm:iteration_tokens_total",
+                "Rows of the target pass of a step.",
+                &STEP_BUCKETS,
             ),
             blocks_lent: m.gauge("dsde:kv_blocks_lent", "Blocks of the target in the memory of the draft."),
             steps: m.counter("dsde:steps_total", "Steps of the engine."),
             step_time: m.histogram("dsde:step_seconds", "Time of a step.", &TOKEN_BUCKETS),
             step_failures: m.counter("dsde:step_failures_total", "Steps that failed."),
-            drafted: m.counter("dsde:drafted_tokens_total", "Tokens drafted, verified or not."),
-            planned_len: m.histogram(
-                "dsde:speculation_length",
-                "Length planned per sequence and step.",
-                &LENGTH_BUCKETS,
+            refused: m.counters(
+                "dsde:requests_refused_total",
+                "Requests answered with an error.",
+                &["status"],
             ),
-            decisions: m.counters("dsde:policy_decisions_total", "Plans, by the policy's reason.", "reason"),
-            refused: m.counters("dsde:requests_refused_total", "Requests answered with an error.", "status"),
-            slo_requests: m.counters(
-                "dsde:slo_requests_total",
-                "Choices with latency targets, by whether all were met.",
-                "attained",
-            ),
-            lengths: std::array::from_fn(|_| AtomicU64::new(0)),
             registry: m.0,
         }
     }
@@ -179,6 +149,7 @@ impl Metrics {
         self.step_time.observe(report.step_time.as_secs_f64());
         self.preemptions.inc_by(u64::from(report.preempted));
         self.generation_tokens.inc_by(u64::from(report.emitted));
+        self.step_tokens.observe(f64::from(report.target_rows));
         self.drafted.inc_by(u64::from(report.drafted));
         self.verified.inc_by(u64::from(report.verified));
         self.accepted.inc_by(u64::from(report.accepted));
@@ -191,18 +162,7 @@ impl Metrics {
 
     /// Counts one sequence's part of a step.
     pub(crate) fn sequence_step(&self, sequence: &SequenceTrace<'_>) {
-        // The last rows of a prompt emit without a plan.
-        if sequence.limit > 0 {
-            self.planned_len.observe(f64::from(sequence.planned));
-            self.lengths[(sequence.planned as usize).min(N_LENGTHS - 1)].fetch_add(1, Ordering::Relaxed);
-            self.decisions.with_label_values(&[sequence.asked.reason]).inc();
-        }
-        if sequence.verified > 0 {
-            self.drafts.inc();
-        }
-        for position in 0..sequence.accepted {
-            self.accepted_per_pos.with_label_values(&[&position.to_string()]).inc();
-        }
+        self.speculation.sequence_step(sequence);
     }
 
     /// Counts the time between two emissions of a choice.
@@ -210,28 +170,32 @@ impl Metrics {
         self.gap.observe(seconds);
     }
 
-    /// Counts the end of a choice; cancelled and failed ones leave no latency behind.
-    pub(crate) fn ended(&self, reason: FinishReason, timeline: &RequestTimeline, slo: &Slo) {
-        self.finished.with_label_values(&[finished_reason(reason)]).inc();
-        if !matches!(reason, FinishReason::Stop | FinishReason::Length) {
-            return;
-        }
-        self.prompt_tokens.inc_by(u64::from(timeline.prompt_tokens));
-        self.prefix_queries.inc_by(u64::from(timeline.prompt_tokens));
-        self.prefix_hits.inc_by(u64::from(timeline.cached_tokens));
-        self.request_prompt.observe(f64::from(timeline.prompt_tokens));
-        self.request_generation.observe(f64::from(timeline.emitted));
-        self.e2e.observe(e2e(timeline).as_secs_f64());
-        let queued = timeline.admitted.map(|admitted| admitted.saturating_sub(timeline.arrival));
-        let times = [(&self.ttft, ttft(timeline)), (&self.tpot, tpot(timeline)), (&self.queue_time, queued)];
-        for (histogram, time) in times {
-            if let Some(time) = time {
-                histogram.observe(time.as_secs_f64());
-            }
-        }
-        if slo.ttft_ms_max.is_some() || slo.tpot_ms_max.is_some() {
-            let attained = if is_attained(timeline, slo) { "true" } else { "false" };
-            self.slo_requests.with_label_values(&[attained]).inc();
+    /// Counts how long it took from the engine to the socket.
+    pub(crate) fn delivered(&self, time: Duration) {
+        self.delivery.observe(time.as_secs_f64());
+    }
+
+    /// Counts the end of a choice.
+    ///
+    /// * `policy`: name of the one that planned for it, without parameters.
+    pub(crate) fn ended(&self, reason: FinishReason, timeline: &RequestTimeline, slo: &Slo, policy: &str) {
+        self.requests.ended(reason, timeline, slo);
+        self.speculation.ended(policy, timeline);
+    }
+
+    /// Counts a new connection.
+    pub(crate) fn connected(&self) {
+        self.connections.inc();
+        self.accepted_connections.inc();
+    }
+
+    /// Looks at the process.
+    ///
+    /// * `n_tasks`: tasks alive in the runtime.
+    pub(crate) fn process(&self, n_tasks: usize) {
+        self.tasks.set(n_tasks as f64);
+        if let Some(n_bytes) = resident_bytes() {
+            self.resident_memory.set(n_bytes);
         }
     }
 
@@ -242,7 +206,7 @@ impl Metrics {
 
     /// Planned lengths so far, by length.
     pub(crate) fn lengths(&self) -> [u64; N_LENGTHS] {
-        std::array::from_fn(|i| self.lengths[i].load(Ordering::Relaxed))
+        self.speculation.lengths()
     }
 
     /// Everything, as a scraper reads it.
@@ -254,14 +218,12 @@ impl Metrics {
     }
 }
 
-/// As vLLM names them; an engine failure is `error` there.
-fn finished_reason(reason: FinishReason) -> &'static str {
-    match reason {
-        FinishReason::Stop => "stop",
-        FinishReason::Length => "length",
-        FinishReason::Cancelled => "abort",
-        FinishReason::Failed => "error",
-    }
+/// Resident memory of the process; `None` where the system does not tell.
+fn resident_bytes() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024.0)
 }
 
 #[cfg(test)]
@@ -288,8 +250,8 @@ mod tests {
             ..RequestTimeline::default()
         };
         let slo = Slo { ttft_ms_max: Some(50.0), tpot_ms_max: Some(9.0) };
-        metrics.ended(FinishReason::Length, &timeline, &slo);
-        metrics.ended(FinishReason::Cancelled, &timeline, &slo);
+        metrics.ended(FinishReason::Length, &timeline, &slo, "auto");
+        metrics.ended(FinishReason::Cancelled, &timeline, &slo, "auto");
         let text = metrics.text();
         let labels = "engine=\"0\",model_name=\"m\"";
         // 100 ms over 10 gaps is 10 ms per token: one target of two is missed.
@@ -297,8 +259,11 @@ mod tests {
             format!("vllm:time_to_first_token_seconds_sum{{{labels}}} 0.04"),
             format!("vllm:request_time_per_output_token_seconds_sum{{{labels}}} 0.01"),
             format!("vllm:e2e_request_latency_seconds_count{{{labels}}} 1"),
+            format!("vllm:request_decode_time_seconds_sum{{{labels}}} 0.1"),
             format!("vllm:prefix_cache_hits_total{{{labels}}} 16"),
             "vllm:request_success_total{engine=\"0\",finished_reason=\"abort\",model_name=\"m\"} 1"
+                .to_owned(),
+            "dsde:policy_tokens_total{engine=\"0\",kind=\"emitted\",model_name=\"m\",policy=\"auto\"} 22"
                 .to_owned(),
             "dsde:slo_requests_total{attained=\"false\",engine=\"0\",model_name=\"m\"} 1".to_owned(),
         ] {

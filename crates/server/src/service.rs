@@ -8,8 +8,9 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
-use crate::app::{App, Ids, router};
+use crate::app::{App, COMPILING_MAX, Ids, router};
 use crate::config::{Config, Text};
+use crate::connections::{self, Limits};
 use crate::engine_thread::{self, EngineHandle};
 use crate::live::FEEDS_MAX;
 use crate::metrics::Metrics;
@@ -73,32 +74,40 @@ where
         engine_thread::start(engine, metrics.clone(), config.waiting_max).map_err(Error::Thread)?;
     let (drain, draining) = watch::channel(false);
     let drain_timeout = config.drain_timeout;
+    let limits = Limits {
+        connections_max: config.connections_max as usize,
+        head_bytes_max: config.head_bytes_max,
+        head_timeout: config.head_timeout,
+    };
     let app = App {
         engine: engine.clone(),
         text,
         config,
-        metrics,
+        metrics: metrics.clone(),
         created: seconds_since_epoch(),
         draining: draining.clone(),
         live_feeds: Arc::new(Semaphore::new(FEEDS_MAX)),
         ids: Ids::new(),
+        grammars: Arc::default(),
+        compiling: Arc::new(Semaphore::new(COMPILING_MAX)),
     };
     let began = async move {
         shutdown.await;
         // Receivers live as long as the server.
         let _ = drain.send(true);
     };
-    let server = axum::serve(listener, router(Arc::new(app))).with_graceful_shutdown(began);
-    let served = tokio::select! {
-        served = server.into_future() => served,
-        () = stop_late(engine.clone(), draining, drain_timeout) => Ok(()),
-    };
+    tokio::spawn(began);
+    let server = connections::serve(listener, router(Arc::new(app)), limits, metrics, draining.clone());
+    tokio::select! {
+        () = server => {}
+        () = stop_late(engine.clone(), draining, drain_timeout) => {}
+    }
     engine.stop();
     drop(engine);
     let joined = tokio::task::spawn_blocking(move || thread.join());
     // A step in progress may take longer than anyone wants to wait; the process ends anyway.
     let _ = timeout(FAREWELL, joined).await;
-    served.map_err(Error::Socket)
+    Ok(())
 }
 
 /// Stops the engine when draining has taken too long, and leaves time to tell the clients.

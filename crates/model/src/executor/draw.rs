@@ -3,7 +3,8 @@
 use dsde_engine::{Beam, DraftDraw, Drafted};
 use dsde_policy::DraftPosition;
 use dsde_sampling::{
-    Adjustment, CounterDraws, Draws, Purpose, Scratch, Shape, Weights, adjust, argmax, branches, softmax,
+    Adjustment, CounterDraws, Draws, Purpose, Scratch, Shape, Weights, adjust, argmax, branches, mask,
+    softmax,
 };
 
 use super::drafted::{Basis, DraftedRows};
@@ -38,11 +39,15 @@ impl Kernel for Draw<'_> {
     }
 }
 
-/// Applies penalties, biases and bans as after `path`.
+/// Applies penalties, biases, bans and the form of the answer as after the path to a row of the proposal.
 #[inline(always)]
-fn adjust_row(draw: &DraftDraw<'_>, path: &Path<'_>, row: &mut [f32], scratch: &mut Scratch) {
-    let DraftDraw { params, history, prompt_len, banned, .. } = *draw;
-    adjust(row, &Adjustment { params, history, prompt_len, drafted: path, banned }, scratch);
+fn adjust_row(draw: &DraftDraw<'_>, row_idx: usize, row: &mut [f32], scratch: &mut Scratch) {
+    let DraftDraw { params, history, prompt_len, proposal, banned, .. } = *draw;
+    let path = Path::to_row(proposal, row_idx);
+    adjust(row, &Adjustment { params, history, prompt_len, drafted: &path, banned }, scratch);
+    if let Some(allowed) = proposal.mask(row_idx) {
+        mask(row, allowed);
+    }
 }
 
 /// Draws the next token of a chain.
@@ -54,7 +59,7 @@ fn draw_token(
     scratch: &mut Scratch,
 ) -> Drafted {
     let DraftDraw { params, history, proposal, .. } = *draw;
-    adjust_row(draw, &Path::to_last(proposal), row, scratch);
+    adjust_row(draw, proposal.len() as usize, row, scratch);
     let mut shape = keep_logits(draw, row, kept);
     let token = if params.is_greedy() {
         let token = argmax(row);
@@ -81,12 +86,12 @@ fn draw_level(
     drafted: &mut [Drafted],
     scratch: &mut Scratch,
 ) {
-    let DraftDraw { params, proposal, signals, .. } = *draw;
+    let DraftDraw { params, signals, .. } = *draw;
     let vocab_len = rows.len() / beam.n_rows as usize;
     let answers = drafted.chunks_exact_mut(beam.width as usize);
     for (i, (row, answer)) in rows.chunks_exact_mut(vocab_len).zip(answers).enumerate() {
         let row_idx = draw.node(i as u32).map_or(0, |node| 1 + node as usize);
-        adjust_row(draw, &Path::to_row(proposal, row_idx), row, scratch);
+        adjust_row(draw, row_idx, row, scratch);
         let mut shape = keep_logits(draw, row, kept);
         let tokens = branches(row, params, beam.width, scratch);
         if !params.is_greedy() {

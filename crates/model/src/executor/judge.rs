@@ -4,7 +4,7 @@ use dsde_engine::{TargetDraw, Verification};
 use dsde_policy::PositionSignals;
 use dsde_sampling::{
     Adjustment, CounterDraws, Divergence, Evidence, Rows, Rule, Scratch, TokenLogprobs, Verdict, adjust,
-    softmax, verify,
+    mask, softmax, verify,
 };
 
 use super::drafted::{Basis, DraftedRows};
@@ -67,13 +67,16 @@ impl Kernel for Judge<'_> {
     }
 }
 
-/// Applies penalties, biases and bans to every row, as after the path that leads to it.
+/// Applies penalties, biases, bans and the form of the answer to every row, as after the path that leads to it.
 #[inline(always)]
 fn adjust_rows(draw: &TargetDraw<'_>, rows: &mut [f32], vocab_len: usize, scratch: &mut Scratch) {
     let TargetDraw { params, history, prompt_len, proposal, banned, .. } = *draw;
     for (row_idx, row) in rows.chunks_exact_mut(vocab_len).enumerate() {
         let path = Path::to_row(proposal, row_idx);
         adjust(row, &Adjustment { params, history, prompt_len, drafted: &path, banned }, scratch);
+        if let Some(allowed) = proposal.mask(row_idx) {
+            mask(row, allowed);
+        }
     }
 }
 

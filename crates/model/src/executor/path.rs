@@ -17,11 +17,6 @@ impl<'a> Path<'a> {
         let node = (row_idx as u32).checked_sub(1);
         Self(Cow::Owned(node.map_or_else(Vec::new, |node| proposal.path(node))))
     }
-
-    /// To the node appended last.
-    pub(super) fn to_last(proposal: &'a Proposal) -> Self {
-        Self::to_row(proposal, proposal.len() as usize)
-    }
 }
 
 impl Deref for Path<'_> {
@@ -44,7 +39,6 @@ mod tests {
         for (row_idx, expected) in expected.iter().enumerate() {
             assert_eq!(&*Path::to_row(&proposal, row_idx), *expected, "row {row_idx}");
         }
-        assert_eq!(&*Path::to_last(&proposal), *expected.last().unwrap());
     }
 
     #[test]

@@ -114,7 +114,9 @@ fn drafted(policy: &mut dyn Policy, fate: &Fate, len: u32, width: u32) -> Vec<Dr
     positions
 }
 
-fn view_of(fate: &Fate) -> SequenceView {
+/// How the engine shows a sequence.
+#[allow(dead_code, reason = "not every test binary looks at views")]
+pub(crate) fn view_of(fate: &Fate) -> SequenceView {
     SequenceView {
         seq: fate.seq,
         limit: fate.limit,
@@ -128,7 +130,9 @@ fn view_of(fate: &Fate) -> SequenceView {
     }
 }
 
-fn plan_view(step: u64, sequences: &[SequenceView]) -> PlanView<'_> {
+/// How the engine shows a batch.
+#[allow(dead_code, reason = "not every test binary looks at views")]
+pub(crate) fn plan_view(step: u64, sequences: &[SequenceView]) -> PlanView<'_> {
     PlanView {
         step,
         sequences,

@@ -16,6 +16,7 @@ use super::generation::{Order, Piece, Wire, respond};
 use super::tokens::token_text;
 use crate::app::{App, RequestId};
 use crate::body::JsonBody;
+use crate::stamp::Stamp;
 
 /// Most messages of a conversation; the template's own bounds on work are tighter for long ones.
 pub(crate) const MESSAGES_MAX: usize = 4096;
@@ -57,6 +58,7 @@ struct Part {
 pub(crate) async fn chat(
     State(app): State<Arc<App>>,
     Extension(request_id): Extension<RequestId>,
+    Extension(stamp): Extension<Arc<Stamp>>,
     headers: HeaderMap,
     JsonBody(body): JsonBody<ChatBody>,
 ) -> Result<Response, ApiError> {
@@ -75,13 +77,16 @@ pub(crate) async fn chat(
     let context_len_max = app.engine.shape.context_len_max;
     // An answer may fill the context; a prompt that leaves no room for one is refused by the engine.
     let rest = |prompt_len: usize| context_len_max.saturating_sub(prompt_len as u32).max(1);
-    let requests = fields.requests(vec![prompt], logprobs, &headers, &app.text.eos_tokens, rest)?;
+    let mut requests = fields.requests(vec![prompt], logprobs, &headers, &app.text.eos_tokens, rest)?;
+    let grammar = app.grammar(fields.response_format()).await?;
+    requests.iter_mut().for_each(|request| request.grammar = grammar.clone());
     let order = Order {
         requests,
         is_streamed: fields.is_streamed(),
         includes_usage: fields.includes_usage(),
         detail: fields.detail(),
         request_id,
+        stamp,
     };
     respond(&app, ChatWire { tokenizer: app.text.tokenizer.clone() }, order).await
 }
@@ -159,6 +164,7 @@ impl ChatWire {
 }
 
 impl Wire for ChatWire {
+    const OPERATION: &'static str = "chat";
     const ID: &'static str = "chatcmpl";
     const OBJECT: &'static str = "chat.completion";
     const CHUNK_OBJECT: &'static str = "chat.completion.chunk";

@@ -16,6 +16,7 @@ use super::generation::{Order, Piece, Wire, respond};
 use super::tokens::token_text;
 use crate::app::{App, RequestId};
 use crate::body::JsonBody;
+use crate::stamp::Stamp;
 
 /// Tokens of an answer where nobody asks for a number; the API's own default.
 const TOKENS_MAX_DEFAULT: u32 = 16;
@@ -46,6 +47,7 @@ enum TypedPrompt {
 pub(crate) async fn complete(
     State(app): State<Arc<App>>,
     Extension(request_id): Extension<RequestId>,
+    Extension(stamp): Extension<Arc<Stamp>>,
     headers: HeaderMap,
     JsonBody(body): JsonBody<CompletionBody>,
 ) -> Result<Response, ApiError> {
@@ -66,14 +68,17 @@ pub(crate) async fn complete(
         echoed: if is_echoed { texts(&prompts) } else { Vec::new() },
         n: fields.n() as usize,
     };
-    let requests =
+    let mut requests =
         fields.requests(prompts, logprobs, &headers, &app.text.eos_tokens, |_| TOKENS_MAX_DEFAULT)?;
+    let grammar = app.grammar(fields.response_format()).await?;
+    requests.iter_mut().for_each(|request| request.grammar = grammar.clone());
     let order = Order {
         requests,
         is_streamed: fields.is_streamed(),
         includes_usage: fields.includes_usage(),
         detail: fields.detail(),
         request_id,
+        stamp,
     };
     respond(&app, wire, order).await
 }
@@ -138,6 +143,7 @@ impl CompletionWire {
 }
 
 impl Wire for CompletionWire {
+    const OPERATION: &'static str = "text_completion";
     const ID: &'static str = "cmpl";
     const OBJECT: &'static str = "text_completion";
     const CHUNK_OBJECT: &'static str = "text_completion";

@@ -127,6 +127,7 @@ impl From<Refused> for ApiError {
         let message = refused.to_string();
         match refused {
             Refused::QueueFull { .. } => Self::busy(message),
+            Refused::Policies(_) => Self::busy(message),
             Refused::PromptTooLong { .. } => {
                 Self::bad_field("prompt", message).with_code("context_length_exceeded")
             }

@@ -6,6 +6,7 @@ use std::hash::BuildHasher as _;
 
 use axum::http::HeaderMap;
 use dsde_engine::{Request, Slo, Stop};
+use dsde_policy::{Config, Error};
 use dsde_sampling::Params;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -16,8 +17,11 @@ use super::statistics::Detail;
 /// Most continuations of one HTTP request, over all its prompts.
 pub(crate) const CHOICES_MAX: usize = 128;
 
+/// Longest name of a policy with its parameters, bytes; the longest table anyone wrote fits ten times.
+const POLICY_BYTES_MAX: usize = 1024;
+
 /// A field that would change the answer in a way this server does not know is refused; others are ignored.
-const REFUSED: [&str; 27] = [
+const REFUSED: [&str; 25] = [
     "allowed_token_ids",
     "bad_words",
     "best_of",
@@ -35,9 +39,7 @@ const REFUSED: [&str; 27] = [
     "length_penalty",
     "logits_processors",
     "modalities",
-    "policy",
     "prompt_logprobs",
-    "response_format",
     "structured_outputs",
     "suffix",
     "thinking_token_budget",
@@ -71,6 +73,8 @@ pub(crate) struct Fields {
     priority: Option<i32>,
     slo_ttft_ms: Option<f64>,
     slo_tpot_ms: Option<f64>,
+    policy: Option<String>,
+    response_format: Option<ResponseFormat>,
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
     spec_decode_metrics: Option<Detail>,
@@ -83,6 +87,27 @@ pub(crate) struct Fields {
 enum OneOrMany {
     One(String),
     Many(Vec<String>),
+}
+
+/// The form that an answer is to have.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum ResponseFormat {
+    /// Any.
+    Text,
+    /// A JSON object.
+    JsonObject,
+    /// JSON of a schema.
+    JsonSchema {
+        /// The schema and what surrounds it.
+        json_schema: NamedSchema,
+    },
+}
+
+/// A schema as typed; its name is for people, and it is always followed strictly.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub(crate) struct NamedSchema {
+    pub(crate) schema: Value,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -101,12 +126,19 @@ impl Fields {
             .find(|name| self.rest.get(*name).is_some_and(|value| !is_neutral(name, value)))
         {
             None => Ok(()),
-            Some("policy") => Err(ApiError::bad_field(
-                "policy",
-                "the policy is chosen for the whole server, by --policy; a request cannot choose another",
-            )),
             Some(name) => Err(ApiError::bad_field(name, format!("`{name}` is not supported by this server"))),
+        }?;
+        let ends_by_form = !matches!(self.response_format, None | Some(ResponseFormat::Text));
+        if ends_by_form && (self.ignore_eos == Some(true) || self.min_tokens.is_some_and(|n| n > 0)) {
+            let message = "`response_format` decides where the answer ends; `ignore_eos` and `min_tokens` cannot be honoured";
+            return Err(ApiError::bad_field("response_format", message));
         }
+        Ok(())
+    }
+
+    /// The form that the answer is to have, if any.
+    pub(crate) fn response_format(&self) -> Option<&ResponseFormat> {
+        self.response_format.as_ref()
     }
 
     /// Continuations per prompt.
@@ -153,7 +185,7 @@ impl Fields {
             return Err(ApiError::bad_field("n", message));
         }
         let params = self.params(logprobs)?;
-        let (stop, slo) = (self.stop(eos_tokens), self.slo(headers)?);
+        let (stop, slo, policy) = (self.stop(eos_tokens), self.slo(headers)?, self.policy()?);
         let request = |(index, prompt): (usize, Vec<u32>)| {
             let asked = self.max_completion_tokens.or(self.max_tokens);
             let tokens_max = asked.unwrap_or_else(|| tokens_max_default(prompt.len()));
@@ -166,6 +198,7 @@ impl Fields {
             request.priority = self.priority.unwrap_or(0);
             request.stop = stop.clone();
             request.slo = slo;
+            request.policy = policy.clone();
             request
         };
         Ok(prompts.into_iter().enumerate().map(request).collect())
@@ -218,6 +251,18 @@ impl Fields {
         Stop { tokens, strings }
     }
 
+    fn policy(&self) -> Result<Option<Config>, ApiError> {
+        let Some(text) = &self.policy else {
+            return Ok(None);
+        };
+        if text.len() > POLICY_BYTES_MAX {
+            let message = format!("`policy` must have at most {POLICY_BYTES_MAX} bytes, got {}", text.len());
+            return Err(ApiError::bad_field("policy", message));
+        }
+        let parsed = text.parse().map_err(|error: Error| ApiError::bad_field("policy", error.to_string()));
+        parsed.map(Some)
+    }
+
     fn slo(&self, headers: &HeaderMap) -> Result<Slo, ApiError> {
         Ok(Slo {
             ttft_ms_max: self
@@ -245,10 +290,7 @@ fn is_neutral(name: &str, value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::Array(list) => list.is_empty(),
-        Value::Object(map) => {
-            map.is_empty()
-                || (name == "response_format" && map.get("type").is_some_and(|kind| kind == "text"))
-        }
+        Value::Object(map) => map.is_empty(),
         Value::String(text) => {
             text.is_empty() || (name == "tool_choice" && matches!(text.as_str(), "none" | "auto"))
         }
@@ -299,7 +341,7 @@ mod tests {
             "max_tokens": 3, "max_completion_tokens": 4, "min_tokens": 2, "temperature": 0.5, "top_p": 0.9, "top_k": 7,
             "min_p": 0.1, "presence_penalty": 0.2, "frequency_penalty": 0.3, "repetition_penalty": 1.1,
             "logit_bias": {"17": -2.5}, "seed": -1, "stop": ["a", "b"], "stop_token_ids": [4], "ignore_eos": true, "n": 2,
-            "priority": -3, "slo_ttft_ms": 100.0, "unknown": {"x": 1}, "user": "me",
+            "priority": -3, "policy": "fixed:k=03", "slo_ttft_ms": 100.0, "unknown": {"x": 1}, "user": "me",
         });
         let headers = HeaderMap::from_iter([
             ("x-slo-ttft-ms".parse().unwrap(), HeaderValue::from_static("5")),
@@ -322,14 +364,23 @@ mod tests {
         assert_eq!((got.tokens_max, got.tokens_min, got.n_choices, got.priority), (4, 2, 2, -3));
         assert_eq!(got.stop, Stop { tokens: vec![4], strings: vec!["a".to_owned(), "b".to_owned()] });
         assert_eq!(got.slo, Slo { ttft_ms_max: Some(100.0), tpot_ms_max: Some(12.5) });
+        assert_eq!(got.policy.as_ref().unwrap().to_string(), "fixed:k=3");
     }
 
     #[test]
     fn what_cannot_be_honoured_is_refused_by_name() {
         check_refused(json!({"tools": [{"type": "function"}]}), "`tools`");
-        check_refused(json!({"response_format": {"type": "json_object"}}), "`response_format`");
+        check_refused(
+            json!({"response_format": {"type": "json_object"}, "ignore_eos": true}),
+            "`response_format`",
+        );
         check_refused(json!({"best_of": 2}), "`best_of`");
-        check_refused(json!({"policy": "off"}), "--policy");
+        check_refused(json!({"policy": "fast"}), "unknown policy 'fast', expected one of: auto, off");
+        check_refused(
+            json!({"policy": "fixed:k=65"}),
+            "parameter k of policy fixed must be 1..=64, got '65'",
+        );
+        check_refused(json!({"policy": "x".repeat(1025)}), "at most 1024 bytes, got 1025");
         check_refused(json!({"top_k": -2}), "`top_k`");
         check_refused(json!({"logit_bias": {"x": 1}}), "token ids");
         check_refused(json!({"n": 65}), "at most 128, got 2 times 65");
@@ -339,7 +390,7 @@ mod tests {
     fn neutral_values_are_not_refused() {
         let value = json!({
             "tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "best_of": 1, "suffix": null,
-            "functions": null, "use_beam_search": false, "guided_json": null, "length_penalty": 1.0,
+            "functions": null, "use_beam_search": false, "guided_json": null, "policy": null, "length_penalty": 1.0,
         });
         assert!(requests(value, &HeaderMap::new()).is_ok());
     }

@@ -14,10 +14,12 @@ use futures_util::stream::{self, StreamExt};
 use serde_json::{Value, json};
 
 use super::error::ApiError;
+use super::span::{Beginning, GenerationSpan};
 use super::statistics::{Detail, metrics};
 use crate::app::{App, RequestId};
 use crate::engine_thread::Submission;
 use crate::inbox::{Done, Inbox, Loss, Reader, SpeculativeStep, Update, Wake};
+use crate::stamp::Stamp;
 
 /// Keeps proxies from collecting a stream before they pass it on.
 const UNBUFFERED: (HeaderName, HeaderValue) =
@@ -35,6 +37,8 @@ pub(crate) struct Piece<'a> {
 
 /// How the choices of an answer are written.
 pub(crate) trait Wire: Send + Sync + 'static {
+    /// What is done, in OpenTelemetry's words.
+    const OPERATION: &'static str;
     /// Begins the id of an answer.
     const ID: &'static str;
     /// What an answer is called.
@@ -62,6 +66,8 @@ pub(crate) struct Order {
     pub(crate) includes_usage: bool,
     pub(crate) detail: Detail,
     pub(crate) request_id: RequestId,
+    /// Of the connection that waits for the answer.
+    pub(crate) stamp: Arc<Stamp>,
 }
 
 /// Generates.
@@ -79,11 +85,20 @@ pub(crate) async fn respond<W: Wire>(app: &Arc<App>, wire: W, order: Order) -> R
             format!("prompts times `n` must be at most {waiting_max} on this server, got {n_choices}");
         return Err(ApiError::bad_field("n", message));
     }
+    let chosen = order.requests.first().and_then(|request| request.policy.as_ref());
+    if let Some(policy) = chosen.filter(|policy| !app.engine.can_draft && policy.entry().name != "off") {
+        let message =
+            format!("policy {policy} needs a drafter and this server has none; `off` can be chosen");
+        return Err(ApiError::bad_field("policy", message));
+    }
     let wake = if order.is_streamed { Wake::Always } else { Wake::AtEnd };
     let (inbox, reader) = Inbox::new(n_choices, wake);
-    let generation = Generation::new(app, wire, &order, reader, n_choices);
+    let mut generation = Generation::new(app, wire, &order, reader, n_choices);
     let deadline = Instant::now() + app.config.request_timeout;
-    app.engine.submit(Submission { requests: order.requests, inbox, deadline }).await?;
+    if let Err(rejected) = app.engine.submit(Submission { requests: order.requests, inbox, deadline }).await {
+        generation.span.refused();
+        return Err(rejected.into());
+    }
     match order.is_streamed {
         true => Ok(generation.stream(app)),
         false => generation.whole().await,
@@ -118,12 +133,21 @@ struct Generation<W> {
     id: String,
     created: u64,
     model: String,
-    request_id: RequestId,
+    span: GenerationSpan,
+    stamp: Arc<Stamp>,
     is_over: bool,
 }
 
 impl<W: Wire> Generation<W> {
     fn new(app: &App, wire: W, order: &Order, reader: Reader, n_choices: usize) -> Self {
+        let id = format!("{}-{}", W::ID, order.request_id.0);
+        let span = GenerationSpan::begin(&Beginning {
+            operation: W::OPERATION,
+            model: app.config.model_name(),
+            id: &id,
+            requests: &order.requests,
+            policy: &app.config.policy,
+        });
         Self {
             wire,
             reader,
@@ -133,10 +157,11 @@ impl<W: Wire> Generation<W> {
             has_logprobs: order.requests.iter().any(|request| request.params.logprobs.is_some()),
             includes_usage: order.includes_usage,
             detail: order.detail,
-            id: format!("{}-{}", W::ID, order.request_id.0),
+            id,
             created: seconds_since_epoch(),
             model: app.config.model_name().to_owned(),
-            request_id: order.request_id.clone(),
+            span,
+            stamp: order.stamp.clone(),
             is_over: false,
         }
     }
@@ -150,12 +175,12 @@ impl<W: Wire> Generation<W> {
                 choice.tokens.extend(delta.tokens);
                 choice.speculative_steps.extend(delta.speculative_steps);
                 if let Some(end) = end {
-                    choice.done = Some(end?);
+                    choice.done = Some(end.inspect_err(|&loss| self.span.lost(loss))?);
                     choice.text += &choice.utf8.finish();
                 }
             }
         }
-        self.log();
+        self.answered();
         let whole = |(i, choice): (usize, &Choice)| {
             let piece = Piece { text: &choice.text, tokens: &choice.tokens, offset: 0 };
             self.wire.whole(i, &piece, reason(choice))
@@ -188,6 +213,7 @@ impl<W: Wire> Generation<W> {
                 Some(updates) => {
                     for update in updates {
                         if let Err(loss) = self.chunks(update, &mut events) {
+                            self.span.lost(loss);
                             events.push(Event::default().data(ApiError::from(loss).body().to_string()));
                             events.push(self.over());
                             break;
@@ -195,7 +221,7 @@ impl<W: Wire> Generation<W> {
                     }
                 }
                 None => {
-                    self.log();
+                    self.answered();
                     if self.includes_usage {
                         let mut chunk = self.envelope(W::CHUNK_OBJECT, Vec::new());
                         chunk["usage"] = self.usage();
@@ -219,6 +245,9 @@ impl<W: Wire> Generation<W> {
         let Update { choice: i, delta, end } = update;
         let choice = &mut self.choices[i];
         choice.speculative_steps.extend(delta.speculative_steps);
+        if let Some(emitted) = delta.emitted {
+            self.stamp.set(emitted);
+        }
         let mut text = choice.utf8.push(&delta.text);
         if let Some(end) = end {
             choice.done = Some(end?);
@@ -285,11 +314,9 @@ impl<W: Wire> Generation<W> {
         }
     }
 
-    fn log(&self) {
-        let emitted: u32 = self.timelines().map(|timeline| timeline.emitted).sum();
-        let accepted: u32 = self.timelines().map(|timeline| timeline.accepted).sum();
-        let RequestId(id) = &self.request_id;
-        tracing::info!(%id, prompt_tokens = self.prompt_tokens, emitted, accepted, "answered");
+    fn answered(&mut self) {
+        let done = self.choices.iter().filter_map(|choice| choice.done.as_ref());
+        self.span.answered(done.map(|done| &done.timeline));
     }
 }
 

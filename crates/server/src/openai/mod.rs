@@ -3,8 +3,9 @@
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod error;
-mod fields;
+pub(crate) mod fields;
 pub(crate) mod generation;
 pub(crate) mod models;
+mod span;
 mod statistics;
 pub(crate) mod tokens;

@@ -1,0 +1,120 @@
+//! `dsde serve` as a program: what it answers under load is what `dsde generate` prints, and it ends when told to.
+
+mod common;
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use serde_json::{Value, json};
+
+const PROMPTS: [&str; 6] = [
+    "Tell me a story about a dog.",
+    "What is 3 + 4?",
+    "Tell me about the sea.",
+    "Hello.",
+    "Write a function that adds two numbers.",
+    "Why is the sky blue?",
+];
+const POLICIES: [Option<&str>; 4] = [None, Some("off"), Some("fixed:k=4"), Some("dsde")];
+const TOKENS: &str = "40";
+
+/// A server that ends with the test.
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn start(options: &[&str]) -> Server {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dsde"));
+    command.args(["serve", "--port", "0"]).args(options).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let ready = lines.find_map(|line| line.unwrap().strip_prefix("ready: http://").map(str::to_owned));
+    let address = ready.expect("the server says when it is ready");
+    // Nobody may stop reading: a full pipe would stop the server.
+    thread::spawn(move || lines.for_each(drop));
+    Server { child, address }
+}
+
+/// The answer to a POST with a JSON body.
+fn post(address: &str, path: &str, body: &Value) -> Value {
+    let mut socket = TcpStream::connect(address).unwrap();
+    let body = body.to_string();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    socket.write_all((head + &body).as_bytes()).unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
+    serde_json::from_str(body).unwrap()
+}
+
+fn generated(prompt: &str) -> String {
+    let answers =
+        common::dsde(&["generate", "--prompt", prompt, "--max-tokens", TOKENS, "--json"]).json_lines();
+    answers[0]["text"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn answers_under_load_are_those_of_generate() {
+    let server = start(&["--max-concurrency", "8"]);
+    let expected: Vec<String> = PROMPTS.iter().map(|prompt| generated(prompt)).collect();
+    thread::scope(|scope| {
+        for client in 0..12 {
+            let (address, expected) = (&server.address, &expected);
+            scope.spawn(move || {
+                for i in 0..PROMPTS.len() {
+                    let i = (i + client) % PROMPTS.len();
+                    let body = json!({
+                        "messages": [{"role": "user", "content": PROMPTS[i]}],
+                        "temperature": 0,
+                        "max_tokens": TOKENS.parse::<u32>().unwrap(),
+                        "policy": POLICIES[(i + client) % POLICIES.len()],
+                    });
+                    let answer = post(address, "/v1/chat/completions", &body);
+                    assert_eq!(answer["choices"][0]["message"]["content"], expected[i], "client {client}");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_trace_of_the_server_has_a_line_per_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("steps.jsonl");
+    let mut server = start(&["--trace", path.to_str().unwrap()]);
+    let body = json!({"prompt": "Once upon a time", "max_tokens": 30, "temperature": 0});
+    post(&server.address, "/v1/completions", &body);
+    let told = Command::new("kill").args(["-TERM", &server.child.id().to_string()]).status().unwrap();
+    assert!(told.success());
+    assert!(server.child.wait().unwrap().success(), "a server that is told to end ends well");
+    let trace = std::fs::read_to_string(&path).unwrap();
+    let steps: Vec<Value> = trace.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let emitted: u64 = steps.iter().map(|line| line["step"]["emitted"].as_u64().unwrap()).sum();
+    assert_eq!(emitted, 30);
+}
+
+#[test]
+fn a_variable_that_makes_no_sense_is_blamed() {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_dsde")).arg("serve").env("DSDE_PORT", "no port").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        message.starts_with("error: the environment: invalid value 'no port' for '--port <N>'"),
+        "{message}"
+    );
+}
