@@ -143,9 +143,10 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         &self.executor
     }
 
-    /// Replaces the policy. What the old one learned about running sequences is lost.
-    pub fn set_policy(&mut self, policy: Box<dyn Policy>) {
-        self.policy = policy;
+    /// Replaces the policy and returns the old one, which may be set again with all it has learned. What it knows about running
+    /// sequences makes no sense then, so the engine should be idle.
+    pub fn set_policy(&mut self, policy: Box<dyn Policy>) -> Box<dyn Policy> {
+        std::mem::replace(&mut self.policy, policy)
     }
 
     /// Hands every later step to `sink`; `None` ends that. Without a sink nothing is collected.
