@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 
 use crate::log::{Log, Run};
 use crate::matrix::{Cell, Measured, Ratio, cells, fixed_len, mean_over_cells};
+use crate::metrics::Totals;
 use crate::record::Conditions;
 use crate::report::{self, Table, percent};
-use crate::stats::{Quantiles, quantile};
+use crate::stats::quantile;
 
 /// The whole page in Markdown.
 pub fn page(log: &Log) -> String {
@@ -20,11 +21,10 @@ pub fn page(log: &Log) -> String {
     out.push_str(DEFINITIONS);
     out.push_str("\n## All conditions together\n\n");
     out += &overview(&cells).markdown();
+    out += &by_load(&cells);
     for (title, group) in groups(&cells) {
-        let _ = writeln!(out, "\n## {title}\n\nTokens/s over those of `off`:\n");
-        out += &speeds(&group).markdown();
-        out.push('\n');
-        out += &details(&group).markdown();
+        let _ = write!(out, "\n## {title}\n");
+        out += &measures(&group);
     }
     out.push('\n');
     out
@@ -34,7 +34,8 @@ const DEFINITIONS: &str = "\
 All figures are measured. C: requests in flight; T: temperature; tokens/s: while C requests were in flight, mean over rounds; \
 x off: tokens/s over those of `off` in the same round, geometric mean without the outer fifths of the rounds, ± half of its 95 % confidence interval; best fixed: the \
 length with the most tokens/s, `off` being length 0; regret: share of the best fixed length's tokens/s that is missed, where \
-the best length is chosen by the other rounds (negative: faster than it); accepted: of the verified tokens.\n";
+the best length is chosen by the other rounds (negative: faster than it); TTFT, TPOT, gap: quantiles over requests, of gaps \
+over all of them, mean over rounds; goodput: requests per second that meet their latency targets; accepted: of the verified tokens.\n";
 
 /// What holds for the log as a whole.
 fn facts(log: &Log, cells: &[Cell<'_>]) -> String {
@@ -62,18 +63,15 @@ fn facts(log: &Log, cells: &[Cell<'_>]) -> String {
         true => format!("greedy output is the same under all policies in all {} conditions", checks.len()),
         false => format!("GREEDY OUTPUT DIFFERS between policies at {}", differing.join("; ")),
     };
-    format!("{} runs, up to {n_rounds} rounds; {noise}; {lossless}.", log.runs.len())
+    let failures = log.runs.iter().filter_map(|run| run.failures).reduce(|sum, failures| sum.and(&failures));
+    let lost = failures.and_then(|failures| failures.in_words());
+    let lost = lost.map_or_else(String::new, |words| format!("; REQUESTS WITHOUT ANSWER: {words}"));
+    format!("{} runs, up to {n_rounds} rounds; {noise}; {lossless}{lost}.", log.runs.len())
 }
 
 /// One line per policy, over all cells that are no parts of others.
 fn overview(cells: &[Cell<'_>]) -> Table {
     let whole: Vec<&Cell<'_>> = cells.iter().filter(|cell| !is_part(cell.conditions())).collect();
-    let mut names: Vec<&str> = Vec::new();
-    for measured in whole.iter().flat_map(|cell| cell.policies()) {
-        if !names.contains(&measured.policy) {
-            names.push(measured.policy);
-        }
-    }
     let mut table = Table::new(&[
         "policy",
         "cells",
@@ -83,7 +81,7 @@ fn overview(cells: &[Cell<'_>]) -> Table {
         "worst regret",
         "where it is worst",
     ]);
-    for name in names {
+    for name in policies(whole.iter().copied()) {
         table.push(overview_line(&whole, name));
     }
     table
@@ -133,22 +131,98 @@ fn groups<'c, 'a>(cells: &'c [Cell<'a>]) -> Vec<(String, Vec<&'c Cell<'a>>)> {
     groups
 }
 
-/// Policies by loads.
-fn speeds(group: &[&Cell<'_>]) -> Table {
-    let loads: Vec<String> = group.iter().map(|cell| load(cell.conditions())).collect();
-    let head: Vec<&str> = std::iter::once("policy").chain(loads.iter().map(String::as_str)).collect();
-    let mut table = Table::new(&head);
-    let mut names: Vec<&str> = Vec::new();
-    for measured in group.iter().flat_map(|cell| cell.policies()) {
-        if !names.contains(&measured.policy) {
-            names.push(measured.policy);
+/// The head of a column and the cells that it stands for.
+type Column<'c, 'a> = (String, Vec<&'c Cell<'a>>);
+
+/// Policies by requests in flight, over all workloads and temperatures; nothing if there is one of each.
+fn by_load(cells: &[Cell<'_>]) -> String {
+    let constant = || cells.iter().filter(|cell| cell.conditions().segment.is_none());
+    let mut loads: Vec<u32> = constant().map(|cell| cell.conditions().concurrency).collect();
+    loads.sort_unstable();
+    loads.dedup();
+    let column = |load: &u32| {
+        (load.to_string(), constant().filter(|cell| cell.conditions().concurrency == *load).collect())
+    };
+    let columns: Vec<Column<'_, '_>> = loads.iter().map(column).collect();
+    if columns.iter().all(|(_, cells)| cells.len() < 2) {
+        return String::new();
+    }
+    let mean = |cells: &[&Cell<'_>], policy: &str, ratio: CellRatio| {
+        let ratios: Vec<Ratio> = cells.iter().filter_map(|cell| ratio(cell, cell.find(policy)?)).collect();
+        mean_over_cells(&ratios)
+    };
+    let speed = table(&columns, |cells, policy| mean(cells, policy, to_off).map(with_error));
+    let regret = table(&columns, |cells, policy| mean(cells, policy, to_best).map(regret_with_error));
+    let mut out = String::new();
+    for (title, table) in [("x off", speed), ("Regret", regret)] {
+        if let Some(table) = table {
+            let markdown = table.markdown();
+            let _ = write!(out, "\n{title} by C, mean over workloads and temperatures:\n\n{markdown}");
         }
     }
-    for name in names.iter().filter(|name| **name != "off") {
-        let speed = |cell: &&Cell<'_>| cell.find(name).and_then(|measured| cell.ratio_to_off(measured));
-        let cells = group.iter().map(|cell| speed(cell).map_or_else(absent, with_error));
-        table.push(std::iter::once((*name).to_owned()).chain(cells).collect());
+    out
+}
+
+/// A policy's throughput in a cell over another one's.
+type CellRatio = fn(&Cell<'_>, &Measured<'_>) -> Option<Ratio>;
+
+/// Of all policies but `off` itself.
+fn to_off(cell: &Cell<'_>, measured: &Measured<'_>) -> Option<Ratio> {
+    cell.ratio_to_off(measured).filter(|_| measured.policy != "off")
+}
+
+/// Of every policy.
+fn to_best(cell: &Cell<'_>, measured: &Measured<'_>) -> Option<Ratio> {
+    cell.ratio_to_best(measured)
+}
+
+/// Something that is told of every policy under every load.
+struct Measure {
+    title: &'static str,
+    value: fn(&Cell<'_>, &Measured<'_>) -> Option<String>,
+}
+
+const MEASURES: [Measure; 11] = [
+    Measure { title: "x off", value: |cell, measured| to_off(cell, measured).map(with_error) },
+    Measure { title: "Regret", value: |cell, measured| to_best(cell, measured).map(regret_with_error) },
+    Measure {
+        title: "Tokens/s",
+        value: |_, measured| mean(measured, |run| Some(run.tokens_per_s)).map(|rate| format!("{rate:.1}")),
+    },
+    Measure { title: "TTFT p50, ms", value: |_, measured| mean_of(measured, |run| Some(run.ttft_ms?.p50)) },
+    Measure { title: "TTFT p99, ms", value: |_, measured| mean_of(measured, |run| Some(run.ttft_ms?.p99)) },
+    Measure { title: "TPOT p50, ms", value: |_, measured| mean_of(measured, |run| Some(run.tpot_ms?.p50)) },
+    Measure { title: "TPOT p99, ms", value: |_, measured| mean_of(measured, |run| Some(run.tpot_ms?.p99)) },
+    Measure { title: "Gap p99, ms", value: |_, measured| mean_of(measured, |run| Some(run.gap_ms?.p99)) },
+    Measure { title: "Goodput, requests/s", value: |_, measured| mean_of(measured, |run| run.goodput) },
+    Measure {
+        title: "Accepted",
+        value: |_, measured| Some(percent(Some(totals(measured).acceptance_rate()?))),
+    },
+    Measure {
+        title: "Emitted per step",
+        value: |_, measured| totals(measured).emitted_per_step().map(|mean| format!("{mean:.2}")),
+    },
+];
+
+/// Every measure that some policy has, policies by loads.
+fn measures(group: &[&Cell<'_>]) -> String {
+    let columns: Vec<Column<'_, '_>> =
+        group.iter().map(|cell| (load(cell.conditions()), vec![*cell])).collect();
+    let mut out = String::new();
+    for (i, Measure { title, value }) in MEASURES.iter().enumerate() {
+        let of =
+            |cells: &[&Cell<'_>], policy: &str| cells.iter().find_map(|cell| value(cell, cell.find(policy)?));
+        let Some(mut table) = table(&columns, of) else { continue };
+        if i == 0 {
+            push_best_fixed(&mut table, group);
+        }
+        let _ = write!(out, "\n{title}:\n\n{}", table.markdown());
     }
+    out
+}
+
+fn push_best_fixed(table: &mut Table, group: &[&Cell<'_>]) {
     if group.iter().any(|cell| cell.policies().iter().any(|other| fixed_len(other.policy) > Some(0))) {
         let best = |cell: &&Cell<'_>| {
             let len = cell.best_fixed().and_then(|best| fixed_len(best.policy));
@@ -156,50 +230,37 @@ fn speeds(group: &[&Cell<'_>]) -> Table {
         };
         table.push(std::iter::once("best fixed".to_owned()).chain(group.iter().map(best)).collect());
     }
-    table
 }
 
-/// Everything else, one line per load and policy.
-fn details(group: &[&Cell<'_>]) -> Table {
-    let mut table = Table::new(&[
-        "policy",
-        "C",
-        "rounds",
-        "tokens/s",
-        "x off",
-        "regret",
-        "TTFT p50 ms",
-        "TPOT p50 ms",
-        "TPOT p99 ms",
-        "accepted",
-        "emitted/step",
-    ]);
-    for cell in group {
-        for measured in cell.policies() {
-            table.push(detail(cell, measured));
+/// Policies that have any value, by columns; `None` if none has.
+fn table(columns: &[Column<'_, '_>], value: impl Fn(&[&Cell<'_>], &str) -> Option<String>) -> Option<Table> {
+    let heads = columns.iter().map(|(head, _)| head.as_str());
+    let mut table = Table::new(&std::iter::once("policy").chain(heads).collect::<Vec<_>>());
+    let mut is_empty = true;
+    for name in policies(columns.iter().flat_map(|(_, cells)| cells).copied()) {
+        let values: Vec<Option<String>> = columns.iter().map(|(_, cells)| value(cells, name)).collect();
+        if values.iter().any(Option::is_some) {
+            is_empty = false;
+            let values = values.into_iter().map(|value| value.unwrap_or_else(absent));
+            table.push(std::iter::once(name.to_owned()).chain(values).collect());
         }
     }
-    table
+    (!is_empty).then_some(table)
 }
 
-fn detail(cell: &Cell<'_>, measured: &Measured<'_>) -> Vec<String> {
-    let sum = |count: fn(&Run) -> u64| measured.runs().map(count).sum::<u64>();
-    let share = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
-    let accepted = share(sum(|run| run.accepted), sum(|run| run.verified));
-    let emitted = share(sum(|run| run.output_tokens), sum(|run| run.steps));
-    vec![
-        measured.policy.to_owned(),
-        load(cell.conditions()),
-        measured.runs().count().to_string(),
-        mean(measured, |run| Some(run.tokens_per_s)).map_or_else(absent, |rate| format!("{rate:.1}")),
-        cell.ratio_to_off(measured).map_or_else(absent, with_error),
-        cell.ratio_to_best(measured).map_or_else(absent, regret_with_error),
-        milliseconds(measured, |run| run.ttft_ms, |quantiles| quantiles.p50),
-        milliseconds(measured, |run| run.tpot_ms, |quantiles| quantiles.p50),
-        milliseconds(measured, |run| run.tpot_ms, |quantiles| quantiles.p99),
-        percent(accepted),
-        emitted.map_or_else(absent, |emitted| format!("{emitted:.2}")),
-    ]
+/// In the order of appearance.
+pub(crate) fn policies<'c, 'a: 'c>(cells: impl Iterator<Item = &'c Cell<'a>>) -> Vec<&'a str> {
+    let mut names: Vec<&str> = Vec::new();
+    for measured in cells.flat_map(Cell::policies) {
+        if !names.contains(&measured.policy) {
+            names.push(measured.policy);
+        }
+    }
+    names
+}
+
+fn totals(measured: &Measured<'_>) -> Totals {
+    measured.runs().fold(Totals::default(), Totals::and)
 }
 
 /// Mean over the rounds that have the value.
@@ -208,12 +269,8 @@ fn mean(measured: &Measured<'_>, value: impl Fn(&Run) -> Option<f64>) -> Option<
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
-fn milliseconds(
-    measured: &Measured<'_>,
-    time: fn(&Run) -> Option<Quantiles>,
-    pick: fn(Quantiles) -> f64,
-) -> String {
-    mean(measured, |run| time(run).map(pick)).map_or_else(absent, |ms| format!("{ms:.2}"))
+fn mean_of(measured: &Measured<'_>, value: impl Fn(&Run) -> Option<f64>) -> Option<String> {
+    mean(measured, value).map(|mean| format!("{mean:.2}"))
 }
 
 /// As in `1.07 ± 3 %`; without the second part where nothing varies.

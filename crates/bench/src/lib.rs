@@ -8,10 +8,13 @@
 //! arrive as tokens.
 
 pub mod comparison;
+pub mod gaps;
 pub mod load;
 pub mod log;
 pub mod matrix;
 pub mod metrics;
+pub mod observed;
+pub mod plot;
 pub mod profile;
 pub mod record;
 pub mod report;
@@ -19,7 +22,7 @@ pub mod stats;
 pub mod workload;
 
 pub use load::{Choice, Observer, Served, closed_loop, profiled_loop};
-pub use log::{Heading, Log, Run};
+pub use log::{Failures, Heading, Log, Run, Seen};
 pub use profile::Profile;
 pub use record::{Conditions, Machine, Record, Row, Segment, Settings};
 pub use stats::{Quantiles, Summary};

@@ -5,12 +5,12 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dsde_engine::RequestTimeline;
+use dsde_engine::{RequestTimeline, Slo};
 use serde::{Deserialize, Serialize};
 
 use crate::load::Served;
 use crate::metrics::{self, Totals};
-use crate::record::{Conditions, Machine, Settings};
+use crate::record::{Conditions, Machine, Record, Row, Settings};
 use crate::stats::Quantiles;
 
 /// Largest accepted file, bytes: a million runs.
@@ -55,27 +55,98 @@ pub struct Run {
     pub accepted: u64,
     /// Steps in which a request emitted, summed over requests; 0 where only a part of a load is told.
     pub steps: u64,
-    /// Of all emitted tokens; present for greedy runs that answered every request.
+    /// Of all emitted tokens, of a server's answers their text; present for greedy runs that answered every request.
     pub digest: Option<String>,
+    /// Time between two emissions of a request, ms; absent where only a part of a load is told.
+    #[serde(default)]
+    pub gap_ms: Option<Quantiles>,
+    /// [`metrics::goodput`], requests per second; absent without latency targets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goodput: Option<f64>,
+    /// Requests without an answer; only of a server, which can fail at some and go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failures: Option<Failures>,
+}
+
+/// Requests that a server did not answer. They count in nothing else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failures {
+    /// Refused as too many (429 or 503), at every attempt.
+    pub refused: u64,
+    /// Answered with an error.
+    pub failed: u64,
+    /// Lost with their connection, or silent for too long.
+    pub lost: u64,
+    /// Further attempts after a refusal, successful ones included.
+    pub retries: u64,
+}
+
+impl Failures {
+    /// Both together.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        Self {
+            refused: self.refused + other.refused,
+            failed: self.failed + other.failed,
+            lost: self.lost + other.lost,
+            retries: self.retries + other.retries,
+        }
+    }
+
+    /// As in `2 refused, 1 lost, 5 retries`; `None` if all is well.
+    pub fn in_words(&self) -> Option<String> {
+        let kinds = [
+            (self.refused, "refused"),
+            (self.failed, "failed"),
+            (self.lost, "lost"),
+            (self.retries, "retries"),
+        ];
+        let words: Vec<String> =
+            kinds.iter().filter(|(n, _)| *n > 0).map(|(n, kind)| format!("{n} {kind}")).collect();
+        (!words.is_empty()).then(|| words.join(", "))
+    }
+}
+
+/// What was seen of the requests that ended in a run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// One per request.
+    pub timelines: Vec<RequestTimeline>,
+    /// Between the emissions of each request.
+    pub gaps: Vec<Duration>,
+    /// Latency targets of every request.
+    pub slo: Slo,
+}
+
+impl Seen {
+    /// Quantiles of a time of every request that has it, ms.
+    pub(crate) fn quantiles_ms(&self, time: fn(&RequestTimeline) -> Option<Duration>) -> Option<Quantiles> {
+        milliseconds(self.timelines.iter().filter_map(time))
+    }
+
+    fn goodput(&self) -> Option<f64> {
+        let has_targets = self.slo.ttft_ms_max.is_some() || self.slo.tpot_ms_max.is_some();
+        let slos = vec![self.slo; self.timelines.len()];
+        metrics::goodput(&self.timelines, &slos).filter(|_| has_targets)
+    }
+}
+
+fn milliseconds(times: impl Iterator<Item = Duration>) -> Option<Quantiles> {
+    Quantiles::of(&times.map(metrics::milliseconds).collect::<Vec<_>>())
 }
 
 impl Run {
     /// A closed loop; `None` if no time passed.
-    pub fn closed(conditions: Conditions, round: u32, timelines: &[RequestTimeline]) -> Option<Self> {
+    pub fn closed(conditions: Conditions, round: u32, seen: &Seen) -> Option<Self> {
         let concurrency = conditions.concurrency as usize;
-        let tokens_per_s = metrics::full_load_throughput(timelines, concurrency)?;
-        Some(Self::new(conditions, round, tokens_per_s, timelines))
+        let tokens_per_s = metrics::full_load_throughput(&seen.timelines, concurrency)?;
+        Some(Self::new(conditions, round, tokens_per_s, seen))
     }
 
     /// A load that changes, or a part of it; `None` if no time passed.
     ///
-    /// * `timelines`: of the requests that ended, where the whole load is meant.
-    pub fn profiled(
-        conditions: Conditions,
-        round: u32,
-        served: &Served,
-        timelines: &[RequestTimeline],
-    ) -> Option<Self> {
+    /// * `seen`: where the whole load is meant; else nothing.
+    pub fn profiled(conditions: Conditions, round: u32, served: &Served, seen: &Seen) -> Option<Self> {
         let seconds = Some(served.time.as_secs_f64()).filter(|&seconds| seconds > 0.0)?;
         let tokens_per_s = served.emitted as f64 / seconds;
         Some(Self {
@@ -84,29 +155,28 @@ impl Run {
             verified: served.verified,
             accepted: served.accepted,
             steps: 0,
-            ..Self::new(conditions, round, tokens_per_s, timelines)
+            ..Self::new(conditions, round, tokens_per_s, seen)
         })
     }
 
-    fn new(conditions: Conditions, round: u32, tokens_per_s: f64, timelines: &[RequestTimeline]) -> Self {
-        let totals = Totals::of(timelines);
-        let quantiles = |time: fn(&RequestTimeline) -> Option<Duration>| {
-            let values: Vec<f64> = timelines.iter().filter_map(time).map(metrics::milliseconds).collect();
-            Quantiles::of(&values)
-        };
+    fn new(conditions: Conditions, round: u32, tokens_per_s: f64, seen: &Seen) -> Self {
+        let totals = Totals::of(&seen.timelines);
         Self {
             conditions,
             round,
             requests: totals.requests,
             output_tokens: totals.output_tokens,
             tokens_per_s,
-            ttft_ms: quantiles(metrics::ttft),
-            tpot_ms: quantiles(metrics::tpot),
+            ttft_ms: seen.quantiles_ms(metrics::ttft),
+            tpot_ms: seen.quantiles_ms(metrics::tpot),
             drafted: totals.drafted,
             verified: totals.verified,
             accepted: totals.accepted,
             steps: totals.steps,
             digest: None,
+            gap_ms: milliseconds(seen.gaps.iter().copied()),
+            goodput: seen.goodput(),
+            failures: None,
         }
     }
 }
@@ -128,6 +198,32 @@ pub struct Log {
     pub heading: Heading,
     /// In the order in which they were measured.
     pub runs: Vec<Run>,
+}
+
+/// Means over repeats stand for a round.
+impl From<Record> for Log {
+    fn from(record: Record) -> Self {
+        let Record { machine, model, draft, settings, rows } = record;
+        let run = |row: Row| Run {
+            conditions: row.conditions,
+            round: 0,
+            requests: row.requests,
+            output_tokens: row.output_tokens,
+            tokens_per_s: row.tokens_per_s.mean,
+            ttft_ms: row.ttft_ms,
+            tpot_ms: row.tpot_ms,
+            drafted: row.drafted,
+            verified: row.verified,
+            accepted: row.accepted,
+            steps: row.steps,
+            digest: None,
+            gap_ms: row.gap_ms,
+            goodput: row.goodput.map(|goodput| goodput.mean),
+            failures: row.failures,
+        };
+        let heading = Heading { machine, model, draft, settings };
+        Self { heading, runs: rows.into_iter().map(run).collect() }
+    }
 }
 
 /// A log that cannot be used.
@@ -185,7 +281,8 @@ pub enum Error {
 }
 
 impl Log {
-    /// Reads a log. A last line without line break was cut off while it was written and is left out.
+    /// Reads a log, or a [`Record`] as a log of one round. A last line without line break was cut off while it was written and is
+    /// left out.
     ///
     /// # Errors
     /// [`Error`] naming the file and, where there is one, the line.
@@ -201,6 +298,9 @@ impl Log {
     }
 
     fn parse(file: &str, text: &str) -> Result<Self, Error> {
+        if let Ok(record) = serde_json::from_str::<Record>(text) {
+            return Ok(record.into());
+        }
         let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
         let mut log: Option<Self> = None;
         for (i, text) in whole.lines().enumerate() {
@@ -279,6 +379,10 @@ fn whole_lines_len(file: &mut File) -> io::Result<u64> {
     Ok(bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end as u64 + 1))
 }
 
+fn or_none(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "none".to_owned(), |value| value.to_string())
+}
+
 fn check_same(path: &Path, expected: &Heading, got: &Heading) -> Result<(), Error> {
     let facts = |heading: &Heading| {
         let Heading { machine, model, draft, settings } = heading;
@@ -293,6 +397,9 @@ fn check_same(path: &Path, expected: &Heading, got: &Heading) -> Result<(), Erro
             ("--requests", settings.requests.map_or_else(|| "by load".to_owned(), |n| n.to_string())),
             ("end of text ignored:", settings.ignore_eos.to_string()),
             ("--verification", settings.verification.clone()),
+            ("--url", or_none(settings.url.as_ref())),
+            ("--slo-ttft-ms", or_none(settings.slo_ttft_ms)),
+            ("--slo-tpot-ms", or_none(settings.slo_tpot_ms)),
         ]
     };
     match facts(expected).into_iter().zip(facts(got)).find(|(expected, got)| expected != got) {
@@ -325,6 +432,7 @@ mod tests {
             requests: None,
             repeats: 2,
             verification: "block".to_owned(),
+            ..Settings::default()
         };
         Heading { machine, model: "m".to_owned(), draft: "d".to_owned(), settings }
     }
@@ -344,7 +452,7 @@ mod tests {
             steps: 4,
             ..RequestTimeline::default()
         };
-        Run::closed(conditions, round, &[timeline]).unwrap()
+        Run::closed(conditions, round, &Seen { timelines: vec![timeline], ..Seen::default() }).unwrap()
     }
 
     #[test]
@@ -396,10 +504,46 @@ mod tests {
         let segment = crate::record::Segment { profile: "1-4@2s".to_owned(), segment: 2 };
         let conditions = Conditions { segment: Some(segment), ..run(0).conditions };
         let served = Served { time: Duration::from_secs(2), emitted: 10, ..Served::default() };
-        let run = Run::profiled(conditions, 1, &served, &[]).unwrap();
+        let run = Run::profiled(conditions, 1, &served, &Seen::default()).unwrap();
         assert_eq!(run.tokens_per_s, 5.0);
         let json = serde_json::to_string(&run).unwrap();
         assert!(json.contains("\"segment\":2"), "{json}");
         assert_eq!(serde_json::from_str::<Run>(&json).unwrap(), run);
+    }
+
+    #[test]
+    fn logs_of_earlier_versions_are_read() {
+        let mut json = serde_json::to_value(run(0)).unwrap();
+        for key in ["gap_ms", "goodput", "failures"] {
+            json.as_object_mut().unwrap().remove(key);
+        }
+        assert_eq!(serde_json::from_value::<Run>(json).unwrap(), run(0));
+    }
+
+    #[test]
+    fn goodput_needs_targets() {
+        let timeline = RequestTimeline {
+            first_token: Some(Duration::from_secs(1)),
+            finished: Duration::from_secs(2),
+            emitted: 4,
+            ..RequestTimeline::default()
+        };
+        let goodput = |ttft_ms_max| {
+            let slo = Slo { ttft_ms_max, tpot_ms_max: None };
+            let seen = Seen { timelines: vec![timeline; 4], gaps: Vec::new(), slo };
+            Run::closed(run(0).conditions, 0, &seen).unwrap().goodput
+        };
+        assert_eq!(
+            (goodput(None), goodput(Some(1000.0)), goodput(Some(999.0))),
+            (None, Some(2.0), Some(0.0))
+        );
+    }
+
+    #[test]
+    fn failures_are_told_by_kind() {
+        let failures = Failures { refused: 2, lost: 1, ..Failures::default() };
+        let more = Failures { retries: 5, ..Failures::default() };
+        assert_eq!(failures.and(&more).in_words().as_deref(), Some("2 refused, 1 lost, 5 retries"));
+        assert_eq!(Failures::default().in_words(), None);
     }
 }

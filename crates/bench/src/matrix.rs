@@ -244,16 +244,7 @@ pub(crate) mod tests {
             os: String::new(),
             backend: String::new(),
         };
-        let settings = Settings {
-            command: String::new(),
-            version: String::new(),
-            max_tokens: 1,
-            ignore_eos: true,
-            seed: 0,
-            requests: None,
-            repeats: 1,
-            verification: String::new(),
-        };
+        let settings = Settings { max_tokens: 1, ignore_eos: true, repeats: 1, ..Settings::default() };
         let run = |policy: &str, round: usize, tokens_per_s: f64| Run {
             conditions: Conditions {
                 policy: policy.to_owned(),
@@ -273,6 +264,9 @@ pub(crate) mod tests {
             accepted: 0,
             steps: 1,
             digest: Some("same".to_owned()),
+            gap_ms: None,
+            goodput: None,
+            failures: None,
         };
         let runs = rates.iter().flat_map(|(policy, rates)| {
             rates.iter().enumerate().map(|(round, &rate)| run(policy, round, rate))

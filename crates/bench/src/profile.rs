@@ -30,6 +30,12 @@ impl Profile {
         self.concurrencies.iter().copied().max().expect("a profile has at least one number")
     }
 
+    /// Seconds that each number holds, from the name of a profile.
+    pub fn seconds_of(name: &str) -> Option<f64> {
+        let seconds = name.rsplit_once('@')?.1.strip_suffix('s')?.parse().ok()?;
+        Some(seconds).filter(|seconds: &f64| seconds.is_finite() && *seconds > 0.0)
+    }
+
     /// Time that each number holds.
     pub fn every(&self) -> Duration {
         self.every
@@ -56,6 +62,12 @@ mod tests {
         let profile = Profile::new(numbers, Duration::from_millis(2500)).unwrap();
         assert_eq!(profile.to_string(), "1-16-2@2.5s");
         assert_eq!(profile.concurrency_max().get(), 16);
+        assert_eq!(Profile::seconds_of("1-16-2@2.5s"), Some(2.5));
+        assert!(
+            ["", "1-2", "1@s", "1@0s", "1@NaNs", "1@2"]
+                .iter()
+                .all(|name| Profile::seconds_of(name).is_none())
+        );
         assert_eq!(Profile::new(Vec::new(), Duration::from_secs(1)), None);
         assert_eq!(Profile::new(profile.concurrencies().to_vec(), Duration::ZERO), None);
     }

@@ -1,14 +1,12 @@
 //! What a benchmark leaves behind: one JSON object with everything needed to judge and repeat it.
 
-use std::time::Duration;
-
-use dsde_engine::RequestTimeline;
 use serde::{Deserialize, Serialize};
 
+use crate::log::{Failures, Run, Seen};
 use crate::metrics::{self, Totals};
 use crate::stats::{Quantiles, Summary};
 
-/// The machine of a measurement.
+/// The machine of a measurement; of a server, that of its client.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
     /// Processor as it names itself.
@@ -26,7 +24,7 @@ pub struct Machine {
 }
 
 /// How a benchmark was asked for, where it is the same for every row.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// Command line.
     pub command: String,
@@ -45,6 +43,15 @@ pub struct Settings {
     pub repeats: u32,
     /// Rule that judges sampled proposals.
     pub verification: String,
+    /// Address of the server that was asked; absent if the model ran in the program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Latency target of every request, ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slo_ttft_ms: Option<f64>,
+    /// Latency target of every request, ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slo_tpot_ms: Option<f64>,
 }
 
 /// What was measured in a row.
@@ -102,34 +109,47 @@ pub struct Row {
     pub accepted: u64,
     /// Steps in which a request emitted, summed over requests.
     pub steps: u64,
+    /// Time between two emissions of a request, ms.
+    #[serde(default)]
+    pub gap_ms: Option<Quantiles>,
+    /// Requests per second that met their latency targets; one value per repeat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goodput: Option<Summary>,
+    /// Requests without an answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failures: Option<Failures>,
 }
 
 impl Row {
-    /// Judges `repeats`, one list of timelines per measured run; `None` if no time passed in any of them.
-    pub fn new(conditions: Conditions, repeats: &[Vec<RequestTimeline>]) -> Option<Self> {
-        let concurrency = conditions.concurrency as usize;
-        let rate = |run: &Vec<RequestTimeline>| metrics::full_load_throughput(run, concurrency);
-        let rates: Vec<f64> = repeats.iter().filter_map(rate).collect();
-        let all = || repeats.iter().flatten();
-        let quantiles_ms = |time: fn(&RequestTimeline) -> Option<Duration>| {
-            let values: Vec<f64> = all().filter_map(time).map(metrics::milliseconds).collect();
-            Quantiles::of(&values)
+    /// Judges measured runs of the same conditions; `None` if there are none.
+    pub fn new(repeats: &[(Run, Seen)]) -> Option<Self> {
+        let conditions = repeats.first()?.0.conditions.clone();
+        let runs = || repeats.iter().map(|(run, _)| run);
+        let all = Seen {
+            timelines: repeats.iter().flat_map(|(_, seen)| seen.timelines.iter().copied()).collect(),
+            gaps: repeats.iter().flat_map(|(_, seen)| seen.gaps.iter().copied()).collect(),
+            ..Seen::default()
         };
-        let totals = Totals::of(all());
+        let gaps: Vec<f64> = all.gaps.iter().copied().map(metrics::milliseconds).collect();
+        let totals = runs().fold(Totals::default(), |sum, run| sum.and(run));
+        let goodputs: Vec<f64> = runs().filter_map(|run| run.goodput).collect();
         Some(Self {
             conditions,
             requests: totals.requests,
             output_tokens: totals.output_tokens,
-            tokens_per_s: Summary::of(&rates)?,
-            ttft_ms: quantiles_ms(metrics::ttft),
-            tpot_ms: quantiles_ms(metrics::tpot),
-            e2e_ms: quantiles_ms(|timeline| Some(metrics::e2e(timeline))),
+            tokens_per_s: Summary::of(&runs().map(|run| run.tokens_per_s).collect::<Vec<_>>())?,
+            ttft_ms: all.quantiles_ms(metrics::ttft),
+            tpot_ms: all.quantiles_ms(metrics::tpot),
+            e2e_ms: all.quantiles_ms(|timeline| Some(metrics::e2e(timeline))),
             acceptance_rate: totals.acceptance_rate(),
             emitted_per_step: totals.emitted_per_step(),
             drafted: totals.drafted,
             verified: totals.verified,
             accepted: totals.accepted,
             steps: totals.steps,
+            gap_ms: Quantiles::of(&gaps),
+            goodput: Summary::of(&goodputs),
+            failures: runs().filter_map(|run| run.failures).reduce(|sum, failures| sum.and(&failures)),
         })
     }
 }
@@ -151,6 +171,10 @@ pub struct Record {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use dsde_engine::RequestTimeline;
+
     use super::*;
 
     #[test]
@@ -174,7 +198,12 @@ mod tests {
             temperature: 0.0,
             segment: None,
         };
-        let row = Row::new(conditions.clone(), &[vec![timeline], vec![slower]]).unwrap();
+        let repeat = |round: u32, timeline| {
+            let gaps = vec![Duration::from_secs(round.into())];
+            let seen = Seen { timelines: vec![timeline], gaps, ..Seen::default() };
+            (Run::closed(conditions.clone(), round, &seen).unwrap(), seen)
+        };
+        let row = Row::new(&[repeat(1, timeline), repeat(3, slower)]).unwrap();
         let json = serde_json::to_value(&row).unwrap();
         // 4 tokens in 2 s and in 4 s; TPOT (3 - 1.5) / 3 = 0.5 s and (5 - 1.5) / 3 = 1.167 s.
         assert_eq!(json["tokens_per_s"]["mean"], 1.5);
@@ -186,6 +215,7 @@ mod tests {
         assert_eq!(json["emitted_per_step"], 2.0);
         assert_eq!((json["policy"].as_str(), json["workload"].as_str()), (Some("off"), Some("chat")));
         assert_eq!(serde_json::from_value::<Row>(json).unwrap(), row);
-        assert_eq!(Row::new(conditions, &[]), None);
+        assert_eq!(row.gap_ms.unwrap().p50, 2000.0);
+        assert_eq!(Row::new(&[]), None);
     }
 }

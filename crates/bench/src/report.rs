@@ -128,21 +128,31 @@ pub fn summary(record: &Record) -> String {
 pub fn conditions(machine: &Machine, model: &str, draft: &str, settings: &Settings) -> String {
     let mut out = String::new();
     let gib = machine.memory_bytes as f64 / f64::from(1 << 30);
-    let _ = writeln!(
+    let place = format!("{}, {} logical cores, {gib:.1} GiB, {}", machine.cpu, machine.cores, machine.os);
+    let _ = match &settings.url {
+        Some(url) => writeln!(out, "* Server: {url}; model: {model}\n* Client: {place}"),
+        None => writeln!(
+            out,
+            "* Machine: {place}\n* Kernels: {}\n* Model: {model}; draft: {draft}",
+            machine.backend
+        ),
+    };
+    let _ = write!(
         out,
-        "* Machine: {}, {} logical cores, {gib:.1} GiB, {}",
-        machine.cpu, machine.cores, machine.os
-    );
-    let _ = writeln!(out, "* Kernels: {}", machine.backend);
-    let _ = writeln!(out, "* Model: {model}; draft: {draft}");
-    let _ = writeln!(
-        out,
-        "* At most {} tokens per request, end of text {}, seed {}, {} verification",
+        "* At most {} tokens per request, end of text {}, seed {}",
         settings.max_tokens,
         if settings.ignore_eos { "ignored" } else { "respected" },
         settings.seed,
-        settings.verification,
     );
+    let _ = match settings.url {
+        Some(_) => writeln!(out),
+        None => writeln!(out, ", {} verification", settings.verification),
+    };
+    for (what, target) in [("TTFT", settings.slo_ttft_ms), ("TPOT", settings.slo_tpot_ms)] {
+        if let Some(target) = target {
+            let _ = writeln!(out, "* Latency target: {what} of at most {target} ms");
+        }
+    }
     let _ = writeln!(out, "* dsde {}: `{}`", settings.version, settings.command);
     out
 }
@@ -192,6 +202,9 @@ mod tests {
             verified: 8,
             accepted: 5,
             steps: 2,
+            gap_ms: None,
+            goodput: None,
+            failures: None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use dsde_bench::Choice;
 use dsde_bench::metrics::{self, Totals};
-use dsde_engine::{EmittedToken, FinishReason};
+use dsde_engine::{EmittedToken, FinishReason, RequestTimeline};
 use serde::Serialize;
 
 /// One continuation of one prompt, as a line of JSON.
@@ -99,11 +99,10 @@ pub(crate) fn finish_reason(reason: FinishReason) -> &'static str {
 }
 
 /// One line about speed: tokens, seconds, tokens per second, and what speculation achieved.
-pub(crate) fn speed<'a>(choices: impl IntoIterator<Item = &'a Choice>) -> String {
-    let timelines: Vec<_> = choices.into_iter().map(|choice| choice.timeline).collect();
-    let totals = Totals::of(&timelines);
-    let rate = metrics::throughput(&timelines).unwrap_or(0.0);
-    let seconds = metrics::span(&timelines).as_secs_f64();
+pub(crate) fn speed(timelines: &[RequestTimeline]) -> String {
+    let totals = Totals::of(timelines);
+    let rate = metrics::throughput(timelines).unwrap_or(0.0);
+    let seconds = metrics::span(timelines).as_secs_f64();
     let mut line = format!("{} tokens in {seconds:.2} s, {rate:.1} tokens/s", totals.output_tokens);
     if let Some(mean) = totals.emitted_per_step() {
         line += &format!(", {mean:.2} per step");

@@ -37,9 +37,9 @@ pub(crate) fn number_in(range: RangeInclusive<f64>) -> impl TypedValueParser<Val
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ModelArgs {
     /// Target model: a folder as downloaded from Hugging Face (config.json, tokenizer.json, *.safetensors), or `demo` for
-    /// the small pair inside this program.
-    #[arg(long, value_name = "PATH", default_value = "demo", help_heading = "Model")]
-    pub(crate) model: String,
+    /// the small pair inside this program, which is the default.
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    pub(crate) model: Option<String>,
 
     /// Who drafts: a model folder with the same vocabulary, `demo`, `ngram` (continue repetitions of the text, no model
     /// needed) or `none`. Default: the embedded draft for the model `demo`, `ngram` for every other model.
@@ -63,7 +63,7 @@ pub(crate) struct ModelArgs {
 impl ModelArgs {
     /// The embedded pair.
     pub(crate) fn demo(threads: Option<NonZeroU32>) -> Self {
-        Self { model: "demo".to_owned(), draft: None, threads, kv_blocks: None, context: None }
+        Self { model: None, draft: None, threads, kv_blocks: None, context: None }
     }
 }
 

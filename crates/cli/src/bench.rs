@@ -1,10 +1,12 @@
 //! `dsde bench`: measures policies on workloads.
 
-mod kept;
+mod digest;
 mod loads;
+mod local;
 mod measure;
 mod plan;
 mod report;
+mod served;
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -13,20 +15,34 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use dsde_bench::log::LogFile;
-use dsde_bench::{Conditions, Heading, Log, Record, Row, Run, Settings, Workload, comparison};
-use dsde_engine::RequestTimeline;
+use dsde_bench::{Heading, Log, Record, Row, Run, Seen, Settings, comparison};
+use dsde_engine::Slo;
 
 use crate::args::{CONCURRENCY_MAX, ModelArgs, Verification, number_in, positive_up_to};
-use crate::failure::{OrUsage as _, Outcome, usage};
+use crate::failure::{OrUsage as _, Outcome};
+use crate::machine;
+use crate::remote::{RemoteArgs, ServerUrl};
 use crate::samples;
-use crate::session::{Form, Models, Session, Wish};
-use crate::speculation::{PolicyList, check_drafter, first_repeated};
+use crate::session::Models;
+use crate::speculation::{PolicyList, check_drafter, known_policy};
 use crate::trace::TraceFile;
-use loads::{Load, read_workloads};
-pub(crate) use measure::serve;
-use measure::{Coverage, Plan, Sink, measure};
-use plan::{Budget, Cell, Traffic};
+use loads::{Loads, Wanted};
+use local::Local;
+use measure::{Coverage, Plan, Sink, Subject, measure};
+use plan::Budget;
+use served::Served;
 
+/// Policies of an engine in this program, unless others are asked for.
+const POLICIES_DEFAULT: [&str; 4] = ["off", "fixed:k=4", "dsde", "auto"];
+/// Stands for what a server alone knows: its policy, its draft.
+const OF_SERVER: &str = "server";
+/// What must not be recorded, and what stands for it.
+const API_KEY_OPTION: &str = "--api-key";
+const HIDDEN: &str = "KEY";
+/// Longest latency target, ms: a day.
+const SLO_MS_MAX: f64 = 86_400_000.0;
+/// Shortest latency target, ms.
+const SLO_MS_MIN: f64 = 0.001;
 /// Most requests per run: hours of work, whose records still fit into memory.
 const REQUESTS_MAX: i64 = 100_000;
 /// Most measured runs per row.
@@ -45,7 +61,8 @@ Examples:
   dsde bench --policies off,dsde:variant=released,cap=mean --repeat 5 --out runs/first
   dsde bench --policies off,fixed:k=1..8,dsde --concurrency 1,2,4,8,16,32 --temperature 0,1 --minutes 60 --log runs.jsonl
   dsde bench --profile 1,16,2,32 --every 20 --log bursts.jsonl
-  dsde bench report runs.jsonl bursts.jsonl
+  dsde bench --url http://127.0.0.1:8000 --concurrency 1,8,32 --log server.jsonl
+  dsde bench report runs.jsonl bursts.jsonl --plot figures
 
 Policies and their parameters are both separated by commas: a piece with `=` and without `:` continues the policy before it. \
 A value A..B stands for every whole number from A to B, one policy each.
@@ -56,6 +73,12 @@ Prefixes are not cached, so repeats do equal work.
 
 A --log can be ended at any time and taken up again by the same command; what is in it is not measured again. Its report \
 compares policies repeat by repeat, with `off` and with the fixed length that is best in the same conditions.
+
+With --url, a server in the OpenAI API is asked instead: dsde, vLLM, SGLang, llama.cpp or a hosted one. Requests ask for streams \
+and, unless --stop-at-eos is given, have the field `ignore_eos`, which hosted servers may refuse. Latencies are those that the \
+client sees. Answers with status 429 or 503 are asked for again up to five times, after the time that the server names or 0.25, \
+0.5, 1, ... seconds, and their latency counts from the first attempt; requests without an answer are counted and told. What \
+speculation did is read from the answers, or else from the server's /metrics, which must serve nobody else meanwhile.
 
 With --json, stdout holds one object: machine, model, draft, settings, rows.";
 
@@ -71,9 +94,10 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "FILE[,FILE...]", value_delimiter = ',', default_value = samples::NAME)]
     workload: Vec<String>,
 
-    /// Policies to compare; `dsde policies` lists what there is.
-    #[arg(long, value_name = "POLICY[,POLICY...]", default_value = "off,fixed:k=4,dsde,auto")]
-    policies: PolicyList,
+    /// Policies to compare; `dsde policies` lists what there is. Default: off,fixed:k=4,dsde,auto; of a server, the one it
+    /// has. Names given with --url go into the field `policy` of the requests, which `dsde serve` alone knows.
+    #[arg(long, value_name = "POLICY[,POLICY...]")]
+    policies: Option<PolicyList>,
 
     /// Requests kept in flight, one measurement each. Tokens/s are counted while that many are.
     #[arg(long, value_name = "C[,C...]", value_delimiter = ',', default_value = "1,4,16",
@@ -120,6 +144,15 @@ pub(crate) struct BenchArgs {
     #[arg(long)]
     raw: bool,
 
+    /// Latency target of every request, ms from its arrival to its first token; the report then has goodput, the requests
+    /// per second that meet their targets.
+    #[arg(long, value_name = "MS", value_parser = number_in(SLO_MS_MIN..=SLO_MS_MAX))]
+    slo_ttft_ms: Option<f64>,
+
+    /// Latency target of every request, mean ms per token after the first.
+    #[arg(long, value_name = "MS", value_parser = number_in(SLO_MS_MIN..=SLO_MS_MAX))]
+    slo_tpot_ms: Option<f64>,
+
     /// How sampled proposals are judged.
     #[arg(long, value_enum, default_value_t)]
     verification: Verification,
@@ -133,7 +166,7 @@ pub(crate) struct BenchArgs {
     log: Option<PathBuf>,
 
     /// Write every measured step to this file, one JSON object per line; an existing file is replaced.
-    #[arg(long, value_name = "FILE.jsonl")]
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with = "url")]
     trace: Option<PathBuf>,
 
     /// Folder for record.json, summary.md, command.txt and machine.json.
@@ -146,6 +179,9 @@ pub(crate) struct BenchArgs {
 
     #[command(flatten)]
     model: ModelArgs,
+
+    #[command(flatten)]
+    remote: RemoteArgs,
 }
 
 #[derive(Subcommand, Debug)]
@@ -158,61 +194,93 @@ pub(crate) fn run(args: BenchArgs) -> Outcome {
     if let Some(Command::Report(args)) = args.command {
         return report::run(args);
     }
-    let models = Models::new(&args.model)?;
-    let policies = &args.policies.0;
-    for policy in policies {
-        check_drafter(policy, &models.draft)?;
-    }
-    check_temperatures(&args.temperature)?;
-    let traffics = Traffic::asked(&args)?;
-    let workloads = read_workloads(&args.workload)?;
+    let wanted = Wanted::of(&args)?;
     if let Some(folder) = &args.out {
         fs::create_dir_all(folder).or_usage_of(format!("--out {} cannot be created", folder.display()))?;
     }
+    match &args.remote.url {
+        Some(url) => ask_server(&args, url, wanted),
+        None => run_models(&args, wanted),
+    }
+}
+
+/// Measures an engine in this program.
+fn run_models(args: &BenchArgs, wanted: Wanted) -> Outcome {
+    let models = Models::new(&args.model)?;
+    let policies = match &args.policies {
+        Some(PolicyList(policies)) => policies.clone(),
+        None => POLICIES_DEFAULT.map(known_policy).to_vec(),
+    };
+    for policy in &policies {
+        check_drafter(policy, &models.draft)?;
+    }
     let trace = args.trace.as_deref().map(TraceFile::create).transpose()?;
-    let n_sequences = traffics.iter().map(Traffic::concurrency_max).max();
-    let wish = Wish {
-        policy: policies[0].clone(),
-        rule: args.verification.into(),
-        form: if args.raw { Form::Raw } else { Form::Chat },
-        n_sequences: n_sequences.ok_or_else(|| usage("--concurrency is empty"))?,
-        prefix_cache: false,
-    };
-    let mut session = Session::open(&models, &wish)?;
-    let loads = Loads::new(&args, &session, workloads, traffics)?;
-    let plan = Plan {
-        cells: loads.cells(),
-        policies,
-        rounds: args.repeat.get(),
-        budget: Budget::new(args.minutes),
-        trace: trace.as_ref(),
-    };
+    let subject = Local::new(args, &models, &policies, &wanted.traffics, trace.as_ref())?;
     let heading = Heading {
-        machine: session.machine(),
+        machine: subject.machine(),
         model: models.target.to_string(),
         draft: models.draft.to_string(),
-        settings: settings(&args),
+        settings: settings(args, &args.verification.to_string()),
     };
-    match &args.log {
-        Some(path) => log_runs(path, heading, &plan, &mut session)?,
-        None => record_rows(&args, heading, &plan, &mut session)?,
-    }
+    let names: Vec<String> = policies.iter().map(ToString::to_string).collect();
+    measure_all(args, subject, &names, wanted, heading)?;
     trace.map_or(Ok(()), |trace| trace.finish())
 }
 
+/// Measures a server.
+fn ask_server(args: &BenchArgs, url: &ServerUrl, wanted: Wanted) -> Outcome {
+    let policies: Option<Vec<String>> =
+        args.policies.as_ref().map(|PolicyList(policies)| policies.iter().map(ToString::to_string).collect());
+    let subject = Served::new(args, url, policies.is_some())?;
+    let heading = Heading {
+        machine: machine::describe(OF_SERVER.to_owned()),
+        model: subject.model().to_owned(),
+        draft: OF_SERVER.to_owned(),
+        settings: Settings { url: Some(url.to_string()), ..settings(args, OF_SERVER) },
+    };
+    let names = policies.unwrap_or_else(|| vec![OF_SERVER.to_owned()]);
+    measure_all(args, subject, &names, wanted, heading)
+}
+
+fn measure_all<S: Subject>(
+    args: &BenchArgs,
+    mut subject: S,
+    policies: &[String],
+    wanted: Wanted,
+    heading: Heading,
+) -> Outcome {
+    let loads = Loads::new(args, wanted, |ask, temperature| subject.request(ask, temperature))?;
+    let budget = Budget::new(args.minutes);
+    let plan = Plan { cells: loads.cells(), policies, rounds: args.repeat.get(), budget };
+    match &args.log {
+        Some(path) => log_runs(path, heading, &plan, &mut subject),
+        None => record_rows(args, heading, &plan, &mut subject),
+    }
+}
+
 /// Measures into a log that may have runs already, and prints what all of it says.
-fn log_runs(path: &Path, heading: Heading, plan: &Plan<'_>, session: &mut Session) -> Outcome {
+fn log_runs<S: Subject>(
+    path: &Path,
+    heading: Heading,
+    plan: &Plan<'_, S::Request>,
+    subject: &mut S,
+) -> Outcome {
     let mut log = LogFile::open(path, heading).or_usage()?;
-    let coverage = measure(plan, session, &mut log)?;
+    let coverage = measure(plan, subject, &mut log)?;
     tell(coverage);
     write!(io::stdout().lock(), "{}", comparison::page(&log.log))?;
     Ok(())
 }
 
 /// Measures anew and prints a record.
-fn record_rows(args: &BenchArgs, heading: Heading, plan: &Plan<'_>, session: &mut Session) -> Outcome {
+fn record_rows<S: Subject>(
+    args: &BenchArgs,
+    heading: Heading,
+    plan: &Plan<'_, S::Request>,
+    subject: &mut S,
+) -> Outcome {
     let mut rows = Rows::default();
-    let coverage = measure(plan, session, &mut rows)?;
+    let coverage = measure(plan, subject, &mut rows)?;
     tell(coverage);
     let Heading { machine, model, draft, settings } = heading;
     let record = Record { machine, model, draft, settings, rows: rows.finish() };
@@ -230,18 +298,11 @@ fn tell(Coverage { measured, planned }: Coverage) {
     }
 }
 
-fn check_temperatures(temperatures: &[f32]) -> Outcome {
-    match first_repeated(temperatures) {
-        Some(temperature) => Err(usage(format!("--temperature: {temperature} is listed twice"))),
-        None => Ok(()),
-    }
-}
-
 /// Keeps what makes the rows of a record.
 #[derive(Default)]
 struct Rows {
-    /// One entry per cell and policy, in the order of appearance; one list of timelines per run.
-    runs: Vec<(Conditions, Vec<Vec<RequestTimeline>>)>,
+    /// One entry per cell and policy, in the order of appearance.
+    repeats: Vec<Vec<(Run, Seen)>>,
 }
 
 impl Sink for Rows {
@@ -249,18 +310,23 @@ impl Sink for Rows {
         None
     }
 
-    fn take(&mut self, run: Run, timelines: Vec<RequestTimeline>) -> Outcome {
-        match self.runs.iter_mut().find(|(conditions, _)| *conditions == run.conditions) {
-            Some((_, runs)) => runs.push(timelines),
-            None => self.runs.push((run.conditions, vec![timelines])),
+    fn take(&mut self, run: Run, seen: Seen) -> Outcome {
+        let is_same = |repeats: &&mut Vec<(Run, Seen)>| {
+            repeats.iter().any(|(other, _)| other.conditions == run.conditions)
+        };
+        match self.repeats.iter_mut().find(is_same) {
+            Some(repeats) => repeats.push((run, seen)),
+            None => self.repeats.push(vec![(run, seen)]),
         }
         Ok(())
     }
 }
 
 impl Rows {
+    /// Rows of whole loads; their parts belong into logs.
     fn finish(self) -> Vec<Row> {
-        self.runs.into_iter().filter_map(|(conditions, runs)| Row::new(conditions, &runs)).collect()
+        let is_whole = |row: &Row| row.conditions.segment.as_ref().is_none_or(|segment| segment.segment == 0);
+        self.repeats.iter().filter_map(|repeats| Row::new(repeats)).filter(is_whole).collect()
     }
 }
 
@@ -269,48 +335,19 @@ impl Sink for LogFile {
         Some(&self.log)
     }
 
-    fn take(&mut self, run: Run, _timelines: Vec<RequestTimeline>) -> Outcome {
+    fn take(&mut self, run: Run, _seen: Seen) -> Outcome {
         Ok(self.push(run)?)
     }
 }
 
-/// The loads and traffics of a command, from which its cells are made.
-struct Loads {
-    loads: Vec<Load>,
-    traffics: Vec<Traffic>,
-    n_requests: Option<u32>,
-}
-
-impl Loads {
-    fn new(
-        args: &BenchArgs,
-        session: &Session,
-        workloads: Vec<Workload>,
-        traffics: Vec<Traffic>,
-    ) -> Outcome<Self> {
-        let n_requests = traffics.iter().map(|traffic| traffic.n_requests(args.requests)).max().unwrap_or(0);
-        let mut loads = Vec::new();
-        for workload in workloads {
-            for &temperature in &args.temperature {
-                loads.push(Load::new(args, session, workload.clone(), temperature, n_requests)?);
-            }
-        }
-        Ok(Self { loads, traffics, n_requests: args.requests })
-    }
-
-    fn cells(&self) -> Vec<Cell<'_>> {
-        let pairs =
-            self.loads.iter().flat_map(|load| self.traffics.iter().map(move |traffic| (load, traffic)));
-        let cell = |(load, traffic)| Cell {
-            load,
-            traffic,
-            n_requests: Traffic::n_requests(traffic, self.n_requests),
-        };
-        pairs.map(cell).collect()
+impl BenchArgs {
+    /// Latency targets of every request.
+    fn slo(&self) -> Slo {
+        Slo { ttft_ms_max: self.slo_ttft_ms, tpot_ms_max: self.slo_tpot_ms }
     }
 }
 
-fn settings(args: &BenchArgs) -> Settings {
+fn settings(args: &BenchArgs, verification: &str) -> Settings {
     Settings {
         command: command_line(std::env::args()),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -319,18 +356,27 @@ fn settings(args: &BenchArgs) -> Settings {
         seed: args.seed,
         requests: args.requests,
         repeats: args.repeat.get(),
-        verification: args.verification.to_string(),
+        verification: verification.to_owned(),
+        url: None,
+        slo_ttft_ms: args.slo_ttft_ms,
+        slo_tpot_ms: args.slo_tpot_ms,
     }
 }
 
-/// Arguments as they can be pasted into a shell.
+/// Arguments as they can be pasted into a shell, without keys.
 fn command_line(args: impl Iterator<Item = String>) -> String {
+    let mut is_key = false;
+    let hidden = |arg: String| match arg.split_once('=') {
+        _ if std::mem::replace(&mut is_key, arg == API_KEY_OPTION) => HIDDEN.to_owned(),
+        Some((API_KEY_OPTION, _)) => format!("{API_KEY_OPTION}={HIDDEN}"),
+        _ => arg,
+    };
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
     let quoted = |arg: String| match !arg.is_empty() && arg.chars().all(is_plain) {
         true => arg,
         false => format!("'{}'", arg.replace('\'', r"'\''")),
     };
-    args.map(quoted).collect::<Vec<_>>().join(" ")
+    args.map(hidden).map(quoted).collect::<Vec<_>>().join(" ")
 }
 
 fn save(folder: &Path, record: &Record) -> Outcome {
@@ -366,5 +412,12 @@ mod tests {
         let args = ["dsde", "bench", "--policies", "off,fixed:k=4", "a b", "it's", ""];
         let line = command_line(args.into_iter().map(str::to_owned));
         assert_eq!(line, r"dsde bench --policies off,fixed:k=4 'a b' 'it'\''s' ''");
+    }
+
+    #[test]
+    fn a_command_line_has_no_keys() {
+        let args = ["dsde", "--api-key", "secret", "--api-key=secret", "--url", "x"];
+        let line = command_line(args.into_iter().map(str::to_owned));
+        assert_eq!(line, "dsde --api-key KEY --api-key=KEY --url x");
     }
 }

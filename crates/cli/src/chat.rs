@@ -1,20 +1,21 @@
-//! `dsde chat`: a conversation on stdin and stdout.
+//! `dsde chat`: a conversation on stdin and stdout, with a model here or behind a server.
+
+mod history;
+mod local;
+mod remote;
 
 use std::io::{self, BufRead, IsTerminal as _, Read as _, Write};
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::Arc;
 
 use clap::Args;
 use dsde_bench::Message;
-use dsde_bench::load::closed_loop;
 use dsde_bench::workload::LINE_BYTES_MAX;
 
-use crate::answer;
 use crate::args::{ModelArgs, PolicyArgs, SamplingArgs};
 use crate::failure::{OrUsage as _, Outcome};
-use crate::generate::{Printer as _, Streaming};
-use crate::sampling::{Sampling, Wanted};
-use crate::session::{Form, Models, Session, Wish};
-use crate::speculation::policy_for;
+use crate::interrupt::Interrupt;
+use crate::remote::RemoteArgs;
+use history::History;
 
 /// Share of the context kept free for an answer: one part in this many.
 const ANSWER_SHARE: u32 = 4;
@@ -24,8 +25,14 @@ Examples:
   dsde chat
   dsde chat --model ./Qwen3-0.6B --temperature 0.7 --system 'You answer in one sentence.'
   printf 'Hello.\\nTell me more.\\n' | dsde chat
+  dsde chat --url http://127.0.0.1:8080
+  OPENAI_API_KEY=... dsde chat --url https://api.example.org/v1 --model NAME
 
-Type /help for the commands inside a conversation. Ctrl-D or /quit ends it; Ctrl-C ends the program at once.";
+Type /help for the commands inside a conversation. Ctrl-C stops an answer and keeps what came of it; without one it ends the \
+program, as Ctrl-D and /quit do.
+
+With --url, sampling options that are given go into the request; servers may refuse those that OpenAI does not have: --top-k, \
+--min-p, --repetition-penalty, --ignore-eos. --policy goes into its field `policy`.";
 
 /// Talk to a model, one line per turn
 ///
@@ -45,32 +52,38 @@ pub(crate) struct ChatArgs {
 
     #[command(flatten)]
     model: ModelArgs,
+
+    #[command(flatten)]
+    remote: RemoteArgs,
 }
 
 /// Runs the command.
 pub(crate) fn run(args: ChatArgs) -> Outcome {
-    let models = Models::new(&args.model)?;
-    let wish = Wish {
-        policy: policy_for(args.policy.policy, &models.draft)?,
-        rule: args.policy.verification.into(),
-        form: Form::Chat,
-        n_sequences: NonZeroU32::MIN,
-        prefix_cache: true,
+    let partner: Box<dyn Partner> = match &args.remote.url {
+        Some(url) => Box::new(remote::Partner::new(url, &args)?),
+        None => Box::new(local::Partner::new(&args)?),
     };
-    let session = Session::open(&models.under(&wish.policy), &wish)?;
-    let wanted = Wanted { n_choices: 1, logprobs: None };
-    let sampling = Sampling::new(&args.sampling, wanted, session.eos_tokens());
-    sampling.check(&session.engine.shape()).or_usage()?;
-    let mut chat = Chat { session, sampling, history: History::new(args.system), n_turns: 0 };
+    let mut chat = Chat { partner, history: History::new(args.system), interrupt: Interrupt::listen()? };
     chat.run(io::stdin().lock())
 }
 
+/// Who answers.
+trait Partner {
+    /// Streams an answer to the last message to stdout, and returns it. What does not fit the context is forgotten.
+    ///
+    /// # Errors
+    /// If the conversation cannot go on.
+    fn answer(&mut self, history: &mut History, interrupt: &Interrupt)
+    -> Outcome<Result<String, Unanswered>>;
+}
+
+/// Why a message got no answer, in words.
+struct Unanswered(String);
+
 struct Chat {
-    session: Session,
-    sampling: Sampling,
+    partner: Box<dyn Partner>,
     history: History,
-    /// Turns so far; each has its own seed.
-    n_turns: usize,
+    interrupt: Arc<Interrupt>,
 }
 
 /// What a typed line means.
@@ -132,70 +145,20 @@ impl Chat {
         }
     }
 
-    /// Answers a message, or drops it and says why it cannot be answered.
+    /// Answers a message, or drops it and says why it was not answered.
     fn turn(&mut self, text: &str) -> Outcome {
         self.history.messages.push(Message::user(text));
-        let answered = match self.prompt() {
-            Ok(prompt) => self.answer(prompt)?,
-            Err(unanswerable) => Err(unanswerable),
-        };
-        match answered {
+        let interrupt = &*self.interrupt;
+        match interrupt.during(|| self.partner.answer(&mut self.history, interrupt))? {
             Ok(content) => self.history.messages.push(Message { role: "assistant".to_owned(), content }),
-            Err(Unanswerable(reason)) => {
+            Err(Unanswered(reason)) => {
                 self.history.messages.pop();
-                notice(&format!("{reason}; it was not sent"));
+                notice(&reason);
             }
         }
         Ok(())
     }
-
-    /// Streams the model's answer.
-    fn answer(&mut self, prompt: Vec<u32>) -> Outcome<Result<String, Unanswerable>> {
-        let request = self.sampling.request(self.n_turns, prompt, None);
-        if let Err(refused) = request.check(&self.session.engine.shape()) {
-            return Ok(Err(Unanswerable(format!("this message cannot be answered: {refused}"))));
-        }
-        self.n_turns += 1;
-        let mut printer = Streaming::new(io::stdout().lock());
-        let result = closed_loop(&mut self.session.engine, [request], NonZeroUsize::MIN, &mut printer);
-        printer.finish()?;
-        let choices = result?;
-        notice(&answer::speed(choices.iter().flatten()));
-        Ok(Ok(choices.iter().flatten().map(answer::text).collect()))
-    }
-
-    /// Tokens of the conversation, its oldest turns forgotten as far as needed; none are if even that is not enough.
-    fn prompt(&mut self) -> Result<Vec<u32>, Unanswerable> {
-        let context_len_max = self.session.engine.shape().context_len_max;
-        let prompt_len_max = (context_len_max - context_len_max / ANSWER_SHARE) as usize;
-        let mut prompt_len = 0;
-        for n_forgotten in 0.. {
-            let Some(messages) = self.history.without_oldest(n_forgotten) else {
-                break;
-            };
-            let prompt = self.session.encode_chat(&messages).map_err(|error| {
-                Unanswerable(format!("this message cannot be turned into a prompt: {error:#}"))
-            })?;
-            prompt_len = prompt.len();
-            if prompt_len <= prompt_len_max {
-                if n_forgotten > 0 {
-                    notice(&format!(
-                        "the context of {context_len_max} tokens is full: {n_forgotten} old turns forgotten"
-                    ));
-                    self.history.messages = messages;
-                }
-                return Ok(prompt);
-            }
-        }
-        let what = self.history.last_in_words();
-        Err(Unanswerable(format!(
-            "{what} {prompt_len} tokens, at most {prompt_len_max} leave room for an answer in the context of {context_len_max}"
-        )))
-    }
 }
-
-/// Why a message gets no answer, in words.
-struct Unanswerable(String);
 
 /// A line of the conversation as read.
 #[derive(Debug, PartialEq, Eq)]
@@ -223,41 +186,6 @@ impl Line {
             0 => Ok(Self::End),
             _ => Ok(String::from_utf8(bytes).map_or(Self::NotText, Self::Text)),
         }
-    }
-}
-
-/// The conversation: an optional instruction, then user and assistant taking turns.
-struct History {
-    messages: Vec<Message>,
-    /// 1 if the first message is an instruction, which is never forgotten.
-    n_fixed: usize,
-}
-
-impl History {
-    fn new(system: Option<String>) -> Self {
-        let instruction = |content| Message { role: "system".to_owned(), content };
-        let messages: Vec<Message> = system.map(instruction).into_iter().collect();
-        let n_fixed = messages.len();
-        Self { messages, n_fixed }
-    }
-
-    /// The last message and the instruction, if there is one, as the subject of a sentence about their length.
-    fn last_in_words(&self) -> &'static str {
-        match self.n_fixed {
-            0 => "this message alone has",
-            _ => "this message and --system together have",
-        }
-    }
-
-    fn reset(&mut self) {
-        self.messages.truncate(self.n_fixed);
-    }
-
-    /// The messages without the oldest questions and their answers; `None` if not even the last message would be left.
-    fn without_oldest(&self, n_turns: usize) -> Option<Vec<Message>> {
-        let (fixed, turns) = self.messages.split_at(self.n_fixed);
-        let kept = turns.get(2 * n_turns..).filter(|kept| !kept.is_empty())?;
-        Some([fixed, kept].concat())
     }
 }
 
@@ -301,23 +229,5 @@ mod tests {
         for line in expected {
             assert_eq!(Line::read(&mut lines).unwrap(), line);
         }
-    }
-
-    #[test]
-    fn the_oldest_turns_are_forgotten_and_the_instruction_is_not() {
-        let mut history = History::new(Some("be short".to_owned()));
-        for text in ["q1", "a1", "q2", "a2", "q3"] {
-            history.messages.push(Message::user(text));
-        }
-        let contents = |n_turns| {
-            let messages = history.without_oldest(n_turns)?;
-            Some(messages.into_iter().map(|message| message.content).collect::<Vec<_>>().join(" "))
-        };
-        assert_eq!(contents(0).as_deref(), Some("be short q1 a1 q2 a2 q3"));
-        assert_eq!(contents(1).as_deref(), Some("be short q2 a2 q3"));
-        assert_eq!(contents(2).as_deref(), Some("be short q3"));
-        assert_eq!(contents(3), None);
-        history.reset();
-        assert_eq!(history.messages.len(), 1);
     }
 }

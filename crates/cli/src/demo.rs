@@ -6,17 +6,16 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use dsde_bench::load::{Choice, Observer};
+use dsde_bench::load::{Choice, Observer, closed_loop};
 use dsde_bench::metrics;
 use dsde_bench::report::{self, Table};
-use dsde_bench::{Conditions, Prompt, Row};
+use dsde_bench::{Conditions, Prompt, Row, Run, Seen};
 use dsde_engine::{Emission, Origin, Request, RequestTimeline, StepReport};
 use dsde_policy::registry;
 use dsde_sampling::{Params, Rule};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::{ModelArgs, THREADS_MAX, positive_up_to};
-use crate::bench::serve;
 use crate::failure::Outcome;
 use crate::samples;
 use crate::session::{Form, Models, Session, Wish};
@@ -160,6 +159,20 @@ fn check_identical(measured: &[Measured]) -> Outcome {
     Ok(())
 }
 
+/// Serves `requests` under a fresh policy.
+fn serve(
+    session: &mut Session,
+    policy: &registry::Config,
+    requests: impl IntoIterator<Item = Request>,
+    concurrency: NonZeroUsize,
+    observer: &mut dyn Observer,
+) -> Outcome<Vec<Choice>> {
+    let policy = session.policy(policy);
+    session.engine.set_policy(policy);
+    let choices = closed_loop(&mut session.engine, requests, concurrency, observer)?;
+    Ok(choices.into_iter().flatten().collect())
+}
+
 fn table(measured: &[Measured]) -> Outcome<Table> {
     let row = |measured: &Measured| {
         let conditions = Conditions {
@@ -169,8 +182,12 @@ fn table(measured: &[Measured]) -> Outcome<Table> {
             temperature: 0.0,
             segment: None,
         };
-        Ok(Row::new(conditions, &measured.runs)
-            .ok_or_else(|| anyhow::anyhow!("the runs took no measurable time"))?)
+        let repeat = |timelines: &Vec<RequestTimeline>| {
+            let seen = Seen { timelines: timelines.clone(), ..Seen::default() };
+            Some((Run::closed(conditions.clone(), 0, &seen)?, seen))
+        };
+        let repeats: Vec<(Run, Seen)> = measured.runs.iter().filter_map(repeat).collect();
+        Ok(Row::new(&repeats).ok_or_else(|| anyhow::anyhow!("the runs took no measurable time"))?)
     };
     let rows: Vec<Row> = measured.iter().map(row).collect::<Outcome<_>>()?;
     let mut table =

@@ -114,7 +114,8 @@ pub(crate) fn run(args: GenerateArgs) -> Outcome {
         }
     };
     if !args.json {
-        let _ = writeln!(io::stderr(), "{}", answer::speed(choices.iter().flatten()));
+        let timelines: Vec<_> = choices.iter().flatten().map(|choice| choice.timeline).collect();
+        let _ = writeln!(io::stderr(), "{}", answer::speed(&timelines));
     }
     tell_of_cut_answers(&session, n_cut(&choices, &tokens_max));
     trace.map_or(Ok(()), |trace| trace.finish())

@@ -2,8 +2,10 @@
 
 use dsde_engine::{Refused, Request, Shape, Stop};
 use dsde_sampling::Params;
+use serde_json::Value;
 
 use crate::args::SamplingArgs;
+use crate::remote::Fields;
 
 /// Most tokens per prompt where nobody says otherwise.
 const MAX_TOKENS_DEFAULT: u32 = 256;
@@ -67,5 +69,66 @@ impl Sampling {
         request.stop = self.stop.clone();
         request.n_choices = self.n_choices;
         request
+    }
+}
+
+/// The options as fields of a request to a server. Those without effect are left out, and so is the seed of greedy requests:
+/// servers may refuse or slow down what they do not need.
+pub(crate) fn fields(args: &SamplingArgs) -> Fields {
+    let mut fields = Fields::new();
+    let mut set = |name: &str, value: Value, is_given: bool| {
+        if is_given {
+            fields.insert(name.to_owned(), value);
+        }
+    };
+    set("max_tokens", args.max_tokens.map_or(MAX_TOKENS_DEFAULT, u32::from).into(), true);
+    set("temperature", shortest(args.temperature).into(), true);
+    set("top_p", shortest(args.top_p).into(), args.top_p != 1.0);
+    set("top_k", args.top_k.into(), args.top_k != 0);
+    set("min_p", shortest(args.min_p).into(), args.min_p != 0.0);
+    set("repetition_penalty", shortest(args.repetition_penalty).into(), args.repetition_penalty != 1.0);
+    set("presence_penalty", shortest(args.presence_penalty).into(), args.presence_penalty != 0.0);
+    set("frequency_penalty", shortest(args.frequency_penalty).into(), args.frequency_penalty != 0.0);
+    let bias = args.logit_bias.iter().map(|(token, bias)| (token.to_string(), shortest(*bias).into()));
+    set("logit_bias", Value::Object(bias.collect()), !args.logit_bias.is_empty());
+    set("stop", args.stop.clone().into(), !args.stop.is_empty());
+    set("ignore_eos", true.into(), args.ignore_eos);
+    fields
+}
+
+/// `fields` of one request, drawn with a seed unless it is greedy.
+pub(crate) fn fields_with_seed(fields: &Fields, seed: u64) -> Fields {
+    let mut fields = fields.clone();
+    let is_greedy = fields.get("temperature").and_then(Value::as_f64) == Some(0.0);
+    if !is_greedy {
+        // The API has signed seeds.
+        fields.insert("seed".to_owned(), seed.cast_signed().into());
+    }
+    fields
+}
+
+/// The number that was typed: `0.7` as f32 is not the f64 closest to 0.7.
+pub(crate) fn shortest(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_passed_on_as_typed() {
+        assert_eq!(shortest(0.7), 0.7);
+        assert_eq!(shortest(0.0), 0.0);
+    }
+
+    #[test]
+    fn greedy_requests_have_no_seed() {
+        let with = |temperature: f64| {
+            let fields = Fields::from_iter([("temperature".to_owned(), temperature.into())]);
+            fields_with_seed(&fields, 7).get("seed").cloned()
+        };
+        assert_eq!(with(0.0), None);
+        assert_eq!(with(0.7), Some(7.into()));
     }
 }

@@ -45,7 +45,7 @@ impl Models {
     /// # Errors
     /// If a model folder does not exist.
     pub(crate) fn new(args: &ModelArgs) -> Outcome<Self> {
-        let target = Source::parse(&args.model);
+        let target = args.model.as_deref().map_or(Source::Demo, Source::parse);
         let draft = Draft::parse(args.draft.as_deref(), &target);
         check_folder("model", &target)?;
         if let Draft::Model(source) = &draft {

@@ -155,16 +155,18 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         &self.executor
     }
 
-    /// Replaces the policy of all sequences that did not choose one. What the old one learned about them is lost.
+    /// Replaces the policy of all sequences that did not choose one and returns the old one, which may be set again with all it
+    /// has learned. What it knows about running sequences makes no sense then, so the engine should be idle.
     ///
     /// An idle engine takes back at once what the old one lent of the draft's memory and the new one wants, so that none of its steps
     /// pays for that.
-    pub fn set_policy(&mut self, policy: Box<dyn Policy>) {
-        self.policy.replace_main(policy);
+    pub fn set_policy(&mut self, policy: Box<dyn Policy>) -> Box<dyn Policy> {
+        let old = self.policy.replace_main(policy);
         if self.is_idle() && self.lending.n_blocks() > 0 {
             self.scheduler.pool.forget_cached();
             self.update_lending().expect("nothing is copied where nothing is stored");
         }
+        old
     }
 
     /// The policy of sequences that did not choose one.

@@ -99,9 +99,9 @@ impl Mixture {
         Self { parts, members: HashMap::new(), n_choices: 0, profile: Profile::default() }
     }
 
-    /// Replaces the main policy; the others stay.
-    pub fn replace_main(&mut self, main: Box<dyn Policy>) {
-        self.parts[MAIN] = Part::new(main);
+    /// Replaces the main policy and returns the old one; the others stay.
+    pub fn replace_main(&mut self, main: Box<dyn Policy>) -> Box<dyn Policy> {
+        std::mem::replace(&mut self.parts[MAIN], Part::new(main)).policy
     }
 
     /// Costs that every policy chosen from now on knows.

@@ -4,13 +4,12 @@ use std::path::Path;
 
 use dsde_bench::Workload;
 use dsde_engine::Request;
-use dsde_sampling::Params;
 
 use super::BenchArgs;
+use super::plan::{Cell, Traffic};
 use crate::failure::{OrUsage as _, Outcome, usage};
 use crate::prompts::{Ask, asks_of, warn_of_suspect};
 use crate::samples;
-use crate::session::Session;
 use crate::speculation::first_repeated;
 
 /// Workload of the lines of all others.
@@ -20,7 +19,7 @@ const MIX: &str = "mix";
 ///
 /// # Errors
 /// If one cannot be read or two have the same name.
-pub(super) fn read_workloads(names: &[String]) -> Outcome<Vec<Workload>> {
+fn read_workloads(names: &[String]) -> Outcome<Vec<Workload>> {
     if let Some(name) = first_repeated(names) {
         return Err(usage(format!("--workload: {name} is listed twice")));
     }
@@ -48,60 +47,109 @@ pub(super) fn read_workloads(names: &[String]) -> Outcome<Vec<Workload>> {
     }
 }
 
+/// What is sent for a prompt.
+pub(super) trait Asked: Clone {
+    /// Sets the seed of its random draws.
+    fn set_seed(&mut self, seed: u64);
+}
+
+impl Asked for Request {
+    fn set_seed(&mut self, seed: u64) {
+        self.params.seed = seed;
+    }
+}
+
 /// The requests of a workload at a temperature, without end.
-pub(super) struct Load {
+pub(super) struct Load<R> {
     /// Name of the workload.
     pub(super) name: String,
     /// 0 is greedy.
     pub(super) temperature: f32,
     /// One per line that is used; the others repeat them.
-    distinct: Vec<Request>,
+    distinct: Vec<R>,
     /// Of the first request.
     seed: u64,
 }
 
-impl Load {
-    /// * `n_requests`: most that a run takes.
-    ///
-    /// # Errors
-    /// If a prompt cannot be used.
-    pub(super) fn new(
-        args: &BenchArgs,
-        session: &Session,
-        workload: Workload,
-        temperature: f32,
-        n_requests: u32,
-    ) -> Outcome<Self> {
-        let params = Params { temperature, ..Params::greedy() };
-        params.check(session.engine.shape().vocab_len).or_usage()?;
-        let name = workload.name.clone();
-        let asks = asks_of(workload, &name);
-        let request = |ask: &Ask| {
-            let prompt = session.encode(&ask.prompt).map_err(|error| ask.blame(error))?;
-            let mut request = Request::new(prompt, params.clone(), args.max_tokens.get());
-            if args.stop_at_eos {
-                request.stop.tokens = session.eos_tokens().to_vec();
-            }
-            request.check(&session.engine.shape()).map_err(|error| ask.blame(error))?;
-            Ok(request)
-        };
-        let distinct = asks.iter().take(n_requests as usize).map(request).collect::<Outcome<_>>()?;
-        Ok(Self { name, temperature, distinct, seed: args.seed })
-    }
-
+impl<R: Asked> Load<R> {
     /// The requests in order, each made when it is asked for.
-    pub(super) fn requests(&self) -> impl Iterator<Item = Request> {
+    pub(super) fn requests(&self) -> impl Iterator<Item = R> {
         let seeds = (0_u64..).map(|i| self.seed.wrapping_add(i));
         self.distinct.iter().cycle().zip(seeds).map(|(request, seed)| {
             let mut request = request.clone();
-            request.params.seed = seed;
+            request.set_seed(seed);
             request
         })
     }
 }
 
+/// What a command names, before anything is loaded.
+pub(super) struct Wanted {
+    workloads: Vec<Workload>,
+    pub(super) traffics: Vec<Traffic>,
+}
+
+impl Wanted {
+    /// # Errors
+    /// If something is listed twice or a workload cannot be read.
+    pub(super) fn of(args: &BenchArgs) -> Outcome<Self> {
+        if let Some(temperature) = first_repeated(&args.temperature) {
+            return Err(usage(format!("--temperature: {temperature} is listed twice")));
+        }
+        let traffics = Traffic::asked(args)?;
+        Ok(Self { workloads: read_workloads(&args.workload)?, traffics })
+    }
+}
+
+/// The loads and traffics of a command, from which its cells are made.
+pub(super) struct Loads<R> {
+    loads: Vec<Load<R>>,
+    traffics: Vec<Traffic>,
+    n_requests: Option<u32>,
+}
+
+impl<R: Asked> Loads<R> {
+    /// * `request`: of a prompt at a temperature.
+    ///
+    /// # Errors
+    /// If a prompt cannot be used.
+    pub(super) fn new(
+        args: &BenchArgs,
+        wanted: Wanted,
+        request: impl Fn(&Ask, f32) -> Outcome<R>,
+    ) -> Outcome<Self> {
+        let Wanted { workloads, traffics } = wanted;
+        let n_requests = traffics.iter().map(|traffic| traffic.n_requests(args.requests)).max().unwrap_or(0);
+        let mut loads = Vec::new();
+        for workload in workloads {
+            let name = workload.name.clone();
+            let asks = asks_of(workload, &name);
+            let used = &asks[..asks.len().min(n_requests as usize)];
+            for &temperature in &args.temperature {
+                let distinct = used.iter().map(|ask| request(ask, temperature)).collect::<Outcome<_>>()?;
+                loads.push(Load { name: name.clone(), temperature, distinct, seed: args.seed });
+            }
+        }
+        Ok(Self { loads, traffics, n_requests: args.requests })
+    }
+
+    /// Every load under every traffic.
+    pub(super) fn cells(&self) -> Vec<Cell<'_, R>> {
+        let pairs =
+            self.loads.iter().flat_map(|load| self.traffics.iter().map(move |traffic| (load, traffic)));
+        let cell = |(load, traffic)| Cell {
+            load,
+            traffic,
+            n_requests: Traffic::n_requests(traffic, self.n_requests),
+        };
+        pairs.map(cell).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use dsde_sampling::Params;
+
     use super::*;
 
     #[test]

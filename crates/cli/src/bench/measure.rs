@@ -4,48 +4,65 @@
 //! before. So runs that are compared stand close in time, and a measurement that is ended early has the same number of rounds
 //! everywhere, give or take one.
 //!
-//! A policy keeps what it learned in a cell from round to round, as it would in a server that has run for hours. Before its first
-//! run there it serves a warm-up that is not counted.
+//! Before its first run in a cell a policy serves a warm-up there that is not counted.
 
-use std::collections::HashMap;
-use std::num::NonZeroUsize;
+use std::collections::HashSet;
 
-use dsde_bench::load::{Choice, Observer, closed_loop, profiled_loop};
-use dsde_bench::{Conditions, Log, Profile, Run, Segment, Served};
-use dsde_engine::{Request, RequestTimeline};
-use dsde_policy::registry;
+use dsde_bench::{Log, Run, Seen};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::kept::Kept;
-use super::plan::{Budget, Cell, Traffic};
+use super::loads::Asked;
+use super::plan::{Budget, Cell};
 use crate::failure::Outcome;
-use crate::session::Session;
-use crate::trace::TraceFile;
+use crate::prompts::Ask;
 
 /// Fewest requests of a warm-up: learning policies need some steps.
 const WARM_UP_REQUESTS_MIN: u32 = 4;
-/// Offset and factor of the FNV-1a hash of 64 bits (Fowler, Noll, Vo).
-const FNV: (u64, u64) = (0xcbf2_9ce4_8422_2325, 0x0100_0000_01b3);
+
+/// Who is measured: an engine, or a server.
+pub(super) trait Subject {
+    /// What is sent for a prompt.
+    type Request: Asked;
+
+    /// The request of a prompt at a temperature.
+    ///
+    /// # Errors
+    /// If the prompt or the temperature cannot be used.
+    fn request(&self, ask: &Ask, temperature: f32) -> Outcome<Self::Request>;
+
+    /// Serves the first `n_requests` of a cell under one of its policies.
+    ///
+    /// # Errors
+    /// If it fails.
+    fn warm_up(&mut self, turn: &Turn<'_, Self::Request>, n_requests: u32) -> Outcome;
+
+    /// One run. Of a load that changes there is one more for every part, before the run for all of it: so a cut log has all or
+    /// begins anew.
+    ///
+    /// # Errors
+    /// If it fails or takes no measurable time.
+    fn run(&mut self, turn: &Turn<'_, Self::Request>) -> Outcome<Vec<(Run, Seen)>>;
+}
 
 /// Takes what was measured.
 pub(super) trait Sink {
     /// The runs of earlier measurements, which are not repeated.
     fn log(&self) -> Option<&Log>;
 
-    /// One measured run, and the requests that ended in it.
+    /// One measured run.
     ///
     /// # Errors
     /// If it cannot be kept.
-    fn take(&mut self, run: Run, timelines: Vec<RequestTimeline>) -> Outcome;
+    fn take(&mut self, run: Run, seen: Seen) -> Outcome;
 }
 
 /// What is measured, and how often.
-pub(super) struct Plan<'a> {
-    pub(super) cells: Vec<Cell<'a>>,
-    pub(super) policies: &'a [registry::Config],
+pub(super) struct Plan<'a, R> {
+    pub(super) cells: Vec<Cell<'a, R>>,
+    /// Their names.
+    pub(super) policies: &'a [String],
     pub(super) rounds: u32,
     pub(super) budget: Budget,
-    pub(super) trace: Option<&'a TraceFile>,
 }
 
 /// How far the plan got.
@@ -57,175 +74,64 @@ pub(super) struct Coverage {
     pub(super) planned: usize,
 }
 
+/// One run of the plan.
+pub(super) struct Turn<'a, R> {
+    pub(super) cell: &'a Cell<'a, R>,
+    pub(super) cell_idx: usize,
+    pub(super) policy: &'a str,
+    pub(super) policy_idx: usize,
+    pub(super) round: u32,
+}
+
 /// Measures until everything is measured or the time is spent.
 ///
 /// # Errors
-/// If a step fails or `sink` cannot keep a run.
-pub(super) fn measure(plan: &Plan<'_>, session: &mut Session, sink: &mut dyn Sink) -> Outcome<Coverage> {
+/// If a run fails or `sink` cannot keep it.
+pub(super) fn measure<S: Subject>(
+    plan: &Plan<'_, S::Request>,
+    subject: &mut S,
+    sink: &mut dyn Sink,
+) -> Outcome<Coverage> {
     let planned = plan.cells.len() * plan.policies.len() * plan.rounds as usize;
-    let mut measuring = Measuring { plan, kept: HashMap::new(), progress: Progress::new(planned as u64) };
+    let progress = Progress::new(planned as u64);
+    let mut warm = HashSet::new();
     let mut measured = 0;
     for round in 0..plan.rounds {
-        for cell_idx in 0..plan.cells.len() {
-            for turn in 0..plan.policies.len() {
-                let policy_idx = (round as usize + turn) % plan.policies.len();
-                if measuring.is_known(sink, cell_idx, policy_idx, round) {
+        for (cell_idx, cell) in plan.cells.iter().enumerate() {
+            for place in 0..plan.policies.len() {
+                let policy_idx = (round as usize + place) % plan.policies.len();
+                let policy = plan.policies[policy_idx].as_str();
+                let is_known = sink.log().is_some_and(|log| log.has(&cell.conditions(policy), round));
+                if is_known {
                     measured += 1;
                 } else if !plan.budget.is_spent() {
-                    measuring.run(session, sink, Turn { cell_idx, policy_idx, round })?;
+                    let turn = Turn { cell, cell_idx, policy, policy_idx, round };
+                    if warm.insert((cell_idx, policy_idx)) {
+                        progress.describe(&turn, "warm-up");
+                        subject.warm_up(&turn, warm_up_len(cell))?;
+                    }
+                    progress.describe(&turn, &format!("round {} of {}", round + 1, plan.rounds));
+                    for (run, seen) in subject.run(&turn)? {
+                        sink.take(run, seen)?;
+                    }
                     measured += 1;
                 }
-                measuring.progress.bar.inc(1);
+                progress.bar.inc(1);
             }
         }
     }
-    measuring.progress.bar.finish_and_clear();
+    progress.bar.finish_and_clear();
     Ok(Coverage { measured, planned })
 }
 
-/// One run of the plan.
-#[derive(Clone, Copy)]
-struct Turn {
-    cell_idx: usize,
-    policy_idx: usize,
-    round: u32,
+/// One batch.
+fn warm_up_len<R>(cell: &Cell<'_, R>) -> u32 {
+    cell.traffic.concurrency_max().get().max(WARM_UP_REQUESTS_MIN).min(cell.n_requests)
 }
 
-struct Measuring<'a> {
-    plan: &'a Plan<'a>,
-    /// By cell and policy.
-    kept: HashMap<(usize, usize), Kept>,
-    progress: Progress,
-}
-
-impl Measuring<'_> {
-    fn is_known(&self, sink: &dyn Sink, cell_idx: usize, policy_idx: usize, round: u32) -> bool {
-        let conditions = self.plan.cells[cell_idx].conditions(&self.plan.policies[policy_idx]);
-        sink.log().is_some_and(|log| log.has(&conditions, round))
-    }
-
-    fn run(&mut self, session: &mut Session, sink: &mut dyn Sink, turn: Turn) -> Outcome {
-        let Turn { cell_idx, policy_idx, round } = turn;
-        let (cell, policy) = (&self.plan.cells[cell_idx], &self.plan.policies[policy_idx]);
-        let kept = match self.kept.get(&(cell_idx, policy_idx)) {
-            Some(kept) => kept.clone(),
-            None => {
-                self.progress.describe(cell, policy, "warm-up");
-                let kept = Kept::new(session.policy(policy));
-                warm_up(session, cell, &kept)?;
-                self.kept.insert((cell_idx, policy_idx), kept.clone());
-                kept
-            }
-        };
-        self.progress.describe(cell, policy, &format!("round {} of {}", round + 1, self.plan.rounds));
-        let conditions = cell.conditions(policy);
-        if let Some(trace) = self.plan.trace {
-            trace.begin_run(&conditions, round);
-            session.engine.set_trace(Some(trace.sink()));
-        }
-        session.engine.set_policy(Box::new(kept));
-        let result = match cell.traffic {
-            Traffic::Closed(_) => closed(session, cell, conditions, round, sink),
-            Traffic::Changing(profile) => changing(session, cell, profile, conditions, round, sink),
-        };
-        session.engine.set_trace(None);
-        result
-    }
-}
-
-/// One batch, not counted.
-fn warm_up(session: &mut Session, cell: &Cell<'_>, kept: &Kept) -> Outcome {
-    let concurrency = cell.traffic.concurrency_max();
-    let n_requests = concurrency.get().max(WARM_UP_REQUESTS_MIN).min(cell.n_requests) as usize;
-    session.engine.set_policy(Box::new(kept.clone()));
-    closed_loop(
-        &mut session.engine,
-        cell.load.requests().take(n_requests),
-        concurrency.try_into()?,
-        &mut (),
-    )?;
-    Ok(())
-}
-
-fn closed(
-    session: &mut Session,
-    cell: &Cell<'_>,
-    conditions: Conditions,
-    round: u32,
-    sink: &mut dyn Sink,
-) -> Outcome {
-    let requests = cell.load.requests().take(cell.n_requests as usize);
-    let concurrency: NonZeroUsize = cell.traffic.concurrency_max().try_into()?;
-    let answers = closed_loop(&mut session.engine, requests, concurrency, &mut ())?;
-    let choices: Vec<Choice> = answers.into_iter().flatten().collect();
-    let timelines: Vec<RequestTimeline> = choices.iter().map(|choice| choice.timeline).collect();
-    let digest = (conditions.temperature == 0.0).then(|| digest(&choices));
-    let run = Run::closed(conditions, round, &timelines).ok_or_else(no_time)?;
-    sink.take(Run { digest, ..run }, timelines)
-}
-
-/// One run for all of the load and one for each part of it; the whole comes last, so that a cut log has all or begins anew.
-fn changing(
-    session: &mut Session,
-    cell: &Cell<'_>,
-    profile: &Profile,
-    conditions: Conditions,
-    round: u32,
-    sink: &mut dyn Sink,
-) -> Outcome {
-    let mut ended = Ended::default();
-    let segments = profiled_loop(&mut session.engine, cell.load.requests(), profile, &mut ended)?;
-    let mut whole = Served::default();
-    for ((served, concurrency), i) in segments.iter().zip(profile.concurrencies()).zip(1..) {
-        whole = whole.and(served);
-        let segment = Some(Segment { profile: profile.to_string(), segment: i });
-        let part = Conditions { concurrency: concurrency.get(), segment, ..conditions.clone() };
-        // A part that one long step of the part before it has used up has no speed.
-        if let Some(run) = Run::profiled(part, round, served, &[]) {
-            sink.take(run, Vec::new())?;
-        }
-    }
-    let run = Run::profiled(conditions, round, &whole, &ended.0).ok_or_else(no_time)?;
-    sink.take(run, ended.0)
-}
-
-fn no_time() -> anyhow::Error {
+/// A run that cannot be judged.
+pub(super) fn no_time() -> anyhow::Error {
     anyhow::anyhow!("a run took no measurable time; ask for more requests or tokens")
-}
-
-/// Timelines of the requests that ended.
-#[derive(Default)]
-struct Ended(Vec<RequestTimeline>);
-
-impl Observer for Ended {
-    fn answered(&mut self, _request_idx: usize, choices: &[Choice]) {
-        self.0.extend(choices.iter().map(|choice| choice.timeline));
-    }
-}
-
-/// A number that differs if any emitted token does.
-fn digest(choices: &[Choice]) -> String {
-    let tokens = choices.iter().flat_map(|choice| choice.tokens.iter().map(|emitted| emitted.token));
-    let bytes = tokens.flat_map(u32::to_le_bytes);
-    let hash = bytes.fold(FNV.0, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(FNV.1));
-    format!("{hash:016x}")
-}
-
-/// Serves `requests` under a fresh policy.
-///
-/// # Errors
-/// If a step fails.
-pub(crate) fn serve(
-    session: &mut Session,
-    policy: &registry::Config,
-    requests: impl IntoIterator<Item = Request>,
-    concurrency: NonZeroUsize,
-    observer: &mut dyn Observer,
-) -> Outcome<Vec<Choice>> {
-    let policy = session.policy(policy);
-    session.engine.set_policy(policy);
-    let choices = closed_loop(&mut session.engine, requests, concurrency, observer)?;
-    Ok(choices.into_iter().flatten().collect())
 }
 
 /// A bar on stderr; nothing where stderr is not a terminal.
@@ -243,7 +149,8 @@ impl Progress {
         Self { bar }
     }
 
-    fn describe(&self, cell: &Cell<'_>, policy: &registry::Config, what: &str) {
+    fn describe<R>(&self, turn: &Turn<'_, R>, what: &str) {
+        let Turn { cell, policy, .. } = turn;
         let (name, temperature) = (&cell.load.name, cell.load.temperature);
         self.bar.set_message(format!("{name}, T={temperature}, {}, {policy}, {what}", cell.traffic));
     }

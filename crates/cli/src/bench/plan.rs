@@ -4,12 +4,13 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
-use dsde_bench::{Conditions, Profile, Segment};
-use dsde_policy::registry;
+use dsde_bench::{Conditions, Profile, Run, Seen, Segment, Served};
 
 use super::BenchArgs;
 use super::loads::Load;
+use super::measure::Turn;
 use crate::failure::{Outcome, usage};
+use crate::sampling::shortest;
 use crate::speculation::first_repeated;
 
 /// Fewest requests of a run where nobody says how many: enough texts for an average.
@@ -69,17 +70,17 @@ impl fmt::Display for Traffic {
 }
 
 /// Where policies are compared.
-pub(super) struct Cell<'a> {
-    pub(super) load: &'a Load,
+pub(super) struct Cell<'a, R> {
+    pub(super) load: &'a Load<R>,
     pub(super) traffic: &'a Traffic,
     pub(super) n_requests: u32,
 }
 
-impl Cell<'_> {
+impl<R> Cell<'_, R> {
     /// What is measured of a policy here.
-    pub(super) fn conditions(&self, policy: &registry::Config) -> Conditions {
+    pub(super) fn conditions(&self, policy: &str) -> Conditions {
         Conditions {
-            policy: policy.to_string(),
+            policy: policy.to_owned(),
             workload: self.load.name.clone(),
             concurrency: self.traffic.concurrency_max().get(),
             temperature: shortest(self.load.temperature),
@@ -91,9 +92,17 @@ impl Cell<'_> {
     }
 }
 
-/// The number that was typed: `0.7` as f32 is not the f64 closest to 0.7.
-fn shortest(value: f32) -> f64 {
-    value.to_string().parse().unwrap_or(f64::from(value))
+/// A run for every part of a load that changes.
+pub(super) fn parts<R>(turn: &Turn<'_, R>, profile: &Profile, served: &[Served]) -> Vec<(Run, Seen)> {
+    let whole = turn.cell.conditions(turn.policy);
+    let part = |((served, concurrency), i): ((&Served, &NonZeroU32), u32)| {
+        let segment = Some(Segment { profile: profile.to_string(), segment: i });
+        let conditions = Conditions { concurrency: concurrency.get(), segment, ..whole.clone() };
+        // A part that one long step of the part before it has used up has no speed.
+        let run = Run::profiled(conditions, turn.round, served, &Seen::default())?;
+        Some((run, Seen::default()))
+    };
+    served.iter().zip(profile.concurrencies()).zip(1..).filter_map(part).collect()
 }
 
 /// Time after which nothing new begins.
@@ -118,12 +127,6 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn temperatures_are_recorded_as_typed() {
-        assert_eq!(shortest(0.7), 0.7);
-        assert_eq!(shortest(0.0), 0.0);
-    }
 
     #[test]
     fn a_run_has_enough_requests_to_keep_its_slots_busy() {

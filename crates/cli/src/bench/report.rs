@@ -1,28 +1,69 @@
-//! `dsde bench report`: what logs of runs say.
+//! `dsde bench report`: what logs of runs say, in words and figures.
 
+use std::fs;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use dsde_bench::{Log, comparison};
+use dsde_bench::{Log, comparison, plot};
 
-use crate::failure::{OrUsage as _, Outcome};
+use crate::failure::{OrUsage as _, Outcome, usage};
+
+const EXAMPLES: &str = "\
+Examples:
+  dsde bench report runs.jsonl
+  dsde bench report runs.jsonl --plot figures
+  dsde bench report runs/first/record.json --plot figures
+
+--plot writes, as far as there is data: NAME-speed.svg (tokens/s over those of `off` by requests in flight), NAME-tpot.svg, \
+NAME-regret.svg (what is missed of the best fixed length) and NAME-load.svg (a load that changes, over time). They have no \
+background and can be read on light and dark pages.";
 
 /// Print what logs of runs say, in Markdown
 #[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct ReportArgs {
-    /// Logs that `dsde bench --log` wrote; each is a page of its own.
-    #[arg(value_name = "FILE.jsonl", required = true)]
+    /// Logs that `dsde bench --log` wrote, or records of --out and --json; each is a page of its own.
+    #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
+
+    /// Draw figures into this folder, as SVG; existing ones are replaced.
+    #[arg(long, value_name = "DIR")]
+    plot: Option<PathBuf>,
 }
 
 /// Runs the command.
 pub(super) fn run(args: ReportArgs) -> Outcome {
     let read = |file: &PathBuf| Log::read(file).or_usage();
     let logs: Vec<Log> = args.files.iter().map(read).collect::<Outcome<_>>()?;
+    if let Some(folder) = &args.plot {
+        draw(folder, &args.files, &logs)?;
+    }
     let mut out = io::stdout().lock();
     for log in &logs {
         write!(out, "{}", comparison::page(log))?;
     }
     Ok(())
+}
+
+/// Writes the figures of all logs, named after their files.
+fn draw(folder: &Path, files: &[PathBuf], logs: &[Log]) -> Outcome {
+    let names: Vec<String> = files.iter().map(|file| stem(file)).collect();
+    if let Some(name) = crate::speculation::first_repeated(&names) {
+        return Err(usage(format!("--plot: two of the files are called {name}; plot them one by one")));
+    }
+    fs::create_dir_all(folder).or_usage_of(format!("--plot {} cannot be created", folder.display()))?;
+    for (name, log) in names.iter().zip(logs) {
+        for figure in plot::figures(log)? {
+            let path = folder.join(format!("{name}-{}.svg", figure.name));
+            fs::write(&path, figure.svg).or_usage_of(format!("cannot write {}", path.display()))?;
+            // Nothing can be done about a stderr that is gone.
+            let _ = writeln!(io::stderr(), "wrote {}", path.display());
+        }
+    }
+    Ok(())
+}
+
+fn stem(file: &Path) -> String {
+    file.file_stem().map_or_else(|| "runs".to_owned(), |stem| stem.to_string_lossy().into_owned())
 }

@@ -40,6 +40,8 @@ pub fn dsde_with_stdin(args: &[&str], stdin: impl AsRef<[u8]>) -> Run {
     let mut child = Command::new(env!("CARGO_BIN_EXE_dsde"))
         .args(args)
         .env_remove("RUST_LOG")
+        .env_remove("DSDE_API_KEY")
+        .env_remove("OPENAI_API_KEY")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
