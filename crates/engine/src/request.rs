@@ -45,6 +45,8 @@ pub struct Request {
     pub priority: i32,
     /// Latency targets.
     pub slo: Slo,
+    /// Whether emitted tokens carry the drafted tokens that were rejected beside them. Changes no token.
+    pub tells_rejected: bool,
 }
 
 impl Request {
@@ -68,6 +70,7 @@ impl Request {
             n_choices: 1,
             priority: 0,
             slo: Slo::default(),
+            tells_rejected: false,
         }
     }
 

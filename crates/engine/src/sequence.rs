@@ -32,6 +32,8 @@ pub(crate) struct Sequence {
     /// Whose prompt blocks it shares once they are computed: the first choice of the same request.
     pub(crate) leader: Option<SeqId>,
     pub(crate) params: Params,
+    /// Whether emitted tokens carry rejected ones.
+    pub(crate) tells_rejected: bool,
     pub(crate) stop_tokens: Vec<u32>,
     pub(crate) stop_strings: StopStrings,
     pub(crate) tokens_max: u32,
@@ -113,6 +115,7 @@ impl Sequence {
             slo: request.slo,
             leader,
             params: Params { seed: choice_seed(request.params.seed, choice), ..request.params.clone() },
+            tells_rejected: request.tells_rejected,
             stop_tokens: request.stop.tokens.clone(),
             stop_strings: StopStrings::new(&request.stop.strings),
             tokens_max: request.tokens_max,
