@@ -74,6 +74,7 @@ pub(crate) struct Fields {
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
     spec_decode_metrics: Option<Detail>,
+    token_origins: Option<bool>,
     #[serde(flatten)]
     rest: Map<String, Value>,
 }
@@ -166,6 +167,7 @@ impl Fields {
             request.priority = self.priority.unwrap_or(0);
             request.stop = stop.clone();
             request.slo = slo;
+            request.tells_rejected = self.token_origins.unwrap_or(false);
             request
         };
         Ok(prompts.into_iter().enumerate().map(request).collect())

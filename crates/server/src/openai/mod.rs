@@ -6,5 +6,6 @@ pub(crate) mod error;
 mod fields;
 pub(crate) mod generation;
 pub(crate) mod models;
+mod origins;
 mod statistics;
 pub(crate) mod tokens;
