@@ -8,23 +8,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use dsde_model::Error as TextError;
 use dsde_model::text::Message;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tracing::Instrument as _;
 
 use crate::config::{Config, Text};
 use crate::engine_thread::EngineHandle;
-use crate::live;
+use crate::live::{self, Board};
 use crate::metrics::Metrics;
 use crate::openai::error::ApiError;
 use crate::openai::{chat, completions, models, tokens};
+use crate::{page, policies};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -32,8 +33,6 @@ const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const REQUEST_ID_BYTES_MAX: usize = 128;
 /// What `/metrics` answers with.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-const PAGE: &str = include_str!("page.html");
 
 /// What handlers share.
 pub(crate) struct App {
@@ -45,8 +44,8 @@ pub(crate) struct App {
     pub(crate) created: u64,
     /// Turns true when a shutdown begins.
     pub(crate) draining: watch::Receiver<bool>,
-    /// Live feeds that may still be opened.
-    pub(crate) live_feeds: Arc<Semaphore>,
+    /// The running sequences, and who looks at them.
+    pub(crate) board: Arc<Board>,
     pub(crate) ids: Ids,
 }
 
@@ -149,7 +148,11 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 
 /// All routes. Those in `open` need no key.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    let open = Router::new().route("/", get(page)).route("/health", get(health)).route("/ready", get(ready));
+    let open = Router::new()
+        .route("/", get(page::root))
+        .route("/page/{*name}", get(page::file))
+        .route("/health", get(health))
+        .route("/ready", get(ready));
     let guarded = Router::new()
         .route("/v1/chat/completions", post(chat::chat))
         .route("/v1/completions", post(completions::complete))
@@ -159,6 +162,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/detokenize", post(tokens::detokenize))
         .route("/metrics", get(metrics))
         .route("/version", get(version))
+        .route("/v1/policies", get(policies::list))
         .route("/v1/live", get(live::live))
         .route_layer(from_fn_with_state(app.clone(), authenticate));
     open.merge(guarded)
@@ -213,10 +217,6 @@ fn given_key(headers: &HeaderMap) -> Option<&[u8]> {
         scheme.eq_ignore_ascii_case("bearer").then(|| key.trim().as_bytes())
     });
     bearer.or_else(|| headers.get(API_KEY).map(HeaderValue::as_bytes))
-}
-
-async fn page() -> Html<&'static str> {
-    Html(PAGE)
 }
 
 /// Whether the process can serve at all.

@@ -16,6 +16,7 @@ use dsde_engine::{
 use tokio::sync::oneshot;
 
 use crate::inbox::{Done, Inbox, Loss, SpeculativeStep};
+use crate::live::Board;
 use crate::metrics::Metrics;
 
 /// Requests on their way to the thread; it takes them before every step.
@@ -100,6 +101,7 @@ impl EngineHandle {
 pub(crate) fn start<E, C>(
     mut engine: Engine<E, C>,
     metrics: Arc<Metrics>,
+    board: Arc<Board>,
     waiting_max: u32,
 ) -> std::io::Result<(EngineHandle, JoinHandle<()>)>
 where
@@ -109,9 +111,9 @@ where
     let (submissions, incoming) = mpsc::sync_channel(SUBMISSIONS_MAX);
     let shared = Arc::new(Shared { is_alive: AtomicBool::new(true), is_stopping: AtomicBool::new(false) });
     let handle = EngineHandle { submissions, shared: shared.clone(), shape: engine.shape() };
-    let speculated = watch_steps(&mut engine, metrics.clone());
+    let speculated = watch_steps(&mut engine, metrics.clone(), board.clone());
     let in_flight = HashMap::new();
-    let mut owner = Owner { engine, metrics, waiting_max, incoming, in_flight, speculated, shared };
+    let mut owner = Owner { engine, metrics, board, waiting_max, incoming, in_flight, speculated, shared };
     let thread = thread::Builder::new().name("engine".to_owned()).spawn(move || {
         let _guard = AliveGuard(owner.shared.clone());
         owner.run();
@@ -129,10 +131,15 @@ struct Speculated {
 type SpeculatedList = Arc<Mutex<Vec<Speculated>>>;
 
 /// Has every step counted, and its verifications noted for their requests.
-fn watch_steps<E: Executor, C: Clock>(engine: &mut Engine<E, C>, metrics: Arc<Metrics>) -> SpeculatedList {
+fn watch_steps<E: Executor, C: Clock>(
+    engine: &mut Engine<E, C>,
+    metrics: Arc<Metrics>,
+    board: Arc<Board>,
+) -> SpeculatedList {
     let speculated = SpeculatedList::default();
     let list = speculated.clone();
     engine.set_trace(Some(Box::new(move |trace: &StepTrace<'_>| {
+        board.step(trace);
         let mut list = list.lock().unwrap_or_else(PoisonError::into_inner);
         for sequence in trace.sequences {
             metrics.sequence_step(sequence);
@@ -171,6 +178,7 @@ impl Drop for InFlight {
 struct Owner<E, C> {
     engine: Engine<E, C>,
     metrics: Arc<Metrics>,
+    board: Arc<Board>,
     waiting_max: u32,
     incoming: Receiver<Option<(Submission, Reply)>>,
     in_flight: HashMap<RequestId, InFlight>,
@@ -295,6 +303,7 @@ impl<E: Executor, C: Clock> Owner<E, C> {
                 flight.inbox.emit(flight.first + choice, emission);
             }
             Event::Finished(finished) => {
+                self.board.remove(finished.request, finished.choice);
                 let Some(flight) = self.in_flight.get_mut(&finished.request) else {
                     return;
                 };

@@ -16,6 +16,8 @@ mod inbox;
 mod live;
 mod metrics;
 mod openai;
+mod page;
+mod policies;
 mod run;
 mod service;
 

@@ -66,7 +66,9 @@ pub(crate) struct Metrics {
     decisions: IntCounterVec,
     refused: IntCounterVec,
     slo_requests: IntCounterVec,
-    /// Planned lengths so far, by length; for the live feed.
+    /// Times that a sequence emitted; for the live feed.
+    pub(crate) emissions: AtomicU64,
+    /// Planned lengths so far, by length; likewise.
     lengths: [AtomicU64; N_LENGTHS],
 }
 
@@ -165,6 +167,7 @@ impl Metrics {
                 "Choices with latency targets, by whether all were met.",
                 "attained",
             ),
+            emissions: AtomicU64::new(0),
             lengths: std::array::from_fn(|_| AtomicU64::new(0)),
             registry: m.0,
         }
@@ -188,6 +191,7 @@ impl Metrics {
 
     /// Counts one sequence's part of a step.
     pub(crate) fn sequence_step(&self, sequence: &SequenceTrace<'_>) {
+        self.emissions.fetch_add(1, Ordering::Relaxed);
         // The last rows of a prompt emit without a plan.
         if sequence.limit > 0 {
             self.planned_len.observe(f64::from(sequence.planned));

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use dsde_engine::{Clock, Engine, Executor};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::app::{App, Ids, router};
 use crate::config::{Config, Text};
 use crate::engine_thread::{self, EngineHandle};
-use crate::live::FEEDS_MAX;
+use crate::live::Board;
 use crate::metrics::Metrics;
 use crate::openai::generation::seconds_since_epoch;
 
@@ -69,8 +69,9 @@ where
         return Err(Error::NoModelName);
     }
     let metrics = Arc::new(Metrics::new(config.model_name()));
-    let (engine, thread) =
-        engine_thread::start(engine, metrics.clone(), config.waiting_max).map_err(Error::Thread)?;
+    let board = Arc::new(Board::new());
+    let (engine, thread) = engine_thread::start(engine, metrics.clone(), board.clone(), config.waiting_max)
+        .map_err(Error::Thread)?;
     let (drain, draining) = watch::channel(false);
     let drain_timeout = config.drain_timeout;
     let app = App {
@@ -80,7 +81,7 @@ where
         metrics,
         created: seconds_since_epoch(),
         draining: draining.clone(),
-        live_feeds: Arc::new(Semaphore::new(FEEDS_MAX)),
+        board,
         ids: Ids::new(),
     };
     let began = async move {
