@@ -1,5 +1,7 @@
 //! `dsde serve` as a program: what it answers under load is what `dsde generate` prints, and it ends when told to.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 mod common;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

@@ -1,6 +1,6 @@
 //! From a verdict to emitted tokens: lengths move, stop conditions are applied.
 
-use dsde_sampling::{TokenLogprobs, Verdict};
+use dsde_sampling::{Proposal, TokenLogprobs, Verdict};
 
 use crate::executor::Verification;
 use crate::report::{EmittedToken, FinishReason, Origin};
@@ -133,6 +133,9 @@ fn emit(
             break;
         }
     }
+    if seq.tells_rejected {
+        tell_rejected(&seq.turn.proposal, &verdict.path, &mut gain.tokens);
+    }
     gain
 }
 
@@ -153,6 +156,19 @@ fn follow_form(seq: &mut Sequence, gain: &mut Gain) {
     }
 }
 
+/// Lays every branch beside the token at which it leaves the accepted path; where a stop condition cut that off, it is dropped.
+fn tell_rejected(proposal: &Proposal, path: &[u32], emitted: &mut [EmittedToken]) {
+    let leaves = (0..proposal.len()).filter(|&node| proposal.is_leaf(Some(node)));
+    for mut branch in leaves.map(|leaf| proposal.path(leaf)) {
+        let accepted = path.iter().map(|&node| proposal.tokens()[node as usize]);
+        let n_shared = branch.iter().zip(accepted).take_while(|(guess, token)| *guess == token).count();
+        let rejected = branch.split_off(n_shared);
+        if let Some(token) = emitted.get_mut(n_shared).filter(|_| !rejected.is_empty()) {
+            token.rejected.push(rejected);
+        }
+    }
+}
+
 fn emit_one(
     seq: &mut Sequence,
     token: u32,
@@ -162,7 +178,7 @@ fn emit_one(
     gain: &mut Gain,
 ) {
     seq.tokens.push(token);
-    gain.tokens.push(EmittedToken { token, origin, logprobs });
+    gain.tokens.push(EmittedToken { token, origin, logprobs, rejected: Vec::new() });
     if seq.stop_tokens.contains(&token) {
         seq.stop_strings.flush(&mut gain.text);
         gain.finish = Some(FinishReason::Stop);

@@ -4,6 +4,8 @@
 //! comes back the pool contracts: what the last blocks hold moves to free ones below, tables and prefix cache follow. The draft
 //! then reads every context again before it guesses, as after any pause.
 
+use dsde_policy::Policy as _;
+
 use crate::clock::Clock;
 use crate::config::Drafter;
 use crate::engine::Engine;

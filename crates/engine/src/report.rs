@@ -28,6 +28,9 @@ pub struct EmittedToken {
     pub origin: Origin,
     /// Log-probabilities, if asked for.
     pub logprobs: Option<TokenLogprobs>,
+    /// What had been drafted from this position on and was rejected, one list per branch, at most one if the proposal was a
+    /// chain; empty unless [`Request::tells_rejected`](crate::Request::tells_rejected).
+    pub rejected: Vec<Vec<u32>>,
 }
 
 /// Tokens of one choice from one step.

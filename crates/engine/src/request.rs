@@ -53,6 +53,8 @@ pub struct Request {
     pub policy: Option<registry::Config>,
     /// Form that the answer must have; it ends the answer, so `tokens_min` must be 0.
     pub grammar: Option<Arc<dyn Grammar>>,
+    /// Whether emitted tokens carry the drafted tokens that were rejected beside them. Changes no token.
+    pub tells_rejected: bool,
 }
 
 impl Request {
@@ -78,6 +80,7 @@ impl Request {
             slo: Slo::default(),
             policy: None,
             grammar: None,
+            tells_rejected: false,
         }
     }
 

@@ -35,6 +35,8 @@ pub(crate) struct Sequence {
     pub(crate) params: Params,
     /// What the answer has followed so far of its form, if it has one.
     pub(crate) constraint: Option<Box<dyn Constraint>>,
+    /// Whether emitted tokens carry rejected ones.
+    pub(crate) tells_rejected: bool,
     pub(crate) stop_tokens: Vec<u32>,
     pub(crate) stop_strings: StopStrings,
     pub(crate) tokens_max: u32,
@@ -126,6 +128,7 @@ impl Sequence {
             leader,
             params: Params { seed: choice_seed(request.params.seed, choice), ..request.params.clone() },
             constraint: request.grammar.as_ref().map(|grammar| grammar.begin()),
+            tells_rejected: request.tells_rejected,
             stop_tokens: request.stop.tokens.clone(),
             stop_strings: StopStrings::new(&request.stop.strings),
             tokens_max: request.tokens_max,

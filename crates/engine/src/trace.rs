@@ -10,7 +10,7 @@ use dsde_policy::{DraftPosition, Planned, Policy as _, PositionSignals, SeqId};
 use crate::clock::Clock;
 use crate::engine::Engine;
 use crate::executor::{Executor, Verification};
-use crate::report::{FinishReason, StepReport};
+use crate::report::{FinishReason, RequestTimeline, StepReport};
 use crate::request::RequestId;
 use crate::sequence::Sequence;
 
@@ -63,6 +63,8 @@ pub struct SequenceTrace<'a> {
     pub signals: &'a [PositionSignals],
     /// The policy's own numbers behind its plan ([`Policy::explain`](dsde_policy::Policy::explain)).
     pub numbers: &'a [(&'static str, f64)],
+    /// Its life up to and including this step; `finished` is not set yet.
+    pub timeline: &'a RequestTimeline,
     /// Why it ended, if it ended in this step.
     pub finish: Option<FinishReason>,
 }
@@ -117,6 +119,7 @@ fn trace<'a>(
         parents: turn.proposal.parents(),
         signals: &verification.signals,
         numbers,
+        timeline: &seq.timeline,
         finish: turn.finish,
     }
 }

@@ -5,6 +5,7 @@
 mod common;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::*;
 use dsde_engine::{
@@ -220,6 +221,40 @@ fn origins_tell_how_tokens_came_to_be() {
 }
 
 #[test]
+fn rejected_drafts_are_told_beside_the_tokens_that_came_instead() {
+    for policy in ["fixed:k=4", "beams:4x3", "off"] {
+        for params in [Params::greedy(), Params { temperature: 1.0, seed: 3, ..Params::greedy() }] {
+            check_rejected(policy, &params);
+        }
+    }
+}
+
+fn check_rejected(policy: &str, params: &Params) {
+    let output_of = |tells_rejected| {
+        let mut engine = engine(model_config(), policy, 200);
+        let request = Request { tells_rejected, ..Request::new(prompt(1, 10), params.clone(), 60) };
+        let id = engine.submit(request).unwrap();
+        run(&mut engine).remove(&(id, 0)).unwrap()
+    };
+    let (silent, output) = (output_of(false), output_of(true));
+    assert_eq!((&silent.tokens, silent.finished), (&output.tokens, output.finished.clone()), "{policy}");
+    assert!(silent.rejected.iter().all(Vec::is_empty), "only who asks is told");
+    for ((branches, &token), &origin) in output.rejected.iter().zip(&output.tokens).zip(&output.origins) {
+        assert!(branches.iter().all(|branch| !branch.is_empty() && branch[0] != token), "{policy}");
+        if policy.starts_with("fixed") {
+            assert_eq!(branches.len(), usize::from(origin == Origin::Recovered));
+        }
+    }
+    let timeline = output.finished.unwrap().timeline;
+    let n_rejected = output.rejected.iter().flatten().flatten().count() as u32;
+    match policy.starts_with("beams") {
+        // Branches may share their first tokens.
+        true => assert!(n_rejected >= timeline.verified - timeline.accepted),
+        false => assert_eq!(n_rejected, timeline.verified - timeline.accepted, "{policy}"),
+    }
+}
+
+#[test]
 fn a_failed_pass_ends_its_sequences_and_the_engine_goes_on() {
     for pass in 0..8 {
         let executor = ScriptedExecutor::new(Script::default(), shape(60), Rule::Block).fail_at(pass);
@@ -405,7 +440,7 @@ fn a_profile_costs_steps_and_leaves_no_trace() {
 
 #[test]
 fn a_profile_ends_in_time_and_needs_an_idle_engine_with_a_draft() {
-    let profile_len = |config: Config, n_requests: u64, ms| {
+    let profile_len = |config: Config, n_requests: u32, ms| {
         let mut engine = engine(config, "off", 200);
         for i in 0..n_requests {
             engine.submit(greedy(prompt(i, 4), 4)).unwrap();
@@ -420,7 +455,7 @@ fn a_profile_ends_in_time_and_needs_an_idle_engine_with_a_draft() {
 }
 
 #[test]
-fn a_profile_fits_into_small_stores_and_survives_a_failing_pass() {
+fn a_profile_fits_into_small_stores() {
     let mut engine = engine(model_config(), "off", 12);
     assert!(!engine.profile(Duration::from_secs(1000)).unwrap().is_empty());
     engine.check_invariants();

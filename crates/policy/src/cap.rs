@@ -37,12 +37,14 @@ const REASON: Reason = "cap";
 /// A policy whose settled lengths are cut to their mean.
 pub struct Cap {
     inner: Box<dyn Policy>,
+    /// The bound of the last plan, tokens, if it had one.
+    cap: Option<u32>,
 }
 
 impl Cap {
     /// Wraps a policy that plans per sequence.
     pub fn new(inner: Box<dyn Policy>) -> Self {
-        Self { inner }
+        Self { inner, cap: None }
     }
 
     /// Mean of the settled lengths above 0, tokens, rounded up; `None` if there are none.
@@ -72,7 +74,8 @@ impl Policy for Cap {
 
     fn plan(&mut self, view: &PlanView<'_>, plan: &mut [Planned]) {
         self.inner.plan(view, plan);
-        let Some(cap) = Self::mean_len(plan) else {
+        self.cap = Self::mean_len(plan);
+        let Some(cap) = self.cap else {
             return;
         };
         for planned in plan.iter_mut().filter(|p| p.is_settled && p.len > cap) {
@@ -95,6 +98,7 @@ impl Policy for Cap {
 
     fn explain(&self, seq: SeqId, numbers: &mut Vec<(&'static str, f64)>) {
         self.inner.explain(seq, numbers);
+        numbers.extend(self.cap.map(|cap| ("cap", f64::from(cap))));
     }
 
     fn wants_draft(&self) -> bool {
@@ -195,6 +199,17 @@ mod tests {
             &[settled(0), cut(4), settled(0), settled(2)],
         );
         check(&[settled(0)], &[settled(0)]);
+    }
+
+    #[test]
+    fn the_bound_explains_the_plan() {
+        for (planned, expected) in [(settled(4), vec![("cap", 4.0)]), (unsettled(4), vec![])] {
+            let mut cap = Cap::new(Box::new(Scripted(vec![planned])));
+            cap.plan(&VIEW, &mut [Planned::none()]);
+            let mut numbers = Vec::new();
+            cap.explain(SeqId(1), &mut numbers);
+            assert_eq!(numbers, expected, "{planned:?}");
+        }
     }
 
     #[test]

@@ -70,8 +70,19 @@ struct History {
     /// Divergences of the last verified positions, nats.
     klds: Window,
     phase: Phase,
+    /// Behind `planned`; `None` until the sequence is settled.
+    instability: Option<Instability>,
     /// What the next step will be told.
     planned: Planned,
+}
+
+/// How bad the draft is, and how unsteadily so.
+#[derive(Clone, Copy, Debug)]
+struct Instability {
+    /// SF, Eq. 3.
+    scale_factor: f64,
+    /// WVIR, Eq. 4.
+    wvir: f64,
 }
 
 #[derive(Clone, Debug)]
@@ -117,6 +128,18 @@ impl Policy for Dsde {
         }
     }
 
+    fn explain(&self, seq: SeqId, numbers: &mut Vec<(&'static str, f64)>) {
+        let Some(history) = self.sequences.get(&seq) else { return };
+        if let (Phase::Settled(bounds), Some(instability)) = (&history.phase, history.instability) {
+            numbers.extend([
+                ("scale_factor", instability.scale_factor),
+                ("wvir", instability.wvir),
+                ("floor", f64::from(bounds.min)),
+                ("ceiling", f64::from(bounds.max)),
+            ]);
+        }
+    }
+
     fn forget(&mut self, seq: SeqId) {
         self.sequences.remove(&seq);
     }
@@ -134,6 +157,7 @@ impl History {
                 reason: CALIBRATING,
             },
             phase: Phase::Calibrating(calibration),
+            instability: None,
         }
     }
 
@@ -160,15 +184,18 @@ impl History {
         }
         if let Phase::Settled(bounds) = self.phase {
             let kld_mean = kld_sum / outcome.signals.len().max(1) as f64;
-            self.planned = settled(config, bounds, &self.klds, at_temperature(kld_mean, outcome.temperature));
+            let instability = Instability {
+                scale_factor: rule::scale_factor(at_temperature(kld_mean, outcome.temperature)),
+                wvir: rule::wvir(&self.klds, config.short(self.klds.len()), config.long(), config.decay()),
+            };
+            self.planned = settled(bounds, instability.scale_factor * instability.wvir);
+            self.instability = Some(instability);
         }
     }
 }
 
-/// The rule of settled sequences: Eqs. 3, 4 and 8 in a row.
-fn settled(config: &Config, bounds: Bounds, klds: &Window, kld_mean: f64) -> Planned {
-    let wvir = rule::wvir(klds, config.short(klds.len()), config.long(), config.decay());
-    let instability = rule::scale_factor(kld_mean) * wvir;
+/// The rule of settled sequences, Eq. 8.
+fn settled(bounds: Bounds, instability: f64) -> Planned {
     Planned {
         width: 1,
         len: rule::length(bounds, instability),

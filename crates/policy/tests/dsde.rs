@@ -92,6 +92,23 @@ fn planned_sequences_are_remembered_until_they_are_forgotten() {
 }
 
 #[test]
+fn settled_lengths_are_explained_by_their_numbers() {
+    let explained = |policy: &Dsde| {
+        let mut numbers = Vec::new();
+        policy.explain(SeqId(1), &mut numbers);
+        numbers
+    };
+    let mut policy = policy();
+    common::step(&mut policy, 0, &[fate(&[0.0])]);
+    assert_eq!(explained(&policy), [], "calibrating");
+    let mut policy = self::policy();
+    settle(&mut policy, &[0.0]);
+    // Without divergence the scale factor vanishes; without variance WVIR saturates; calibration found 4.
+    let expected = [("scale_factor", 0.0), ("wvir", 20.0), ("floor", 2.0), ("ceiling", 4.0)];
+    assert_eq!(explained(&policy), expected);
+}
+
+#[test]
 fn a_late_outcome_does_not_bring_a_sequence_back() {
     let mut policy = policy();
     let outcome = Outcome {

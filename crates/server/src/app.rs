@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use dsde_engine::Grammar;
@@ -25,12 +25,12 @@ use tracing::Instrument as _;
 
 use crate::config::{Config, Text};
 use crate::engine_thread::EngineHandle;
-use crate::live;
+use crate::live::{self, Board};
 use crate::metrics::Metrics;
 use crate::openai::error::ApiError;
 use crate::openai::fields::ResponseFormat;
 use crate::openai::{chat, completions, models, tokens};
-use crate::policies;
+use crate::{page, policies};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -43,8 +43,6 @@ const COMPILE_MAX: Duration = Duration::from_secs(5);
 /// What `/metrics` answers with.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-const PAGE: &str = include_str!("page.html");
-
 /// What handlers share.
 pub(crate) struct App {
     pub(crate) engine: EngineHandle,
@@ -55,8 +53,8 @@ pub(crate) struct App {
     pub(crate) created: u64,
     /// Turns true when a shutdown begins.
     pub(crate) draining: watch::Receiver<bool>,
-    /// Live feeds that may still be opened.
-    pub(crate) live_feeds: Arc<Semaphore>,
+    /// The running sequences, and who looks at them.
+    pub(crate) board: Arc<Board>,
     pub(crate) ids: Ids,
     /// Made when a form is first asked for.
     pub(crate) grammars: Arc<OnceLock<Grammars>>,
@@ -196,7 +194,11 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 
 /// All routes. Those in `open` need no key.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    let open = Router::new().route("/", get(page)).route("/health", get(health)).route("/ready", get(ready));
+    let open = Router::new()
+        .route("/", get(page::root))
+        .route("/page/{*name}", get(page::file))
+        .route("/health", get(health))
+        .route("/ready", get(ready));
     let guarded = Router::new()
         .route("/v1/chat/completions", post(chat::chat))
         .route("/v1/completions", post(completions::complete))
@@ -261,10 +263,6 @@ fn given_key(headers: &HeaderMap) -> Option<&[u8]> {
         scheme.eq_ignore_ascii_case("bearer").then(|| key.trim().as_bytes())
     });
     bearer.or_else(|| headers.get(API_KEY).map(HeaderValue::as_bytes))
-}
-
-async fn page() -> Html<&'static str> {
-    Html(PAGE)
 }
 
 /// Whether the process can serve at all.

@@ -18,6 +18,7 @@ use dsde_policy::registry::{ENTRIES, Entry};
 use tokio::sync::oneshot;
 
 use crate::inbox::{Done, Inbox, Loss, SpeculativeStep};
+use crate::live::Board;
 use crate::metrics::Metrics;
 
 /// Requests on their way to the thread; it takes them before every step.
@@ -104,6 +105,7 @@ impl EngineHandle {
 pub(crate) fn start<E, C>(
     mut engine: Engine<E, C>,
     metrics: Arc<Metrics>,
+    board: Arc<Board>,
     waiting_max: u32,
 ) -> std::io::Result<(EngineHandle, JoinHandle<()>)>
 where
@@ -114,10 +116,11 @@ where
     let shared = Arc::new(Shared { is_alive: AtomicBool::new(true), is_stopping: AtomicBool::new(false) });
     let (shape, can_draft) = (engine.shape(), engine.can_draft());
     let handle = EngineHandle { submissions, shared: shared.clone(), shape, can_draft };
-    let speculated = watch_steps(&mut engine, metrics.clone());
+    let speculated = watch_steps(&mut engine, metrics.clone(), board.clone());
     let in_flight = HashMap::new();
     let policy = policy_name(engine.policy());
-    let mut owner = Owner { engine, metrics, waiting_max, policy, incoming, in_flight, speculated, shared };
+    let mut owner =
+        Owner { engine, metrics, board, waiting_max, policy, incoming, in_flight, speculated, shared };
     let thread = thread::Builder::new().name("engine".to_owned()).spawn(move || {
         let _guard = AliveGuard(owner.shared.clone());
         owner.run();
@@ -142,7 +145,11 @@ struct Speculated {
 type SpeculatedList = Arc<Mutex<Vec<Speculated>>>;
 
 /// Has every step counted, and its verifications noted for their requests, beside what its owner had it do.
-fn watch_steps<E: Executor, C: Clock>(engine: &mut Engine<E, C>, metrics: Arc<Metrics>) -> SpeculatedList {
+fn watch_steps<E: Executor, C: Clock>(
+    engine: &mut Engine<E, C>,
+    metrics: Arc<Metrics>,
+    board: Arc<Board>,
+) -> SpeculatedList {
     let speculated = SpeculatedList::default();
     let list = speculated.clone();
     let mut earlier = engine.take_trace();
@@ -150,6 +157,7 @@ fn watch_steps<E: Executor, C: Clock>(engine: &mut Engine<E, C>, metrics: Arc<Me
         if let Some(sink) = &mut earlier {
             sink(trace);
         }
+        board.step(trace);
         let mut list = list.lock().unwrap_or_else(PoisonError::into_inner);
         for sequence in trace.sequences {
             metrics.sequence_step(sequence);
@@ -190,6 +198,7 @@ impl Drop for InFlight {
 struct Owner<E, C> {
     engine: Engine<E, C>,
     metrics: Arc<Metrics>,
+    board: Arc<Board>,
     waiting_max: u32,
     /// Name of the policy of requests that choose none.
     policy: &'static str,
@@ -319,6 +328,7 @@ impl<E: Executor, C: Clock> Owner<E, C> {
                 flight.inbox.emit(flight.first + choice, emission, now);
             }
             Event::Finished(finished) => {
+                self.board.remove(finished.request, finished.choice);
                 let Some(flight) = self.in_flight.get_mut(&finished.request) else {
                     return;
                 };

@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     fn emission(token: u32, text: &str) -> Emission {
-        let token = EmittedToken { token, origin: Origin::Plain, logprobs: None };
+        let token = EmittedToken { token, origin: Origin::Plain, logprobs: None, rejected: Vec::new() };
         Emission { request: RequestId(0), choice: 0, tokens: vec![token], text: text.into() }
     }
 

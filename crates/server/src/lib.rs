@@ -17,6 +17,7 @@ mod inbox;
 mod live;
 mod metrics;
 mod openai;
+mod page;
 mod policies;
 mod run;
 mod service;

@@ -1,8 +1,11 @@
 //! `/v1/live`: the engine's state as a stream of events, four times per second.
 
+mod board;
+
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use axum::extract::State;
@@ -17,17 +20,19 @@ use crate::app::App;
 use crate::metrics::{Metrics, N_LENGTHS};
 use crate::openai::error::ApiError;
 
+pub(crate) use board::Board;
+use board::FEEDS_MAX;
+
 /// Time between two events.
 const PERIOD: Duration = Duration::from_millis(250);
 /// Rates are means over so many periods: one second, long enough to be read.
 const WINDOW: usize = 4;
-/// Feeds that may be open at once.
-pub(crate) const FEEDS_MAX: usize = 16;
 
 /// The counters at one time.
 struct Sample {
     at: Instant,
     generation_tokens: u64,
+    emissions: u64,
     steps: u64,
     verified: u64,
     accepted: u64,
@@ -39,6 +44,7 @@ impl Sample {
         Self {
             at: Instant::now(),
             generation_tokens: metrics.generation_tokens.get(),
+            emissions: metrics.emissions.load(Ordering::Relaxed),
             steps: metrics.steps.get(),
             verified: metrics.verified.get(),
             accepted: metrics.accepted.get(),
@@ -55,7 +61,7 @@ struct Feed {
 
 /// Streams the state until the client leaves or the server stops.
 pub(crate) async fn live(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
-    let permit = app.live_feeds.clone().try_acquire_owned();
+    let permit = app.board.feeds.clone().try_acquire_owned();
     let permit = permit.map_err(|_| ApiError::busy(format!("{FEEDS_MAX} live feeds are open already")))?;
     let samples = VecDeque::from([Sample::now(&app.metrics)]);
     let feed = Feed { app, samples, _permit: permit };
@@ -92,6 +98,7 @@ impl Feed {
         state["waiting"] = json!(metrics.waiting.get());
         state["kv_usage"] = json!(metrics.kv_usage.get());
         state["generation_tokens"] = json!(last.generation_tokens);
+        state["sequences"] = json!(self.app.board.values());
         state
     }
 }
@@ -100,6 +107,8 @@ impl Feed {
 fn rates(first: &Sample, last: &Sample) -> Value {
     let seconds = (last.at - first.at).as_secs_f64();
     let (verified, accepted) = (last.verified - first.verified, last.accepted - first.accepted);
+    let (emitted, emissions) =
+        (last.generation_tokens - first.generation_tokens, last.emissions - first.emissions);
     let rate = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
     let mut lengths: Vec<u64> =
         last.lengths.iter().zip(&first.lengths).map(|(last, first)| last - first).collect();
@@ -108,7 +117,8 @@ fn rates(first: &Sample, last: &Sample) -> Value {
     }
     json!({
         "window_s": seconds,
-        "tokens_per_second": rate(last.generation_tokens - first.generation_tokens),
+        "tokens_per_second": rate(emitted),
+        "emitted_per_step": (emissions > 0).then(|| emitted as f64 / emissions as f64),
         "steps_per_second": rate(last.steps - first.steps),
         "acceptance_rate": (verified > 0).then(|| accepted as f64 / verified as f64),
         "lengths": lengths,
@@ -126,13 +136,23 @@ mod tests {
             let mut lengths = [0; N_LENGTHS];
             (lengths[0], lengths[3]) = (5, 2 * n);
             let at = start + Duration::from_millis(ms);
-            Sample { at, generation_tokens: 10 * n, steps: n, verified: 4 * n, accepted: n, lengths }
+            Sample {
+                at,
+                generation_tokens: 10 * n,
+                emissions: 4 * n,
+                steps: n,
+                verified: 4 * n,
+                accepted: n,
+                lengths,
+            }
         };
         // 30 tokens and 3 steps in half a second; 3 of 12 accepted.
         let got = rates(&sample(0, 1), &sample(500, 4));
         assert_eq!((&got["tokens_per_second"], &got["steps_per_second"]), (&json!(60.0), &json!(6.0)));
         assert_eq!((&got["acceptance_rate"], &got["lengths"]), (&json!(0.25), &json!([0, 0, 0, 6])));
+        assert_eq!(got["emitted_per_step"], 2.5);
         let idle = rates(&sample(0, 1), &sample(500, 1));
+        assert_eq!(idle["emitted_per_step"], Value::Null);
         assert_eq!((&idle["acceptance_rate"], &idle["lengths"]), (&Value::Null, &json!([])));
     }
 }

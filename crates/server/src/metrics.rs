@@ -6,6 +6,7 @@
 mod requests;
 mod speculation;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dsde_engine::{FinishReason, RequestTimeline, SequenceTrace, Slo, StepReport};
@@ -60,6 +61,8 @@ pub(crate) struct Metrics {
     step_time: Histogram,
     step_failures: IntCounter,
     refused: IntCounterVec,
+    /// Times that a sequence emitted; for the live feed.
+    pub(crate) emissions: AtomicU64,
 }
 
 /// Registers metrics under constant labels.
@@ -138,6 +141,7 @@ impl Metrics {
                 "Requests answered with an error.",
                 &["status"],
             ),
+            emissions: AtomicU64::new(0),
             registry: m.0,
         }
     }
@@ -162,6 +166,7 @@ impl Metrics {
 
     /// Counts one sequence's part of a step.
     pub(crate) fn sequence_step(&self, sequence: &SequenceTrace<'_>) {
+        self.emissions.fetch_add(1, Ordering::Relaxed);
         self.speculation.sequence_step(sequence);
     }
 

@@ -12,7 +12,7 @@ use crate::app::{App, COMPILING_MAX, Ids, router};
 use crate::config::{Config, Text};
 use crate::connections::{self, Limits};
 use crate::engine_thread::{self, EngineHandle};
-use crate::live::FEEDS_MAX;
+use crate::live::Board;
 use crate::metrics::Metrics;
 use crate::openai::generation::seconds_since_epoch;
 
@@ -70,8 +70,9 @@ where
         return Err(Error::NoModelName);
     }
     let metrics = Arc::new(Metrics::new(config.model_name()));
-    let (engine, thread) =
-        engine_thread::start(engine, metrics.clone(), config.waiting_max).map_err(Error::Thread)?;
+    let board = Arc::new(Board::new());
+    let (engine, thread) = engine_thread::start(engine, metrics.clone(), board.clone(), config.waiting_max)
+        .map_err(Error::Thread)?;
     let (drain, draining) = watch::channel(false);
     let drain_timeout = config.drain_timeout;
     let limits = Limits {
@@ -86,7 +87,7 @@ where
         metrics: metrics.clone(),
         created: seconds_since_epoch(),
         draining: draining.clone(),
-        live_feeds: Arc::new(Semaphore::new(FEEDS_MAX)),
+        board,
         ids: Ids::new(),
         grammars: Arc::default(),
         compiling: Arc::new(Semaphore::new(COMPILING_MAX)),

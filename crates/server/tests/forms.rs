@@ -1,5 +1,7 @@
 //! `response_format`: answers that are JSON of a schema, with speculation on, and the same as without.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 mod common;
 
 use common::{Setup, chat, start, with};

@@ -1,5 +1,7 @@
 //! Connections: how many, how long their heads, how long they may take; and that good clients keep theirs.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 mod common;
 
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! Every sampling feature under every policy, all policies in one batch: no error, and greedy text is that of plain decoding.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 mod common;
 
 use std::sync::Arc;

@@ -110,6 +110,7 @@ pub fn greedy(prompt: Vec<u32>, tokens_max: u32) -> Request {
 pub struct Output {
     pub tokens: Vec<u32>,
     pub origins: Vec<Origin>,
+    pub rejected: Vec<Vec<Vec<u32>>>,
     pub text: String,
     pub finished: Option<Finished>,
 }
@@ -132,6 +133,7 @@ pub fn collect(events: Vec<Event>, outputs: &mut Outputs) {
                 output.tokens.extend(emission.tokens.iter().map(|t| t.token));
                 output.origins.extend(emission.tokens.iter().map(|t| t.origin));
                 output.text += std::str::from_utf8(&emission.text).unwrap();
+                output.rejected.extend(emission.tokens.into_iter().map(|t| t.rejected));
             }
             Event::Finished(finished) => {
                 let output = outputs.entry((finished.request, finished.choice)).or_default();

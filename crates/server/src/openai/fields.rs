@@ -78,6 +78,7 @@ pub(crate) struct Fields {
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
     spec_decode_metrics: Option<Detail>,
+    token_origins: Option<bool>,
     #[serde(flatten)]
     rest: Map<String, Value>,
 }
@@ -199,6 +200,7 @@ impl Fields {
             request.stop = stop.clone();
             request.slo = slo;
             request.policy = policy.clone();
+            request.tells_rejected = self.token_origins.unwrap_or(false);
             request
         };
         Ok(prompts.into_iter().enumerate().map(request).collect())

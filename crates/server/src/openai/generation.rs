@@ -9,11 +9,12 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use dsde_engine::{EmittedToken, FinishReason, Request, RequestTimeline};
-use dsde_model::text::Utf8Stream;
+use dsde_model::text::{Tokenizer, Utf8Stream};
 use futures_util::stream::{self, StreamExt};
 use serde_json::{Value, json};
 
 use super::error::ApiError;
+use super::origins::origins;
 use super::span::{Beginning, GenerationSpan};
 use super::statistics::{Detail, metrics};
 use crate::app::{App, RequestId};
@@ -128,6 +129,8 @@ struct Generation<W> {
     n: usize,
     prompt_tokens: usize,
     has_logprobs: bool,
+    /// Names tokens and their origins, if asked for.
+    origins: Option<Arc<Tokenizer>>,
     includes_usage: bool,
     detail: Detail,
     id: String,
@@ -155,6 +158,11 @@ impl<W: Wire> Generation<W> {
             n: order.requests.first().map_or(1, |request| request.n_choices as usize),
             prompt_tokens: order.requests.iter().map(|request| request.prompt.len()).sum(),
             has_logprobs: order.requests.iter().any(|request| request.params.logprobs.is_some()),
+            origins: order
+                .requests
+                .iter()
+                .any(|request| request.tells_rejected)
+                .then(|| app.text.tokenizer.clone()),
             includes_usage: order.includes_usage,
             detail: order.detail,
             id,
@@ -183,7 +191,7 @@ impl<W: Wire> Generation<W> {
         self.answered();
         let whole = |(i, choice): (usize, &Choice)| {
             let piece = Piece { text: &choice.text, tokens: &choice.tokens, offset: 0 };
-            self.wire.whole(i, &piece, reason(choice))
+            self.with_origins(self.wire.whole(i, &piece, reason(choice)), &choice.tokens)
         };
         let choices: Vec<Value> = self.choices.iter().enumerate().map(whole).collect();
         let mut answer = self.envelope(W::OBJECT, choices);
@@ -257,15 +265,15 @@ impl<W: Wire> Generation<W> {
         if !std::mem::replace(&mut choice.is_opened, true) {
             parts.extend(self.wire.opening(i));
         }
-        if !text.is_empty() || (self.has_logprobs && !delta.tokens.is_empty()) {
-            let piece = Piece { text: &text, tokens: &delta.tokens, offset: choice.n_chars };
-            parts.push(self.wire.piece(i, &piece));
-            choice.n_chars += text.chars().count();
+        let tells_tokens = self.has_logprobs || self.origins.is_some();
+        let (offset, done) = (choice.n_chars, choice.done.is_some().then(|| reason(choice)));
+        choice.n_chars += text.chars().count();
+        if !text.is_empty() || (tells_tokens && !delta.tokens.is_empty()) {
+            let piece = Piece { text: &text, tokens: &delta.tokens, offset };
+            parts.push(self.with_origins(self.wire.piece(i, &piece), &delta.tokens));
         }
-        let is_ended = choice.done.is_some();
-        if is_ended {
-            parts.push(self.wire.ending(i, reason(choice)));
-        }
+        let is_ended = done.is_some();
+        parts.extend(done.map(|reason| self.wire.ending(i, reason)));
         let n_parts = parts.len();
         for (part_idx, part) in parts.into_iter().enumerate() {
             let mut chunk = self.envelope(W::CHUNK_OBJECT, vec![part]);
@@ -277,6 +285,14 @@ impl<W: Wire> Generation<W> {
             events.push(Event::default().data(chunk.to_string()));
         }
         Ok(())
+    }
+
+    /// Adds to a choice where its tokens came from.
+    fn with_origins(&self, mut choice: Value, tokens: &[EmittedToken]) -> Value {
+        if let Some(tokenizer) = &self.origins {
+            choice["token_origins"] = origins(tokenizer, tokens);
+        }
+        choice
     }
 
     fn envelope(&self, object: &str, choices: Vec<Value>) -> Value {

@@ -6,6 +6,7 @@ pub(crate) mod error;
 pub(crate) mod fields;
 pub(crate) mod generation;
 pub(crate) mod models;
+mod origins;
 mod span;
 mod statistics;
 pub(crate) mod tokens;
