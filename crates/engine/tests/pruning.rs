@@ -97,7 +97,7 @@ fn greedy_chains_alone_are_pruned_and_nobody_can_tell() {
         assert_eq!(outputs[&(*id, 0)].tokens, Script::default().greedy_continuation(prompt, 40));
     }
     let Watched { n_pruned, n_asked, .. } = *engine.executor();
-    assert!(n_asked > 20 && n_pruned > 20, "{n_pruned} tokens of {n_asked} proposals were dropped");
+    assert!(n_asked > 10 && n_pruned > 10, "{n_pruned} tokens of {n_asked} proposals were dropped");
     assert_eq!(sums.verified, sums.drafted - n_pruned, "what was dropped was not verified");
     assert!(sums.accepted > 0);
 }
