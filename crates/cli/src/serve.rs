@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use dsde_server::{Config, Text};
 
 use crate::args::{CONCURRENCY_MAX, ModelArgs, PolicyArgs, positive_up_to};
@@ -57,7 +58,7 @@ pub(crate) struct ServeArgs {
 
     /// Key that clients must send, as a bearer token or in x-api-key; may be given several times. Other users of the machine can
     /// read a command line, so the variable DSDE_API_KEY is a better place. Default: everybody may ask.
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", value_parser = NonEmptyStringValueParser::new())]
     api_key: Vec<String>,
 
     /// Name of the model in requests and answers; may be given several times. Default: the name of its folder, or `demo`.
