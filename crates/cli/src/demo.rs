@@ -28,7 +28,9 @@ const TOKENS_MAX: u32 = 64;
 /// Measured runs per policy, as far as the time allows.
 const REPEATS_MAX: usize = 3;
 /// No further repeat begins after this: nobody waits for a demo.
-const TIME_MAX: Duration = Duration::from_secs(5);
+const TIME_MAX: Duration = Duration::from_secs(7);
+/// Prompts that are also served one at a time: two of each kind.
+const N_ALONE: usize = 6;
 /// Prompts whose completions are shown.
 const SHOWN: [usize; 2] = [1, 8];
 
@@ -42,8 +44,8 @@ Try next:
 
 /// Show speculation at work; nothing to set up
 ///
-/// Serves 16 built-in prompts in one batch on the small pair inside this program, checks that plain and speculative decoding
-/// give the same output, and compares their speed on this machine.
+/// Serves 16 built-in prompts on the small pair inside this program, one at a time and all at once, checks that plain and
+/// speculative decoding give the same output, and compares their speed on this machine.
 #[derive(Args, Debug)]
 #[command(allow_negative_numbers = true)]
 pub(crate) struct DemoArgs {
@@ -52,9 +54,10 @@ pub(crate) struct DemoArgs {
     threads: Option<NonZeroU32>,
 }
 
-/// Everything that was measured for one policy.
+/// Everything that was measured for one policy at one load.
 struct Measured {
     policy: registry::Config,
+    concurrency: NonZeroUsize,
     /// Of the last run.
     choices: Vec<Choice>,
     /// One per run.
@@ -86,7 +89,11 @@ pub(crate) fn run(args: DemoArgs) -> Outcome {
     let measured = measure(&mut session, &requests)?;
     check_identical(&measured)?;
     let n_tokens: usize = measured[0].choices.iter().map(|choice| choice.tokens.len()).sum();
-    writeln!(out, "Output check: all {n_tokens} tokens are the same under {}.\n", POLICIES.join(", "))?;
+    writeln!(
+        out,
+        "Output check: all {n_tokens} tokens are the same under {}, at both loads.\n",
+        POLICIES.join(", ")
+    )?;
     write!(out, "{}", table(&measured)?.markdown())?;
     let last = &measured[POLICIES.len() - 1];
     let colour = Colour::detect();
@@ -110,36 +117,49 @@ fn head(out: &mut impl Write, session: &Session, requests: &[Request]) -> io::Re
     let machine = session.machine();
     writeln!(
         out,
-        "{} prompts in one batch, at most {TOKENS_MAX} tokens each, greedy, on the embedded pair.",
+        "{} prompts at once, and {N_ALONE} of them one at a time; at most {TOKENS_MAX} tokens each, greedy, on the embedded pair.",
         requests.len()
     )?;
     writeln!(out, "{}, {} logical cores; {}\n", machine.cpu, machine.cores, machine.backend)?;
     out.flush()
 }
 
-/// One warm-up per policy, then repeats in rotating order.
+/// All requests at once, then some of them one at a time.
 fn measure(session: &mut Session, requests: &[Request]) -> Outcome<Vec<Measured>> {
-    let concurrency = NonZeroUsize::new(requests.len()).unwrap_or(NonZeroUsize::MIN);
+    let at_once = NonZeroUsize::new(requests.len()).unwrap_or(NonZeroUsize::MIN);
+    let alone = &requests[..N_ALONE.min(requests.len())];
     let mut live = Live::new();
+    let mut measured = measure_at(session, requests, at_once, &mut live)?;
+    measured.extend(measure_at(session, alone, NonZeroUsize::MIN, &mut live)?);
+    live.bar.finish_and_clear();
+    Ok(measured)
+}
+
+/// One warm-up per policy, then repeats in rotating order.
+fn measure_at(
+    session: &mut Session,
+    requests: &[Request],
+    concurrency: NonZeroUsize,
+    live: &mut Live,
+) -> Outcome<Vec<Measured>> {
     let start = Instant::now();
     let mut measured = Vec::new();
     for policy in POLICIES.map(known_policy) {
-        live.begin(&policy, "warm-up");
-        let choices = serve(session, &policy, requests.iter().cloned(), concurrency, &mut live)?;
-        measured.push(Measured { policy, choices, runs: Vec::new() });
+        live.begin(&policy, &format!("{concurrency} in flight, warm-up"));
+        let choices = serve(session, &policy, requests.iter().cloned(), concurrency, live)?;
+        measured.push(Measured { policy, concurrency, choices, runs: Vec::new() });
     }
     for repeat in 0..REPEATS_MAX {
         for turn in 0..POLICIES.len() {
-            let Measured { policy, choices, runs } = &mut measured[(repeat + turn) % POLICIES.len()];
-            live.begin(policy, &format!("run {}", repeat + 1));
-            *choices = serve(session, policy, requests.iter().cloned(), concurrency, &mut live)?;
+            let Measured { policy, choices, runs, .. } = &mut measured[(repeat + turn) % POLICIES.len()];
+            live.begin(policy, &format!("{concurrency} in flight, run {}", repeat + 1));
+            *choices = serve(session, policy, requests.iter().cloned(), concurrency, live)?;
             runs.push(choices.iter().map(|choice| choice.timeline).collect());
         }
         if start.elapsed() > TIME_MAX {
             break;
         }
     }
-    live.bar.finish_and_clear();
     Ok(measured)
 }
 
@@ -178,7 +198,7 @@ fn table(measured: &[Measured]) -> Outcome<Table> {
         let conditions = Conditions {
             policy: measured.policy.to_string(),
             workload: samples::NAME.to_owned(),
-            concurrency: u32::try_from(measured.choices.len())?,
+            concurrency: u32::try_from(measured.concurrency.get())?,
             temperature: 0.0,
             segment: None,
         };
@@ -190,10 +210,19 @@ fn table(measured: &[Measured]) -> Outcome<Table> {
         Ok(Row::new(&repeats).ok_or_else(|| anyhow::anyhow!("the runs took no measurable time"))?)
     };
     let rows: Vec<Row> = measured.iter().map(row).collect::<Outcome<_>>()?;
-    let mut table =
-        Table::new(&["policy", "tokens/s", "sd", "runs", "x off", "drafts accepted", "emitted/step"]);
+    let mut table = Table::new(&[
+        "in flight",
+        "policy",
+        "tokens/s",
+        "sd",
+        "runs",
+        "x off",
+        "drafts accepted",
+        "emitted/step",
+    ]);
     for row in &rows {
         table.push(vec![
+            row.conditions.concurrency.to_string(),
             row.conditions.policy.clone(),
             format!("{:.0}", row.tokens_per_s.mean),
             format!("{:.0}", row.tokens_per_s.sd),

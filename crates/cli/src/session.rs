@@ -9,7 +9,7 @@ use dsde_engine::{Drafter, Engine, MonotonicClock, PromptLookup};
 use dsde_model::backend::{Backend as _, Cpu};
 use dsde_model::executor::{Checkpoints, KvSize, ModelExecutor};
 use dsde_model::text::{self, ChatTemplate, Tokenizer};
-use dsde_policy::{Policy, Profile, registry};
+use dsde_policy::{CostProfile, Policy, registry};
 use dsde_sampling::Rule;
 use dsde_sampling::proposal::NODES_MAX;
 
@@ -148,7 +148,7 @@ pub(crate) struct Session {
     /// Tokens that end a text.
     pub(crate) eos_tokens: Vec<u32>,
     bound: Bound,
-    profile: Profile,
+    cost_profile: CostProfile,
 }
 
 impl Session {
@@ -189,8 +189,8 @@ impl Session {
             MonotonicClock::start(),
         )
         .or_usage()?;
-        let profile = engine.profile(PROFILE_TIME)?;
-        let mut session = Self { engine, tokenizer, template, eos_tokens, bound: stores.bound, profile };
+        let cost_profile = engine.profile_costs(PROFILE_TIME)?;
+        let mut session = Self { engine, tokenizer, template, eos_tokens, bound: stores.bound, cost_profile };
         session.engine.set_policy(session.policy(&wish.policy));
         Ok(session)
     }
@@ -198,7 +198,7 @@ impl Session {
     /// A policy that knows what steps cost on this machine, and nothing else yet.
     pub(crate) fn policy(&self, config: &registry::Config) -> Box<dyn Policy> {
         let mut policy = config.build();
-        self.profile.teach(&mut *policy);
+        self.cost_profile.teach(&mut *policy);
         policy
     }
 

@@ -226,7 +226,7 @@ fn logs_and_records_do_not_mix_and_must_be_readable() {
     refused(&["--profile", "1,2", "--every", "0"], "expected a number in 0.01..=86400");
     refused(&["--minutes", "-1"], "expected a number in 0..=10080");
     refused(&["--temperature", "0,0"], "--temperature: 0 is listed twice");
-    refused(&["report"], "FILE.jsonl");
+    refused(&["report"], "<FILE>");
     refused(&["report", "/nowhere/runs.jsonl"], "cannot use /nowhere/runs.jsonl");
     refused(&["--trace", "/nowhere/trace.jsonl"], "--trace /nowhere/trace.jsonl cannot be written");
 }

@@ -31,8 +31,8 @@ pub struct Engine<E, C> {
     pub(crate) events: Vec<Event>,
     pub(crate) n_steps: u64,
     pub(crate) trace: Option<TraceSink>,
-    next_request: u64,
-    next_seq: u64,
+    pub(crate) next_request: u64,
+    pub(crate) next_seq: u64,
 }
 
 impl<E: Executor, C: Clock> Engine<E, C> {

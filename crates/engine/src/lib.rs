@@ -26,9 +26,9 @@ pub mod vocabulary;
 
 mod block_pool;
 mod commit;
+mod cost_profile;
 mod draft;
 mod lending;
-mod profile;
 mod scheduler;
 mod sequence;
 mod step;

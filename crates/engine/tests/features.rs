@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::*;
 use dsde_engine::{
     Config, ConfigError, Constraint, ConstraintError, Drafter, FinishReason, Grammar, Origin, Refused,
-    Request, Script, ScriptedExecutor, Slo, Stop,
+    Request, RequestId, Script, ScriptedExecutor, Slo, Stop,
 };
 use dsde_sampling::{Params, Rule};
 
@@ -425,13 +425,14 @@ fn a_profile_costs_steps_and_leaves_no_trace() {
     let prompt = prompt(5, 11);
     let expected = Script::default().greedy_continuation(&prompt, 20);
     let mut engine = engine(model_config(), "fixed:k=3", 200);
-    let profile = engine.profile(Duration::from_secs(1000)).unwrap();
+    let profile = engine.profile_costs(Duration::from_secs(1000)).unwrap();
     // 1, 2, 4 … sequences, up to 15 steps each, less the first three.
     assert!(profile.len() > 15, "{}", profile.len());
     assert!(engine.is_idle() && engine.drain_events().is_empty());
     let (free, total) = engine.blocks_free_and_total();
     assert_eq!(free, total);
     let id = engine.submit(greedy(prompt, 20)).unwrap();
+    assert_eq!(id, RequestId(0));
     let output = &run(&mut engine)[&(id, 0)];
     assert_eq!(output.tokens, expected);
     assert_eq!(output.finished.as_ref().unwrap().timeline.cached_tokens, 0);
@@ -445,7 +446,7 @@ fn a_profile_ends_in_time_and_needs_an_idle_engine_with_a_draft() {
         for i in 0..n_requests {
             engine.submit(greedy(prompt(i, 4), 4)).unwrap();
         }
-        engine.profile(Duration::from_millis(ms)).unwrap().len()
+        engine.profile_costs(Duration::from_millis(ms)).unwrap().len()
     };
     let whole = profile_len(model_config(), 0, 1_000_000);
     let short = profile_len(model_config(), 0, 60);
@@ -457,6 +458,6 @@ fn a_profile_ends_in_time_and_needs_an_idle_engine_with_a_draft() {
 #[test]
 fn a_profile_fits_into_small_stores() {
     let mut engine = engine(model_config(), "off", 12);
-    assert!(!engine.profile(Duration::from_secs(1000)).unwrap().is_empty());
+    assert!(!engine.profile_costs(Duration::from_secs(1000)).unwrap().is_empty());
     engine.check_invariants();
 }

@@ -20,7 +20,7 @@
 //! later positions of its sequence are never ahead.
 //!
 //! Deviations and choices:
-//! * Costs of a start-up profile ([`crate::profile`]) are refined by every step. Without a profile the first 16 steps draft
+//! * Costs of a start-up profile ([`crate::cost_profile`]) are refined by every step. Without a profile the first 16 steps draft
 //!   blocks of several lengths and verify all of them, so that several sizes are timed.
 //! * Survivals are one step old where the original's are two: plans are not made ahead here.
 //! * A block goes as far as the sequence's limit allows, and prompt rows count among the base rows.

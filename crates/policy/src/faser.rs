@@ -21,7 +21,7 @@
 //!   time is the time at the upper bound of that rate. `beta` is 1.
 //! * A new request begins with the rate of all requests, worth 4 drafts. The past of a request fades with 0.98 per draft tested.
 //! * The time at length s is that of a step in which everybody drafts s, as in `turbospec`; so a request counts what its
-//!   rows cost the others. Costs come from a start-up profile ([`crate::profile`]) and are refined by every step. Where
+//!   rows cost the others. Costs come from a start-up profile ([`crate::cost_profile`]) and are refined by every step. Where
 //!   nothing was timed, requests draft `k_max`.
 //! * Trimming happens once, between drafting and verification: a position stays while its survival, at the same optimism over
 //!   the draft's largest probability, buys time worth a row of the target.

@@ -22,6 +22,7 @@ pub mod batch_schedule;
 pub mod cap;
 pub mod confidence;
 pub mod cost;
+pub mod cost_profile;
 pub mod ddd;
 pub mod dsde;
 pub mod dspark;
@@ -33,7 +34,7 @@ pub mod mixture;
 pub mod nightjar;
 pub mod off;
 pub mod parameter;
-pub mod profile;
+
 pub mod ranking;
 pub mod registry;
 pub mod step_cost;
@@ -54,6 +55,7 @@ pub use bandit::Bandit;
 pub use batch_schedule::BatchSchedule;
 pub use cap::Cap;
 pub use confidence::Confidence;
+pub use cost_profile::CostProfile;
 pub use ddd::Ddd;
 pub use dsde::Dsde;
 pub use dspark::DSpark;
@@ -64,7 +66,6 @@ pub use fixed::Fixed;
 pub use mixture::Mixture;
 pub use nightjar::Nightjar;
 pub use off::Off;
-pub use profile::Profile;
 pub use registry::Config;
 pub use tetris::Tetris;
 pub use tiered::Tiered;
@@ -109,7 +110,7 @@ pub trait Policy: Send {
     /// Learns what the step achieved and what it cost.
     fn observe(&mut self, feedback: &StepFeedback<'_>);
 
-    /// Learns what a step of a [`Profile`] cost. Its sequences were made up and drafted what they were told to, so times and
+    /// Learns what a step of a [`CostProfile`] cost. Its sequences were made up and drafted what they were told to, so times and
     /// rows are all there is to learn. Policies that know no costs ignore it.
     fn learn_costs(&mut self, _feedback: &StepFeedback<'_>) {}
 

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 
 use crate::registry::Config;
 use crate::{
-    DraftPosition, Outcome, PlanView, Planned, Policy, Profile, Prune, SeqId, SequenceView, Signals,
+    CostProfile, DraftPosition, Outcome, PlanView, Planned, Policy, Prune, SeqId, SequenceView, Signals,
     StepFeedback,
 };
 
@@ -89,14 +89,14 @@ pub struct Mixture {
     members: HashMap<SeqId, usize>,
     n_choices: u64,
     /// Taught to policies that join.
-    profile: Profile,
+    cost_profile: CostProfile,
 }
 
 impl Mixture {
     /// Everybody has `main`.
     pub fn new(main: Box<dyn Policy>) -> Self {
         let parts = vec![Part::new(main)];
-        Self { parts, members: HashMap::new(), n_choices: 0, profile: Profile::default() }
+        Self { parts, members: HashMap::new(), n_choices: 0, cost_profile: CostProfile::default() }
     }
 
     /// Replaces the main policy and returns the old one; the others stay.
@@ -105,8 +105,8 @@ impl Mixture {
     }
 
     /// Costs that every policy chosen from now on knows.
-    pub fn set_profile(&mut self, profile: Profile) {
-        self.profile = profile;
+    pub fn set_cost_profile(&mut self, cost_profile: CostProfile) {
+        self.cost_profile = cost_profile;
     }
 
     /// Chooses a policy for sequences that have not begun, until they are forgotten. Sequences that choose the same share one,
@@ -134,7 +134,7 @@ impl Mixture {
     fn place(&mut self, config: &Config, name: String) -> Result<usize, Full> {
         let join = || {
             let mut policy = config.build();
-            self.profile.teach(&mut *policy);
+            self.cost_profile.teach(&mut *policy);
             Part::new(policy)
         };
         if self.parts.len() <= OTHERS_MAX {

@@ -16,7 +16,7 @@
 //! has to win by a tenth.
 //!
 //! Deviations:
-//! * The profile made beforehand ([`crate::profile`]) is refined by every step: one line for a draft round over its rows, one
+//! * The profile made beforehand ([`crate::cost_profile`]) is refined by every step: one line for a draft round over its rows, one
 //!   for everything else of a step over the rows of the target pass ([`crate::cost`]). A proposal of `k` costs `k` rounds of
 //!   `B` rows. Prompt rows of the coming steps are not foreseen.
 //! * Without a profile the first 20 steps cycle through the lengths 3, 1, 3 and 0. Whenever plain decoding was

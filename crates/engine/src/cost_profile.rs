@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dsde_policy::{Mixture, PlanView, Planned, Policy, Profile, SeqId, Signals, StepFeedback};
+use dsde_policy::{CostProfile, Mixture, PlanView, Planned, Policy, SeqId, Signals, StepFeedback};
 use dsde_sampling::Params;
 
 use crate::clock::Clock;
@@ -41,7 +41,7 @@ struct Profiler {
 struct Orders {
     len: u32,
     is_kept: bool,
-    profile: Profile,
+    profile: CostProfile,
 }
 
 impl Profiler {
@@ -76,7 +76,7 @@ impl Policy for Profiler {
 }
 
 impl<E: Executor, C: Clock> Engine<E, C> {
-    /// Measures what steps cost, for policies to learn from ([`Profile::teach`]). Policies that requests choose know it from now on; the
+    /// Measures what steps cost, for policies to learn from ([`CostProfile::teach`]). Policies that requests choose know it from now on; the
     /// policy in force is left as it is.
     ///
     /// Empty where no model drafts, or where requests are being served already. Sizes go from one sequence to
@@ -86,24 +86,26 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     ///
     /// # Errors
     /// If the executor failed. The engine stays usable.
-    pub fn profile(&mut self, time_max: Duration) -> Result<Profile, ExecutorError> {
+    pub fn profile_costs(&mut self, time_max: Duration) -> Result<CostProfile, ExecutorError> {
         if self.config.drafter != Drafter::Model || !self.is_idle() {
-            return Ok(Profile::default());
+            return Ok(CostProfile::default());
         }
         let orders = Arc::new(Mutex::new(Orders::default()));
         let profiler = Mixture::new(Box::new(Profiler { orders: orders.clone() }));
         let policy = std::mem::replace(&mut self.policy, profiler);
         let trace = self.trace.take();
+        let counts = (self.n_steps, self.next_request, self.next_seq);
         let result = self.take_profile(&Profiler { orders: orders.clone() }, self.clock.now() + time_max);
         self.cancel_all();
         self.events.clear();
         self.scheduler.pool.forget_cached();
-        self.n_steps = 0;
+        // Nothing of it is left, so numbers begin where they would have begun.
+        (self.n_steps, self.next_request, self.next_seq) = counts;
         self.trace = trace;
         self.policy = policy;
         result?;
         let profile = Profiler { orders }.with(|orders| std::mem::take(&mut orders.profile));
-        self.policy.set_profile(profile.clone());
+        self.policy.set_cost_profile(profile.clone());
         Ok(profile)
     }
 

@@ -24,11 +24,11 @@ struct Measured {
 
 /// Measured steps without prompts, in the order in which they were taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Profile {
+pub struct CostProfile {
     steps: Vec<Measured>,
 }
 
-impl Profile {
+impl CostProfile {
     /// Keeps a step; one that read prompts is left out, since its rows are not those of decoding.
     pub fn record(&mut self, feedback: &StepFeedback<'_>) {
         if feedback.prefill_rows > 0 {
@@ -93,7 +93,7 @@ mod tests {
     /// Keeps what it is taught.
     #[derive(Default)]
     struct Pupil {
-        profile: Profile,
+        profile: CostProfile,
     }
 
     impl Policy for Pupil {
@@ -130,7 +130,7 @@ mod tests {
             signals: &[],
         };
         let outcomes = [outcome(2), outcome(1)];
-        let mut profile = Profile::default();
+        let mut profile = CostProfile::default();
         for prefill_rows in [0, 9] {
             profile.record(&StepFeedback {
                 step: 3,
