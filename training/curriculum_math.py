@@ -58,16 +58,24 @@ def person(random_: random.Random) -> tuple[str, str, str]:
     return random_.choice(MEN), "He", "his"
 
 
+def summands(random_: random.Random) -> tuple[int, int]:
+    """Two numbers from 2 whose sum is mostly at most 30, and never above 100."""
+    total = random_.randrange(4, 31) if random_.random() < 0.8 else random_.randrange(4, 101)
+    a = random_.randrange(2, total - 1)
+    return a, total - a
+
+
 def known_factors(random_: random.Random) -> tuple[int, int]:
     """Two numbers of the multiplication table."""
-    return random_.randrange(2, TABLE_MAX + 1), random_.randrange(2, TABLE_MAX + 1)
+    largest = 10 if random_.random() < 0.85 else TABLE_MAX
+    return random_.randrange(2, largest + 1), random_.randrange(2, largest + 1)
 
 
 def factors(random_: random.Random) -> tuple[int, int]:
     """Two numbers that `product` can multiply: mostly of the table, at times one digit and two."""
-    if random_.random() < 0.75:
+    if random_.random() < 0.85:
         return known_factors(random_)
-    a, b = random_.randrange(2, 10), random_.choice((*range(13, 31), 40, 50, 60, 70, 80, 90))
+    a, b = random_.randrange(2, 10), random_.choice((*range(13, 21), 20, 30, 40, 50, 60, 80))
     return (a, b) if random_.random() < 0.5 else (b, a)
 
 
@@ -85,7 +93,7 @@ def plurals(word: str) -> str:
 
 def gain(random_: random.Random) -> Problem:
     (name, she, _), thing = person(random_), random_.choice(THINGS)
-    a, b = random_.randrange(2, 60), random_.randrange(2, 41)
+    a, b = summands(random_)
     how = random_.choice(("buys", "finds", "gets", "wins", "collects"))
     ask = random_.choice((
         f"How many {thing} does {name} have now?", f"How many {thing} does {she.lower()} have in total?",
@@ -96,8 +104,8 @@ def gain(random_: random.Random) -> Problem:
 
 def loss(random_: random.Random) -> Problem:
     (name, she, her), thing = person(random_), random_.choice(THINGS)
-    a = random_.randrange(6, 100)
-    b = random_.randrange(2, a - 1)
+    b, left = summands(random_)
+    a = b + left
     how = random_.choice((
         f"loses {b} of them", f"gives {b} of them to a friend", f"sells {b} of them", f"gives {b} {thing} to {her} sister",
         f"gives away {b} {thing}",
@@ -143,7 +151,7 @@ def groups(random_: random.Random) -> Problem:
     ask = random_.choice((f"How many {thing} are there?", f"How many {thing} does the {place} have in total?"))
     if random_.random() < 0.5:
         return f"{text} {ask}", [f"There are {product(a, b)} {thing} in the {place}."], a * b
-    gone = random_.randrange(2, a * b - 1)
+    gone = random_.randrange(2, min(a * b - 1, 20))
     left = a * b - gone
     return (
         f"{text} If {gone} of the {thing} {random_.choice(('are gone', 'are taken away'))}, how many {thing} are left?",
@@ -181,7 +189,7 @@ def price(random_: random.Random) -> Problem:
 def change(random_: random.Random) -> Problem:
     (name, she, _), good, money = person(random_), random_.choice(GOODS), random_.choice(MONEY)
     a, b = random_.randrange(2, 7), random_.randrange(2, 13)
-    purse = a * b + random_.randrange(2, 30)
+    purse = a * b + random_.randrange(2, 13)
     text = random_.choice((
         f"{name} has {purse} {money}. {she} buys {a} {plurals(good)} that cost {b} {money} each.",
         f"{name} has {purse} {money} and buys {a} {plurals(good)} at {b} {money} each.",
@@ -262,7 +270,7 @@ def compare(random_: random.Random) -> Problem:
     (name, _, _), (other, _, _), thing = person(random_), person(random_), random_.choice(THINGS)
     while other == name:
         other, _, _ = person(random_)
-    a, b = random_.randrange(4, 50), random_.randrange(2, 30)
+    a, b = summands(random_)
     kind = random_.randrange(3)
     if kind == 0:
         text = f"{name} has {a + b} {thing} and {other} has {a} {thing}. How many more {thing} does {name} have than {other}?"
@@ -292,9 +300,8 @@ def come_and_go(random_: random.Random) -> Problem:
         )
     )
     at = "in the" if place in ("park", "room", "field", "shop", "tree") else "on the"
-    a = random_.randrange(8, 60)
-    b = random_.randrange(2, a - 2)
-    c = random_.randrange(2, 30)
+    b, rest = summands(random_)
+    a, c = b + rest, random_.randrange(2, 13)
     text = f"There are {a} {who} {at} {place}. Then {b} {who} leave and {c} more come. How many {who} are {at} {place} now?"
     steps = [
         f"After {b} {who} leave, there are {a} - {b} = {a - b} {who}.",
@@ -306,7 +313,7 @@ def come_and_go(random_: random.Random) -> Problem:
 def packs_and_more(random_: random.Random) -> Problem:
     (name, she, her), thing, box = person(random_), random_.choice(THINGS), random_.choice(BOXES)
     a, b = factors(random_)
-    c = random_.randrange(2, 30)
+    c = random_.randrange(2, 13)
     first = f"The {plurals(box)} hold {product(a, b)} {thing}."
     if random_.random() < 0.5 or c >= a * b - 1:
         text = f"{name} has {a} {plurals(box)} of {b} {thing} and {c} more {thing} in {her} hand. How many {thing} does {she.lower()} have in all?"
@@ -337,7 +344,7 @@ def teams(random_: random.Random) -> Problem:
 
 def ages(random_: random.Random) -> Problem:
     (name, she, her) = person(random_)
-    a, b = random_.randrange(5, 40), random_.randrange(2, 25)
+    a, b = summands(random_)
     kin = random_.choice(("brother", "sister", "cousin", "mother", "father", "aunt", "uncle"))
     kind = random_.randrange(3)
     if kind == 0:
@@ -365,7 +372,7 @@ def saving(random_: random.Random) -> Problem:
     if random_.random() < 0.5:
         text = f"A {good} costs {week * n} {money}. {name} saves {week} {money} every week. How many weeks does {she.lower()} need to buy the {good}?"
         return text, [f"{name} needs {week * n} / {week} = {n} weeks."], n
-    spent = random_.randrange(2, week * n - 1)
+    spent = random_.randrange(2, min(week * n - 1, 20))
     text = f"{name} saves {week} {money} every week for {n} weeks. Then {she.lower()} spends {spent} {money} on a {good}. How many {money} are left?"
     steps = [
         f"{name} saves {product(week, n)} {money}.",
@@ -377,7 +384,7 @@ def saving(random_: random.Random) -> Problem:
 def two_goods(random_: random.Random) -> Problem:
     (name, she, _), money = person(random_), random_.choice(MONEY)
     one, two = random_.sample(GOODS, 2)
-    a, b = random_.randrange(2, 50), random_.randrange(2, 50)
+    a, b = summands(random_)
     if random_.random() < 0.5:
         text = f"{name} buys a {one} for {a} {money} and a {two} for {b} {money}. How many {money} does {she.lower()} spend?"
         return text, [f"{name} spends {a} + {b} = {a + b} {money}."], a + b
@@ -395,37 +402,36 @@ def two_goods(random_: random.Random) -> Problem:
 def mine(random_: random.Random) -> Problem:
     """What a person asks about things of their own, or about animals that go away."""
     thing = random_.choice(THINGS)
-    a = random_.randrange(3, 60)
-    b = random_.randrange(1, a)
-    kind = random_.randrange(4)
+    b, rest = summands(random_)
+    a, kind = b + rest, random_.randrange(4)
     if kind == 0:
         text = (
             f"If I have {a} {thing} and {random_.choice(('lose', 'give away', 'sell', 'use'))} {b}, how many are left?"
         )
         return text, [f"You have {a} - {b} = {a - b} {thing} left."], a - b
     if kind == 1:
-        text = f"I have {a} {thing} and {random_.choice(('buy', 'find', 'get'))} {b} more. How many {thing} do I have?"
-        return text, [f"You have {a} + {b} = {a + b} {thing}."], a + b
+        text = f"I have {rest} {thing} and {random_.choice(('buy', 'find', 'get'))} {b} more. How many {thing} do I have?"
+        return text, [f"You have {rest} + {b} = {a} {thing}."], a
     if kind == 2:
         place, who, go = random_.choice((("on the roof", "birds", "fly away"), ("in the pond", "ducks", "swim away"),
             ("in the field", "horses", "run away"), ("on the flower", "bees", "fly away"), ("in the room", "people", "leave")))  # fmt: skip
         text = f"There are {a} {who} {place}. {b} of them {go}. How many {who} are left?"
         return text, [f"There are {a} - {b} = {a - b} {who} left."], a - b
     one, two = random_.sample(("red", "blue", "green", "yellow", "white"), 2)
-    text = f"A {random_.choice(BOXES)} has {a} {one} and {b} {two} {thing}. How many {thing} are there in total?"
-    return text, [f"There are {a} + {b} = {a + b} {thing} in total."], a + b
+    text = f"A {random_.choice(BOXES)} has {rest} {one} and {b} {two} {thing}. How many {thing} are there in total?"
+    return text, [f"There are {rest} + {b} = {a} {thing} in total."], a
 
 
 def bare_numbers(random_: random.Random) -> tuple[int, str, int, str, int]:
     """One operation: the numbers, its equation and its value."""
     kind = random_.choice("++--**/")
-    a, b = random_.randrange(1, 100), random_.randrange(1, 100)
+    a, b = summands(random_)
+    # Ones too, which the problems leave out.
+    a = 1 if random_.random() < 0.05 else a
     if kind == "+":
-        a, b = (a, b) if a + b <= 100 or random_.random() < 0.3 else (a // 2 + 1, b // 2 + 1)
         return a, kind, b, f"{a} + {b} = {a + b}", a + b
     if kind == "-":
-        a, b = max(a, b), min(a, b)
-        return a, kind, b, f"{a} - {b} = {a - b}", a - b
+        return a + b, kind, b, f"{a + b} - {b} = {a}", a
     a, b = factors(random_) if kind == "*" else known_factors(random_)
     if kind == "*":
         return a, kind, b, product(a, b), a * b
