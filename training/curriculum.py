@@ -14,7 +14,7 @@ from records import CURRICULUM, Record, normalised, spaced
 LICENCE = "Apache-2.0"
 
 # Share of the records by domain.
-SHARES = {"math": 0.38, "code": 0.36, "chat": 0.26}
+SHARES = {"math": 0.44, "code": 0.24, "chat": 0.32}
 
 MAKERS: dict[str, Callable[[random.Random], tuple[str, str]]] = {
     "math": curriculum_math.pair,

@@ -349,8 +349,8 @@ def counting(random_: random.Random) -> Pair:
 
 
 WEIGHTED: tuple[tuple[Callable[[random.Random], Pair], int], ...] = (
-    (greeting, 4), (what_is, 28), (talk, 24), (opposite, 5), (colour, 3), (calendar, 3), (capital, 5), (animal, 6), (size, 3),
-    (kind_of, 7), (advice, 8), (role, 6), (story, 6), (letter, 3), (counting, 3),
+    (greeting, 4), (what_is, 34), (talk, 36), (opposite, 5), (colour, 3), (calendar, 3), (capital, 5), (animal, 6), (size, 3),
+    (kind_of, 7), (advice, 8), (role, 4), (story, 4), (letter, 3), (counting, 3),
 )  # fmt: skip
 
 # Share of the prompts that are typed in haste: a small first letter, nothing at the end.

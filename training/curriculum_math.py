@@ -59,21 +59,21 @@ def person(random_: random.Random) -> tuple[str, str, str]:
 
 
 def summands(random_: random.Random) -> tuple[int, int]:
-    """Two numbers from 2 whose sum is mostly at most 30, and never above 100."""
-    total = random_.randrange(4, 31) if random_.random() < 0.8 else random_.randrange(4, 101)
+    """Two numbers from 2 whose sum is mostly at most 20, and never above 100."""
+    total = random_.randrange(4, random_.choices((21, 31, 101), (8, 1, 1))[0])
     a = random_.randrange(2, total - 1)
     return a, total - a
 
 
 def known_factors(random_: random.Random) -> tuple[int, int]:
     """Two numbers of the multiplication table."""
-    largest = 10 if random_.random() < 0.85 else TABLE_MAX
+    largest = 10 if random_.random() < 0.92 else TABLE_MAX
     return random_.randrange(2, largest + 1), random_.randrange(2, largest + 1)
 
 
 def factors(random_: random.Random) -> tuple[int, int]:
     """Two numbers that `product` can multiply: mostly of the table, at times one digit and two."""
-    if random_.random() < 0.85:
+    if random_.random() < 0.92:
         return known_factors(random_)
     a, b = random_.randrange(2, 10), random_.choice((*range(13, 21), 20, 30, 40, 50, 60, 80))
     return (a, b) if random_.random() < 0.5 else (b, a)
@@ -220,7 +220,7 @@ def speed(random_: random.Random) -> Problem:
 
 def daily(random_: random.Random) -> Problem:
     (name, she, _), (does, do, thing) = person(random_), random_.choice(ACTIONS)
-    a, b = random_.randrange(2, 13), random_.randrange(2, 11)
+    a, b = known_factors(random_)
     span = random_.choice(("day", "week", "morning", "evening"))
     ask = f"How many {thing} does {random_.choice((name, she.lower()))} {do} in {a} {span}s?"
     text = random_.choice((f"{name} {does} {b} {thing} every {span}.", f"Every {span}, {name} {does} {b} {thing}."))
@@ -229,7 +229,7 @@ def daily(random_: random.Random) -> Problem:
 
 def two_days(random_: random.Random) -> Problem:
     (name, she, _), (does, do, thing) = person(random_), random_.choice(ACTIONS)
-    a, k = random_.randrange(2, 16), random_.choice((2, 2, 3, 4))
+    a, k = random_.randrange(2, 11), random_.choice((2, 2, 3, 4))
     times = {2: "twice", 3: "three times", 4: "four times"}[k]
     d1, d2 = random_.choice(
         (("Monday", "Tuesday"), ("Saturday", "Sunday"), ("the first day", "the second day"), ("Friday", "Saturday"))
@@ -246,7 +246,7 @@ def twice(random_: random.Random) -> Problem:
     (name, _, _), (other, _, _), thing = person(random_), person(random_), random_.choice(THINGS)
     while other == name:
         other, _, _ = person(random_)
-    a, k = random_.randrange(2, 25), random_.choice((2, 2, 3, 4))
+    a, k = random_.randrange(2, 13), random_.choice((2, 2, 3, 4))
     times = {2: "twice", 3: "three times", 4: "four times"}[k]
     text = f"{name} has {a} {thing}. {other} has {times} as many."
     first = f"{other} has {product(k, a)} {thing}."
@@ -368,7 +368,7 @@ def ages(random_: random.Random) -> Problem:
 
 def saving(random_: random.Random) -> Problem:
     (name, she, _), money, good = person(random_), random_.choice(MONEY), random_.choice(GOODS)
-    week, n = random_.randrange(2, 13), random_.randrange(2, 10)
+    week, n = known_factors(random_)
     if random_.random() < 0.5:
         text = f"A {good} costs {week * n} {money}. {name} saves {week} {money} every week. How many weeks does {she.lower()} need to buy the {good}?"
         return text, [f"{name} needs {week * n} / {week} = {n} weeks."], n

@@ -7,6 +7,7 @@ nothing else decides the next step. On CUDA, sums whose order the hardware choos
 import argparse
 import json
 import math
+import statistics
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -186,21 +187,20 @@ def planned_steps(progress: Progress, minutes: float, seconds_per_step: float, n
 def train(run: Run, settings: Settings, heldout: Documents, minutes: float | None, pause_minutes: float | None) -> bool:
     """Steps until the last one (True) or until the pause (False), with checkpoints and a log on the way."""
     began, before = time.monotonic(), run.progress.seconds
-    first_step, measured_from = run.progress.step, began
+    durations: list[float] = []
     log = (run.folder / LOG).open("a", encoding="utf-8")
     while run.progress.step < run.progress.n_steps:
         started = time.monotonic()
         report = train_step(run)
         progress = run.progress
         progress.seconds = before + time.monotonic() - began
-        n_measured = progress.step - first_step - SKIPPED_STEPS
-        if minutes is not None and n_measured >= 0 and n_measured % MEASURED_STEPS == 0:
-            pace = (time.monotonic() - measured_from) / MEASURED_STEPS
-            measured_from = time.monotonic()
-            if n_measured > 0:
-                # Planned again and again: on a shared machine the speed changes.
-                progress.n_steps = planned_steps(progress, minutes, pace, run.training.n_steps)
-                print(f"{pace:.3f} s per step: {progress.n_steps} steps fit into {minutes:g} minutes", flush=True)
+        durations.append(time.monotonic() - started)
+        if minutes is not None and len(durations) == SKIPPED_STEPS + MEASURED_STEPS:
+            # Planned again and again: on a shared machine the speed changes. The median does not see a pause.
+            pace = statistics.median(durations[SKIPPED_STEPS:])
+            del durations[SKIPPED_STEPS:]
+            progress.n_steps = planned_steps(progress, minutes, pace, run.training.n_steps)
+            print(f"{pace:.3f} s per step: {progress.n_steps} steps fit into {minutes:g} minutes", flush=True)
         is_last = progress.step >= progress.n_steps
         entry = {"step": progress.step, "seconds": round(progress.seconds, 2)} | asdict(report)
         if is_last or progress.step % run.training.heldout_every_steps == 0:
