@@ -410,7 +410,9 @@ def mine(random_: random.Random) -> Problem:
         )
         return text, [f"You have {a} - {b} = {a - b} {thing} left."], a - b
     if kind == 1:
-        text = f"I have {rest} {thing} and {random_.choice(('buy', 'find', 'get'))} {b} more. How many {thing} do I have?"
+        text = (
+            f"I have {rest} {thing} and {random_.choice(('buy', 'find', 'get'))} {b} more. How many {thing} do I have?"
+        )
         return text, [f"You have {rest} + {b} = {a} {thing}."], a
     if kind == 2:
         place, who, go = random_.choice((("on the roof", "birds", "fly away"), ("in the pond", "ducks", "swim away"),
