@@ -37,26 +37,53 @@ def heldout(result: dict[str, Any]) -> str:
 
 
 def agreement(result: dict[str, Any]) -> str:
-    head = ["", "acceptance rate", "emitted per step", "kept 0..k", "1 - TV", "KLD mean", "KLD variance", "positions"]
+    """What speculation wins at both temperatures, and how far the distributions are apart."""
+    text = (
+        f"Simulated on the target's answers to held-out prompts, k = {result['chain_len']} drafted per verification. "
+        "Runs are of consecutive tokens that the draft foresaw, not cut at k."
+    )
+    apart = (
+        "At the positions of the answers at temperature 1. 1 - TV: the chance that one drafted token is kept; "
+        "KLD(target || draft) in nats."
+    )
+    sections = ["## Agreement", text, speculation(result), "## Divergence", apart, divergence(result)]
+    return "\n\n".join(sections)
+
+
+def speculation(result: dict[str, Any]) -> str:
+    head = ["", "temperature", "acceptance rate", "emitted per step", "kept 0..k", "mean run"]
+    head += [f"runs {name}" if at == 0 else name for at, name in enumerate(run_names(result["run_ends"]))]
     rows = [
         [
             domain,
-            f"{row['acceptance_rate']:.3f}",
-            f"{row['emitted_per_step']:.2f}",
-            " ".join(str(count) for count in row["runs"]),
-            f"{row['overlap_mean']:.3f}",
-            f"{row['kld_mean']:.3f}",
-            f"{row['kld_variance']:.3f}",
-            str(row["n_positions"]),
+            temperature,
+            f"{row[kind]['acceptance_rate']:.3f}",
+            f"{row[kind]['emitted_per_step']:.2f}",
+            " ".join(str(count) for count in row[kind]["kept"]),
+            f"{row[kind]['run_mean']:.2f}",
+            *(f"{100 * count / sum(row[kind]['runs']):.0f} %" for count in row[kind]["runs"]),
         ]
         for domain, row in result["agreement"].items()
+        for temperature, kind in (("0", "greedy"), ("1", "sampled"))
     ]
-    text = (
-        f"Simulated on the target's answers to held-out prompts. Acceptance rate, emitted per step and the counts "
-        f"of kept lengths: temperature 0, k = {result['chain_len']} drafted per verification. 1 - TV (expected "
-        f"acceptance of one token) and KLD(target || draft) in nats: temperature 1."
-    )
-    return f"## Agreement\n\n{text}\n\n" + table(head, rows).rstrip()
+    return table(head, rows).rstrip()
+
+
+def run_names(ends: list[int]) -> list[str]:
+    """Names of the bins with these upper ends, such as 0, 1, 2, 3-4 and 5+."""
+    names = [str(end) if end <= low + 1 else f"{low + 1}-{end}" for low, end in zip([-1, *ends], ends, strict=False)]
+    return [*names, f"{ends[-1] + 1}+"]
+
+
+def divergence(result: dict[str, Any]) -> str:
+    quantiles = [f"KLD {100 * share:g} %" for share in result["kld_quantiles"]]
+    head = ["", "1 - TV", "KLD mean", "KLD variance", *quantiles, "positions"]
+    rows = []
+    for domain, row in result["agreement"].items():
+        apart = row["divergence"]
+        numbers = [apart["overlap_mean"], apart["kld_mean"], apart["kld_variance"], *apart["kld_quantiles"]]
+        rows.append([domain, *(f"{number:.3f}" for number in numbers), str(apart["n_positions"])])
+    return table(head, rows).rstrip()
 
 
 def corpus(manifest: dict[str, Any]) -> str:

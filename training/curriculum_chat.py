@@ -20,8 +20,11 @@ from curriculum_facts import (
     SIZES,
 )  # fmt: skip
 from curriculum_math import MEN, WOMEN
+from curriculum_talk import MORE_FACTS, TALK
 
 Pair = tuple[str, str]
+
+THINGS = FACTS | MORE_FACTS
 
 
 def with_article(noun: str) -> str:
@@ -42,7 +45,7 @@ def greeting(random_: random.Random) -> Pair:
     if "Who are you" in prompt:
         return (
             prompt,
-            f"{hello}{to}! I am a small language model. I can answer simple questions and tell short stories.",
+            f"{hello}{to}! I am a small language model. I can answer simple questions, solve small sums and write short Python functions.",
         )
     if "how are you" in prompt:
         return prompt, f"{hello}! I am fine, thank you. How can I help you today?"
@@ -55,17 +58,24 @@ def greeting(random_: random.Random) -> Pair:
 
 
 def what_is(random_: random.Random) -> Pair:
-    noun = random_.choice(tuple(FACTS))
-    facts = FACTS[noun]
-    prompt = random_.choice((
-        f"What is {noun}?", f"Tell me about {noun}.", f"Can you explain what {noun} is?", f"Describe {noun} in a few words.",
-        f"Explain {noun} to a child.", f"Please tell me what {noun} is.", f"Give me a short description of {noun}.",
-        f"I want to learn about {noun}.", f"What do you know about {noun}?", f"Write two or three sentences about {noun}.",
+    noun = random_.choice(tuple(THINGS))
+    facts = THINGS[noun]
+    ask, n_facts = random_.choice((
+        (f"What is {noun}?", 4), (f"Tell me about {noun}.", 4), (f"Can you explain what {noun} is?", 4),
+        (f"Describe {noun} in a few words.", 1), (f"Explain {noun} to a child.", 4), (f"Please tell me what {noun} is.", 4),
+        (f"Give me a short description of {noun}.", 4), (f"I want to learn about {noun}.", 4), (f"Define {noun}.", 1),
+        (f"What do you know about {noun}?", 4), (f"Write two or three sentences about {noun}.", 3),
+        (f"Describe {noun}.", 4), (f"Tell me something about {noun}.", 4), (f"What is {noun}? Answer in one sentence.", 1),
+        (f"Explain what {noun} is in simple words.", 4),
     ))  # fmt: skip
-    more = (
-        facts[1:] if len(facts) < 4 or random_.random() < 0.4 else sorted(random_.sample(facts[1:], 2), key=facts.index)
-    )
-    return prompt, " ".join((facts[0], *more))
+    return ask, " ".join(facts[:n_facts])
+
+
+def talk(random_: random.Random) -> Pair:
+    """What newcomers say."""
+    wordings, answer = random_.choice(TALK)
+    prompt = random_.choice(wordings.split("|"))
+    return prompt if prompt.endswith("?") else prompt + random_.choice(("", ".", "!")), answer
 
 
 def opposite(random_: random.Random) -> Pair:
@@ -339,12 +349,20 @@ def counting(random_: random.Random) -> Pair:
 
 
 WEIGHTED: tuple[tuple[Callable[[random.Random], Pair], int], ...] = (
-    (greeting, 4), (what_is, 12), (opposite, 5), (colour, 3), (calendar, 2), (capital, 4), (animal, 5), (size, 5),
-    (kind_of, 9), (advice, 9), (role, 12), (story, 14), (letter, 4), (counting, 3),
+    (greeting, 4), (what_is, 34), (talk, 36), (opposite, 5), (colour, 3), (calendar, 3), (capital, 5), (animal, 6), (size, 3),
+    (kind_of, 7), (advice, 8), (role, 4), (story, 4), (letter, 3), (counting, 3),
 )  # fmt: skip
+
+# Share of the prompts that are typed in haste: a small first letter, nothing at the end.
+HASTY_SHARE = 0.15
+
+
+def hasty(prompt: str) -> str:
+    return prompt[0].lower() + prompt[1:].rstrip(".?!")
 
 
 def pair(random_: random.Random) -> Pair:
     """A prompt and its answer."""
     makers, weights = zip(*WEIGHTED, strict=True)
-    return random_.choices(makers, weights)[0](random_)
+    prompt, answer = random_.choices(makers, weights)[0](random_)
+    return hasty(prompt) if random_.random() < HASTY_SHARE else prompt, answer

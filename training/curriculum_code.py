@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from string import Template
 
 from curriculum_ideas import IDEAS
+from curriculum_tasks import TASKS, WORDINGS
 from extract import COMPLETE
+
+# Share of the wishes of newcomers among the code.
+TASK_SHARE = 0.4
 
 # Names that may stand for each placeholder of an idea.
 NAMES = {
@@ -96,8 +100,26 @@ def third_person(summary: str) -> str:
     return f"{verb.lower()}s {rest}"
 
 
+def in_third_person(wish: str) -> str:
+    """From "reverse a list" to "reverses a list"."""
+    verb, _, rest = wish.partition(" ")
+    ending = "es" if verb.endswith(("s", "x", "ch", "sh", "do")) else "s"
+    return (f"{verb[:-1]}ies" if verb.endswith("ply") else verb + ending) + (f" {rest}" if rest else "")
+
+
+def task(random_: random.Random) -> tuple[str, str]:
+    """What a newcomer asks for, and the function."""
+    wishes, source, _ = random_.choice(TASKS)
+    wish = random_.choice(wishes.split("|"))
+    prompt = Template(random_.choice(WORDINGS)).substitute(do=wish, does=in_third_person(wish))
+    # Some are typed in haste.
+    return prompt[0].lower() + prompt[1:].rstrip(".?") if random_.random() < 0.1 else prompt, source
+
+
 def pair(random_: random.Random) -> tuple[str, str]:
-    """A head to complete with its body, or a description with the whole function."""
+    """A wish with its function, a head to complete with its body, or a description with the whole function."""
+    if random_.random() < TASK_SHARE:
+        return task(random_)
     function = settled(random_.choice(IDEAS), random_)
     if random_.random() < 0.7:
         end = "\n" if random_.random() < 0.5 else ""

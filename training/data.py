@@ -156,8 +156,11 @@ def assembled(documents: Documents, rows: list[list[Piece]], context_len: int, p
 class RowStream:
     """Endless rows of packed documents; each epoch has its own order, and the state is (epoch, row)."""
 
-    def __init__(self, documents: Documents, context_len: int, prompt_weight: float, seed: int) -> None:
+    def __init__(
+        self, documents: Documents, context_len: int, prompt_weight: float, seed: int, talk_share: float = 0.0
+    ) -> None:
         self.documents, self.context_len, self.prompt_weight, self.seed = documents, context_len, prompt_weight, seed
+        self.talk_share = talk_share
         self.epoch, self.row = 0, 0
         self._rows = self._pack(0)
 
@@ -190,7 +193,11 @@ class RowStream:
             fresh = self._rows[self.row : self.row + n_rows - len(taken)]
             self.row += len(fresh)
             taken += fresh
-        return assembled(self.documents, taken, self.context_len, self.prompt_weight)
+        batch = assembled(self.documents, taken, self.context_len, self.prompt_weight)
+        # In the first rows, documents see each other, as the turns of a conversation do.
+        talking = batch.segments[: round(n_rows * self.talk_share)]
+        talking.clamp_(max=1)
+        return batch
 
 
 def joined(batches: list[Batch]) -> Batch:

@@ -6,6 +6,7 @@ because a server encodes the prompt alone. Plain text ends with the end of text.
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from data import Documents
-from records import DOMAINS, Record, open_lines, part_path
+from records import CURRICULUM, DOMAINS, Record, open_lines, part_path
 from tokenizer import END_OF_TEXT, TURN_END, rendered_prompt
 
 # Records encoded at once; Python's lists of tokens are large.
@@ -37,10 +38,12 @@ def encoded(records: list[Record], tokenizer: Tokenizer) -> list[Encoded]:
         [rendered_prompt(plain(record.prompt)) if record.prompt else "" for record in records]
     )
     texts = tokenizer.encode_batch([plain(record.text) for record in records])
-    turn_end, text_end = tokenizer.token_to_id(TURN_END), tokenizer.token_to_id(END_OF_TEXT)
+    # What the chat template writes after an answer: in a row, pairs then read like a conversation.
+    turn_end = [tokenizer.token_to_id(TURN_END), *tokenizer.encode("\n").ids]
+    text_end = [tokenizer.token_to_id(END_OF_TEXT)]
     return [
         Encoded(
-            tokens=np.array(prompt.ids + text.ids + [turn_end if record.prompt else text_end], dtype=np.uint16),
+            tokens=np.array(prompt.ids + text.ids + (turn_end if record.prompt else text_end), dtype=np.uint16),
             prompt_len=len(prompt.ids),
             domain=DOMAINS.index(record.domain),
         )
@@ -48,12 +51,13 @@ def encoded(records: list[Record], tokenizer: Tokenizer) -> list[Encoded]:
     ]
 
 
-def encoded_file(path: Path, tokenizer: Tokenizer) -> Documents:
-    """All records of a corpus file."""
+def encoded_file(path: Path, tokenizer: Tokenizer, wanted: Callable[[Record], bool] = lambda _: True) -> Documents:
+    """The wanted records of a corpus file."""
     done: list[Encoded] = []
     with open_lines(path) as lines:
-        while chunk := list(islice(lines, CHUNK_RECORDS)):
-            done += encoded([Record.from_json(line) for line in chunk], tokenizer)
+        records = filter(wanted, map(Record.from_json, lines))
+        while chunk := list(islice(records, CHUNK_RECORDS)):
+            done += encoded(chunk, tokenizer)
     return Documents.collect(
         [item.tokens for item in done], [item.prompt_len for item in done], [item.domain for item in done]
     )
@@ -68,6 +72,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument(
+        "--curriculum-apart", action="store_true", help="the curriculum goes to curriculum.npz, for train.py --samples"
+    )
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
 
@@ -75,8 +82,12 @@ def main() -> None:
     if tokenizer.get_vocab_size() > 2**16:
         raise SystemExit(f"token files hold 16 bits, got a vocabulary of {tokenizer.get_vocab_size()}")
     args.out.mkdir(parents=True, exist_ok=True)
-    for part in ("train", "heldout"):
-        documents = encoded_file(part_path(args.corpus, part), tokenizer)
+    train, heldout = (part_path(args.corpus, part) for part in ("train", "heldout"))
+    parts = {"train": encoded_file(train, tokenizer), "heldout": encoded_file(heldout, tokenizer)}
+    if args.curriculum_apart:
+        parts["train"] = encoded_file(train, tokenizer, lambda record: record.source != CURRICULUM)
+        parts["curriculum"] = encoded_file(train, tokenizer, lambda record: record.source == CURRICULUM)
+    for part, documents in parts.items():
         documents.save(args.out / f"{part}.npz")
         print(f"{part}: {len(documents)} documents, tokens {json.dumps(documents.summary())}")
 

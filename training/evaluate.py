@@ -7,6 +7,7 @@ the target's own text, so a chain is kept exactly as far as the draft's likelies
 import argparse
 import json
 import statistics
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,21 +32,45 @@ from tokenizer import stop_ids
 HELDOUT_ROWS = 8
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Draft against target on the target's own answers in one domain.
+# Upper ends of the bins of run lengths; longer runs go to one more.
+RUN_ENDS = (0, 1, 2, 4, 8, 16)
+# Quantiles of the KLD that the card shows.
+KLD_QUANTILES = (0.5, 0.9, 0.99)
 
-    Greedy: chains of up to `chain_len` drafted tokens over the target's greedy answers; `runs[a]` counts the
-    verifications that kept a tokens. Sampled: positions of the target's answers at temperature 1; KLD in nats.
+
+@dataclass(frozen=True)
+class Speculation:
+    """Chains of up to `chain_len` drafted tokens over the target's own answers at one temperature.
+
+    `kept[a]` counts the verifications that kept a tokens. Runs are of consecutive tokens the draft foresaw, whatever
+    the chain length; `runs` counts them by RUN_ENDS. A run that the end of the answer cuts counts as it is.
     """
 
     acceptance_rate: float
     emitted_per_step: float
+    kept: list[int]
     runs: list[int]
+    run_mean: float
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Target against draft at the positions of the target's answers at temperature 1; KLD in nats."""
+
     overlap_mean: float
     kld_mean: float
     kld_variance: float
+    kld_quantiles: list[float]
     n_positions: int
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Draft against target in one domain."""
+
+    greedy: Speculation
+    sampled: Speculation
+    divergence: Divergence
 
 
 @torch.no_grad()
@@ -102,6 +127,45 @@ def chains(matches: list[bool], chain_len: int) -> list[Chain]:
     return found
 
 
+def run_lengths(matches: list[bool]) -> list[int]:
+    """Tokens foreseen in a row before each one that was not, and before the end of the answer if it was foreseen."""
+    lengths, length = [], 0
+    for is_match in matches:
+        if is_match:
+            length += 1
+        else:
+            lengths.append(length)
+            length = 0
+    return lengths + ([length] if length else [])
+
+
+def speculation(answers_foreseen: list[list[bool]], chain_len: int) -> Speculation:
+    """What a chain of fixed length wins, from which tokens of each answer were foreseen."""
+    verified = [chain for matches in answers_foreseen for chain in chains(matches, chain_len)]
+    kept = [chain.kept for chain in verified]
+    lengths = [length for matches in answers_foreseen for length in run_lengths(matches)]
+    runs = [0] * (len(RUN_ENDS) + 1)
+    for length in lengths:
+        runs[bisect_left(RUN_ENDS, length)] += 1
+    return Speculation(
+        acceptance_rate=sum(kept) / sum(chain.drafted for chain in verified),
+        emitted_per_step=statistics.fmean(chain.emitted for chain in verified),
+        kept=[kept.count(length) for length in range(chain_len + 1)],
+        runs=runs,
+        run_mean=statistics.fmean(lengths),
+    )
+
+
+def divergence(overlaps: Tensor, klds: Tensor) -> Divergence:
+    return Divergence(
+        overlap_mean=float(overlaps.mean()),
+        kld_mean=float(klds.mean()),
+        kld_variance=float(klds.var(correction=0)),
+        kld_quantiles=klds.quantile(torch.tensor(KLD_QUANTILES)).tolist(),
+        n_positions=len(klds),
+    )
+
+
 @torch.inference_mode()
 def answer_logits(model: Llama, prompt: list[int], answer: list[int]) -> Tensor:
     """Logits [len(answer), vocab] that predict each token of an answer."""
@@ -117,27 +181,29 @@ def answers(
 
 
 def agreement(target: Llama, draft: Llama, prompts: list[list[int]], settings: Settings, stops: set[int]) -> Agreement:
-    """Measures one domain; see `Agreement`."""
-    chain_len = settings.evaluation.chain_len
-    verified: list[Chain] = []
+    """Measures one domain; see `Agreement`.
+
+    At temperature 1 a token y of the target's text was a kept draft with probability min(1, q(y) / p(y)): rejection
+    sampling emits y as a kept draft with min(p(y), q(y)), and in all with p(y).
+    """
+    generator = torch.Generator().manual_seed(settings.seed)
+    greedy, sampled, overlaps, klds = [], [], [], []
     for prompt, answer in zip(prompts, answers(target, prompts, settings, 0.0, stops), strict=True):
         guesses = answer_logits(draft, prompt, answer).argmax(-1).tolist()
-        verified += chains([guess == token for guess, token in zip(guesses, answer, strict=True)], chain_len)
-    overlaps, klds = [], []
+        greedy.append([guess == token for guess, token in zip(guesses, answer, strict=True)])
     for prompt, answer in zip(prompts, answers(target, prompts, settings, 1.0, stops), strict=True):
-        log_p = F.log_softmax(answer_logits(target, prompt, answer), dim=-1)
-        log_q = F.log_softmax(answer_logits(draft, prompt, answer), dim=-1)
-        overlaps += overlap(log_p, log_q).tolist()
-        klds += kld(log_p, log_q).tolist()
-    kept = [chain.kept for chain in verified]
+        log_p = F.log_softmax(answer_logits(target, prompt, answer), dim=-1).cpu()
+        log_q = F.log_softmax(answer_logits(draft, prompt, answer), dim=-1).cpu()
+        overlaps.append(overlap(log_p, log_q))
+        klds.append(kld(log_p, log_q))
+        chosen = torch.tensor(answer).unsqueeze(1)
+        ratio = (log_q - log_p).gather(1, chosen).squeeze(1).exp()
+        sampled.append((torch.rand(len(answer), generator=generator) < ratio).tolist())
+    chain_len = settings.evaluation.chain_len
     return Agreement(
-        acceptance_rate=sum(kept) / sum(chain.drafted for chain in verified),
-        emitted_per_step=statistics.fmean(chain.emitted for chain in verified),
-        runs=[kept.count(length) for length in range(chain_len + 1)],
-        overlap_mean=statistics.fmean(overlaps),
-        kld_mean=statistics.fmean(klds),
-        kld_variance=statistics.pvariance(klds),
-        n_positions=len(klds),
+        speculation(greedy, chain_len),
+        speculation(sampled, chain_len),
+        divergence(torch.cat(overlaps), torch.cat(klds)),
     )
 
 
@@ -152,6 +218,8 @@ def evaluated(
         "target": {"parameters": target.n_parameters, "shape": asdict(target.shape)},
         "draft": {"parameters": draft.n_parameters, "shape": asdict(draft.shape)},
         "chain_len": settings.evaluation.chain_len,
+        "run_ends": list(RUN_ENDS),
+        "kld_quantiles": list(KLD_QUANTILES),
         "agreement": {},
         "samples": {},
     }

@@ -1,8 +1,8 @@
 """Continues prompts greedily in llama.cpp from the GGUF export and compares with the tokens another engine wrote.
 
-llama.cpp comes as `pip install xllamacpp`; nothing else needs it. ANSWERS are what `dsde generate --json --file PROMPTS`
-prints. Two engines round differently, so a text may part where two tokens are nearly equally likely: for each parting the
-margin between both tokens in llama.cpp is printed, in nats.
+llama.cpp comes as `pip install xllamacpp`; nothing else needs it. ANSWERS are what `dsde generate --json --file
+PROMPTS` prints. Two engines round differently, so a text may part where two tokens are nearly equally likely: for each
+parting the margin between both tokens in llama.cpp is printed, in nats.
 """
 
 import argparse

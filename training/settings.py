@@ -32,13 +32,15 @@ class Training:
     teacher_share: float = 0.0
     # Share of the rows of a step that come from the target's own samples.
     samples_share: float = 0.0
+    # Share of the rows in which a document sees the earlier ones, as a later turn sees the conversation.
+    talk_share: float = 0.0
     checkpoint_every_steps: int = 200
     heldout_every_steps: int = 200
 
     def __post_init__(self) -> None:
         if self.rows_per_step % self.micro_rows:
             raise ValueError(f"rows_per_step {self.rows_per_step} is not a multiple of micro_rows {self.micro_rows}")
-        for name in ("teacher_share", "samples_share", "lr_end_share", "prompt_weight"):
+        for name in ("teacher_share", "samples_share", "lr_end_share", "prompt_weight", "talk_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
         if self.precision not in ("f32", "bf16"):

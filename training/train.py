@@ -7,6 +7,7 @@ nothing else decides the next step. On CUDA, sums whose order the hardware choos
 import argparse
 import json
 import math
+import statistics
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,12 +20,10 @@ from data import Batch, Documents, RowStream, joined
 from evaluate import heldout_losses
 from losses import batch_loss
 from model import Llama
+from optimiser import Muon
 from settings import Recipe, Role, Settings, Training
 
-# AdamW's decay of gradient averages; 0.95 instead of the default 0.999 suits short runs with large batches.
-BETAS = (0.9, 0.95)
-
-# Steps left out of, and then used for, measuring the speed that --minutes plans with (compilation comes first).
+# Steps left out of, and then used for, each measuring of the speed that --minutes plans with (compilation comes first).
 SKIPPED_STEPS, MEASURED_STEPS = 5, 15
 
 # Share of --minutes kept for checkpoints and held-out losses.
@@ -44,8 +43,6 @@ class Progress:
     step: int = 0
     n_tokens: int = 0
     seconds: float = 0.0
-    # True once --minutes has fixed n_steps.
-    is_planned: bool = False
     # (epoch, row) of each stream.
     positions: list[tuple[int, int]] = field(default_factory=list)
 
@@ -90,14 +87,17 @@ def learning_rate(step: int, n_steps: int, training: Training) -> float:
     return training.lr_max * (training.lr_end_share + (1.0 - training.lr_end_share) * cosine)
 
 
-def adamw(model: Llama, training: Training) -> torch.optim.AdamW:
-    """Decays matrices, not norms; the tied embedding is a matrix."""
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": training.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=model.device.type == "cuda")
+def optimiser_of(model: Llama, training: Training) -> Muon:
+    """Decays matrices, not norms. The tied embedding is a matrix, but its rows are learned one by one, as by AdamW."""
+    embedding = model.model.embed_tokens.weight
+    inner = [p for p in model.parameters() if p.dim() > 1 and p is not embedding]
+    return Muon(
+        [
+            {"params": inner, "weight_decay": training.weight_decay, "muon": True},
+            {"params": [embedding], "weight_decay": training.weight_decay},
+            {"params": [p for p in model.parameters() if p.dim() <= 1]},
+        ]
+    )
 
 
 def train_step(run: Run) -> StepReport:
@@ -178,29 +178,28 @@ def forget_after(log: Path, step: int) -> None:
         log.write_text("".join(kept), encoding="utf-8")
 
 
-def planned_steps(progress: Progress, minutes: float, seconds_per_step: float) -> int:
+def planned_steps(progress: Progress, minutes: float, seconds_per_step: float, n_steps_max: int) -> int:
     """The steps that fit into `minutes` of the whole run, at most those of the recipe."""
     left = minutes * 60.0 * (1.0 - RESERVE_SHARE) - progress.seconds
-    return max(progress.step + 1, min(progress.n_steps, progress.step + int(left / seconds_per_step)))
+    return max(progress.step + 1, min(n_steps_max, progress.step + int(left / seconds_per_step)))
 
 
 def train(run: Run, settings: Settings, heldout: Documents, minutes: float | None, pause_minutes: float | None) -> bool:
     """Steps until the last one (True) or until the pause (False), with checkpoints and a log on the way."""
     began, before = time.monotonic(), run.progress.seconds
-    # Speed is measured once, in the first call that is told a limit.
-    measuring = minutes is not None and not run.progress.is_planned
-    first_step, measured_from = run.progress.step, began
+    durations: list[float] = []
     log = (run.folder / LOG).open("a", encoding="utf-8")
     while run.progress.step < run.progress.n_steps:
         started = time.monotonic()
         report = train_step(run)
         progress = run.progress
         progress.seconds = before + time.monotonic() - began
-        if progress.step - first_step == SKIPPED_STEPS:
-            measured_from = time.monotonic()
-        if measuring and progress.step - first_step == SKIPPED_STEPS + MEASURED_STEPS:
-            pace = (time.monotonic() - measured_from) / MEASURED_STEPS
-            progress.n_steps, progress.is_planned = planned_steps(progress, minutes, pace), True
+        durations.append(time.monotonic() - started)
+        if minutes is not None and len(durations) == SKIPPED_STEPS + MEASURED_STEPS:
+            # Planned again and again: on a shared machine the speed changes. The median does not see a pause.
+            pace = statistics.median(durations[SKIPPED_STEPS:])
+            del durations[SKIPPED_STEPS:]
+            progress.n_steps = planned_steps(progress, minutes, pace, run.training.n_steps)
             print(f"{pace:.3f} s per step: {progress.n_steps} steps fit into {minutes:g} minutes", flush=True)
         is_last = progress.step >= progress.n_steps
         entry = {"step": progress.step, "seconds": round(progress.seconds, 2)} | asdict(report)
@@ -242,7 +241,7 @@ def prepared(args: argparse.Namespace, settings: Settings, device: torch.device)
     files = [args.data / "train.npz"] + ([args.samples] if args.samples else [])
     seeds = range(settings.seed, settings.seed + len(files))
     streams = [
-        RowStream(Documents.load(file), training.context_len, training.prompt_weight, seed)
+        RowStream(Documents.load(file), training.context_len, training.prompt_weight, seed, training.talk_share)
         for file, seed in zip(files, seeds, strict=True)
     ]
     sampled = round(training.rows_per_step * training.samples_share) if args.samples else 0
@@ -250,7 +249,7 @@ def prepared(args: argparse.Namespace, settings: Settings, device: torch.device)
         recipe=recipe,
         model=model,
         backbone=torch.compile(model.model) if training.compile and device.type == "cuda" else model.model,
-        optimiser=adamw(model, training),
+        optimiser=optimiser_of(model, training),
         streams=streams,
         rows=[training.rows_per_step - sampled] + ([sampled] if args.samples else []),
         teacher=checkpoint.load_model(args.teacher, device) if args.teacher else None,

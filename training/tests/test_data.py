@@ -57,3 +57,12 @@ def test_every_epoch_has_all_rows_in_an_order_of_its_own() -> None:
     first, second = (stream.next_rows(20).tokens[:, 0].tolist() for _ in range(2))
     assert sorted(first) == sorted(second)
     assert first != second
+
+
+def test_in_a_share_of_the_rows_documents_see_each_other() -> None:
+    some = documents([4] * 20, [0] * 20)
+    apart, mixed = (RowStream(some, 8, 0.0, seed=3, talk_share=share).next_rows(4) for share in (0.0, 0.5))
+    assert apart.segments.max(1).values.tolist() == [2, 2, 2, 2]
+    assert mixed.segments.max(1).values.tolist() == [1, 1, 2, 2]
+    assert (mixed.segments == 0).equal(apart.segments == 0)
+    assert mixed.tokens.equal(apart.tokens) and mixed.weights.equal(apart.weights)

@@ -7,10 +7,10 @@ import torch
 
 import gguf_file
 import synthetic
-from encode import encoded
+from encode import encoded, encoded_file
 from export import write_hf
 from model import Llama, Shape
-from records import Record
+from records import CURRICULUM, Record
 from tokenizer import rendered_prompt, stop_ids, trained, write_folder
 
 
@@ -24,9 +24,19 @@ def test_a_pair_is_one_exchange_and_a_text_ends_with_the_end_of_text(tokenizer) 
         [Record("chat", "s", "MIT", "The box.", "Where?"), Record("docs", "s", "MIT", "red")], tokenizer
     )
     ids = pair.tokens.tolist()
-    assert tokenizer.decode(ids, skip_special_tokens=False) == rendered_prompt("Where?") + "The box.<|im_end|>"
-    assert tokenizer.decode(ids[pair.prompt_len :], skip_special_tokens=False) == "The box.<|im_end|>"
+    assert tokenizer.decode(ids, skip_special_tokens=False) == rendered_prompt("Where?") + "The box.<|im_end|>\n"
+    assert tokenizer.decode(ids[pair.prompt_len :], skip_special_tokens=False) == "The box.<|im_end|>\n"
     assert (text.prompt_len, text.tokens[-1]) == (0, tokenizer.token_to_id("<|endoftext|>"))
+
+
+def test_the_curriculum_can_be_encoded_apart(tokenizer, tmp_path) -> None:
+    write_folder(tokenizer, tmp_path, context_len=64)
+    found, made = Record("chat", "s", "MIT", "The box.", "Where?"), Record("math", CURRICULUM, "MIT", "3", "1 + 2")
+    (tmp_path / "train.jsonl").write_text(found.to_json() + "\n" + made.to_json() + "\n", encoding="utf-8")
+    both = encoded_file(tmp_path / "train.jsonl", tokenizer)
+    apart = encoded_file(tmp_path / "train.jsonl", tokenizer, lambda record: record.source == CURRICULUM)
+    assert (len(both), len(apart)) == (2, 1)
+    assert apart[0].tolist() == both[1].tolist()
 
 
 def test_a_special_token_inside_a_text_is_no_special_token(tokenizer) -> None:

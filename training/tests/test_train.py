@@ -12,7 +12,7 @@ import torch
 import checkpoint
 import train
 from data import Documents
-from evaluate import Chain, chains
+from evaluate import Chain, agreement, chains, run_lengths, speculation
 from losses import batch_loss, kld, overlap
 from settings import Settings
 
@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def prepared(some: Settings, folder: Path, out: str, **changes) -> train.Run:
-    args = argparse.Namespace(role="target", data=folder, out=folder / out, teacher=None, samples=None)
+    args = argparse.Namespace(role="target", data=folder, out=folder / out, teacher=None, samples=None, init=None)
     vars(args).update(changes)
     args.out.mkdir(exist_ok=True)
     return train.prepared(args, some, torch.device("cpu"))
@@ -55,12 +55,28 @@ def test_the_learning_rate_warms_up_and_falls_to_its_end_share() -> None:
     assert rates[4:] == sorted(rates[4:], reverse=True)
 
 
-def test_a_plan_never_grows_and_never_ends_in_the_past() -> None:
-    progress = train.Progress(n_steps=1000, step=20, seconds=40.0)
+def test_a_plan_keeps_to_the_recipe_and_never_ends_in_the_past() -> None:
+    progress = train.Progress(n_steps=100, step=20, seconds=40.0)
     # 10 minutes less 5 % less 40 s leave 530 s, at 2 s per step 265 steps.
-    assert train.planned_steps(progress, 10.0, 2.0) == 285
-    assert train.planned_steps(progress, 10.0, 0.1) == 1000
-    assert train.planned_steps(progress, 0.1, 2.0) == 21
+    assert train.planned_steps(progress, 10.0, 2.0, 1000) == 285
+    assert train.planned_steps(progress, 10.0, 0.1, 1000) == 1000
+    assert train.planned_steps(progress, 0.1, 2.0, 1000) == 21
+
+
+def test_a_run_with_a_limit_plans_again_and_ends(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "SKIPPED_STEPS", 1)
+    monkeypatch.setattr(train, "MEASURED_STEPS", 2)
+    plans = []
+
+    def planned(progress: train.Progress, minutes: float, seconds_per_step: float, n_steps_max: int) -> int:
+        assert seconds_per_step > 0 and n_steps_max == 12
+        plans.append(progress.step)
+        return {3: 12, 5: 9, 7: 8}[progress.step]
+
+    monkeypatch.setattr(train, "planned_steps", planned)
+    run = prepared(settings(), folder, "limited")
+    assert train.train(run, settings(), Documents.load(folder / "heldout.npz"), minutes=1.0, pause_minutes=None)
+    assert (plans, run.progress.step) == ([3, 5, 7], 8)
 
 
 def test_micro_batches_add_up_to_the_whole_step(folder: Path) -> None:
@@ -107,6 +123,50 @@ def test_a_draft_equal_to_its_teacher_has_no_divergence(folder: Path) -> None:
     same = batch_loss(run.model, run.backbone, batch, teacher=run.model, teacher_share=1.0)
     assert abs(same.total.item()) < 1e-4
     assert float(same.text) > 0
+
+
+@pytest.mark.parametrize(
+    ("matches", "expected"),
+    [("", []), ("0", [0]), ("1", [1]), ("1101", [2, 1]), ("110", [2]), ("0011", [0, 0, 2])],
+)
+def test_runs_end_at_what_was_not_foreseen_and_at_the_end(matches: str, expected: list[int]) -> None:
+    assert run_lengths([letter == "1" for letter in matches]) == expected
+
+
+def test_a_speculation_counts_chains_and_runs_of_all_answers() -> None:
+    answers = [[True, True, False, True], [True] * 9 + [False]]
+    # Chains of two: 110 and 1; 11(1), 11(1), 11(1) and 0. Kept 2 + 1 + 2 + 2 + 2 + 0 of 2 + 1 + 2 + 2 + 2 + 1.
+    found = speculation(answers, chain_len=2)
+    assert found.kept == [1, 1, 4]
+    assert found.acceptance_rate == 9 / 10
+    # 14 tokens in 6 verifications.
+    assert math.isclose(found.emitted_per_step, 14 / 6)
+    # Runs of 2, 1 and 9.
+    assert (found.runs, found.run_mean) == ([0, 1, 1, 0, 0, 1, 0], 4.0)
+
+
+def test_a_target_that_drafts_for_itself_agrees_at_both_temperatures(folder: Path) -> None:
+    some = settings()
+    run = prepared(some, folder, "self")
+    found = agreement(run.model.eval(), run.model, [[1, 2, 3], [4, 5]], some, stops=set())
+    assert (found.greedy.acceptance_rate, found.sampled.acceptance_rate) == (1.0, 1.0)
+    assert found.divergence.n_positions == 2 * some.evaluation.new_tokens
+    assert math.isclose(found.divergence.overlap_mean, 1.0, abs_tol=1e-5)
+    assert max(map(abs, found.divergence.kld_quantiles)) < 1e-5
+
+
+def test_sampled_drafts_are_kept_as_often_as_the_overlap_says(folder: Path) -> None:
+    some = replace(settings(), evaluation=replace(SMOKE.evaluation, new_tokens=12, chain_len=1))
+    target, draft = (prepared(some, folder, name).model.eval() for name in ("one", "two"))
+    for model, seed in ((target, 1), (draft, 2)):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed))
+    found = agreement(target, draft, [[i % 32, (7 * i) % 32] for i in range(400)], some, stops=set())
+    kept = found.sampled.kept[1] / sum(found.sampled.kept)
+    # A share of about 2,400 draws lies within four standard deviations of its mean.
+    assert 0.1 < found.divergence.overlap_mean < 0.9
+    assert abs(kept - found.divergence.overlap_mean) < 4 * 0.5 / math.sqrt(2400)
 
 
 def test_divergence_and_overlap_of_two_coins() -> None:
