@@ -98,7 +98,7 @@ fn a_trace_of_the_server_has_a_line_per_step() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("steps.jsonl");
     let mut server = start(&["--trace", path.to_str().unwrap()]);
-    let body = json!({"prompt": "Once upon a time", "max_tokens": 30, "temperature": 0});
+    let body = json!({"prompt": "Once upon a time", "max_tokens": 30, "temperature": 0, "ignore_eos": true});
     post(&server.address, "/v1/completions", &body);
     let told = Command::new("kill").args(["-TERM", &server.child.id().to_string()]).status().unwrap();
     assert!(told.success());
