@@ -37,7 +37,11 @@ fn old_turns_are_forgotten_when_the_servers_context_is_full() {
     assert_eq!(run.stderr.matches("tokens/s").count(), 6, "{}", run.stderr);
     let run = dsde_with_stdin(&options, line.replace('\n', " ").repeat(40));
     assert_eq!(run.code, Some(1));
-    assert!(run.stderr.contains("400 Bad Request: ") && run.stderr.contains("at most 159 fit"), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("400 Bad Request: ") && run.stderr.contains("at most 159 fit"),
+        "{}",
+        run.stderr
+    );
 }
 
 #[test]

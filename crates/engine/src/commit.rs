@@ -30,8 +30,7 @@ pub(crate) fn commit(
     let accepted = verification.verdict.accepted();
     check_funnel(seq, accepted);
     check_path(seq, &verification.verdict);
-    let mut gain = emit(seq, verification, vocabulary, context_len_max);
-    follow_form(seq, &mut gain);
+    let gain = emit(seq, verification, vocabulary, context_len_max);
     // The last emitted token is never stored yet, also where a stop condition cut the verdict short.
     seq.context_len = seq.len() - 1;
     seq.draft_len = seq.draft_len.min(seq.context_len);
@@ -125,6 +124,7 @@ fn emit(
             None => (verdict.next, last_origin),
         };
         emit_one(seq, token, origin, logprobs.next(), vocabulary, &mut gain);
+        follow_form(seq, token, &mut gain);
         if gain.finish.is_none() && (seq.emitted() >= seq.tokens_max || seq.len() >= context_len_max) {
             gain.finish = Some(FinishReason::Length);
             seq.stop_strings.flush(&mut gain.text);
@@ -140,12 +140,11 @@ fn emit(
 }
 
 /// Tells the form of the answer what was emitted; a complete answer ends, and so does one whose form is lost.
-fn follow_form(seq: &mut Sequence, gain: &mut Gain) {
+fn follow_form(seq: &mut Sequence, token: u32, gain: &mut Gain) {
     let Some(constraint) = &mut seq.constraint else {
         return;
     };
-    let tokens: Vec<u32> = gain.tokens.iter().map(|emitted| emitted.token).collect();
-    match constraint.advance(&tokens) {
+    match constraint.advance(&[token]) {
         Ok(is_complete) if !seq.turn.is_broken => {
             if is_complete && gain.finish.is_none() {
                 seq.stop_strings.flush(&mut gain.text);
