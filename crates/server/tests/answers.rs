@@ -130,7 +130,8 @@ async fn logprobs_have_an_entry_per_token_and_agree_with_the_text() {
         .await;
     let parts = events.iter().filter_map(|event| event["choices"][0]["logprobs"]["content"].as_array());
     assert_eq!(&parts.flatten().cloned().collect::<Vec<_>>(), entries);
-    let body = json!({"prompt": "The dog", "logprobs": 2, "temperature": 0, "max_tokens": 6});
+    let body =
+        json!({"prompt": "The dog", "logprobs": 2, "temperature": 0, "max_tokens": 6, "ignore_eos": true});
     let completion = server.post("/v1/completions", body).await;
     let logprobs = &completion["choices"][0]["logprobs"];
     for key in ["tokens", "token_logprobs", "top_logprobs", "text_offset"] {
