@@ -165,7 +165,7 @@ async fn clients_that_leave_free_their_blocks_at_once() {
 async fn a_reader_that_never_reads_holds_up_nobody() {
     use tokio::io::AsyncWriteExt as _;
     let server = start(Setup::default()).await;
-    let body = with(endless(), json!({"stream": true, "logprobs": 20})).to_string();
+    let body = with(endless(), json!({"max_tokens": 600, "stream": true, "logprobs": 20})).to_string();
     let head = format!("POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
     let mut socket = tokio::net::TcpStream::connect(server.address).await.unwrap();
     socket.write_all((head + &body).as_bytes()).await.unwrap();

@@ -116,7 +116,7 @@ impl Server {
 
     /// Waits until a metric has a value; bounded, so that a server that never gets there fails the test.
     pub async fn until_metric(&self, name: &str, wanted: f64) {
-        for _ in 0..2000 {
+        for _ in 0..8000 {
             if self.metric(name).await == wanted {
                 return;
             }
