@@ -39,11 +39,12 @@ async fn request_heads_are_bounded_in_length_and_number() {
         format!("GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n")
     };
     assert!(raw(&server, &with_headers(50, 1000)).await.starts_with("HTTP/1.1 200"), "50 KiB pass");
-    // Closing with unread bytes resets the connection, which may overtake the answer.
+    // The bound is on what is buffered, so that a head a little above it may still pass. Closing with unread bytes resets the
+    // connection, which may overtake the answer.
     let is_refused = |answer: &str| answer.is_empty() || answer.starts_with("HTTP/1.1 431");
-    assert!(is_refused(&raw(&server, &with_headers(1, 70_000)).await));
+    assert!(is_refused(&raw(&server, &with_headers(1, 400_000)).await));
     assert!(raw(&server, &with_headers(200, 1)).await.starts_with("HTTP/1.1 431"));
-    let long_path = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "a".repeat(70_000));
+    let long_path = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "a".repeat(400_000));
     let answer = raw(&server, &long_path).await;
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
     assert!(raw(&server, "no request at all\r\n\r\n").await.starts_with("HTTP/1.1 400"));
