@@ -211,8 +211,8 @@ fn table(measured: &[Measured]) -> Outcome<Table> {
     };
     let rows: Vec<Row> = measured.iter().map(row).collect::<Outcome<_>>()?;
     let mut table = Table::new(&[
-        "in flight",
         "policy",
+        "in flight",
         "tokens/s",
         "sd",
         "runs",
@@ -222,8 +222,8 @@ fn table(measured: &[Measured]) -> Outcome<Table> {
     ]);
     for row in &rows {
         table.push(vec![
-            row.conditions.concurrency.to_string(),
             row.conditions.policy.clone(),
+            row.conditions.concurrency.to_string(),
             format!("{:.0}", row.tokens_per_s.mean),
             format!("{:.0}", row.tokens_per_s.sd),
             row.tokens_per_s.n.to_string(),
