@@ -8,7 +8,7 @@ mod common;
 use std::sync::atomic::Ordering;
 
 use clients::{Load, metrics, settles, value};
-use common::{Setup, start};
+use common::{Setup, chat, start};
 
 #[tokio::test]
 async fn clients_that_come_and_go_leave_nothing_behind() {
@@ -22,6 +22,9 @@ async fn clients_that_come_and_go_leave_nothing_behind() {
         tokens_max: 24,
         chooses_policies: true,
     };
+    // Blocks are told from the first step on.
+    server.post("/v1/chat/completions", chat("Hello.")).await;
+    assert!(settles(&url).await);
     let before = metrics(&url).await;
     let outcome = clients::run(load).await;
     assert_eq!(outcome.n_faults.load(Ordering::Relaxed), 0, "{:?}", outcome.faults.lock().unwrap());
