@@ -74,7 +74,7 @@ fn small_bench(url: &str, more: &[&str]) -> Run {
 #[test]
 fn a_server_is_measured_like_an_engine() {
     let server = Serving::start(&["--policy", "fixed:k=2"]);
-    let slo = ["--slo-ttft-ms", "100000", "--slo-tpot-ms", "0.001", "--json"];
+    let slo = ["--slo-ttft-ms", "0.001", "--slo-tpot-ms", "100000", "--json"];
     let record = small_bench(&server.url, &slo).json_lines().remove(0);
     assert_eq!((&record["model"], &record["settings"]["url"]), (&"demo".into(), &server.url.clone().into()));
     let row = &record["rows"][0];
@@ -85,10 +85,12 @@ fn a_server_is_measured_like_an_engine() {
     assert!(n("verified") > 0 && n("accepted") <= n("verified"), "{row}");
     let per_step = row["emitted_per_step"].as_f64().expect("a mean");
     assert!((per_step - 48.0 / n("steps") as f64).abs() < 1e-9 && per_step > 1.0, "{row}");
-    for name in ["ttft_ms", "tpot_ms", "e2e_ms", "gap_ms"] {
+    for name in ["ttft_ms", "e2e_ms"] {
         assert!(row[name]["p50"].as_f64().is_some_and(|ms| ms > 0.0), "{row}");
     }
-    // Nobody emits a token per microsecond.
+    // A client that was put aside may find a whole answer at once.
+    assert!(row["tpot_ms"]["p50"].as_f64().is_some_and(|ms| ms >= 0.0), "{row}");
+    // Nobody answers within a microsecond.
     assert_eq!((&row["goodput"]["max"], &row["failures"]), (&0.0.into(), &Value::Null));
 }
 
