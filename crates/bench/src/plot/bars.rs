@@ -4,7 +4,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
 use super::Error;
-use super::canvas::{Area, Caption, Labelled, PANEL_WIDTH, draw, text};
+use super::canvas::{self, Area, Caption, Labelled, PANEL_WIDTH, draw, text};
 use super::style::{INK, TEXT, looks, text_width};
 use crate::comparison::policies;
 use crate::matrix::{Cell, Ratio, mean_over_cells};
@@ -85,7 +85,7 @@ fn chart(bars: &[Bar<'_>], area: &Area<'_>) -> Result<(), Error> {
     let plot = chart.plotting_area();
     let plain = area.strip_coord_spec();
     for (place, bar) in bars.iter().enumerate() {
-        let at = |percent: f64| plot.map_coordinate(&(percent, middle(place)));
+        let at = |percent: f64| canvas::place(plot, area, &(percent, middle(place)));
         let ((zero, y), (end, _), (worst, _)) = (at(0.0), at(bar.mean), at(bar.worst));
         let half = BAR as i32 / 2 - 5;
         let body = [(zero.min(end), y - half), (zero.max(end), y + half)];

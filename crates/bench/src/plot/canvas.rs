@@ -83,6 +83,16 @@ pub(super) struct Entry {
     pub(super) look: Look,
 }
 
+/// Where a value of a chart stands in `area`, pixels from its corner; charts map to pixels of the whole figure.
+pub(super) fn place<X: Ranged, Y: Ranged>(
+    plot: &DrawingArea<SVGBackend<'_>, Cartesian2d<X, Y>>,
+    area: &Area<'_>,
+    value: &(X::ValueType, Y::ValueType),
+) -> (i32, i32) {
+    let ((x, y), corner) = (plot.map_coordinate(value), area.get_base_pixel());
+    (x - corner.0, y - corner.1)
+}
+
 /// Width and height of `n` panels in rows.
 pub(super) fn grid(n: usize) -> (usize, usize) {
     let columns = n.clamp(1, COLUMNS_MAX);
@@ -169,4 +179,27 @@ pub(super) fn text(
     let style =
         TextStyle::from(("sans-serif", height).into_font()).color(&INK).pos(Pos::new(align, VPos::Top));
     area.draw_text(text, &style, at).map_err(Error::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_stand_in_the_panel_they_are_drawn_in() {
+        let mut svg = String::new();
+        let root = SVGBackend::with_string(&mut svg, (600, 400)).into_drawing_area();
+        for area in root.split_evenly((2, 2)) {
+            let chart = ChartBuilder::on(&area)
+                .margin(10)
+                .x_label_area_size(30)
+                .y_label_area_size(40)
+                .build_cartesian_2d(0.0..1.0, 0.0..1.0)
+                .unwrap();
+            // 300 x 200 pixels, less margins and axes, without the last pixel.
+            assert_eq!(place(chart.plotting_area(), &area, &(0.0, 1.0)), (50, 10));
+            let (x, y) = place(chart.plotting_area(), &area, &(1.0, 0.0));
+            assert!((289..=290).contains(&x) && (159..=160).contains(&y), "{x}, {y}");
+        }
+    }
 }

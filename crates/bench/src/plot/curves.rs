@@ -5,7 +5,7 @@ use plotters::style::text_anchor::HPos;
 
 use super::Error;
 use super::canvas::{
-    Area, Caption, Entry, Labelled, PANEL_HEIGHT, PANEL_WIDTH, draw, grid, mark, stroke, text,
+    self, Area, Caption, Entry, Labelled, PANEL_HEIGHT, PANEL_WIDTH, draw, grid, mark, stroke, text,
 };
 use super::style::{INK, Look, Mark, TEXT, TITLE, looks};
 use crate::comparison::policies;
@@ -166,7 +166,7 @@ impl Sheet<'_> {
             .draw()
             .map_err(Error::new)?;
         let plot = chart.plotting_area();
-        let at = |place: f64, value: f64| plot.map_coordinate(&(place, value.clamp(low, high)));
+        let at = |place: f64, value: f64| canvas::place(plot, area, &(place, value.clamp(low, high)));
         let plain = area.strip_coord_spec();
         if let Some(reference) = self.reference {
             let line = vec![at(-0.35, reference), at(last + 0.45, reference)];

@@ -3,7 +3,7 @@
 use plotters::prelude::*;
 
 use super::Error;
-use super::canvas::{Area, Caption, Entry, PANEL_HEIGHT, PANEL_WIDTH, draw, stroke};
+use super::canvas::{self, Area, Caption, Entry, PANEL_HEIGHT, PANEL_WIDTH, draw, stroke};
 use super::curves::title;
 use super::style::{INK, Look, Mark, TEXT, TITLE, looks};
 use crate::comparison::policies;
@@ -119,7 +119,7 @@ impl Panel<'_, '_> {
         for &(name, look) in looks {
             let level = |cell: &&Cell<'_>| {
                 let (begin, rate) = (self.begin(cell), rate(cell, name)?);
-                Some([begin, begin + self.every].map(|time| plot.map_coordinate(&(time, rate))))
+                Some([begin, begin + self.every].map(|time| canvas::place(plot, area, &(time, rate))))
             };
             let line: Vec<(i32, i32)> = self.parts.iter().filter_map(level).flatten().collect();
             plain.draw(&PathElement::new(line, stroke(look))).map_err(Error::new)?;
@@ -152,7 +152,8 @@ impl Panel<'_, '_> {
         let plain = area.strip_coord_spec();
         for cell in &self.parts {
             let (begin, n) = (self.begin(cell), f64::from(cell.conditions().concurrency));
-            let corners = [(begin, n), (begin + self.every, 0.0)].map(|corner| plot.map_coordinate(&corner));
+            let corners =
+                [(begin, n), (begin + self.every, 0.0)].map(|corner| canvas::place(plot, area, &corner));
             plain.draw(&Rectangle::new(corners, INK.mix(0.35).filled())).map_err(Error::new)?;
         }
         Ok(())
