@@ -16,11 +16,11 @@ const PROMPTS: [(&str, &str); 16] = [
         "code",
         "Complete this Python function.\ndef is_palindrome(text):\n    \"\"\"Return True if text reads the same backwards.\"\"\"\n",
     ),
-    ("chat", "Could you describe a rainbow for me?"),
+    ("chat", "Please describe what a rainbow is."),
     ("math", "Mira has 20 euros. She buys 3 pens for 4 euros each. How many euros are left?"),
     (
         "code",
-        "Complete this Python function.\ndef count_words(path):\n    \"\"\"Return how many words the file at path holds.\"\"\"\n",
+        "Complete this Python function.\ndef count_lines(path):\n    \"\"\"Return how many lines the file at path has.\"\"\"\n",
     ),
     ("chat", "Tell me a short story about a shy owl who loses a red ball."),
     ("math", "A train covers 80 miles per hour. How many miles does it cover in 4 hours?"),
@@ -34,7 +34,7 @@ const PROMPTS: [(&str, &str); 16] = [
         "code",
         "Complete this Python function.\ndef unique(items):\n    \"\"\"Return items without duplicates, in their order.\"\"\"\n",
     ),
-    ("chat", "Tell me what Python is and why people like it."),
+    ("chat", "What can you tell me about Python?"),
     (
         "math",
         "A kite costs 35 euros. Nils saves 5 euros every week. How many weeks does he need to buy the kite?",
