@@ -122,6 +122,13 @@ test("plots and table follow the engine", async (t) => {
   t.after(() => running.end());
   await isLive(page);
   await page.locator("#rows tr").nth(2).waitFor();
+  const chosen = load(server.url, 1, { policy: "fixed:k=2" });
+  t.after(() => chosen.end());
+  const policy = (name) => page.locator("#rows td:nth-last-child(2)", { hasText: name });
+  await policy("fixed:k=2").waitFor();
+  await policy("dsde:cap=mean").nth(2).waitFor();
+  chosen.end();
+  await policy("fixed:k=2").waitFor({ state: "detached" });
   const figure = (name) => page.locator("figure", { hasText: name }).locator(".now");
   await page.waitForFunction(() => Number(document.querySelector("figure .now").textContent) > 0);
   await figure("WVIR")
@@ -136,7 +143,7 @@ test("plots and table follow the engine", async (t) => {
   const emitted = await page.locator("#rows td").nth(1).textContent();
   await page.waitForFunction((old) => document.querySelector("figure canvas").toDataURL() !== old, drawn);
   await page.waitForFunction((old) => document.querySelectorAll("#rows td")[1].textContent !== old, emitted);
-  assert.match(await page.locator("#rows td").nth(9).textContent(), /^(calibrating|divergence|floor|cap)$/);
+  assert.match(await page.locator("#rows td").nth(10).textContent(), /^(calibrating|divergence|floor|cap)$/);
   await page.click("#pause");
   const frozen = await page.locator("#rows").textContent();
   await page.waitForResponse(() => true, { timeout: 600 }).catch(() => {});
