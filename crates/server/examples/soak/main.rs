@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p dsde-server --example soak -- URL [CLIENTS [SECONDS [TOKENS [DSDE]]]]`
 //!
-//! After a warm-up of a quarter of the time one round is measured. It ends with code 1 if a check fails; `docs/serving.md` lists them. The
+//! After a warm-up as long as itself one round is measured. It ends with code 1 if a check fails; `docs/serving.md` lists them. The
 //! program DSDE, if named, is asked to `generate` what greedy answers must be. Loopback only: it is meant to be hard on the server.
 
 mod clients;
@@ -86,7 +86,7 @@ async fn soak(arguments: &Arguments) -> bool {
         url: url.clone(),
         n_clients: *n_clients,
         n_requests: u64::MAX,
-        until: Some(Instant::now() + Duration::from_secs(*seconds) / 4),
+        until: Some(Instant::now() + Duration::from_secs(*seconds)),
         tokens_max: *tokens_max,
         references: Arc::new(references),
     };
