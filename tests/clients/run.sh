@@ -52,7 +52,7 @@ if [ -z "$url" ]; then
     cat "$log" >&2
     exit 1
 fi
-PYTHONDONTWRITEBYTECODE=1 DSDE_URL=$url DSDE_KEY=test-key "$venv/bin/python" -m unittest -v "$here/test_openai.py"
+PYTHONDONTWRITEBYTECODE=1 DSDE_URL=$url DSDE_KEY=test-key "$venv/bin/python" "$here/test_openai.py" -v
 if $has_node; then
     (cd "$node_place" && DSDE_URL=$url DSDE_KEY=test-key node --test openai.test.mjs)
 fi

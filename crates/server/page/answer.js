@@ -85,11 +85,12 @@ export class Answer {
     node.classList.toggle("first", step.tokens.length === 1);
     node.classList.toggle("last", step.isOver);
     node.setAttribute("role", "option");
-    node.setAttribute("aria-label", `${isSpecial ? "end of text" : visible(text)}, ${token.origin}`);
+    const label = isSpecial ? "end of text" : visible(text);
+    node.setAttribute("aria-label", `${label}, ${token.origin}`);
     node.setAttribute("aria-describedby", "tip");
     node.tabIndex = this.tokens.childElementCount === 0 ? 0 : -1;
     node.step = step;
-    node.token = { ...token, text: isSpecial ? "end of text" : text };
+    node.token = { ...token, label };
     step.nodes.push(node);
     this.tokens.append(node);
   }
@@ -165,7 +166,7 @@ export class Answer {
 function explanation(node) {
   const { token, step } = node;
   const head = element("p", "tip-head");
-  head.append(element("code", "", visible(token.text)), element("strong", "", token.origin));
+  head.append(element("code", "", token.label), element("strong", "", token.origin));
   const parts = [head, element("p", "", MEANINGS[token.origin])];
   const branches = step.tokens.flatMap((of) => of.rejected);
   if (branches.length > 0) {
@@ -200,15 +201,41 @@ const tip = document.getElementById("tip");
 let shown = null;
 let hiding = 0;
 
-/** Below the token, or above where there is no room, inside the window. */
+/** Space around the tip, and between it and its token, pixels. */
+const MARGIN = 8;
+const GAP = 4;
+
+/** Over the conversation, where it hides no heading; beyond it only where there is no room. */
 function place() {
   const [box] = shown.getClientRects();
   if (!box) return;
-  const margin = 8;
-  const right = document.documentElement.clientWidth - tip.offsetWidth - margin;
-  const isBelow = box.bottom + tip.offsetHeight + margin < innerHeight;
-  tip.style.left = `${Math.max(margin, Math.min(box.left, right)) + scrollX}px`;
-  tip.style.top = `${(isBelow ? box.bottom + 4 : box.top - tip.offsetHeight - 4) + scrollY}px`;
+  const view = { left: 0, top: 0, right: document.documentElement.clientWidth, bottom: innerHeight };
+  const around = shown.closest(".conversation").getBoundingClientRect();
+  const areas = [common(view, around), view];
+  const left = Math.max(
+    view.left + MARGIN,
+    Math.min(box.left, areas[0].right - tip.offsetWidth, view.right - tip.offsetWidth - MARGIN),
+  );
+  tip.style.left = `${left + scrollX}px`;
+  tip.style.top = `${topOf(box, areas) + scrollY}px`;
+}
+
+const common = (a, b) => ({
+  left: Math.max(a.left, b.left),
+  top: Math.max(a.top, b.top),
+  right: Math.min(a.right, b.right),
+  bottom: Math.min(a.bottom, b.bottom),
+});
+
+/** Below the token or above it, in the first area that has room. */
+function topOf(box, areas) {
+  const tops = [box.bottom + GAP, box.top - tip.offsetHeight - GAP];
+  for (const { top, bottom } of areas) {
+    const found = tops.find((at) => at >= top && at + tip.offsetHeight <= bottom);
+    if (found !== undefined) return found;
+  }
+  const { top, bottom } = areas.at(-1);
+  return Math.max(top, Math.min(tops[0], bottom - tip.offsetHeight));
 }
 
 function hideTip() {

@@ -23,6 +23,7 @@ const CELLS = [
   [(row) => fine(row.kld), true],
   [(row) => fine(row.numbers.wvir ?? null), true],
   [(row) => whole(row.numbers.cap ?? null), true],
+  [(row) => row.policy, false],
   [(row) => row.reason, false],
 ];
 
@@ -73,7 +74,7 @@ function newRow(row) {
   head.append(badge, id);
   const cells = CELLS.map(([, isNumber]) => {
     const cell = document.createElement("td");
-    cell.classList.toggle("number", isNumber);
+    cell.className = isNumber ? "number" : "word";
     return cell;
   });
   node.append(head, ...cells);
@@ -92,5 +93,7 @@ function fill(node, row, lane) {
   const numbers = Object.entries(row.numbers).map(
     ([name, value]) => `${name} ${value === null ? "–" : Number(value.toPrecision(3))}`,
   );
+  // Long ones are cut off.
+  cells.at(-2).title = row.policy;
   cells.at(-1).title = numbers.join("\n");
 }

@@ -30,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::openai::error::ApiError;
 use crate::openai::fields::ResponseFormat;
 use crate::openai::{chat, completions, models, tokens};
-use crate::{page, policies};
+use crate::{head, page, policies};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -215,6 +215,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .fallback(unknown_route)
         .method_not_allowed_fallback(unknown_method)
         .layer(DefaultBodyLimit::max(app.config.body_bytes_max))
+        .layer(from_fn_with_state(app.clone(), head::bound))
         .layer(from_fn_with_state(app.clone(), accompany))
         .with_state(app)
 }

@@ -33,6 +33,8 @@ use crate::stamp::Stamp;
 const TOLD_MAX: usize = 64;
 /// Longest time for a connection beyond the bound to send a request head.
 const TOLD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How much of a head is read, over how long it may be: one that is a little too long is read and told so, a flood is cut off.
+const HEAD_READ_RATIO: usize = 2;
 /// Pause after the system could not accept a connection, for example for lack of file handles.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -132,7 +134,7 @@ impl Connection {
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits.head_timeout)
-            .max_buf_size(limits.head_bytes_max)
+            .max_buf_size(HEAD_READ_RATIO * limits.head_bytes_max)
             .keep_alive(keeps_alive)
             .serve_connection(TokioIo::new(io), service);
         // A connection that breaks is no event for anybody else.

@@ -257,7 +257,11 @@ impl<E: Executor, C: Clock> Owner<E, C> {
         for request in requests {
             let (n_choices, slo) = (request.n_choices as usize, request.slo);
             let policy = request.policy.as_ref().map_or(self.policy, |policy| policy.entry().name);
+            let chosen = request.policy.as_ref().map(ToString::to_string);
             let id = self.engine.submit(request)?;
+            if let Some(chosen) = chosen {
+                self.board.chose(id, chosen);
+            }
             let emitted = vec![None; n_choices];
             let inbox = inbox.clone();
             let loss = Loss::Failed;
@@ -342,6 +346,7 @@ impl<E: Executor, C: Clock> Owner<E, C> {
                 flight.n_open -= 1;
                 if flight.n_open == 0 {
                     self.in_flight.remove(&finished.request);
+                    self.board.forget(finished.request);
                 }
             }
         }

@@ -13,6 +13,7 @@ mod body;
 mod config;
 mod connections;
 mod engine_thread;
+mod head;
 mod inbox;
 mod live;
 mod metrics;

@@ -98,7 +98,7 @@ impl Feed {
         state["waiting"] = json!(metrics.waiting.get());
         state["kv_usage"] = json!(metrics.kv_usage.get());
         state["generation_tokens"] = json!(last.generation_tokens);
-        state["sequences"] = json!(self.app.board.values());
+        state["sequences"] = json!(self.app.board.values(&config.policy));
         state
     }
 }

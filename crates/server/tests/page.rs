@@ -146,8 +146,23 @@ async fn what_a_policy_does_not_compute_is_null() {
     let answer = server.send(CHAT, &with(chat("Tell me a story."), endless)).await;
     let state = until(&mut feed, |state| state["sequences"][0]["verified"] == 2).await;
     let row = &state["sequences"][0];
+    assert_eq!(row["policy"], "fixed:k=2");
     assert_eq!((&row["kld"], &row["numbers"], &row["reason"]), (&Value::Null, &json!({}), &json!("fixed")));
     drop(answer);
+}
+
+#[tokio::test]
+async fn the_feed_tells_the_policy_that_a_request_chose() {
+    let server = start(Setup { policy: "dsde", ..Setup::default() }).await;
+    let mut feed = server.get("/v1/live").await;
+    let endless = json!({"stream": true, "max_tokens": 1900, "ignore_eos": true});
+    let body = with(chat("Tell me a story."), endless);
+    let default = server.send(CHAT, &body).await;
+    let chosen = server.send(CHAT, &with(body, json!({"policy": "fixed:cap=mean,k=03"}))).await;
+    let state = until(&mut feed, |state| state["sequences"].as_array().unwrap().len() == 2).await;
+    let policies = [0, 1].map(|row| state["sequences"][row]["policy"].as_str().unwrap());
+    assert_eq!(policies, ["dsde", "fixed:k=3,cap=mean"], "in its canonical form");
+    drop((default, chosen));
 }
 
 /// The entries of all chunks of a stream.

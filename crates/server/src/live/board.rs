@@ -1,6 +1,6 @@
 //! What every running sequence did in its last step, for the live feed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dsde_engine::{RequestId, SequenceTrace, StepTrace};
@@ -15,9 +15,16 @@ const ROWS_MAX: usize = 64;
 /// The rows, written by the engine while somebody looks.
 #[derive(Debug)]
 pub(crate) struct Board {
-    rows: Mutex<BTreeMap<(RequestId, u32), Row>>,
+    content: Mutex<Content>,
     /// Feeds that may still be opened.
     pub(crate) feeds: Arc<Semaphore>,
+}
+
+#[derive(Debug, Default)]
+struct Content {
+    rows: BTreeMap<(RequestId, u32), Row>,
+    /// Of requests in the engine that chose one; kept unseen, too, because it is told only once.
+    policies: HashMap<RequestId, String>,
 }
 
 /// One sequence, after its last step.
@@ -42,7 +49,12 @@ struct Row {
 impl Board {
     /// Empty.
     pub(crate) fn new() -> Self {
-        Self { rows: Mutex::default(), feeds: Arc::new(Semaphore::new(FEEDS_MAX)) }
+        Self { content: Mutex::default(), feeds: Arc::new(Semaphore::new(FEEDS_MAX)) }
+    }
+
+    /// Notes that a request chose its policy.
+    pub(crate) fn chose(&self, request: RequestId, policy: String) {
+        self.content().policies.insert(request, policy);
     }
 
     /// Notes a step, if anybody looks.
@@ -50,7 +62,8 @@ impl Board {
         if self.feeds.available_permits() == FEEDS_MAX {
             return;
         }
-        let mut rows = self.rows();
+        let mut content = self.content();
+        let rows = &mut content.rows;
         for sequence in trace.sequences {
             let key = (sequence.request, sequence.choice);
             if rows.len() < ROWS_MAX || rows.contains_key(&key) {
@@ -61,17 +74,29 @@ impl Board {
 
     /// Forgets a sequence that has ended.
     pub(crate) fn remove(&self, request: RequestId, choice: u32) {
-        self.rows().remove(&(request, choice));
+        self.content().rows.remove(&(request, choice));
+    }
+
+    /// Forgets a request all of whose sequences have ended.
+    pub(crate) fn forget(&self, request: RequestId) {
+        self.content().policies.remove(&request);
     }
 
     /// All rows, in order of arrival.
-    pub(crate) fn values(&self) -> Vec<Value> {
-        self.rows().iter().map(|(&(request, choice), row)| row.value(request, choice)).collect()
+    ///
+    /// * `policy`: of requests that chose none.
+    pub(crate) fn values(&self, policy: &str) -> Vec<Value> {
+        let content = self.content();
+        let value = |(&(request, choice), row): (&(RequestId, u32), &Row)| {
+            let policy = content.policies.get(&request).map_or(policy, String::as_str);
+            row.value(request, choice, policy)
+        };
+        content.rows.iter().map(value).collect()
     }
 
     /// A panic in between leaves rows that are a step old.
-    fn rows(&self) -> MutexGuard<'_, BTreeMap<(RequestId, u32), Row>> {
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    fn content(&self) -> MutexGuard<'_, Content> {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -97,13 +122,14 @@ impl Row {
         self.numbers.extend_from_slice(sequence.numbers);
     }
 
-    fn value(&self, RequestId(request): RequestId, choice: u32) -> Value {
+    fn value(&self, RequestId(request): RequestId, choice: u32, policy: &str) -> Value {
         let rate = f64::from(self.accepted_sum) / f64::from(self.verified_sum);
         let numbers: Map<String, Value> =
             self.numbers.iter().map(|&(name, number)| (name.to_owned(), json!(number))).collect();
         json!({
             "request": request,
             "choice": choice,
+            "policy": policy,
             "prompt_tokens": self.prompt_tokens,
             "context": self.context_len,
             "emitted": self.emitted,
@@ -169,27 +195,40 @@ mod tests {
         step(&board, 3, &[0.5, 0.25]);
         // 7 + 5 - 1 positions are stored; 3 of 4; (0.5 + 0.25) / 2.
         let expected = json!([{
-            "request": 3, "choice": 0, "prompt_tokens": 7, "context": 11, "emitted": 5,
+            "request": 3, "choice": 0, "policy": "auto", "prompt_tokens": 7, "context": 11, "emitted": 5,
             "planned": 4, "verified": 4, "accepted": 3, "acceptance_rate": 0.75, "reason": "divergence",
             "kld": 0.375, "numbers": {"wvir": 1.5, "cap": null},
         }]);
-        assert_eq!(json!(board.values()), expected);
+        assert_eq!(json!(board.values("auto")), expected);
         step(&board, 3, &[]);
-        assert_eq!(board.values()[0]["kld"], 0.375, "the last known one");
+        assert_eq!(board.values("auto")[0]["kld"], 0.375, "the last known one");
         board.remove(RequestId(3), 0);
-        assert_eq!(board.values(), [] as [Value; 0]);
+        assert_eq!(board.values("auto"), [] as [Value; 0]);
+    }
+
+    #[test]
+    fn the_policy_is_the_one_that_the_request_chose() {
+        let board = Board::new();
+        board.chose(RequestId(3), "fixed:k=4".to_owned());
+        let _feed = board.feeds.clone().try_acquire_owned().unwrap();
+        step(&board, 2, &[]);
+        step(&board, 3, &[]);
+        let policies = || board.values("auto").iter().map(|row| row["policy"].clone()).collect::<Vec<_>>();
+        assert_eq!(policies(), ["auto", "fixed:k=4"]);
+        board.forget(RequestId(3));
+        assert!(board.content().policies.is_empty());
     }
 
     #[test]
     fn nothing_is_kept_while_nobody_looks_and_never_more_than_the_bound() {
         let board = Board::new();
         step(&board, 0, &[]);
-        assert_eq!(board.values().len(), 0);
+        assert_eq!(board.values("auto").len(), 0);
         let _feed = board.feeds.clone().try_acquire_owned().unwrap();
         for request in 0..100 {
             step(&board, request, &[]);
         }
-        let values = board.values();
+        let values = board.values("auto");
         assert_eq!((values.len(), &values[63]["request"]), (ROWS_MAX, &json!(63)));
     }
 }

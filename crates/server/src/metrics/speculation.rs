@@ -1,5 +1,6 @@
 //! What is counted about speculation: how far, why, what it brought, and how the draft compared with the target.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dsde_engine::{RequestTimeline, SequenceTrace};
@@ -23,9 +24,8 @@ const WVIR: &str = "wvir";
 #[derive(Debug)]
 pub(super) struct Speculation {
     drafts: IntCounter,
-    /// By position.
-    verified_per_pos: Vec<IntCounter>,
-    accepted_per_pos: Vec<IntCounter>,
+    verified_per_pos: PerPosition,
+    accepted_per_pos: PerPosition,
     planned_len: Histogram,
     decisions: IntCounterVec,
     kld: Histogram,
@@ -38,17 +38,15 @@ pub(super) struct Speculation {
 
 impl Speculation {
     pub(super) fn new(m: &Maker) -> Self {
-        let per_pos = |name: &str, help: &str| -> Vec<IntCounter> {
-            let counters = m.counters(name, help, &["position"]);
-            (0..N_LENGTHS - 1).map(|i| counters.with_label_values(&[&i.to_string()])).collect()
-        };
         Self {
             drafts: m.counter("vllm:spec_decode_num_drafts_total", "Verifications of a proposal."),
-            verified_per_pos: per_pos(
+            verified_per_pos: PerPosition::new(
+                m,
                 "dsde:verified_tokens_per_pos_total",
                 "Drafted tokens verified, by position from 0.",
             ),
-            accepted_per_pos: per_pos(
+            accepted_per_pos: PerPosition::new(
+                m,
                 "vllm:spec_decode_num_accepted_tokens_per_pos_total",
                 "Drafted tokens accepted, by position from 0.",
             ),
@@ -89,8 +87,8 @@ impl Speculation {
         if sequence.verified > 0 {
             self.drafts.inc();
         }
-        count_positions(&self.verified_per_pos, sequence.verified);
-        count_positions(&self.accepted_per_pos, sequence.accepted);
+        self.verified_per_pos.count(sequence.verified, sequence.verified);
+        self.accepted_per_pos.count(sequence.accepted, sequence.verified);
         sequence.signals.iter().for_each(|signals| self.kld.observe(f64::from(signals.kld)));
         for &(name, number) in sequence.numbers {
             self.numbers.with_label_values(&[name]).set(number);
@@ -120,6 +118,24 @@ impl Speculation {
     }
 }
 
-fn count_positions(counters: &[IntCounter], n: u32) {
-    counters.iter().take(n as usize).for_each(IntCounter::inc);
+/// A counter per position of a proposal. Those that no proposal has reached are not there: clients print all that are.
+#[derive(Debug)]
+struct PerPosition {
+    counters: IntCounterVec,
+    by_position: [OnceLock<IntCounter>; N_LENGTHS - 1],
+}
+
+impl PerPosition {
+    fn new(m: &Maker, name: &str, help: &str) -> Self {
+        let by_position = std::array::from_fn(|_| OnceLock::new());
+        Self { counters: m.counters(name, help, &["position"]), by_position }
+    }
+
+    /// Counts the first `n` positions of the `n_reached` that a proposal has.
+    fn count(&self, n: u32, n_reached: u32) {
+        for (i, counter) in self.by_position.iter().enumerate().take(n_reached as usize) {
+            let counter = counter.get_or_init(|| self.counters.with_label_values(&[&i.to_string()]));
+            counter.inc_by(u64::from((i as u32) < n));
+        }
+    }
 }
