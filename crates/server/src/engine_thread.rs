@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dsde_engine::{
     Clock, Engine, Event, Executor, FinishReason, Refused, Request, RequestId, Shape, Slo, StepTrace,
@@ -57,6 +57,9 @@ pub(crate) struct EngineHandle {
     /// Whether anybody drafts.
     pub(crate) can_draft: bool,
 }
+
+/// Share of a step's time that the next one may wait for readers: one in so many.
+const WAITING_SHARE: u32 = 4;
 
 struct Shared {
     is_alive: AtomicBool,
@@ -293,6 +296,7 @@ impl<E: Executor, C: Clock> Owner<E, C> {
     }
 
     fn step(&mut self) {
+        let began = Instant::now();
         if !self.engine.is_idle() {
             match self.engine.step() {
                 Ok(report) => self.metrics.step(&report),
@@ -302,8 +306,21 @@ impl<E: Executor, C: Clock> Owner<E, C> {
                 }
             }
         }
+        let computed = began.elapsed();
         self.deliver();
         self.count_state();
+        self.let_readers_go_first(computed / WAITING_SHARE);
+    }
+
+    /// Leaves the processor to those who write to the sockets, until all have looked or `at_most` is over.
+    ///
+    /// They have just woken up. Where every processor computes, the system would let some of them wait for milliseconds, and
+    /// then take the time from the next step.
+    fn let_readers_go_first(&self, at_most: Duration) {
+        let began = Instant::now();
+        while self.in_flight.values().any(|flight| flight.inbox.is_awaited()) && began.elapsed() < at_most {
+            thread::yield_now();
+        }
     }
 
     fn deliver(&mut self) {

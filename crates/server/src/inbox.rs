@@ -94,6 +94,8 @@ pub(crate) struct Inbox {
     slots: Mutex<Vec<Slot>>,
     news: Notify,
     wake: Wake,
+    /// Whether a reader was woken that has not looked yet.
+    is_awaited: AtomicBool,
     is_abandoned: AtomicBool,
 }
 
@@ -104,6 +106,7 @@ impl Inbox {
             slots: Mutex::new((0..n_choices).map(|_| Slot::default()).collect()),
             news: Notify::new(),
             wake,
+            is_awaited: AtomicBool::new(false),
             is_abandoned: AtomicBool::new(false),
         });
         (inbox.clone(), Reader { inbox, n_open: n_choices })
@@ -114,13 +117,22 @@ impl Inbox {
         self.is_abandoned.load(Ordering::Relaxed)
     }
 
+    /// Whether tokens wait for a reader who was told of them.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.is_awaited.load(Ordering::Relaxed) && !self.is_abandoned()
+    }
+
     /// Appends tokens and text that came now.
     pub(crate) fn emit(&self, choice: usize, emission: Emission, now: Instant) {
-        let pending = &mut self.slots()[choice].pending;
+        let mut slots = self.slots();
+        let pending = &mut slots[choice].pending;
         pending.emitted.get_or_insert(now);
         pending.tokens.extend(emission.tokens);
         pending.text.extend(emission.text);
         if self.wake == Wake::Always {
+            self.is_awaited.store(true, Ordering::Relaxed);
+            // A reader who wakes at once must not find the lock taken.
+            drop(slots);
             self.news.notify_one();
         }
     }
@@ -169,6 +181,7 @@ impl Reader {
 
     fn take(&self) -> Vec<Update> {
         let mut slots = self.inbox.slots();
+        self.inbox.is_awaited.store(false, Ordering::Relaxed);
         let updates = slots.iter_mut().enumerate().filter_map(|(choice, slot)| {
             let has_news = !slot.pending.is_empty() || slot.end.is_some();
             has_news.then(|| Update {
@@ -221,6 +234,23 @@ mod tests {
         let last = reader.next().await.unwrap();
         assert!(matches!(last[0].end, Some(Ok(_))) && last.len() == 1, "the first end counts");
         assert!(reader.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn tokens_are_awaited_until_somebody_looks_or_leaves() {
+        let (inbox, mut reader) = Inbox::new(1, Wake::Always);
+        assert!(!inbox.is_awaited());
+        inbox.emit(0, emission(1, "a"), Instant::now());
+        assert!(inbox.is_awaited());
+        reader.next().await.unwrap();
+        assert!(!inbox.is_awaited());
+        inbox.emit(0, emission(2, "b"), Instant::now());
+        drop(reader);
+        assert!(!inbox.is_awaited(), "nobody will look");
+        // Who waits for the end was not woken.
+        let (inbox, _reader) = Inbox::new(1, Wake::AtEnd);
+        inbox.emit(0, emission(1, "a"), Instant::now());
+        assert!(!inbox.is_awaited());
     }
 
     #[tokio::test]

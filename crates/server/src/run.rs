@@ -12,6 +12,9 @@ use crate::service::{Error, serve};
 
 /// Threads that handle connections: one can be held up by a long body while the other goes on. The cores belong to the engine.
 const CONNECTION_THREADS: usize = 2;
+/// Threads for what takes long, such as tokenizing prompts and compiling schemas: more would only be in each other's way, and in
+/// that of the threads above. One waits for the engine's thread to end.
+const TEXT_THREADS: usize = 4;
 /// Time for text that is still being processed when everything else has ended.
 const RUNTIME_END: Duration = Duration::from_secs(1);
 
@@ -33,7 +36,11 @@ where
     E: Executor + Send + 'static,
     C: Clock + Send + 'static,
 {
-    let runtime = Builder::new_multi_thread().worker_threads(CONNECTION_THREADS).enable_all().build();
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(CONNECTION_THREADS)
+        .max_blocking_threads(TEXT_THREADS)
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(Error::Runtime)?;
     let served = runtime.block_on(async {
         let in_use = |source| Error::Address { address: format!("{host}:{port}"), source };

@@ -253,9 +253,6 @@ impl<W: Wire> Generation<W> {
         let Update { choice: i, delta, end } = update;
         let choice = &mut self.choices[i];
         choice.speculative_steps.extend(delta.speculative_steps);
-        if let Some(emitted) = delta.emitted {
-            self.stamp.set(emitted);
-        }
         let mut text = choice.utf8.push(&delta.text);
         if let Some(end) = end {
             choice.done = Some(end?);
@@ -275,6 +272,10 @@ impl<W: Wire> Generation<W> {
         let is_ended = done.is_some();
         parts.extend(done.map(|reason| self.wire.ending(i, reason)));
         let n_parts = parts.len();
+        // Tokens without text, such as half a character, are sent with a later one; its time counts.
+        if let Some(emitted) = delta.emitted.filter(|_| n_parts > 0) {
+            self.stamp.set(emitted);
+        }
         for (part_idx, part) in parts.into_iter().enumerate() {
             let mut chunk = self.envelope(W::CHUNK_OBJECT, vec![part]);
             if self.includes_usage {

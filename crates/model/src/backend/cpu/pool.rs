@@ -14,6 +14,9 @@ use std::thread::{self, JoinHandle};
 
 /// Looks at the door before a worker parks; about 0.2 ms, longer than the serial parts of a model's pass.
 const WORKER_SPINS: u32 = 10_000;
+/// Looks at the door after which a worker lets others have its processor, should they wait for it; about 20 us, longer than the
+/// serial parts between two products, shorter than those between two passes.
+const SPINS_PER_YIELD: u32 = 1_000;
 /// Looks at the count before a caller begins to yield its processor to a worker that is still inside.
 const CALLER_SPINS: u32 = 2_000;
 
@@ -160,7 +163,7 @@ impl Shared {
                 }
             } else if spins < WORKER_SPINS {
                 spins += 1;
-                std::hint::spin_loop();
+                if spins % SPINS_PER_YIELD == 0 { thread::yield_now() } else { std::hint::spin_loop() }
             } else {
                 self.park(last_region);
                 spins = 0;
