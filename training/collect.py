@@ -28,8 +28,10 @@ def write_prompts(corpus: Path, out: Path, n_prompts: int, seed: int) -> None:
             print(json.dumps({"domain": record.domain, "prompt": record.prompt}), file=file)
 
 
-def collected(prompts: Path, answers: list[Path], tokenizer: Tokenizer, prompt_len_max: int) -> Documents:
-    """Prompt and answer of every line of ANSWERS, whose `index` counts the lines of PROMPTS."""
+def collected(
+    prompts: Path, answers: list[Path], tokenizer: Tokenizer, prompt_len_max: int, twice: list[str]
+) -> Documents:
+    """Prompt and answer of every line of ANSWERS, whose `index` counts the lines of PROMPTS; domains of `twice` two times."""
     asked = [json.loads(line) for line in prompts.read_text(encoding="utf-8").splitlines()]
     encoded, prompt_lens, domains = [], [], []
     for file in answers:
@@ -39,9 +41,10 @@ def collected(prompts: Path, answers: list[Path], tokenizer: Tokenizer, prompt_l
             prompt = tokenizer.encode(rendered_prompt(plain(ask["prompt"]))).ids
             if len(prompt) > prompt_len_max or not answer["tokens"]:
                 continue
-            encoded.append(np.array(prompt + answer["tokens"], dtype=np.uint16))
-            prompt_lens.append(len(prompt))
-            domains.append(DOMAINS.index(ask["domain"]))
+            for _ in range(2 if ask["domain"] in twice else 1):
+                encoded.append(np.array(prompt + answer["tokens"], dtype=np.uint16))
+                prompt_lens.append(len(prompt))
+                domains.append(DOMAINS.index(ask["domain"]))
     return Documents.collect(encoded, prompt_lens, domains)
 
 
@@ -54,6 +57,7 @@ def main() -> None:
     parser.add_argument("--answers", type=Path, nargs="*", default=[], help="what dsde generate --json wrote")
     parser.add_argument("--tokenizer", type=Path)
     parser.add_argument("--prompt-len-max", type=int, default=320)
+    parser.add_argument("--twice", nargs="*", default=[], choices=DOMAINS, help="domains that count two times")
     parser.add_argument("--out", type=Path, metavar="FILE.npz")
     args = parser.parse_args()
 
@@ -63,7 +67,7 @@ def main() -> None:
     if not (args.answers and args.tokenizer and args.out):
         raise SystemExit("give --prompts-from, or --answers with --tokenizer and --out")
     tokenizer = Tokenizer.from_file(str(args.tokenizer / "tokenizer.json"))
-    samples = collected(args.prompts, args.answers, tokenizer, args.prompt_len_max)
+    samples = collected(args.prompts, args.answers, tokenizer, args.prompt_len_max, args.twice)
     samples.save(args.out)
     print(f"{len(samples)} samples, tokens {samples.summary()}")
 
