@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use dsde_engine::{EmittedToken, FinishReason, Request, RequestTimeline};
 use dsde_model::text::{Tokenizer, Utf8Stream};
 use futures_util::stream::{self, StreamExt};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::error::ApiError;
@@ -194,9 +195,8 @@ impl<W: Wire> Generation<W> {
             self.with_origins(self.wire.whole(i, &piece, reason(choice)), &choice.tokens)
         };
         let choices: Vec<Value> = self.choices.iter().enumerate().map(whole).collect();
-        let mut answer = self.envelope(W::OBJECT, choices);
-        answer["usage"] = self.usage();
-        self.add_metrics(&mut answer);
+        let answer = self.envelope(W::OBJECT, &choices);
+        let answer = Envelope { usage: Some(self.usage()), metrics: self.metrics(), ..answer };
         Ok(Json(answer).into_response())
     }
 
@@ -231,10 +231,9 @@ impl<W: Wire> Generation<W> {
                 None => {
                     self.answered();
                     if self.includes_usage {
-                        let mut chunk = self.envelope(W::CHUNK_OBJECT, Vec::new());
-                        chunk["usage"] = self.usage();
-                        self.add_metrics(&mut chunk);
-                        events.push(Event::default().data(chunk.to_string()));
+                        let chunk = self.envelope(W::CHUNK_OBJECT, &[]);
+                        let chunk = Envelope { usage: Some(self.usage()), metrics: self.metrics(), ..chunk };
+                        events.push(chunk.event());
                     }
                     events.push(self.over());
                 }
@@ -277,13 +276,13 @@ impl<W: Wire> Generation<W> {
             self.stamp.set(emitted);
         }
         for (part_idx, part) in parts.into_iter().enumerate() {
-            let mut chunk = self.envelope(W::CHUNK_OBJECT, vec![part]);
-            if self.includes_usage {
-                chunk["usage"] = Value::Null;
-            } else if is_ended && part_idx + 1 == n_parts {
-                self.add_metrics(&mut chunk);
-            }
-            events.push(Event::default().data(chunk.to_string()));
+            let is_last = is_ended && part_idx + 1 == n_parts;
+            let chunk = Envelope {
+                usage: self.includes_usage.then_some(Value::Null),
+                metrics: if is_last && !self.includes_usage { self.metrics() } else { None },
+                ..self.envelope(W::CHUNK_OBJECT, std::slice::from_ref(&part))
+            };
+            events.push(chunk.event());
         }
         Ok(())
     }
@@ -296,14 +295,9 @@ impl<W: Wire> Generation<W> {
         choice
     }
 
-    fn envelope(&self, object: &str, choices: Vec<Value>) -> Value {
-        json!({
-            "id": self.id,
-            "object": object,
-            "created": self.created,
-            "model": self.model,
-            "choices": choices,
-        })
+    fn envelope<'a>(&'a self, object: &'static str, choices: &'a [Value]) -> Envelope<'a> {
+        let Self { id, created, model, .. } = self;
+        Envelope { id, object, created: *created, model, choices, usage: None, metrics: None }
     }
 
     fn timelines(&self) -> impl Iterator<Item = &RequestTimeline> {
@@ -323,17 +317,35 @@ impl<W: Wire> Generation<W> {
     }
 
     /// Statistics describe one choice, so an answer with several has none.
-    fn add_metrics(&self, answer: &mut Value) {
-        if let ([choice], true) = (self.choices.as_slice(), self.detail != Detail::None)
-            && let Some(done) = &choice.done
-        {
-            answer["metrics"] = metrics(self.detail, &done.timeline, &choice.speculative_steps);
-        }
+    fn metrics(&self) -> Option<Value> {
+        let [choice] = self.choices.as_slice() else { return None };
+        let done = choice.done.as_ref().filter(|_| self.detail != Detail::None)?;
+        Some(metrics(self.detail, &done.timeline, &choice.speculative_steps))
     }
 
     fn answered(&mut self) {
         let done = self.choices.iter().filter_map(|choice| choice.done.as_ref());
         self.span.answered(done.map(|done| &done.timeline));
+    }
+}
+
+/// What answers and chunks have around their choices.
+#[derive(Serialize)]
+struct Envelope<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    choices: &'a [Value],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics: Option<Value>,
+}
+
+impl Envelope<'_> {
+    fn event(&self) -> Event {
+        Event::default().json_data(self).expect("texts and numbers can be written as JSON")
     }
 }
 
