@@ -79,6 +79,10 @@ const REFRESH_STEPS: u32 = 256;
 /// Steps within which catching up must have paid for itself.
 const HORIZON_STEPS: f64 = 64.0;
 
+/// Steps for which a decision to decode plainly stands while the batch stays the same. Nothing is learnt about drafts
+/// meanwhile, and a small model's step takes no longer than a hundred decisions.
+const REST_STEPS: u32 = 8;
+
 /// Unread tokens that every drafting sequence may have: the last one, and the one before if all drafts were kept.
 const LAG_ORDINARY: u32 = 2;
 
@@ -109,6 +113,8 @@ pub struct Auto {
     switch: Switch,
     /// Speculating steps since plain decoding was last measured.
     n_since_plain: u32,
+    /// Steps for which the last decision still stands, and the batch size it was made for.
+    rest: (u32, usize),
     step: Step,
 }
 
@@ -126,6 +132,7 @@ impl Auto {
             n_first: 0,
             switch: Switch::default(),
             n_since_plain: 0,
+            rest: (0, 0),
             step: Step::default(),
         }
     }
@@ -215,6 +222,12 @@ impl Auto {
     /// Expected rate of the best lengths over that of plain decoding, as far as the past bears it out.
     fn gain(&self) -> f64 {
         self.step.best.value * self.step.plain_seconds / self.step.weight * self.guard.factor()
+    }
+
+    /// Whether the last decision, to decode plainly, still stands.
+    fn rests(&self, view: &PlanView<'_>) -> bool {
+        let (n_steps, n_sequences) = self.rest;
+        n_steps > 0 && n_sequences == view.sequences.len() && view.prefill_rows == 0
     }
 
     fn plan_first(&mut self, len: u32, plan: &mut [Planned]) {
@@ -307,6 +320,13 @@ impl Policy for Auto {
     }
 
     fn plan(&mut self, view: &PlanView<'_>, plan: &mut [Planned]) {
+        if self.rests(view) {
+            self.rest.0 -= 1;
+            self.save_up();
+            plan.fill(plain("does not pay"));
+            return;
+        }
+        self.rest.0 = 0;
         self.survey(view);
         let can_draft = view.sequences.iter().any(|sequence| sequence.limit > 0);
         if !can_draft {

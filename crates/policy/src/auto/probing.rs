@@ -2,7 +2,7 @@
 
 use super::probe::{Offer, Who};
 use super::step::{Step, Turn};
-use super::{Auto, plain};
+use super::{Auto, REST_STEPS, plain};
 use crate::{PlanView, Planned};
 
 /// Length of a probe, tokens.
@@ -15,13 +15,12 @@ impl Auto {
     /// Plans no drafts, but for a probe if one is due.
     pub(super) fn plan_plain(&mut self, view: &PlanView<'_>, plan: &mut [Planned]) {
         plan.fill(plain("does not pay"));
-        self.guard.relax();
-        self.probe.save(self.step.plain_seconds);
+        self.save_up();
         if view.prefill_rows > 0 {
             return;
         }
         match self.probe.in_progress().or_else(|| self.start_probe(view)) {
-            None => {}
+            None => self.rest = (REST_STEPS - 1, view.sequences.len()),
             Some(Who::All) => {
                 self.begin_probe();
                 plan.fill(Planned { len: 1, width: 1, is_settled: false, reason: "probing" });
@@ -36,6 +35,12 @@ impl Auto {
                 plan[i] = Planned { len, width: 1, is_settled: false, reason: "probing" };
             }
         }
+    }
+
+    /// A plain step passes.
+    pub(super) fn save_up(&mut self) {
+        self.guard.relax();
+        self.probe.save(self.step.plain_seconds);
     }
 
     fn begin_probe(&mut self) {
