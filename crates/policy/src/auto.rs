@@ -327,6 +327,7 @@ impl Policy for Auto {
             return;
         }
         self.rest.0 = 0;
+        self.costs.settle();
         self.survey(view);
         let can_draft = view.sequences.iter().any(|sequence| sequence.limit > 0);
         if !can_draft {
@@ -401,4 +402,92 @@ const fn plain(reason: Reason) -> Planned {
 fn slope(seconds: &[f64], n: usize) -> f64 {
     let (from, to) = (n / 2, (2 * n.max(1)).min(seconds.len() - 1));
     if to > from { ((seconds[to] - seconds[from]) / (to - from) as f64).max(0.0) } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Outcome, SequenceView};
+
+    fn auto() -> Auto {
+        Auto::new(&Settings::parse(&ENTRY, None).unwrap())
+    }
+
+    fn sequences(n: u64) -> Vec<SequenceView> {
+        let sequence = |seq| SequenceView {
+            seq: SeqId(seq),
+            limit: 8,
+            context_len: 100,
+            draft_lag: 1,
+            temperature: 0.0,
+            emitted: 10,
+            decode_time: Duration::ZERO,
+            tpot_max: None,
+            priority: 0,
+        };
+        (0..n).map(sequence).collect()
+    }
+
+    /// A step in which every row of the target takes 10 ms, and a draft round as long.
+    fn feedback<'a>(outcomes: &'a [Outcome<'a>]) -> StepFeedback<'a> {
+        let target_rows = outcomes.iter().map(|outcome| outcome.verified + 1).sum();
+        let draft_rounds = outcomes.iter().map(|outcome| outcome.drafted).max().unwrap_or(0);
+        let [draft_time, verify_time] = [draft_rounds, target_rows].map(|n| Duration::from_millis(10) * n);
+        StepFeedback {
+            step: 0,
+            outcomes,
+            target_rows,
+            prefill_rows: 0,
+            draft_rounds,
+            draft_rows: draft_rounds,
+            context_len_sum: 0,
+            draft_time,
+            verify_time,
+            step_time: draft_time + verify_time,
+        }
+    }
+
+    fn outcome(drafted: u32) -> Outcome<'static> {
+        Outcome {
+            seq: SeqId(0),
+            planned: drafted,
+            drafted,
+            verified: drafted,
+            accepted: 0,
+            temperature: 0.0,
+            signals: &[],
+        }
+    }
+
+    #[test]
+    fn a_decision_to_decode_plainly_stands_while_the_batch_stays() {
+        let mut auto = auto();
+        for _ in 0..FIRST_LENS.len() {
+            auto.learn_costs(&feedback(&[outcome(0)]));
+            auto.learn_costs(&feedback(&[outcome(2)]));
+        }
+        let mut decides = |n_sequences: u64, prefill_rows: u32| {
+            let sequences = sequences(n_sequences);
+            let view = PlanView {
+                step: 1,
+                sequences: &sequences,
+                prefill_rows,
+                n_waiting: 0,
+                blocks_free: 10,
+                blocks_total: 10,
+                now: Duration::ZERO,
+            };
+            let mut plan = vec![Planned::none(); sequences.len()];
+            let decides = !auto.rests(&view);
+            auto.plan(&view, &mut plan);
+            assert!(plan.iter().all(|planned| planned.len == 0), "{plan:?}");
+            decides
+        };
+        let pattern: Vec<bool> = (0..REST_STEPS + 1).map(|_| decides(4, 0)).collect();
+        let expected: Vec<bool> = (0..REST_STEPS + 1).map(|i| i % REST_STEPS == 0).collect();
+        assert_eq!(pattern, expected);
+        assert!(decides(3, 0), "another batch");
+        assert!(!decides(3, 0) && decides(3, 5), "prompts");
+        assert!(decides(3, 0), "what was decided beside prompts does not stand");
+    }
 }

@@ -18,6 +18,13 @@ const ROUND_UNSEEN: f64 = 0.2;
 /// Share of the price of draft rows that an unmeasured size is credited with, so that lengths that may be best are tried.
 const BENEFIT_OF_DOUBT: f64 = 0.25;
 
+/// Steps after which every step's times count at once no longer: laying the curves out anew takes microseconds, and what one
+/// step adds to them is little by then.
+const YOUNG_STEPS: u32 = 64;
+
+/// Steps whose times are then taken in together.
+const STEPS_PER_LAYOUT: u32 = 2;
+
 /// Costs of steps, learnt from all of them.
 #[derive(Clone, Debug)]
 pub(super) struct Costs {
@@ -27,11 +34,14 @@ pub(super) struct Costs {
     round: CostCurve,
     /// Seconds now per second at pace 1.
     pace: f64,
+    n_steps: u32,
+    /// Steps learnt since the curves were laid out.
+    n_new: u32,
 }
 
 impl Default for Costs {
     fn default() -> Self {
-        Self { target: CostCurve::default(), round: CostCurve::default(), pace: 1.0 }
+        Self { target: CostCurve::default(), round: CostCurve::default(), pace: 1.0, n_steps: 0, n_new: 0 }
     }
 }
 
@@ -75,15 +85,24 @@ impl Costs {
         (2.0 * self.target.rows_max()) as u32
     }
 
-    /// Takes in the times of a step.
+    /// Has what was learnt count, if it is enough to be worth it.
+    pub(super) fn settle(&mut self) {
+        if self.n_new >= STEPS_PER_LAYOUT || self.n_steps < YOUNG_STEPS {
+            self.n_new = 0;
+            self.target.settle();
+            self.round.settle();
+        }
+    }
+
+    /// Takes in the times of a step; they count from the next [`settle`](Self::settle) on.
     pub(super) fn learn(&mut self, feedback: &StepFeedback<'_>) {
         self.learn_rounds(feedback);
         let seconds = feedback.step_time.saturating_sub(feedback.draft_time).as_secs_f64() / self.pace;
         let rows = feedback.target_rows;
         let is_mixed = feedback.prefill_rows > 0;
         let missed = self.target.learn(rows, seconds, if is_mixed { MIXED_WEIGHT } else { 1.0 });
-        self.target.settle();
-        self.round.settle();
+        self.n_steps = self.n_steps.saturating_add(1);
+        self.n_new += 1;
         if let Some(missed) = missed.filter(|_| !is_mixed) {
             self.pace = (self.pace * (PACE_GAIN * missed).exp()).clamp(1e-6, 1e6);
         }
@@ -199,10 +218,12 @@ mod tests {
         for _ in 0..80 {
             costs.learn(&feedback(&plain, 0, 0, 10));
             costs.learn(&feedback(&speculating, 3, 6, 12));
+            costs.settle();
         }
         // Everything takes twice as long, but only one size is seen.
         for _ in 0..100 {
             costs.learn(&feedback(&speculating, 3, 12, 24));
+            costs.settle();
         }
         let (plain, speculating) = (costs.target(1).unwrap(), costs.target(4).unwrap());
         assert!((speculating / 0.024 - 1.0).abs() < 0.01, "{speculating}");
@@ -211,11 +232,31 @@ mod tests {
     }
 
     #[test]
+    fn times_are_taken_in_together_once_there_are_many() {
+        let mut costs = Costs::default();
+        for n_steps in 1..=YOUNG_STEPS {
+            costs.learn(&feedback(&[outcome(0)], 0, 0, 10));
+            costs.settle();
+            assert_eq!(costs.n_new, u32::from(n_steps == YOUNG_STEPS), "step {n_steps}");
+        }
+        let before = costs.target.seconds(1);
+        for n_new in 2..STEPS_PER_LAYOUT {
+            costs.learn(&feedback(&[outcome(0)], 0, 0, 14));
+            costs.settle();
+            assert_eq!((costs.n_new, costs.target.seconds(1)), (n_new, before));
+        }
+        costs.learn(&feedback(&[outcome(0)], 0, 0, 14));
+        costs.settle();
+        assert!(costs.n_new == 0 && costs.target.seconds(1) > before);
+    }
+
+    #[test]
     fn unmeasured_sizes_get_the_benefit_of_the_doubt() {
         let mut costs = Costs::default();
         for _ in 0..8 {
             costs.learn(&feedback(&[outcome(0)], 0, 0, 10));
             costs.learn(&feedback(&[outcome(3)], 3, 3, 16));
+            costs.settle();
         }
         let mut seconds = Vec::new();
         costs.targets_with(1, 3, &mut seconds).unwrap();
@@ -231,8 +272,12 @@ mod tests {
     #[test]
     fn catching_up_is_not_taken_for_a_slow_round() {
         let mut costs = Costs::default();
-        (0..10).for_each(|_| costs.learn(&feedback(&[outcome(2)], 2, 4, 10)));
+        for _ in 0..10 {
+            costs.learn(&feedback(&[outcome(2)], 2, 4, 10));
+            costs.settle();
+        }
         costs.learn(&feedback(&[outcome(2)], 101, 22, 10));
+        costs.settle();
         assert!((costs.round(1) - 0.002).abs() < 1e-4, "{}", costs.round(1));
         assert!((costs.round(100) - 0.020).abs() < 1e-3, "{}", costs.round(100));
     }

@@ -74,6 +74,7 @@ impl Size {
 #[derive(Clone, Copy, Debug)]
 struct Corner {
     rows: f64,
+    ln_rows: f64,
     seconds: f64,
     weight: f64,
 }
@@ -175,7 +176,12 @@ impl CostCurve {
         self.corners.clear();
         for size in self.sizes.iter().filter(|size| size.n > 0.0) {
             let weight = size.n.min(MEMORY);
-            self.corners.push(Corner { rows: size.rows, seconds: size.seconds, weight });
+            self.corners.push(Corner {
+                rows: size.rows,
+                ln_rows: size.rows.ln(),
+                seconds: size.seconds,
+                weight,
+            });
         }
         self.smooth();
         self.pool();
@@ -213,7 +219,7 @@ fn trend(corners: &[Corner], own: &Corner, say: f64) -> f64 {
     let (mut weight, mut rows, mut seconds) = (0.0, 0.0, 0.0);
     let (mut rows_squared, mut joint) = (0.0, 0.0);
     for corner in corners {
-        let distance = (corner.rows / own.rows).ln() / NEIGHBOURHOOD;
+        let distance = (corner.ln_rows - own.ln_rows) / NEIGHBOURHOOD;
         if distance.abs() > 4.0 {
             continue;
         }
