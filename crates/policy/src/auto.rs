@@ -73,12 +73,8 @@ const FIRST_LENS: [u32; 20] = [0, 0, 0, 2, 1, 4, 0, 2, 3, 1, 0, 1, 2, 1, 0, 3, 1
 /// Plain steps of a batch size that must have been measured before speculation is compared with them.
 const PLAIN_STEPS_MIN: f64 = 3.0;
 
-/// Share of the time that measuring plain decoding may cost while speculation is on.
-const REFRESH_SHARE: f64 = 0.005;
-
-/// Speculating steps between two plain ones: often where the gain is small, since a machine whose memory or clock slows down
-/// may turn it into a loss; rarely where a plain step costs much.
-const REFRESH_STEPS: (f64, f64) = (8.0, 256.0);
+/// Speculating steps after which one plain step is measured.
+const REFRESH_STEPS: u32 = 256;
 
 /// Steps within which catching up must have paid for itself.
 const HORIZON_STEPS: f64 = 64.0;
@@ -246,8 +242,7 @@ impl Auto {
     fn plan_speculation(&mut self, view: &PlanView<'_>, plan: &mut [Planned]) {
         let rows = view.sequences.len() as u32;
         let is_unmeasured = view.prefill_rows == 0 && self.costs.evidence(rows) < PLAIN_STEPS_MIN;
-        let refresh_steps = ((self.gain() - 1.0) / REFRESH_SHARE).clamp(REFRESH_STEPS.0, REFRESH_STEPS.1);
-        if is_unmeasured || f64::from(self.n_since_plain) >= refresh_steps {
+        if is_unmeasured || self.n_since_plain >= REFRESH_STEPS {
             self.n_since_plain = 0;
             plan.fill(plain("measuring"));
             return;
