@@ -194,11 +194,15 @@ impl Sequence {
     /// Largest useful speculation length: a step emits at most the remaining tokens, fits the context, and does not cross
     /// the point from which stop tokens are allowed.
     pub(crate) fn sl_limit(&self, context_len_max: u32) -> u32 {
-        let remaining = self.tokens_max - self.emitted();
-        let room = context_len_max.saturating_sub(self.len());
         let until_min = self.tokens_min.checked_sub(self.emitted()).filter(|&n| n > 0).unwrap_or(u32::MAX);
         // Of n emitted tokens, n - 1 were drafted.
-        remaining.min(room).min(until_min).saturating_sub(1)
+        self.remaining(context_len_max).min(until_min).saturating_sub(1)
+    }
+
+    /// Tokens that may still be emitted.
+    pub(crate) fn remaining(&self, context_len_max: u32) -> u32 {
+        let room = context_len_max.saturating_sub(self.len());
+        (self.tokens_max - self.emitted()).min(room)
     }
 
     /// Whether the end of this step's proposal may be dropped inside the target's pass: what decides that knows the drafted

@@ -292,6 +292,7 @@ fn view(seq: &Sequence, now: Duration, sl_limit: u32, context_len_max: u32) -> S
     SequenceView {
         seq: seq.id,
         limit: sl_limit.min(seq.sl_limit(context_len_max)),
+        remaining: seq.remaining(context_len_max),
         context_len: seq.context_len,
         draft_lag: seq.len() - seq.draft_len,
         temperature: seq.params.temperature,

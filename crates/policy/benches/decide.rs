@@ -63,6 +63,7 @@ impl Batch {
         let sequence = |seq| SequenceView {
             seq: SeqId(seq),
             limit: DRAFTED_MAX,
+            remaining: 1000,
             context_len: 500,
             draft_lag: 1,
             temperature: 0.0,

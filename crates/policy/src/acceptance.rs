@@ -293,6 +293,11 @@ impl Acceptance {
         self.calibration.error()
     }
 
+    /// Standard deviation of what everyone's drafts are worth, log-odds; grows again while nothing is heard.
+    pub fn uncertainty(&self, temperature: f32) -> f64 {
+        self.models(temperature).shared.deviation(0)
+    }
+
     /// What the draft's shape adds to the prediction of a label, nats; `None` while too few labels came with a shape.
     pub fn insight(&self) -> Option<f64> {
         (self.n_insight >= INSIGHT_AFTER).then_some(self.insight)

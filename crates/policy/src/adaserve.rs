@@ -260,6 +260,7 @@ mod tests {
         SequenceView {
             seq: SeqId(0),
             limit: 64,
+            remaining: 1000,
             context_len: 100,
             draft_lag: 1,
             temperature: 0.0,

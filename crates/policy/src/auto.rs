@@ -20,7 +20,8 @@
 //! drafted, and its survival depends on the draft's distributions up to that position, so on nothing drawn there or later.
 //!
 //! What it costs when it does not pay: while speculation is off no signal is requested and all lengths are 0. Once in a
-//! while a speculating batch decodes plainly for one step, so that the time it is compared with stays measured.
+//! while a speculating batch decodes plainly for a few steps, so that the time it is compared with stays measured: a few,
+//! because the first ones still pay for the speculation before them (`auto/costs.rs`).
 
 mod choice;
 mod costs;
@@ -37,7 +38,7 @@ use crate::acceptance::Acceptance;
 use crate::registry::{Entry, Parameter, Settings, ValueSet};
 use crate::{DraftPosition, PlanView, Planned, Policy, Reason, SeqId, Signals, StepFeedback};
 use choice::{Best, Candidate, DEPTH_MAX, Objective, Search};
-use costs::Costs;
+use costs::{Costs, STEPS_TO_WARM};
 use guard::{Guard, Progress};
 use probe::Probe;
 use step::{Drafting, Step, Turn, urgency};
@@ -68,15 +69,24 @@ pub static ENTRY: Entry = Entry {
 };
 
 /// Lengths of the first steps, from which first costs are learnt; everyone drafts as much.
-const FIRST_LENS: [u32; 20] = [0, 0, 0, 2, 1, 4, 0, 2, 3, 1, 0, 1, 2, 1, 0, 3, 1, 4, 2, 1];
+const FIRST_LENS: [u32; 20] = [0, 0, 0, 0, 0, 2, 1, 4, 2, 3, 1, 2, 1, 0, 0, 0, 0, 3, 4, 1];
 
 /// Plain steps of a batch size that must have been measured before speculation is compared with them.
-const PLAIN_STEPS_MIN: f64 = 3.0;
+const PLAIN_STEPS_MIN: u32 = 3;
 
-/// Speculating steps after which one plain step is measured.
-const REFRESH_STEPS: u32 = 256;
+/// Plain steps in a row that measure plain decoding: the first ones are slower and do not count.
+const REFRESH_STEPS: u32 = STEPS_TO_WARM + PLAIN_STEPS_MIN;
 
-/// Steps within which catching up must have paid for itself.
+/// What changing to plain decoding and back costs beyond the speed that is missed meanwhile, in plain steps.
+const REFRESH_COST: f64 = 0.5;
+
+/// Share of the time that measuring plain decoding may cost while speculating.
+const REFRESH_SHARE: f64 = 0.006;
+
+/// Most speculating steps between two such measurements.
+const REFRESH_INTERVAL_MAX: f64 = 1024.0;
+
+/// Steps within which catching up must have paid for itself, if the request does not end before.
 const HORIZON_STEPS: f64 = 64.0;
 
 /// Steps for which a decision to decode plainly stands while the batch stays the same. Nothing is learnt about drafts
@@ -94,6 +104,9 @@ const INSIGHT_TO_GO_ON: f64 = 0.01;
 
 /// Steps after which a shape that added little is looked at again.
 const SHAPE_RECHECK_STEPS: u64 = 16;
+
+/// Passes of a size from which its time counts for what a row costs.
+const STEPS_TO_JUDGE: f64 = 3.0;
 
 /// Bound on the draft tokens of a step.
 const DRAFTS_MAX: u32 = 512;
@@ -113,9 +126,23 @@ pub struct Auto {
     switch: Switch,
     /// Speculating steps since plain decoding was last measured.
     n_since_plain: u32,
-    /// Steps for which the last decision still stands, and the batch size it was made for.
-    rest: (u32, usize),
+    rest: Rest,
     step: Step,
+}
+
+/// A decision to decode plainly that still stands.
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    n_steps: u32,
+    /// Batch size it was made for.
+    n_sequences: usize,
+    reason: Reason,
+}
+
+impl Default for Rest {
+    fn default() -> Self {
+        Self { n_steps: 0, n_sequences: 0, reason: "does not pay" }
+    }
 }
 
 impl Auto {
@@ -132,7 +159,7 @@ impl Auto {
             n_first: 0,
             switch: Switch::default(),
             n_since_plain: 0,
-            rest: (0, 0),
+            rest: Rest::default(),
             step: Step::default(),
         }
     }
@@ -163,7 +190,8 @@ impl Auto {
             self.acceptance.survivals(sequence.temperature, offset, planned);
             let is_behind = sequence.draft_lag > LAG_ORDINARY;
             let read = if is_behind { self.costs.round(sequence.draft_lag) - round_seconds } else { 0.0 };
-            let catch_up = read.max(0.0) / HORIZON_STEPS;
+            let steps_left = f64::from(sequence.remaining.max(1)) / (1.0 + survivals[0]);
+            let catch_up = read.max(0.0) / steps_left.clamp(1.0, HORIZON_STEPS);
             step.candidates.push(Candidate { weight, survivals, catch_up });
             step.drafting.push(Drafting {
                 seq: sequence.seq,
@@ -183,7 +211,8 @@ impl Auto {
     /// Finds the best lengths of a step without prompts; `None` before the first timed step.
     fn search(&mut self, view: &PlanView<'_>) -> Option<Best> {
         let n_sequences = view.sequences.len() as u32;
-        self.price(n_sequences, n_sequences)?;
+        let plain_seconds = self.costs.plain(n_sequences)?;
+        self.price(n_sequences, n_sequences, Some(plain_seconds))?;
         let step = &mut self.step;
         step.prices.round.clear();
         step.prices.round.extend((0..=n_sequences).map(|n| self.costs.round(n.max(1))));
@@ -194,29 +223,43 @@ impl Auto {
             let rows = (n * n_unread).div_ceil(n_sequences);
             self.costs.round(rows.max(1))
         }));
-        step.plain_seconds = step.prices.target[0];
+        step.plain_seconds = plain_seconds;
         step.weight = step.candidates.iter().map(|candidate| candidate.weight).sum();
         step.best = self.search.run(&step.candidates, &step.prices, Objective::Rate, &mut step.lens);
-        step.row_seconds = slope(&step.prices.target, step.best.n_drafts);
-        Some(step.best)
+        let best = step.best;
+        self.step.row_seconds = self.row_seconds(n_sequences, best.n_drafts);
+        Some(best)
     }
 
     /// Finds the best lengths beside prompts, where time costs what it does without them.
     fn search_beside_prompts(&mut self, view: &PlanView<'_>) -> Option<()> {
         let n_sequences = view.sequences.len() as u32;
-        self.price(n_sequences + view.prefill_rows, n_sequences)?;
+        self.price(n_sequences + view.prefill_rows, n_sequences, None)?;
         let step = &mut self.step;
         let objective = Objective::Surplus(step.best.value);
         let found = self.search.run(&step.candidates, &step.prices, objective, &mut step.lens);
-        step.row_seconds = slope(&step.prices.target, found.n_drafts);
+        self.step.row_seconds = self.row_seconds(n_sequences + view.prefill_rows, found.n_drafts);
         Some(())
     }
 
+    /// Seconds per draft row around `n` of them on top of `rows`: the secant from half of them to twice as many, which averages
+    /// over bumps; less far where that was not measured. Not from none: that would be a plain step, whose time differs for
+    /// other reasons.
+    fn row_seconds(&self, rows: u32, n: usize) -> f64 {
+        let prices = &self.step.prices.target;
+        let (from, farthest) = ((n / 2).max(1), (2 * n.max(1)).min(prices.len() - 1));
+        let is_measured = |&to: &usize| self.costs.evidence(rows + to as u32) >= STEPS_TO_JUDGE;
+        let to = (n + 1..=farthest).rev().find(is_measured).unwrap_or(n.min(farthest));
+        if to > from { ((prices[to] - prices[from]) / (to - from) as f64).max(0.0) } else { 0.0 }
+    }
+
     /// Prices the target pass of `rows` with as many draft rows on top as can be judged.
-    fn price(&mut self, rows: u32, n_sequences: u32) -> Option<()> {
+    ///
+    /// * `plain_seconds`: without draft rows, if that is known.
+    fn price(&mut self, rows: u32, n_sequences: u32, plain_seconds: Option<f64>) -> Option<()> {
         let judged = self.costs.rows_trusted().saturating_sub(rows);
         let n_drafts_max = judged.clamp(n_sequences, DRAFTS_MAX.max(n_sequences));
-        self.costs.targets_with(rows, n_drafts_max, &mut self.step.prices.target)
+        self.costs.targets_with(rows, n_drafts_max, plain_seconds, &mut self.step.prices.target)
     }
 
     /// Expected rate of the best lengths over that of plain decoding, as far as the past bears it out.
@@ -226,8 +269,22 @@ impl Auto {
 
     /// Whether the last decision, to decode plainly, still stands.
     fn rests(&self, view: &PlanView<'_>) -> bool {
-        let (n_steps, n_sequences) = self.rest;
+        let Rest { n_steps, n_sequences, .. } = self.rest;
         n_steps > 0 && n_sequences == view.sequences.len() && view.prefill_rows == 0
+    }
+
+    /// Has the decision that was just made stand for `n_steps` steps, this one included.
+    fn rest(&mut self, n_steps: u32, view: &PlanView<'_>, reason: Reason) {
+        self.rest = Rest { n_steps: n_steps - 1, n_sequences: view.sequences.len(), reason };
+    }
+
+    /// Whether plain decoding was not measured for this batch size, or not for long enough.
+    fn must_measure_plain(&self, view: &PlanView<'_>) -> bool {
+        let missed = f64::from(REFRESH_STEPS) * (self.gain() - 1.0).max(0.0);
+        let interval = ((REFRESH_COST + missed) / REFRESH_SHARE).min(REFRESH_INTERVAL_MAX);
+        let evidence = self.costs.plain_evidence(view.sequences.len() as u32);
+        view.prefill_rows == 0
+            && (evidence < f64::from(PLAIN_STEPS_MIN) || f64::from(self.n_since_plain) >= interval)
     }
 
     fn plan_first(&mut self, len: u32, plan: &mut [Planned]) {
@@ -240,11 +297,10 @@ impl Auto {
     }
 
     fn plan_speculation(&mut self, view: &PlanView<'_>, plan: &mut [Planned]) {
-        let rows = view.sequences.len() as u32;
-        let is_unmeasured = view.prefill_rows == 0 && self.costs.evidence(rows) < PLAIN_STEPS_MIN;
-        if is_unmeasured || self.n_since_plain >= REFRESH_STEPS {
+        if self.must_measure_plain(view) {
             self.n_since_plain = 0;
-            plan.fill(plain("measuring"));
+            self.rest(REFRESH_STEPS, view, "measuring");
+            plan.fill(plain(self.rest.reason));
             return;
         }
         self.n_since_plain += 1;
@@ -271,7 +327,7 @@ impl Auto {
     /// Compares what a speculating step brought with what was foretold.
     fn check(&mut self, feedback: &StepFeedback<'_>) {
         let step = &mut self.step;
-        let is_telling = step.turn == Turn::Speculating && !step.has_catch_up && feedback.prefill_rows == 0;
+        let is_telling = step.turn == Turn::Speculating && feedback.prefill_rows == 0;
         if !is_telling || feedback.step_time == Duration::ZERO || step.weight <= 0.0 {
             return;
         }
@@ -280,16 +336,18 @@ impl Auto {
             tokens += step.find(outcome.seq).map_or(0.0, |i| step.drafting[i].weight)
                 * f64::from(outcome.emitted());
         }
-        let foretold = Progress {
-            tokens: step.best.tokens / step.weight,
-            seconds: step.best.seconds / step.plain_seconds,
+        let measured = Progress {
+            tokens: tokens / step.weight,
+            seconds: feedback.step_time.as_secs_f64() / step.plain_seconds,
         };
-        let seconds = feedback.step_time.as_secs_f64() / step.plain_seconds;
-        self.guard.note(
-            feedback.outcomes.len(),
-            foretold,
-            Progress { tokens: tokens / step.weight, seconds },
-        );
+        self.switch.note(measured);
+        if !step.has_catch_up {
+            let foretold = Progress {
+                tokens: step.best.tokens / step.weight,
+                seconds: step.best.seconds / step.plain_seconds,
+            };
+            self.guard.note(feedback.outcomes.len(), foretold, measured);
+        }
     }
 
     fn learn_acceptance(&mut self, feedback: &StepFeedback<'_>) {
@@ -321,12 +379,12 @@ impl Policy for Auto {
 
     fn plan(&mut self, view: &PlanView<'_>, plan: &mut [Planned]) {
         if self.rests(view) {
-            self.rest.0 -= 1;
+            self.rest.n_steps -= 1;
             self.save_up();
-            plan.fill(plain("does not pay"));
+            plan.fill(plain(self.rest.reason));
             return;
         }
-        self.rest.0 = 0;
+        self.rest.n_steps = 0;
         self.costs.settle();
         self.survey(view);
         let can_draft = view.sequences.iter().any(|sequence| sequence.limit > 0);
@@ -342,7 +400,7 @@ impl Policy for Auto {
             plan.fill(plain("measuring"));
             return;
         };
-        self.switch.turn(best.n_drafts > 0, self.gain(), view.sequences.len());
+        self.switch.turn(best.n_drafts > 0, self.gain());
         if self.switch.is_on() {
             self.probe.stop();
             if view.prefill_rows > 0 && self.search_beside_prompts(view).is_none() {
@@ -398,12 +456,6 @@ const fn plain(reason: Reason) -> Planned {
     Planned { reason, ..Planned::none() }
 }
 
-/// Seconds per row around `n` rows: the secant from half of them to twice as many, which averages over bumps.
-fn slope(seconds: &[f64], n: usize) -> f64 {
-    let (from, to) = (n / 2, (2 * n.max(1)).min(seconds.len() - 1));
-    if to > from { ((seconds[to] - seconds[from]) / (to - from) as f64).max(0.0) } else { 0.0 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -417,6 +469,7 @@ mod tests {
         let sequence = |seq| SequenceView {
             seq: SeqId(seq),
             limit: 8,
+            remaining: 100,
             context_len: 100,
             draft_lag: 1,
             temperature: 0.0,
@@ -462,9 +515,8 @@ mod tests {
     #[test]
     fn a_decision_to_decode_plainly_stands_while_the_batch_stays() {
         let mut auto = auto();
-        for _ in 0..FIRST_LENS.len() {
-            auto.learn_costs(&feedback(&[outcome(0)]));
-            auto.learn_costs(&feedback(&[outcome(2)]));
+        for len in [0, 2] {
+            (0..FIRST_LENS.len()).for_each(|_| auto.learn_costs(&feedback(&[outcome(len)])));
         }
         let mut decides = |n_sequences: u64, prefill_rows: u32| {
             let sequences = sequences(n_sequences);

@@ -79,6 +79,7 @@ mod tests {
         let one = SequenceView {
             seq: SeqId(0),
             limit: 16,
+            remaining: 100,
             context_len: 9,
             draft_lag: 1,
             temperature: 0.0,

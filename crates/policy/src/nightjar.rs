@@ -216,6 +216,7 @@ mod tests {
         SequenceView {
             seq: SeqId(1),
             limit: 64,
+            remaining: 1000,
             context_len: 100,
             draft_lag,
             temperature: 0.0,

@@ -22,6 +22,8 @@ pub struct SequenceView {
     pub seq: SeqId,
     /// Largest length that still makes sense: bounded by the configured limit, the context and the remaining tokens.
     pub limit: u32,
+    /// Tokens that it may still emit, at least 1; stop tokens may end it earlier.
+    pub remaining: u32,
     /// Positions whose keys and values the target has stored.
     pub context_len: u32,
     /// Tokens the draft must read before it can guess (0 is impossible: the last token is always unread).

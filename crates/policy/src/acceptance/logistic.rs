@@ -42,6 +42,11 @@ impl<const N: usize> Logistic<N> {
         &self.weights
     }
 
+    /// Standard deviation of a weight if the others are as they are.
+    pub fn deviation(&self, feature: usize) -> f64 {
+        self.precision[feature][feature].sqrt().recip()
+    }
+
     /// Notes one label, a probability in `0..=1`; [`settle`](Self::settle) makes it count.
     pub fn note(&mut self, features: &[f64; N], predicted: f64, label: f64) {
         let variance = predicted * (1.0 - predicted);

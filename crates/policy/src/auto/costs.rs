@@ -1,4 +1,8 @@
 //! What a step takes: the target pass over its rows, a draft round over its rows, and the pace of the machine.
+//!
+//! A plain step among its like is a size of its own, not a pass with no draft rows: the draft pushes the target out of the
+//! nearer caches, so a pass behind drafting takes longer than one behind a pass, and so does the first plain step behind
+//! speculating ones. Comparing speculation with such a step would flatter it.
 
 use std::time::Duration;
 
@@ -25,15 +29,22 @@ const YOUNG_STEPS: u32 = 64;
 /// Steps whose times are then taken in together.
 const STEPS_PER_LAYOUT: u32 = 2;
 
+/// Plain steps behind a speculating one that still pay for it.
+pub(super) const STEPS_TO_WARM: u32 = 2;
+
 /// Costs of steps, learnt from all of them.
 #[derive(Clone, Debug)]
 pub(super) struct Costs {
-    /// Everything but drafting, over the rows of the target pass; at pace 1.
+    /// A plain step without prompts behind others, over its rows; at pace 1.
+    plain: CostCurve,
+    /// Everything but drafting of all other steps, over the rows of the target pass; at pace 1.
     target: CostCurve,
     /// One pass of the draft, over its rows; at pace 1.
     round: CostCurve,
     /// Seconds now per second at pace 1.
     pace: f64,
+    /// Plain steps since the last one that speculated.
+    n_plain: u32,
     n_steps: u32,
     /// Steps learnt since the curves were laid out.
     n_new: u32,
@@ -41,54 +52,89 @@ pub(super) struct Costs {
 
 impl Default for Costs {
     fn default() -> Self {
-        Self { target: CostCurve::default(), round: CostCurve::default(), pace: 1.0, n_steps: 0, n_new: 0 }
+        Self {
+            plain: CostCurve::default(),
+            target: CostCurve::default(),
+            round: CostCurve::default(),
+            pace: 1.0,
+            n_plain: 0,
+            n_steps: 0,
+            n_new: 0,
+        }
     }
 }
 
 impl Costs {
-    /// Expected seconds of a target pass; `None` before the first.
-    pub(super) fn target(&self, rows: u32) -> Option<f64> {
-        Some(self.target.seconds(rows)? * self.pace)
+    /// Expected seconds of a plain step without prompts among its like; `None` before the first step.
+    pub(super) fn plain(&self, rows: u32) -> Option<f64> {
+        let is_known = self.plain.rows_max() > 0.0;
+        Some(if is_known { &self.plain } else { &self.target }.seconds(rows)? * self.pace)
     }
 
-    /// As [`target`](Self::target) for `0..=n_max` draft rows on top of `rows`, into `seconds`; their price is up to a quarter
-    /// lower while a size was measured rarely. `None` before the first pass.
-    pub(super) fn targets_with(&self, rows: u32, n_max: u32, seconds: &mut Vec<f64>) -> Option<()> {
+    /// Expected seconds of a target pass behind drafting; `None` before the first step.
+    pub(super) fn target(&self, rows: u32) -> Option<f64> {
+        Some(self.passes().seconds(rows)? * self.pace)
+    }
+
+    /// As [`target`](Self::target) for `0..=n_max` draft rows on top of `rows`, into `seconds`, never below the first; their price is up
+    /// to a quarter lower while a size was measured rarely. `None` before the first step.
+    ///
+    /// * `first`: seconds without draft rows, if they are known.
+    pub(super) fn targets_with(
+        &self,
+        rows: u32,
+        n_max: u32,
+        first: Option<f64>,
+        seconds: &mut Vec<f64>,
+    ) -> Option<()> {
         seconds.clear();
-        let plain = self.target.seconds(rows)?;
+        let passes = self.passes();
+        let base = first.map_or_else(|| passes.seconds(rows), |first| Some(first / self.pace))?;
         let mut known = (f64::NAN, 0.0);
-        seconds.extend((rows..).zip(self.target.seconds_from(rows)).take(n_max as usize + 1).map(
+        seconds.push(base * self.pace);
+        seconds.extend((rows + 1..).zip(passes.seconds_from(rows + 1)).take(n_max as usize).map(
             |(rows, own)| {
-                let evidence = self.target.evidence(rows);
+                let evidence = passes.evidence(rows);
                 if evidence != known.0 {
                     known = (evidence, 1.0 - BENEFIT_OF_DOUBT / (1.0 + evidence).sqrt());
                 }
-                (plain + (own - plain) * known.1) * self.pace
+                (base + (own - base).max(0.0) * known.1) * self.pace
             },
         ));
         Some(())
     }
 
+    /// The curve of passes behind drafting; until there is one, that of plain steps.
+    fn passes(&self) -> &CostCurve {
+        if self.target.rows_max() > 0.0 { &self.target } else { &self.plain }
+    }
+
     /// Expected seconds of a draft round; a share of the target's time before the first.
     pub(super) fn round(&self, rows: u32) -> f64 {
-        let seconds = self.round.seconds(rows).or_else(|| Some(ROUND_UNSEEN * self.target.seconds(1)?));
+        let seconds = self.round.seconds(rows).or_else(|| Some(ROUND_UNSEEN * self.passes().seconds(1)?));
         seconds.unwrap_or(0.0) * self.pace
     }
 
-    /// Target passes of this size that were measured.
+    /// Plain steps of this size that were measured among their like.
+    pub(super) fn plain_evidence(&self, rows: u32) -> f64 {
+        self.plain.evidence(rows)
+    }
+
+    /// Target passes of this size behind drafting that were measured.
     pub(super) fn evidence(&self, rows: u32) -> f64 {
         self.target.evidence(rows)
     }
 
     /// Most rows of a target pass whose time can be judged: twice the most that were measured.
     pub(super) fn rows_trusted(&self) -> u32 {
-        (2.0 * self.target.rows_max()) as u32
+        (2.0 * self.target.rows_max().max(self.plain.rows_max())) as u32
     }
 
     /// Has what was learnt count, if it is enough to be worth it.
     pub(super) fn settle(&mut self) {
         if self.n_new >= STEPS_PER_LAYOUT || self.n_steps < YOUNG_STEPS {
             self.n_new = 0;
+            self.plain.settle();
             self.target.settle();
             self.round.settle();
         }
@@ -100,7 +146,14 @@ impl Costs {
         let seconds = feedback.step_time.saturating_sub(feedback.draft_time).as_secs_f64() / self.pace;
         let rows = feedback.target_rows;
         let is_mixed = feedback.prefill_rows > 0;
-        let missed = self.target.learn(rows, seconds, if is_mixed { MIXED_WEIGHT } else { 1.0 });
+        let is_plain = feedback.outcomes.iter().all(|outcome| outcome.drafted == 0);
+        self.n_plain = if is_plain { self.n_plain.saturating_add(1) } else { 0 };
+        let missed = match (is_mixed, is_plain) {
+            (true, _) => self.target.learn(rows, seconds, MIXED_WEIGHT),
+            (false, false) => self.target.learn(rows, seconds, 1.0),
+            (false, true) if self.n_plain > STEPS_TO_WARM => self.plain.learn(rows, seconds, 1.0),
+            (false, true) => None,
+        };
         self.n_steps = self.n_steps.saturating_add(1);
         self.n_new += 1;
         if let Some(missed) = missed.filter(|_| !is_mixed) {
@@ -211,60 +264,77 @@ mod tests {
         check(&[2, 2], 0, &[2, 2], false);
     }
 
+    /// Has `costs` learn `n_steps` equal steps; drafts cost 2 ms each.
+    fn learn(costs: &mut Costs, n_steps: u32, drafted: u32, rest_ms: u64) {
+        for _ in 0..n_steps {
+            costs.learn(&feedback(&[outcome(drafted)], drafted, 2 * u64::from(drafted), rest_ms));
+            costs.settle();
+        }
+    }
+
     #[test]
     fn a_slower_machine_is_slower_at_every_size() {
         let mut costs = Costs::default();
-        let (plain, speculating) = ([outcome(0)], [outcome(3)]);
-        for _ in 0..80 {
-            costs.learn(&feedback(&plain, 0, 0, 10));
-            costs.learn(&feedback(&speculating, 3, 6, 12));
-            costs.settle();
-        }
+        learn(&mut costs, 80, 0, 10);
+        learn(&mut costs, 80, 3, 12);
         // Everything takes twice as long, but only one size is seen.
         for _ in 0..100 {
-            costs.learn(&feedback(&speculating, 3, 12, 24));
+            costs.learn(&feedback(&[outcome(3)], 3, 12, 24));
             costs.settle();
         }
-        let (plain, speculating) = (costs.target(1).unwrap(), costs.target(4).unwrap());
+        let (plain, speculating) = (costs.plain(1).unwrap(), costs.target(4).unwrap());
         assert!((speculating / 0.024 - 1.0).abs() < 0.01, "{speculating}");
         assert!((plain / 0.020 - 1.0).abs() < 0.1, "{plain}");
         assert!((costs.round(1) / 0.004 - 1.0).abs() < 0.05, "{}", costs.round(1));
     }
 
     #[test]
+    fn a_plain_step_counts_among_its_like_only() {
+        let mut costs = Costs::default();
+        assert_eq!((costs.plain(1), costs.target(1)), (None, None));
+        for _ in 0..20 {
+            learn(&mut costs, 4, 1, 12);
+            // The first two behind speculation take longer.
+            learn(&mut costs, 1, 0, 17);
+            learn(&mut costs, 1, 0, 14);
+            learn(&mut costs, 3, 0, 10);
+        }
+        let (plain, target) = (costs.plain(1).unwrap(), costs.target(2).unwrap());
+        assert!((plain / 0.010 - 1.0).abs() < 0.01, "{plain}");
+        assert!((target / 0.012 - 1.0).abs() < 0.01, "{target}");
+        assert_eq!(costs.plain_evidence(1), 60.0);
+    }
+
+    #[test]
     fn times_are_taken_in_together_once_there_are_many() {
         let mut costs = Costs::default();
         for n_steps in 1..=YOUNG_STEPS {
-            costs.learn(&feedback(&[outcome(0)], 0, 0, 10));
-            costs.settle();
+            learn(&mut costs, 1, 0, 10);
             assert_eq!(costs.n_new, u32::from(n_steps == YOUNG_STEPS), "step {n_steps}");
         }
-        let before = costs.target.seconds(1);
+        let before = costs.plain(1).unwrap() / costs.pace;
         let n_left = STEPS_PER_LAYOUT - costs.n_new;
         for n in 1..=n_left {
-            assert_eq!(costs.target.seconds(1), before, "step {n}");
-            costs.learn(&feedback(&[outcome(0)], 0, 0, 14));
-            costs.settle();
+            assert_eq!(costs.plain(1).unwrap() / costs.pace, before, "step {n}");
+            learn(&mut costs, 1, 0, 14);
         }
-        assert!(costs.n_new == 0 && costs.target.seconds(1) > before);
+        assert!(costs.n_new == 0 && costs.plain(1).unwrap() / costs.pace > before);
     }
 
     #[test]
     fn unmeasured_sizes_get_the_benefit_of_the_doubt() {
         let mut costs = Costs::default();
-        for _ in 0..8 {
-            costs.learn(&feedback(&[outcome(0)], 0, 0, 10));
-            costs.learn(&feedback(&[outcome(3)], 3, 3, 16));
-            costs.settle();
-        }
+        learn(&mut costs, 8, 0, 10);
+        learn(&mut costs, 8, 3, 16);
+        let plain = costs.plain(1).unwrap();
         let mut seconds = Vec::new();
-        costs.targets_with(1, 3, &mut seconds).unwrap();
-        let plain = costs.target(1).unwrap();
-        for (n, got) in (0..).zip(&seconds) {
+        costs.targets_with(1, 3, Some(plain), &mut seconds).unwrap();
+        for (n, got) in (1..).zip(&seconds[1..]) {
             let doubt = BENEFIT_OF_DOUBT / (1.0 + costs.evidence(1 + n)).sqrt();
             let expected = plain + (costs.target(1 + n).unwrap() - plain) * (1.0 - doubt);
             assert!((got / expected - 1.0).abs() < 1e-12, "{n}: {expected}, {got}");
         }
+        assert!((seconds[0] / plain - 1.0).abs() < 1e-12);
         assert_eq!(seconds.len(), 4);
     }
 

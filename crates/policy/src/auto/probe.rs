@@ -11,6 +11,9 @@ const SAVINGS_MAX: f64 = 64.0;
 /// Most by which a hopeless prospect stretches the pauses between probes.
 const PATIENCE_MAX: f64 = 4.0;
 
+/// Factor on the share while too little is known to settle it: a few unlucky drafts must not.
+const EAGERNESS: f64 = 6.0;
+
 /// Shortfall of the expected gain that doubles the pauses.
 const SHORTFALL: f64 = 0.1;
 
@@ -50,8 +53,11 @@ impl Probe {
     }
 
     /// Saves up for the next probe during a plain step.
-    pub(super) fn save(&mut self, plain_seconds: f64) {
-        self.savings = (self.savings + self.share * plain_seconds).min(SAVINGS_MAX * plain_seconds);
+    ///
+    /// * `is_open`: whether speculation may pay after all.
+    pub(super) fn save(&mut self, plain_seconds: f64, is_open: bool) {
+        let share = if is_open { EAGERNESS * self.share } else { self.share };
+        self.savings = (self.savings + share * plain_seconds).min(SAVINGS_MAX * plain_seconds);
     }
 
     /// Who takes part in the probe that goes on.
@@ -95,20 +101,34 @@ mod tests {
         let offer = Offer { who: Who::One(SeqId(1)), catch_up: 0.1, step: 0.4 };
         let mut n_probes = 0;
         for _ in 0..10_000 {
-            probe.save(1.0);
+            probe.save(1.0, false);
             n_probes += u32::from(probe.start(offer, 1.0, 1.0));
         }
         // 50 s saved, 0.1 + 4 * 0.4 = 1.7 s each.
         assert_eq!(n_probes, 29);
         // At 20 % short the pauses are twice as long: the savings must reach twice the cost, then one cost is spent.
         let mut probe = Probe::new(0.005);
-        (0..679).for_each(|_| probe.save(1.0));
+        (0..679).for_each(|_| probe.save(1.0, false));
         assert!(!probe.start(offer, 1.0, 0.8));
-        probe.save(1.0);
-        probe.save(1.0);
+        probe.save(1.0, false);
+        probe.save(1.0, false);
         assert!(probe.start(offer, 1.0, 0.8));
         assert_eq!(probe.in_progress(), Some(Who::One(SeqId(1))));
         (0..STEPS).for_each(|_| probe.advance());
         assert_eq!(probe.in_progress(), None);
+    }
+
+    #[test]
+    fn an_open_question_is_looked_at_more_often() {
+        let offer = Offer { who: Who::All, catch_up: 0.0, step: 0.19 };
+        let steps_to_afford = |is_open| {
+            let mut probe = Probe::new(0.005);
+            (1..).find(|_| {
+                probe.save(1.0, is_open);
+                probe.start(offer, 1.0, 1.0)
+            })
+        };
+        // 4 * 0.19 s, at 5 ms and at 30 ms per second.
+        assert_eq!((steps_to_afford(false), steps_to_afford(true)), (Some(152), Some(26)));
     }
 }

@@ -1,7 +1,9 @@
 //! Plain decoding, and the probes that look again whether speculation pays.
 
+use super::choice::Candidate;
 use super::probe::{Offer, Who};
-use super::step::{Step, Turn};
+use super::step::{Drafting, Step, Turn};
+use super::switch::GAIN_TO_START;
 use super::{Auto, REST_STEPS, plain};
 use crate::{PlanView, Planned};
 
@@ -15,12 +17,13 @@ impl Auto {
     /// Plans no drafts, but for a probe if one is due.
     pub(super) fn plan_plain(&mut self, view: &PlanView<'_>, plan: &mut [Planned]) {
         plan.fill(plain("does not pay"));
+        self.step.is_open = self.gain_of_one_each(true) * self.guard.factor() > GAIN_TO_START;
         self.save_up();
         if view.prefill_rows > 0 {
             return;
         }
         match self.probe.in_progress().or_else(|| self.start_probe(view)) {
-            None => self.rest = (REST_STEPS - 1, view.sequences.len()),
+            None => self.rest(REST_STEPS, view, "does not pay"),
             Some(Who::All) => {
                 self.begin_probe();
                 plan.fill(Planned { len: 1, width: 1, is_settled: false, reason: "probing" });
@@ -39,8 +42,9 @@ impl Auto {
 
     /// A plain step passes.
     pub(super) fn save_up(&mut self) {
+        self.n_since_plain = 0;
         self.guard.relax();
-        self.probe.save(self.step.plain_seconds);
+        self.probe.save(self.step.plain_seconds, self.step.is_open);
     }
 
     fn begin_probe(&mut self) {
@@ -50,7 +54,7 @@ impl Auto {
 
     /// Starts the probe that says most, if the budget allows.
     fn start_probe(&mut self, view: &PlanView<'_>) -> Option<Who> {
-        let gain = self.gain_of_one_each();
+        let gain = self.gain_of_one_each(false);
         let offer =
             if gain > GAIN_TO_PROBE_ALL { Some(self.offer_all(view, gain)) } else { self.offer_one(view) };
         let offer = offer?;
@@ -81,10 +85,20 @@ impl Auto {
     }
 
     /// Expected rate over that of plain decoding if everyone drafted one token.
-    fn gain_of_one_each(&self) -> f64 {
-        let Step { candidates, prices, plain_seconds, weight, .. } = &self.step;
+    ///
+    /// * `is_hopeful`: if acceptance were a standard deviation above what is expected of it.
+    fn gain_of_one_each(&self, is_hopeful: bool) -> f64 {
+        let Step { candidates, drafting, prices, plain_seconds, weight, .. } = &self.step;
         let n = candidates.len().min(prices.target.len() - 1);
-        let tokens: f64 = candidates.iter().map(|c| c.weight * c.survivals[0]).sum();
+        let chance = |candidate: &Candidate, drafting: &Drafting| match is_hopeful {
+            true if candidate.survivals[0] > 0.0 => {
+                let hope = self.acceptance.uncertainty(drafting.temperature);
+                self.acceptance.blind(drafting.temperature, drafting.offset + hope, 0)
+            }
+            _ => candidate.survivals[0],
+        };
+        let tokens: f64 =
+            candidates.iter().zip(drafting).map(|(c, drafting)| c.weight * chance(c, drafting)).sum();
         (weight + tokens) / (prices.first_round[n] + prices.target[n]) * plain_seconds / weight
     }
 }

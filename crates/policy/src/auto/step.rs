@@ -60,6 +60,8 @@ pub(super) struct Step {
     pub(super) has_catch_up: bool,
     /// Whether no sequence is greedy.
     pub(super) is_all_sampled: bool,
+    /// Whether speculation does not seem to pay, but may: of what is accepted too little is known.
+    pub(super) is_open: bool,
     /// Whether the draft's shape is asked for.
     pub(super) wants_shape: bool,
     /// Seconds of passes, by their size.

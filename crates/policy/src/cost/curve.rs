@@ -7,7 +7,8 @@
 //!
 //! Timings of a shared machine are noisy. The first few passes of a size count by their median, later ones with an
 //! exponentially falling weight and moved to within `SURPRISE_MAX` of what is known. A size that was seen rarely leans on
-//! the trend of its neighbours (local linear regression, weighted by evidence). And the polyline never falls, which averages
+//! the trend of its neighbours (local linear regression, weighted by evidence): one slow pass must not keep a size from being
+//! tried again. And the polyline never falls, which averages
 //! neighbours that contradict each other (pool adjacent violators).
 
 /// Sizes up to which every number of rows is measured by itself.
@@ -36,6 +37,9 @@ const NEIGHBOURHOOD: f64 = 0.3;
 
 /// Passes of a size at which its neighbours' say is halved.
 const ALONE_AFTER: f64 = 8.0;
+
+/// Passes of a size from which their median is sound; before, its neighbours may overrule it.
+const SOUND_FROM: f64 = 3.0;
 
 /// What is known of one size.
 #[derive(Clone, Copy, Debug, Default)]
@@ -192,8 +196,8 @@ impl CostCurve {
         let measured = std::mem::take(&mut self.corners);
         self.corners.extend(measured.iter().map(|own| {
             let say = ALONE_AFTER / (ALONE_AFTER + own.weight);
-            let seconds =
-                trend(&measured, own, say).clamp(own.seconds / SURPRISE_MAX, own.seconds * SURPRISE_MAX);
+            let bound = SURPRISE_MAX.powf((SOUND_FROM / own.weight).max(1.0));
+            let seconds = trend(&measured, own, say).clamp(own.seconds / bound, own.seconds * bound);
             Corner { seconds, ..*own }
         }));
     }
@@ -216,6 +220,7 @@ impl CostCurve {
 
 /// Seconds at `own.rows` of the line through all corners, by evidence and nearness; others than `own` count `say` times.
 fn trend(corners: &[Corner], own: &Corner, say: f64) -> f64 {
+    let own_say = (own.weight / SOUND_FROM).min(1.0).powi(2);
     let (mut weight, mut rows, mut seconds) = (0.0, 0.0, 0.0);
     let (mut rows_squared, mut joint) = (0.0, 0.0);
     for corner in corners {
@@ -223,7 +228,8 @@ fn trend(corners: &[Corner], own: &Corner, say: f64) -> f64 {
         if distance.abs() > 4.0 {
             continue;
         }
-        let w = corner.weight * if distance == 0.0 { 1.0 } else { say * (-0.5 * distance * distance).exp() };
+        let w =
+            corner.weight * if distance == 0.0 { own_say } else { say * (-0.5 * distance * distance).exp() };
         let x = corner.rows - own.rows;
         weight += w;
         rows += w * x;

@@ -120,6 +120,7 @@ pub(crate) fn view_of(fate: &Fate) -> SequenceView {
     SequenceView {
         seq: fate.seq,
         limit: fate.limit,
+        remaining: fate.limit + 1,
         context_len: 100,
         draft_lag: 1,
         temperature: fate.temperature,

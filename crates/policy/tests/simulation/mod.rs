@@ -330,6 +330,7 @@ fn view_of(sequence: &Sequence) -> SequenceView {
     SequenceView {
         seq: sequence.seq,
         limit: sequence.left.saturating_sub(1).min(16),
+        remaining: sequence.left,
         context_len: 100 + sequence.emitted,
         draft_lag: sequence.lag,
         temperature: 0.0,
