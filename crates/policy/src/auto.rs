@@ -12,6 +12,7 @@
 //! | what time it takes | `auto/costs.rs`: target pass and draft round over rows, and the machine's pace |
 //! | which lengths are best | `auto/choice.rs`: every depth and every head of the ranking by survival |
 //! | when a draft stops, what is verified | `auto/marginal.rs`, the marginal rule: `w a / seconds >= rate` |
+//! | whether the draft's shape is worth computing | `auto/insight.rs`: what it tells against what it takes |
 //! | whether the model is right | `auto/guard.rs`: measured against foretold rates |
 //! | whether to begin or to end | `auto/switch.rs`: any gain keeps it on, a sure one starts it |
 //! | whether things changed while it is off | `auto/probe.rs`, `auto/probing.rs`: one sequence, half a percent of the time |
@@ -26,6 +27,7 @@
 mod choice;
 mod costs;
 mod guard;
+mod insight;
 mod marginal;
 mod probe;
 mod probing;
@@ -36,10 +38,11 @@ use std::time::Duration;
 
 use crate::acceptance::Acceptance;
 use crate::registry::{Entry, Parameter, Settings, ValueSet};
-use crate::{DraftPosition, PlanView, Planned, Policy, Reason, SeqId, Signals, StepFeedback};
+use crate::{DraftPosition, PlanView, Planned, Policy, Reason, SeqId, SequenceView, Signals, StepFeedback};
 use choice::{Best, Candidate, DEPTH_MAX, Objective, Search};
 use costs::{Costs, STEPS_TO_WARM};
 use guard::{Guard, Progress};
+use insight::Insight;
 use probe::Probe;
 use step::{Drafting, Step, Turn, urgency};
 use switch::Switch;
@@ -78,7 +81,7 @@ const PLAIN_STEPS_MIN: u32 = 3;
 const REFRESH_STEPS: u32 = STEPS_TO_WARM + PLAIN_STEPS_MIN;
 
 /// What changing to plain decoding and back costs beyond the speed that is missed meanwhile, in plain steps.
-const REFRESH_COST: f64 = 0.5;
+const REFRESH_COST: f64 = 1.5;
 
 /// Share of the time that measuring plain decoding may cost while speculating.
 const REFRESH_SHARE: f64 = 0.006;
@@ -96,14 +99,15 @@ const REST_STEPS: u32 = 8;
 /// Unread tokens that every drafting sequence may have: the last one, and the one before if all drafts were kept.
 const LAG_ORDINARY: u32 = 2;
 
-/// Nats per label that the draft's shape must add for it to be computed in every step.
-const INSIGHT_MIN: f64 = 0.003;
-
 /// Nats per label from which the shape may lengthen a draft beyond its plan.
 const INSIGHT_TO_GO_ON: f64 = 0.01;
 
-/// Steps after which a shape that added little is looked at again.
-const SHAPE_RECHECK_STEPS: u64 = 16;
+/// Steps after which divergences are looked at again once acceptance is known: comparing two distributions takes time, and
+/// says little that accepted and rejected drafts have not said by then.
+const DIVERGENCE_STEPS: u64 = 8;
+
+/// Uncertainty of acceptance from which every divergence is welcome, log-odds.
+const UNCERTAINTY_TO_COMPARE: f64 = 0.2;
 
 /// Passes of a size from which its time counts for what a row costs.
 const STEPS_TO_JUDGE: f64 = 3.0;
@@ -120,6 +124,7 @@ pub struct Auto {
     costs: Costs,
     search: Search,
     guard: Guard,
+    insight: Insight,
     probe: Probe,
     /// Steps taken of [`FIRST_LENS`].
     n_first: usize,
@@ -155,6 +160,7 @@ impl Auto {
             costs: Costs::default(),
             search: Search::default(),
             guard: Guard::default(),
+            insight: Insight::default(),
             probe: Probe::new(settings.number("probe")),
             n_first: 0,
             switch: Switch::default(),
@@ -178,9 +184,11 @@ impl Auto {
     fn survey(&mut self, view: &PlanView<'_>) {
         let step = &mut self.step;
         step.begin();
-        let pays = self.acceptance.insight().is_none_or(|nats| nats > INSIGHT_MIN);
-        step.wants_shape = pays || view.step.is_multiple_of(SHAPE_RECHECK_STEPS);
-        step.is_all_sampled = view.sequences.iter().all(|sequence| sequence.temperature > 0.0);
+        step.wants_shape = self.insight.is_wanted(view.step, self.acceptance.insight());
+        let is_sampled = |sequence: &SequenceView| sequence.temperature > 0.0;
+        let is_unknown = || self.acceptance.uncertainty(1.0) > UNCERTAINTY_TO_COMPARE;
+        step.wants_divergence = view.sequences.iter().all(is_sampled)
+            && (view.step.is_multiple_of(DIVERGENCE_STEPS) || is_unknown());
         let round_seconds = self.costs.round(1);
         for sequence in view.sequences {
             let offset = self.acceptance.offset(sequence.seq);
@@ -258,7 +266,8 @@ impl Auto {
     /// * `plain_seconds`: without draft rows, if that is known.
     fn price(&mut self, rows: u32, n_sequences: u32, plain_seconds: Option<f64>) -> Option<()> {
         let judged = self.costs.rows_trusted().saturating_sub(rows);
-        let n_drafts_max = judged.clamp(n_sequences, DRAFTS_MAX.max(n_sequences));
+        let planned = self.step.candidates.iter().map(Candidate::len_max).sum::<u32>().min(DRAFTS_MAX);
+        let n_drafts_max = planned.min(judged).max(n_sequences);
         self.costs.targets_with(rows, n_drafts_max, plain_seconds, &mut self.step.prices.target)
     }
 
@@ -305,6 +314,7 @@ impl Auto {
         }
         self.n_since_plain += 1;
         self.step.turn = Turn::Speculating;
+        self.step.foretell(self.step.best.tokens, self.step.best.seconds);
         self.step.has_catch_up = false;
         self.step.rounds_decided = 0;
         let has_room =
@@ -324,11 +334,11 @@ impl Auto {
         }
     }
 
-    /// Compares what a speculating step brought with what was foretold.
+    /// Compares what a step in which everyone may have drafted brought with what was foretold.
     fn check(&mut self, feedback: &StepFeedback<'_>) {
         let step = &mut self.step;
-        let is_telling = step.turn == Turn::Speculating && feedback.prefill_rows == 0;
-        if !is_telling || feedback.step_time == Duration::ZERO || step.weight <= 0.0 {
+        let Some(foretold) = step.foretold.filter(|_| feedback.prefill_rows == 0) else { return };
+        if feedback.step_time == Duration::ZERO {
             return;
         }
         let mut tokens = 0.0;
@@ -340,12 +350,10 @@ impl Auto {
             tokens: tokens / step.weight,
             seconds: feedback.step_time.as_secs_f64() / step.plain_seconds,
         };
-        self.switch.note(measured);
+        if step.turn == Turn::Speculating {
+            self.switch.note(measured);
+        }
         if !step.has_catch_up {
-            let foretold = Progress {
-                tokens: step.best.tokens / step.weight,
-                seconds: step.best.seconds / step.plain_seconds,
-            };
             self.guard.note(feedback.outcomes.len(), foretold, measured);
         }
     }
@@ -368,11 +376,11 @@ impl Policy for Auto {
     }
 
     /// Nothing while decoding plainly. The draft's shape while it tells accepted drafts from rejected ones. Divergences only
-    /// where all sequences are sampled: their verification computes both distributions anyway.
+    /// where all sequences are sampled, whose verification computes both distributions anyway, and not in every step.
     fn signals(&self) -> Signals {
         let drafts = self.step.turn != Turn::Plain;
         Signals {
-            divergence: drafts && self.step.is_all_sampled,
+            divergence: drafts && self.step.wants_divergence,
             draft_shape: drafts && self.step.wants_shape,
         }
     }
@@ -423,7 +431,10 @@ impl Policy for Auto {
     fn observe(&mut self, feedback: &StepFeedback<'_>) {
         self.check(feedback);
         self.learn_acceptance(feedback);
-        self.costs.learn(feedback);
+        if let Some(missed) = self.costs.learn(feedback) {
+            let share = feedback.draft_time.as_secs_f64() / feedback.step_time.as_secs_f64();
+            self.insight.note(self.step.wants_shape, missed, share);
+        }
     }
 
     /// A profiled step stands for one of the first steps.
@@ -444,6 +455,7 @@ impl Policy for Auto {
             ("row_seconds", step.row_seconds),
             ("guard", self.guard.factor()),
         ]);
+        numbers.extend(self.acceptance.insight().map(|nats| ("shape_insight", nats)));
         numbers.extend(self.calibration_error().map(|error| ("calibration_error", error)));
     }
 
@@ -459,7 +471,7 @@ const fn plain(reason: Reason) -> Planned {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Outcome, SequenceView};
+    use crate::Outcome;
 
     fn auto() -> Auto {
         Auto::new(&Settings::parse(&ENTRY, None).unwrap())

@@ -30,6 +30,11 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
+    /// Most tokens that may be planned.
+    pub(super) fn len_max(&self) -> u32 {
+        self.survivals.iter().take_while(|&&survival| survival > 0.0).count() as u32
+    }
+
     /// Probability that position `index` is accepted if all before it are; 0 beyond what may be planned.
     pub(super) fn chance(&self, index: usize) -> f64 {
         let survival = self.survivals.get(index).copied().unwrap_or(0.0);
@@ -128,7 +133,7 @@ impl Search {
     fn rank(&mut self, candidates: &[Candidate]) {
         self.ranking.clear();
         for (i, candidate) in (0..).zip(candidates) {
-            let alive = candidate.survivals.iter().take_while(|&&survival| survival > 0.0);
+            let alive = &candidate.survivals[..candidate.len_max() as usize];
             self.ranking.extend((0..).zip(alive).map(|(index, &survival)| Position {
                 worth: candidate.weight * survival,
                 candidate: i,

@@ -141,8 +141,11 @@ impl Costs {
     }
 
     /// Takes in the times of a step; they count from the next [`settle`](Self::settle) on.
-    pub(super) fn learn(&mut self, feedback: &StepFeedback<'_>) {
-        self.learn_rounds(feedback);
+    ///
+    /// Returns the logarithm by which drafting missed what it was expected to take; `None` if nobody drafted, or somebody caught
+    /// up.
+    pub(super) fn learn(&mut self, feedback: &StepFeedback<'_>) -> Option<f64> {
+        let drafting_missed = self.learn_rounds(feedback);
         let seconds = feedback.step_time.saturating_sub(feedback.draft_time).as_secs_f64() / self.pace;
         let rows = feedback.target_rows;
         let is_mixed = feedback.prefill_rows > 0;
@@ -159,14 +162,15 @@ impl Costs {
         if let Some(missed) = missed.filter(|_| !is_mixed) {
             self.pace = (self.pace * (PACE_GAIN * missed).exp()).clamp(1e-6, 1e6);
         }
+        drafting_missed
     }
 
     /// Splits the draft's time over its rounds in proportion to what they were expected to take.
-    fn learn_rounds(&mut self, feedback: &StepFeedback<'_>) {
+    fn learn_rounds(&mut self, feedback: &StepFeedback<'_>) -> Option<f64> {
         let rounds = Rounds::of(feedback);
         let seconds = feedback.draft_time.as_secs_f64() / self.pace;
         if rounds.rows.is_empty() || feedback.draft_time == Duration::ZERO {
-            return;
+            return None;
         }
         let expected: Vec<f64> = rounds.rows.iter().map(|&rows| self.round(rows) / self.pace).collect();
         let sum: f64 = expected.iter().sum();
@@ -175,15 +179,18 @@ impl Costs {
             for &rows in &rounds.rows {
                 self.round.learn(rows, share, 1.0);
             }
-        } else if rounds.catches_up {
+            return None;
+        }
+        if rounds.catches_up {
             // Only the first round is new; it gets what the others leave, and at least a quarter of its expectation.
             let first = (seconds - (sum - expected[0])).max(0.25 * expected[0]);
             self.round.learn(rounds.rows[0], first, 1.0);
-        } else {
-            for (&rows, expected) in rounds.rows.iter().zip(&expected) {
-                self.round.learn(rows, seconds * expected / sum, 1.0);
-            }
+            return None;
         }
+        for (&rows, expected) in rounds.rows.iter().zip(&expected) {
+            self.round.learn(rows, seconds * expected / sum, 1.0);
+        }
+        Some((seconds / sum).ln())
     }
 }
 

@@ -4,11 +4,14 @@ use super::choice::Candidate;
 use super::probe::{Offer, Who};
 use super::step::{Drafting, Step, Turn};
 use super::switch::GAIN_TO_START;
-use super::{Auto, REST_STEPS, plain};
-use crate::{PlanView, Planned};
+use super::{Auto, LAG_ORDINARY, REST_STEPS, plain};
+use crate::{PlanView, Planned, SequenceView};
 
 /// Length of a probe, tokens.
 const PROBE_LEN: u32 = 2;
+
+/// Uncertainty of acceptance, log-odds, up to which the question counts as settled: that of some 250 labels.
+const UNCERTAINTY_OPEN: f64 = 0.15;
 
 /// Expected gain from which a probe takes everyone.
 const GAIN_TO_PROBE_ALL: f64 = 0.9;
@@ -17,7 +20,7 @@ impl Auto {
     /// Plans no drafts, but for a probe if one is due.
     pub(super) fn plan_plain(&mut self, view: &PlanView<'_>, plan: &mut [Planned]) {
         plan.fill(plain("does not pay"));
-        self.step.is_open = self.gain_of_one_each(true) * self.guard.factor() > GAIN_TO_START;
+        self.step.is_open = self.is_open(view);
         self.save_up();
         if view.prefill_rows > 0 {
             return;
@@ -26,6 +29,9 @@ impl Auto {
             None => self.rest(REST_STEPS, view, "does not pay"),
             Some(Who::All) => {
                 self.begin_probe();
+                let (tokens, seconds) = self.one_each(false);
+                self.step.foretell(tokens, seconds);
+                self.step.has_catch_up = view.sequences.iter().any(|s| s.draft_lag > LAG_ORDINARY);
                 plan.fill(Planned { len: 1, width: 1, is_settled: false, reason: "probing" });
             }
             Some(Who::One(seq)) => {
@@ -84,11 +90,24 @@ impl Auto {
         Offer { who: Who::All, catch_up, step: (1.0 / gain - 1.0) * self.step.plain_seconds }
     }
 
+    /// Whether too little is known about what is accepted to say that speculation does not pay.
+    fn is_open(&self, view: &PlanView<'_>) -> bool {
+        let is_unknown = |s: &SequenceView| self.acceptance.uncertainty(s.temperature) > UNCERTAINTY_OPEN;
+        view.sequences.iter().any(is_unknown)
+            && self.gain_of_one_each(true) * self.guard.factor() > GAIN_TO_START
+    }
+
     /// Expected rate over that of plain decoding if everyone drafted one token.
     ///
     /// * `is_hopeful`: if acceptance were a standard deviation above what is expected of it.
     fn gain_of_one_each(&self, is_hopeful: bool) -> f64 {
-        let Step { candidates, drafting, prices, plain_seconds, weight, .. } = &self.step;
+        let (tokens, seconds) = self.one_each(is_hopeful);
+        tokens / seconds * self.step.plain_seconds / self.step.weight
+    }
+
+    /// Expected weighted tokens and seconds of a step in which everyone drafts one token.
+    fn one_each(&self, is_hopeful: bool) -> (f64, f64) {
+        let Step { candidates, drafting, prices, weight, .. } = &self.step;
         let n = candidates.len().min(prices.target.len() - 1);
         let chance = |candidate: &Candidate, drafting: &Drafting| match is_hopeful {
             true if candidate.survivals[0] > 0.0 => {
@@ -97,8 +116,7 @@ impl Auto {
             }
             _ => candidate.survivals[0],
         };
-        let tokens: f64 =
-            candidates.iter().zip(drafting).map(|(c, drafting)| c.weight * chance(c, drafting)).sum();
-        (weight + tokens) / (prices.first_round[n] + prices.target[n]) * plain_seconds / weight
+        let tokens = candidates.iter().zip(drafting).map(|(c, drafting)| c.weight * chance(c, drafting));
+        (weight + tokens.sum::<f64>(), prices.first_round[n] + prices.target[n])
     }
 }

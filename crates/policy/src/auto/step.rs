@@ -1,6 +1,7 @@
 //! The step under way: what is planned for whom, at which prices, and how far drafting has come.
 
 use crate::auto::choice::{Best, Candidate, DEPTH_MAX, Prices};
+use crate::auto::guard::Progress;
 use crate::{DraftPosition, SeqId, SequenceView};
 
 /// Bound on the weight of a sequence that falls behind its target.
@@ -50,6 +51,8 @@ pub(super) struct Step {
     pub(super) turn: Turn,
     /// The best lengths without prompts.
     pub(super) best: Best,
+    /// What the step should bring, where that is to be checked.
+    pub(super) foretold: Option<Progress>,
     /// Seconds of the step if it decoded plainly.
     pub(super) plain_seconds: f64,
     /// Sum of the weights.
@@ -58,8 +61,8 @@ pub(super) struct Step {
     pub(super) row_seconds: f64,
     /// Whether a draft has to read more than usual first.
     pub(super) has_catch_up: bool,
-    /// Whether no sequence is greedy.
-    pub(super) is_all_sampled: bool,
+    /// Whether divergences are asked for.
+    pub(super) wants_divergence: bool,
     /// Whether speculation does not seem to pay, but may: of what is accepted too little is known.
     pub(super) is_open: bool,
     /// Whether the draft's shape is asked for.
@@ -93,6 +96,14 @@ impl Step {
         self.cursor = 0;
         self.turn = Turn::Plain;
         self.best = Best::default();
+        self.foretold = None;
+    }
+
+    /// Has the step checked against this many weighted tokens in so many seconds.
+    pub(super) fn foretell(&mut self, tokens: f64, seconds: f64) {
+        let is_known = self.weight > 0.0 && self.plain_seconds > 0.0;
+        self.foretold = is_known
+            .then(|| Progress { tokens: tokens / self.weight, seconds: seconds / self.plain_seconds });
     }
 
     /// Index of a sequence of the step; asked in the engine's order, it is found at once.
