@@ -11,9 +11,7 @@
 //! | predicted time of a step from batch and lengths | [`StepCost`] |
 //! | drop what is believed to be rejected, before the target | [`n_worth_verifying`] |
 //! | drop it between two layers of the target, where draft and target disagree on the most probable tokens | [`Prune`], [`Policy::prune`] |
-//!
-//! What is not here: verifying one chunk of a proposal while the next is drafted, on disjoint parts of a GPU. Two cores have
-//! nothing to gain from it (docs/decisions/0006).
+//! | draft frontier j + 1 on one part of the machine while frontier j is verified on another | [`Policy::ahead_len`]; `ahead.rs` of the engine |
 //!
 //! Deviations and choices:
 //! * The published bound comes from a Gaussian process over lengths whose kernel and `beta` are not known. The tokens that a length
@@ -29,6 +27,14 @@
 //! * Dropping inside the target is for greedy requests: its signal is about the drawn token itself, which for sampled ones would
 //!   change the distribution of the output. The paper's layers, number of tokens and threshold are not known. Here the
 //!   drafted token is compared with the draft's next 4, at one layer; off unless asked for. A dropped token counts as rejected.
+//! * A frontier is the proposal of a step: the one drafted meanwhile is verified in the next step and is `overlap` tokens long at most,
+//!   less if a shorter length is planned then. It needs the target's own token behind the first frontier, which the draft
+//!   guesses too; so every frontier ends with a bonus token, and a wrong guess of it costs the frontier behind it. The paper's
+//!   parts of a GPU are two halves of the threads, and their sizes do not change. Off unless asked for: two cores lose by
+//!   it (docs/decisions/0006).
+//! * Overlap is for greedy requests too: two samples seldom agree on the token between two frontiers, and the distributions of
+//!   sampled drafts would have to be kept from step to step. Lengths are planned as if everything were drafted before it is
+//!   verified; what a step costs is learnt as it is.
 
 use std::collections::HashMap;
 
@@ -71,6 +77,12 @@ pub static ENTRY: Entry = Entry {
             values: ValueSet::Number { min: 0.0, max: 100.0 },
             default: Some("0"),
             meaning: "lead of another token above which one seems rejected, logits",
+        },
+        Parameter {
+            key: "overlap",
+            values: ValueSet::Count { min: 0, max: LEN_MAX },
+            default: Some("0"),
+            meaning: "tokens drafted for the next step while the target verifies, greedy requests only; 0 drafts afterwards",
         },
     ],
     presets: &[],
@@ -179,6 +191,8 @@ pub struct Faser {
     k_max: u32,
     beta: f64,
     prune: Option<Prune>,
+    /// Tokens drafted while the target verifies.
+    overlap: u32,
     sequences: HashMap<SeqId, Memory>,
     /// Acceptance of all sequences.
     everyone: Evidence,
@@ -202,6 +216,7 @@ impl Faser {
             k_max,
             beta: settings.number("beta"),
             prune: (depth < 1.0).then_some(Prune { depth, n_rivals: N_RIVALS, margin }),
+            overlap: settings.count("overlap"),
             sequences: HashMap::new(),
             everyone: Evidence::default(),
             cost: StepCost::default(),
@@ -269,6 +284,10 @@ impl Policy for Faser {
 
     fn prune(&self) -> Option<Prune> {
         self.prune
+    }
+
+    fn ahead_len(&self) -> u32 {
+        self.overlap
     }
 
     fn observe(&mut self, feedback: &StepFeedback<'_>) {
@@ -397,5 +416,11 @@ mod tests {
         assert_eq!(policy.everyone, expected);
         let default = Faser::new(&Settings::parse(&ENTRY, None).unwrap()).unwrap();
         assert_eq!(default.prune(), None);
+    }
+
+    #[test]
+    fn nothing_is_drafted_ahead_unless_asked_for() {
+        let ahead_len = |text| Faser::new(&Settings::parse(&ENTRY, text).unwrap()).unwrap().ahead_len();
+        assert_eq!((ahead_len(None), ahead_len(Some("overlap=3"))), (0, 3));
     }
 }

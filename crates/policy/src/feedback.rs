@@ -56,15 +56,16 @@ pub struct StepFeedback<'a> {
     pub target_rows: u32,
     /// Rows of prompt chunks among them.
     pub prefill_rows: u32,
-    /// Passes of the draft model, catching up included.
+    /// Passes of the draft model before the target's, catching up included. Those beside it ([`Policy::ahead_len`](crate::Policy::ahead_len))
+    /// are not counted.
     pub draft_rounds: u32,
     /// Rows of all those passes together.
     pub draft_rows: u32,
     /// Positions attended by the outcomes' sequences together, tokens.
     pub context_len_sum: u64,
-    /// Time spent drafting.
+    /// Time spent drafting before the target pass.
     pub draft_time: Duration,
-    /// Time of the target pass and the verdicts.
+    /// Time of the target pass and the verdicts, and of what was drafted beside them.
     pub verify_time: Duration,
     /// Time of the whole step.
     pub step_time: Duration,

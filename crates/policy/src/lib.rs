@@ -107,6 +107,12 @@ pub trait Policy: Send {
         None
     }
 
+    /// Tokens to draft while the target verifies a proposal, behind it and as if all of it were accepted; they are the proposal of
+    /// the next step if it is. A wish, and for untrimmed greedy chains of a draft model only; 0 drafts when it has been verified.
+    fn ahead_len(&self) -> u32 {
+        0
+    }
+
     /// Learns what the step achieved and what it cost.
     fn observe(&mut self, feedback: &StepFeedback<'_>);
 

@@ -255,6 +255,11 @@ impl Policy for Mixture {
         self.parts[MAIN].policy.prune().filter(|_| self.is_plain())
     }
 
+    /// As with [`Policy::prune`]: nobody waits beside a pass that is slower for a length that was not chosen for it.
+    fn ahead_len(&self) -> u32 {
+        if self.is_plain() { self.parts[MAIN].policy.ahead_len() } else { 0 }
+    }
+
     /// Costs are those of the whole engine; the main policy learns them.
     fn learn_costs(&mut self, feedback: &StepFeedback<'_>) {
         self.parts[MAIN].policy.learn_costs(feedback);

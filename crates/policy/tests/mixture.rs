@@ -167,6 +167,16 @@ fn the_others_appear_as_rows_of_prompts() {
     assert_eq!(seen.forgotten, [SeqId(0)], "the other one belongs to somebody else");
 }
 
+#[test]
+fn only_a_policy_that_everybody_has_drafts_ahead() {
+    let mut mixture = Mixture::new(config("faser:overlap=3").build());
+    assert_eq!(mixture.ahead_len(), 3);
+    mixture.choose(&config("off"), [SeqId(1)]).unwrap();
+    assert_eq!(mixture.ahead_len(), 0);
+    mixture.forget(SeqId(1));
+    assert_eq!(mixture.ahead_len(), 3);
+}
+
 /// A sequence whose prompt has just ended emits without having been planned for; its rows are its prompt's.
 #[test]
 fn the_end_of_a_prompt_is_no_row_of_decoding() {
