@@ -108,6 +108,10 @@ struct Step<'a> {
     verified: u32,
     accepted: u32,
     emitted: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    ahead: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    carried: u32,
     sequences: Vec<Sequence<'a>>,
 }
 
@@ -129,6 +133,10 @@ struct Sequence<'a> {
     verified: u32,
     accepted: u32,
     emitted: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    ahead: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    carried: u32,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     positions: Vec<Position>,
     /// Of a tree only.
@@ -187,6 +195,8 @@ impl<'a> Step<'a> {
             verified: report.verified,
             accepted: report.accepted,
             emitted: report.emitted,
+            ahead: report.ahead,
+            carried: report.carried,
             sequences: trace.sequences.iter().map(Sequence::of).collect(),
         }
     }
@@ -211,6 +221,8 @@ impl<'a> Sequence<'a> {
             verified: trace.verified,
             accepted: trace.accepted,
             emitted: trace.emitted,
+            ahead: trace.ahead,
+            carried: trace.carried,
             positions: positions(trace.positions),
             parents: is_tree(trace.parents).then_some(trace.parents),
             signals: trace.signals.iter().map(Divergence::from).collect(),

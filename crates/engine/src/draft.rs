@@ -39,11 +39,11 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     /// Round by round: in the first, every sequence reads what its draft has not seen; each round draws for every sequence
     /// that is still drafting.
     fn draft_by_model(&mut self, report: &mut StepReport) -> Result<(), ExecutorError> {
+        self.adopt_carried();
         let mut drafting = std::mem::take(&mut self.scratch.drafting);
         drafting.clear();
-        drafting.extend(
-            (0..self.scheduler.running.len()).filter(|&i| self.scheduler.running[i].turn.planned > 0),
-        );
+        let turns = self.scheduler.running.iter().map(|seq| &seq.turn).enumerate();
+        drafting.extend(turns.filter(|(_, turn)| turn.planned > 0 && turn.carried == 0).map(|(i, _)| i));
         self.catch_up(&mut drafting);
         while !drafting.is_empty() {
             self.draw_drafts(&drafting, report)?;
@@ -117,6 +117,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
                 n_rivals: prune.filter(|_| seq.can_prune()).map_or(0, |prune| prune.n_rivals),
                 banned: seq.banned(),
                 signals,
+                is_ahead: false,
             }
         };
         let draws: Vec<DraftDraw<'_>> = ready.iter().map(draw).collect();

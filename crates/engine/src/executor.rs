@@ -3,6 +3,7 @@
 use dsde_policy::{DraftPosition, PositionSignals, Prune, SeqId, Signals};
 use dsde_sampling::{Params, Proposal, TokenLogprobs, Verdict};
 
+use crate::ahead::DraftAhead;
 use crate::rows::{BlockCopy, RowBatch, SlotMove};
 
 /// What an executor can hold; constant for its life.
@@ -60,6 +61,9 @@ pub struct DraftDraw<'a> {
     pub banned: &'a [u32],
     /// Which features of the distribution are wanted.
     pub signals: Signals,
+    /// Whether it is drafted ahead ([`Executor::verify_ahead`]), behind a proposal that is still being judged: a greedy chain, of whose
+    /// distributions nothing is kept.
+    pub is_ahead: bool,
 }
 
 impl DraftDraw<'_> {
@@ -105,7 +109,7 @@ pub struct TargetDraw<'a> {
     pub prompt_len: u32,
     /// What to verify; a prefix of what was drafted. Empty for plain decoding.
     pub proposal: &'a Proposal,
-    /// Whether the proposal came from the draft model of this executor; otherwise it is deterministic (one-hot).
+    /// Whether the proposal came from the draft model of this executor in this step; otherwise it is deterministic (one-hot).
     pub is_model_drafted: bool,
     /// Of a tree that the draft model grew: the index each node had in the proposal while it was drafted, `[drafted]`. Such
     /// nodes were chosen, not drawn, so no distribution stands behind them.
@@ -203,6 +207,23 @@ pub trait Executor {
         draws: &[TargetDraw<'_>],
         verifications: &mut Vec<Verification>,
     ) -> Result<(), ExecutorError>;
+
+    /// [`Executor::verify`], and beside it the draft passes of `ahead`, on another part of the machine if there is one.
+    ///
+    /// Neither reads what the other writes, so together they give what one after the other gives, as here.
+    ///
+    /// # Errors
+    /// If a pass failed.
+    fn verify_ahead(
+        &mut self,
+        rows: &RowBatch,
+        draws: &[TargetDraw<'_>],
+        ahead: &mut DraftAhead<'_>,
+        verifications: &mut Vec<Verification>,
+    ) -> Result<(), ExecutorError> {
+        self.verify(rows, draws, verifications)?;
+        ahead.run(|rows, draws, drafted| self.draft(rows, draws, drafted))
+    }
 
     /// Frees the draft: weights, keys and values. Their memory becomes blocks of the target's store behind those of
     /// [`Shape::n_blocks`].

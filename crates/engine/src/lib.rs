@@ -10,6 +10,7 @@
 //! value without threads: its owner calls [`Engine::step`] while there is work, and the same requests in the same order give
 //! the same tokens. Why a step did what it did is told by a [`StepTrace`], if somebody asks.
 
+pub mod ahead;
 pub mod clock;
 pub mod config;
 pub mod constraint;
@@ -25,6 +26,7 @@ pub mod trace;
 pub mod vocabulary;
 
 mod block_pool;
+mod carry;
 mod commit;
 mod cost_profile;
 mod draft;
@@ -35,6 +37,7 @@ mod step;
 mod stop;
 mod tree;
 
+pub use ahead::DraftAhead;
 pub use clock::{Clock, MonotonicClock};
 pub use config::{Config, ConfigError, Drafter};
 pub use constraint::{Constraint, ConstraintError, Grammar};

@@ -121,7 +121,7 @@ pub struct StepReport {
     pub target_rows: u32,
     /// Rows of prompt chunks among them.
     pub prefill_rows: u32,
-    /// Passes of the draft model, catching up included.
+    /// Passes of the draft model before the target's, catching up included; those beside it are not counted.
     pub draft_rounds: u32,
     /// Rows of all those passes together.
     pub draft_rows: u32,
@@ -137,15 +137,19 @@ pub struct StepReport {
     pub accepted: u32,
     /// Tokens emitted after stop conditions.
     pub emitted: u32,
+    /// Tokens drafted ahead, while the target verified, behind the guesses of what it draws itself.
+    pub ahead: u32,
+    /// Of `drafted`, what was drafted ahead in the step before.
+    pub carried: u32,
     /// Sequences preempted before the pass.
     pub preempted: u32,
     /// Blocks that hold keys and values of the target in the draft's memory.
     pub blocks_lent: u32,
     /// Time spent on lending that memory or reclaiming it.
     pub lending_time: Duration,
-    /// Time in draft passes.
+    /// Time in draft passes before the target's.
     pub draft_time: Duration,
-    /// Time in the target pass and its verdicts.
+    /// Time in the target pass and its verdicts, and in what was drafted beside them.
     pub verify_time: Duration,
     /// Time of the whole step.
     pub step_time: Duration,

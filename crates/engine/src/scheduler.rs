@@ -263,6 +263,7 @@ impl Scheduler {
         self.pool.forget_draft();
         for seq in &mut self.running {
             (seq.draft_len, seq.n_draft_marked) = (0, 0);
+            seq.carried.clear();
         }
     }
 
@@ -297,6 +298,7 @@ impl Scheduler {
             assert!(seq.draft_len < seq.len(), "the draft of {:?} has not read the last token", seq.id);
             let n_slots = seq.table.len() as u32 * self.limits.block_len;
             assert!(n_slots >= seq.context_len, "blocks of {:?} cover its context", seq.id);
+            assert!(seq.carried.is_empty() || seq.is_decoding(), "{:?} reads and has a proposal", seq.id);
         }
         for seq in self.waiting.values() {
             assert!(seq.table.is_empty() && seq.context_len == 0, "waiting {:?} owns nothing", seq.id);

@@ -170,7 +170,11 @@ impl ScriptedExecutor {
         adjust(&mut row, &adjustment, &mut self.scratch);
         let row_idx = draw.node(i).map_or(0, |node| 1 + node as usize);
         draw.proposal.mask(row_idx).into_iter().for_each(|allowed| mask(&mut row, allowed));
-        let kept = self.drafted.entry(draw.seq).or_default();
+        assert!(!draw.is_ahead || draw.params.is_greedy(), "greedy chains are drafted ahead");
+        let kept = match draw.is_ahead {
+            true => &mut DraftedRows::default(),
+            false => self.drafted.entry(draw.seq).or_default(),
+        };
         kept.logits.extend_from_slice(&row);
         let shape = draw
             .signals

@@ -7,6 +7,7 @@ use dsde_sampling::{Params, Proposal};
 
 use crate::block_pool::Prefix;
 use crate::constraint::Constraint;
+use crate::executor::Drafted;
 use crate::report::{FinishReason, RequestTimeline};
 use crate::request::{Request, RequestId, Slo};
 use crate::rows::BlockId;
@@ -54,6 +55,8 @@ pub(crate) struct Sequence {
     pub(crate) prefix: Prefix,
     /// Blocks of `table` known to be filled in the draft store.
     pub(crate) n_draft_marked: usize,
+    /// Drafted ahead in the last step, to follow `tokens`.
+    pub(crate) carried: Vec<Drafted>,
     pub(crate) timeline: RequestTimeline,
     pub(crate) turn: Turn,
 }
@@ -71,6 +74,8 @@ pub(crate) struct Turn {
     pub(crate) levels: u32,
     pub(crate) width: u32,
     pub(crate) drafted: u32,
+    /// All of `drafted` if it was drafted ahead, in the step before; else 0.
+    pub(crate) carried: u32,
     pub(crate) proposal: Proposal,
     /// Of a tree: nodes of the level drafted last, and how many levels there are.
     pub(crate) level: Range<u32>,
@@ -78,6 +83,8 @@ pub(crate) struct Turn {
     /// Of a finished tree: each node's index while it was drafted.
     pub(crate) drafted_as: Vec<u32>,
     pub(crate) positions: Vec<DraftPosition>,
+    /// Drafted behind the proposal while it was verified: a guess of what the target draws itself, and what follows that.
+    pub(crate) ahead: Vec<Drafted>,
     /// Tokens appended in this step.
     pub(crate) emitted: u32,
     /// Whether its form could not be followed in this step.
@@ -93,16 +100,22 @@ impl Turn {
         self.proposal.truncate(n_left.expect("no more is dropped than was proposed"));
     }
 
+    /// Tokens drafted ahead that could be carried.
+    pub(crate) fn ahead_len(&self) -> u32 {
+        self.ahead.len().saturating_sub(1) as u32
+    }
+
     pub(crate) fn clear(&mut self) {
         self.n_known = 0;
         self.is_drawing = false;
         self.planned = 0;
         (self.levels, self.width) = (0, 0);
-        self.drafted = 0;
+        (self.drafted, self.carried) = (0, 0);
         self.proposal.clear();
         (self.level, self.n_levels) = (0..0, 0);
         self.drafted_as.clear();
         self.positions.clear();
+        self.ahead.clear();
         self.emitted = 0;
         self.is_broken = false;
         self.finish = None;
@@ -141,6 +154,7 @@ impl Sequence {
             n_remembered: 0,
             prefix: Prefix::EMPTY,
             n_draft_marked: 0,
+            carried: Vec::new(),
             timeline: RequestTimeline { prompt_tokens: prompt_len, ..RequestTimeline::default() },
             turn: Turn::default(),
         }
@@ -194,9 +208,15 @@ impl Sequence {
     /// Largest useful speculation length: a step emits at most the remaining tokens, fits the context, and does not cross
     /// the point from which stop tokens are allowed.
     pub(crate) fn sl_limit(&self, context_len_max: u32) -> u32 {
-        let until_min = self.tokens_min.checked_sub(self.emitted()).filter(|&n| n > 0).unwrap_or(u32::MAX);
+        self.sl_limit_after(0, context_len_max)
+    }
+
+    /// The same once `n` more tokens have been emitted; 0 if they cannot be.
+    pub(crate) fn sl_limit_after(&self, n: u32, context_len_max: u32) -> u32 {
+        let until_min = self.tokens_min.checked_sub(self.emitted() + n).filter(|&n| n > 0);
+        let remaining = self.remaining(context_len_max).saturating_sub(n);
         // Of n emitted tokens, n - 1 were drafted.
-        self.remaining(context_len_max).min(until_min).saturating_sub(1)
+        remaining.min(until_min.unwrap_or(u32::MAX)).saturating_sub(1)
     }
 
     /// Tokens that may still be emitted.
@@ -206,9 +226,9 @@ impl Sequence {
     }
 
     /// Whether the end of this step's proposal may be dropped inside the target's pass: what decides that knows the drafted
-    /// tokens, and whether a sampled token is verified must not depend on its value.
+    /// tokens, and whether a sampled token is verified must not depend on its value. It needs what is not carried, too.
     pub(crate) fn can_prune(&self) -> bool {
-        self.params.is_greedy() && !self.turn.is_tree()
+        self.params.is_greedy() && !self.turn.is_tree() && self.turn.carried == 0
     }
 
     /// Forgets what was computed, keeping the tokens: after preemption everything is read again.
@@ -219,6 +239,7 @@ impl Sequence {
         self.n_remembered = 0;
         self.prefix = Prefix::EMPTY;
         self.n_draft_marked = 0;
+        self.carried.clear();
         self.turn.clear();
     }
 }

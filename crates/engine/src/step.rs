@@ -5,6 +5,8 @@ use std::time::Duration;
 use dsde_policy::{DraftPosition, Outcome, PlanView, Planned, Policy as _, SequenceView, StepFeedback};
 use dsde_sampling::proposal::NODES_MAX;
 
+use crate::ahead::DraftAhead;
+use crate::carry;
 use crate::clock::Clock;
 use crate::commit::{SlotMoves, commit};
 use crate::config::Drafter;
@@ -110,6 +112,9 @@ impl<E: Executor, C: Clock> Engine<E, C> {
             let turn = &mut self.scheduler.running[i].turn;
             (turn.planned, turn.levels, turn.width) = (len, levels, width);
         }
+        if let Some(limits) = self.ahead_limits() {
+            carry::reserve(&mut self.scheduler, limits);
+        }
     }
 
     /// Bound on every length of a step; 0 where nobody can draft.
@@ -148,8 +153,9 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         }
     }
 
-    /// One target pass over all rows of all sequences.
+    /// One target pass over all rows of all sequences, and beside it what is drafted ahead.
     fn verify(&mut self) -> Result<(), ExecutorError> {
+        let limits = self.ahead_limits();
         let Scratch { rows, drawing, verifications, .. } = &mut self.scratch;
         let signals = self.policy.signals();
         let is_model_drafted = self.config.drafter == Drafter::Model;
@@ -172,7 +178,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
                     history: &seq.tokens,
                     prompt_len: seq.prompt_len,
                     proposal: &seq.turn.proposal,
-                    is_model_drafted,
+                    is_model_drafted: is_model_drafted && seq.turn.carried == 0,
                     drafted_as: seq.turn.is_tree().then_some(&seq.turn.drafted_as),
                     prune: prune.filter(|_| seq.can_prune()),
                     banned: seq.banned(),
@@ -180,12 +186,20 @@ impl<E: Executor, C: Clock> Engine<E, C> {
                 });
             }
         }
-        if rows.n_rows() > 0 {
+        let mut ahead = match limits {
+            Some(limits) => carry::chains(&self.scheduler.running, limits, signals),
+            None => DraftAhead::default(),
+        };
+        if rows.n_rows() == 0 {
+            verifications.clear();
+        } else if ahead.is_empty() {
             self.executor.verify(rows, &draws, verifications)?;
         } else {
-            verifications.clear();
+            self.executor.verify_ahead(rows, &draws, &mut ahead, verifications)?;
         }
         assert_eq!(verifications.len(), draws.len(), "a verification for every draw");
+        let drafted = ahead.into_drafted().collect();
+        carry::note(&mut self.scheduler.running, drafted);
         Ok(())
     }
 
@@ -218,6 +232,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
                     seq.timeline.first_token.get_or_insert(now);
                     seq.turn.emitted = gain.tokens.len() as u32;
                     seq.turn.finish = gain.finish;
+                    seq.carry(verification);
                     self.events.push(Event::Emitted(Emission {
                         request: seq.request,
                         choice: seq.choice,
@@ -328,4 +343,6 @@ fn count(report: &mut StepReport, seq: &Sequence, verification: &Verification, e
     report.verified += seq.turn.proposal.len();
     report.accepted += verification.verdict.accepted();
     report.emitted += emitted as u32;
+    report.carried += seq.turn.carried;
+    report.ahead += seq.turn.ahead_len();
 }

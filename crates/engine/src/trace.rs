@@ -55,6 +55,10 @@ pub struct SequenceTrace<'a> {
     pub accepted: u32,
     /// Tokens emitted.
     pub emitted: u32,
+    /// Tokens drafted ahead in this step, behind the guess of what the target draws itself.
+    pub ahead: u32,
+    /// Of `drafted`, what was drafted ahead in the step before: all or nothing.
+    pub carried: u32,
     /// Features of the drafted positions, `[drafted]`, in the order of the proposal.
     pub positions: &'a [DraftPosition],
     /// Parent of each verified node, `[verified]`; `None` stands directly after the last known token.
@@ -115,6 +119,8 @@ fn trace<'a>(
         verified: turn.proposal.len(),
         accepted: verification.verdict.accepted(),
         emitted: turn.emitted,
+        ahead: turn.ahead_len(),
+        carried: turn.carried,
         positions: &turn.positions,
         parents: turn.proposal.parents(),
         signals: &verification.signals,

@@ -24,7 +24,7 @@ fn a_stop_token_ends_the_sequence_and_adds_no_text() {
     let expected = Script::default().greedy_continuation(&prompt, 40);
     let stop_token = expected[10];
     let n = expected.iter().position(|&t| t == stop_token).unwrap();
-    for policy in ["off", "fixed:k=6", "beams:6x3"] {
+    for policy in ["off", "fixed:k=6", "ahead:4:fixed:k=3", "beams:6x3"] {
         let mut engine = engine(model_config(), policy, 100);
         let mut request = greedy(prompt.clone(), 40);
         request.stop = Stop { tokens: vec![stop_token], strings: vec![] };
@@ -42,7 +42,7 @@ fn a_stop_string_across_tokens_is_cut_off() {
     let stop = text_of(&expected[17..20]);
     let text = text_of(&expected);
     let kept = text.find(&stop).unwrap();
-    for policy in ["off", "fixed:k=8", "dsde", "beams:6x3"] {
+    for policy in ["off", "fixed:k=8", "ahead:4:fixed:k=3", "dsde", "beams:6x3"] {
         let mut engine = engine(model_config(), policy, 100);
         let mut request = greedy(prompt.clone(), 40);
         request.stop.strings = vec![stop.clone(), "ZZ".to_owned()];
@@ -57,7 +57,7 @@ fn a_stop_string_across_tokens_is_cut_off() {
 fn stop_tokens_are_impossible_before_tokens_min() {
     let prompt = prompt(2, 9);
     let first = Script::default().greedy_continuation(&prompt, 1)[0];
-    for policy in ["off", "fixed:k=6", "beams:6x3"] {
+    for policy in ["off", "fixed:k=6", "ahead:4:fixed:k=3", "beams:6x3"] {
         let mut engine = engine(model_config(), policy, 100);
         let mut request = greedy(prompt.clone(), 200);
         request.stop.tokens = (0..31).filter(|&t| t != (first + 1) % 31).collect();
@@ -73,7 +73,7 @@ fn stop_tokens_are_impossible_before_tokens_min() {
 #[test]
 fn length_ends_at_tokens_max_and_at_the_end_of_the_context() {
     for (prompt_len, tokens_max, expected) in [(5, 1, 1), (5, 17, 17), (250, 100, 6), (255, 100, 1)] {
-        for policy in ["off", "fixed:k=8", "beams:8x8"] {
+        for policy in ["off", "fixed:k=8", "ahead:4:fixed:k=3", "beams:8x8"] {
             let mut engine = engine(model_config(), policy, 100);
             let id = engine.submit(greedy(prompt(1, prompt_len), tokens_max)).unwrap();
             let output = &run(&mut engine)[&(id, 0)];

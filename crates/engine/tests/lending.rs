@@ -36,6 +36,10 @@ impl Policy for Moody {
         self.inner.observe(feedback);
     }
 
+    fn ahead_len(&self) -> u32 {
+        self.inner.ahead_len()
+    }
+
     fn wants_draft(&self) -> bool {
         self.step % (self.on + self.off) < self.on
     }
@@ -69,7 +73,7 @@ proptest! {
 
     #[test]
     fn greedy_output_is_right_while_the_pool_grows_and_contracts(
-        planned in prop::sample::select(vec!["fixed:k=3", "beams:3x3", "mixed", "dsde"]),
+        planned in prop::sample::select(vec!["fixed:k=3", "beams:3x3", "mixed", "dsde", "ahead:4:fixed:k=3"]),
         (on, off) in (1..9u64, 1..9u64),
         n_blocks in 22..60u32,
         n_lent in 1..60u32,

@@ -23,6 +23,9 @@ fn policies() -> Vec<String> {
         "nightjar",
         "faser",
         "faser:depth=0.5",
+        "faser:overlap=1",
+        "faser:overlap=4,k_max=3",
+        "faser:overlap=2,depth=0.5",
         "tetris",
         "dspark",
         "adaptive_verification",
@@ -31,12 +34,21 @@ fn policies() -> Vec<String> {
     ];
     let trees =
         ["beams:1x2", "beams:2x3", "beams:3x4", "beams:4x2", "beams:5x3", "beams:6x2", "fickle:4x3", "mixed"];
+    let overlapping = [
+        "ahead:1:fixed:k=1",
+        "ahead:4:fixed:k=4",
+        "ahead:16:fixed:k=2",
+        "ahead:3:mixed",
+        "ahead:2:dsde",
+        "ahead:5:pruning",
+    ];
     let rest = others
         .into_iter()
         .chain(stopping)
         .chain(batch_wide)
         .chain(load_aware)
         .chain(trees)
+        .chain(overlapping)
         .map(str::to_owned);
     fixed.chain(rest).collect()
 }
@@ -77,7 +89,7 @@ fn greedy_output_is_independent_of_policy_and_concurrency() {
 #[test]
 fn greedy_output_survives_stopping_and_trimming() {
     for n_blocks in [22, 400] {
-        for policy in ["fickle:4x1", "fickle:4x3"] {
+        for policy in ["fickle:4x1", "fickle:4x3", "ahead:4:fickle:4x1"] {
             check(model_config(), policy, n_blocks);
         }
     }
@@ -97,7 +109,7 @@ fn greedy_output_is_independent_of_chunking_and_prefix_cache() {
     for rows_max in [4, 7, 64] {
         for prefix_cache in [false, true] {
             let config = Config { rows_max, sequences_max: 4, prefix_cache, ..model_config() };
-            for policy in ["dsde", "beams:4x3", "mixed"] {
+            for policy in ["dsde", "beams:4x3", "mixed", "ahead:3:mixed"] {
                 check(config, policy, 60);
             }
         }
@@ -178,9 +190,19 @@ fn a_request_that_chooses_off_is_never_drafted_for() {
 fn a_changed_policy_resumes_from_a_lagging_draft() {
     let mut engine = engine(model_config(), "off", 400);
     let first = prompt(1, 30);
-    let id = engine.submit(greedy(first.clone(), 120)).unwrap();
+    let id = engine.submit(greedy(first.clone(), 160)).unwrap();
     let mut outputs = Outputs::new();
-    for policy_text in ["off", "fixed:k=4", "beams:3x3", "off", "beams:2x2", "fixed:k=2"] {
+    let changes = [
+        "off",
+        "fixed:k=4",
+        "beams:3x3",
+        "ahead:3:fixed:k=3",
+        "off",
+        "ahead:5:fixed:k=4",
+        "beams:2x2",
+        "fixed:k=2",
+    ];
+    for policy_text in changes {
         engine.set_policy(policy(policy_text));
         for _ in 0..6 {
             engine.step().unwrap();
@@ -192,7 +214,7 @@ fn a_changed_policy_resumes_from_a_lagging_draft() {
         collect(engine.drain_events(), &mut outputs);
     }
     let output = &outputs[&(id, 0)];
-    assert_eq!(output.tokens, Script::default().greedy_continuation(&first, 120));
+    assert_eq!(output.tokens, Script::default().greedy_continuation(&first, 160));
     assert!(output.finished.as_ref().unwrap().timeline.accepted > 0);
 }
 

@@ -37,7 +37,7 @@ fn action() -> impl Strategy<Value = Action> {
     prop_oneof![3 => submit, 1 => (0..20usize).prop_map(|which| Action::Cancel { which }), 3 => (1..12u32).prop_map(|n| Action::Step { n })]
 }
 
-const POLICIES: [&str; 10] = [
+const POLICIES: [&str; 13] = [
     "off",
     "fixed:k=3",
     "fixed:k=8,cap=mean",
@@ -48,6 +48,9 @@ const POLICIES: [&str; 10] = [
     "fickle:4x4",
     "mixed",
     "pruning",
+    "faser:overlap=3",
+    "ahead:3:mixed",
+    "ahead:5:fickle:4x1",
 ];
 
 /// Policies of single requests.

@@ -70,6 +70,7 @@ impl Batch {
             n_rivals: 0,
             banned: &[],
             signals: self.signals,
+            is_ahead: false,
         };
         (0..self.n_seqs).map(draw).collect()
     }

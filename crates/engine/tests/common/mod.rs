@@ -45,7 +45,7 @@ pub fn shape(n_blocks: u32) -> Shape {
     Shape { vocab_len: 31, context_len_max: 256, block_len: BLOCK_LEN, n_blocks, has_draft: true }
 }
 
-/// A policy of the registry, `beams:LENxWIDTH`, `fickle:LENxWIDTH`, `mixed` or `pruning`.
+/// A policy of the registry, `beams:LENxWIDTH`, `fickle:LENxWIDTH`, `mixed`, `pruning`, or `ahead:LEN:` and any of these.
 pub fn policy(text: &str) -> Box<dyn Policy> {
     if let Some(test_policy) = test_policy(text) {
         return test_policy;
@@ -63,6 +63,10 @@ fn test_policy(text: &str) -> Option<Box<dyn Policy>> {
         _ => {}
     }
     let (name, size) = text.split_once(':')?;
+    if name == "ahead" {
+        let (len, inner) = size.split_once(':').unwrap();
+        return Some(Box::new(Ahead { len: len.parse().unwrap(), inner: policy(inner) }));
+    }
     let size = || {
         let (len, width) = size.split_once('x').unwrap();
         (len.parse().unwrap(), width.parse().unwrap())
@@ -257,4 +261,48 @@ impl Policy for Fickle {
     fn observe(&mut self, _feedback: &StepFeedback<'_>) {}
 
     fn forget(&mut self, _seq: SeqId) {}
+}
+
+/// Does what `inner` does, and drafts so many tokens ahead.
+pub struct Ahead {
+    pub len: u32,
+    pub inner: Box<dyn Policy>,
+}
+
+impl Policy for Ahead {
+    fn name(&self) -> String {
+        "ahead".to_owned()
+    }
+
+    fn signals(&self) -> Signals {
+        self.inner.signals()
+    }
+
+    fn plan(&mut self, view: &PlanView<'_>, plan: &mut [Planned]) {
+        self.inner.plan(view, plan);
+    }
+
+    fn keep_drafting(&mut self, seq: SeqId, position: &DraftPosition) -> bool {
+        self.inner.keep_drafting(seq, position)
+    }
+
+    fn trim(&mut self, view: &PlanView<'_>, drafted: &[&[DraftPosition]], verify_lens: &mut [u32]) {
+        self.inner.trim(view, drafted, verify_lens);
+    }
+
+    fn prune(&self) -> Option<Prune> {
+        self.inner.prune()
+    }
+
+    fn ahead_len(&self) -> u32 {
+        self.len
+    }
+
+    fn observe(&mut self, feedback: &StepFeedback<'_>) {
+        self.inner.observe(feedback);
+    }
+
+    fn forget(&mut self, seq: SeqId) {
+        self.inner.forget(seq);
+    }
 }

@@ -108,6 +108,7 @@ impl<'a, B: Backend> Trials<'a, B> {
                 n_rivals: 0,
                 banned: &[],
                 signals: Signals::default(),
+                is_ahead: false,
             });
             self.executor.draft(&self.rows, &draws.collect::<Vec<_>>(), &mut drafted).unwrap();
             for (&i, drafted) in drawing.iter().zip(&drafted) {

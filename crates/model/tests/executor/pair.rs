@@ -8,7 +8,7 @@ use dsde_model::checkpoint::Checkpoint;
 use dsde_model::embedded;
 use dsde_model::executor::{Checkpoints, Config, KvSize, ModelExecutor};
 use dsde_policy::Signals;
-use dsde_sampling::{Params, Proposal, Rule};
+use dsde_sampling::{Params, Proposal, Rule, Verdict};
 
 /// A folder of `tests/fixtures`.
 pub(crate) fn fixture(name: &str) -> PathBuf {
@@ -117,12 +117,15 @@ impl<'a> Decoder<'a> {
         let draw = ask(self.target_draw(proposal, true));
         executor.verify(&rows, &[draw], &mut verifications).unwrap();
         let verification = verifications.remove(0);
-        let accepted = verification.verdict.accepted();
-        self.target_len = self.tokens.len() as u32 + accepted;
-        self.draft_len = self.draft_len.min(self.target_len);
-        self.tokens.extend(verification.verdict.path.iter().map(|&node| proposal.tokens()[node as usize]));
-        self.tokens.push(verification.verdict.next);
+        self.commit(proposal, &verification.verdict);
         verification
+    }
+
+    /// Appends what is emitted.
+    pub(crate) fn commit(&mut self, proposal: &Proposal, verdict: &Verdict) {
+        self.target_len = self.tokens.len() as u32 + verdict.accepted();
+        self.draft_len = self.draft_len.min(self.target_len);
+        self.tokens.extend(verdict.emitted(proposal));
     }
 
     pub(crate) fn draft_draw<'b>(&'b self, proposal: &'b Proposal) -> DraftDraw<'b> {
@@ -137,6 +140,7 @@ impl<'a> Decoder<'a> {
             n_rivals: 0,
             banned: &[],
             signals: self.signals,
+            is_ahead: false,
         }
     }
 

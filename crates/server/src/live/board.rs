@@ -177,6 +177,8 @@ mod tests {
             verified: 4,
             accepted: 3,
             emitted: 4,
+            ahead: 0,
+            carried: 0,
             positions: &[],
             parents: &[],
             signals: &signals,
