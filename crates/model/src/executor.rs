@@ -8,7 +8,9 @@
 //! Between the passes of a step the executor keeps what drafted tokens were drawn from (`DraftedRows`); the
 //! verification needs it, and afterwards it is gone.
 
+mod ahead;
 mod drafted;
+mod drafting;
 mod draw;
 mod judge;
 mod lending;
@@ -18,10 +20,9 @@ mod path;
 mod prune;
 
 use dsde_engine::{
-    BlockCopy, DraftDraw, Drafted, Executor, ExecutorError, RowBatch, Shape, SlotMove, TargetDraw,
-    Verification,
+    BlockCopy, DraftAhead, DraftDraw, Drafted, Executor, ExecutorError, RowBatch, Shape, SlotMove,
+    TargetDraw, Verification,
 };
-use dsde_policy::DraftPosition;
 use dsde_sampling::Rule;
 
 use crate::backend::Backend;
@@ -29,8 +30,9 @@ use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::error::Error;
 use crate::llama::{Llama, kv_shape};
+use ahead::Groups;
 use drafted::{DraftedRows, DraftedStore};
-use draw::Draw;
+use drafting::Drafting;
 use judge::Judge;
 pub use lending::DraftSource;
 use lending::Lent;
@@ -110,6 +112,8 @@ pub struct ModelExecutor<B: Backend> {
     drafted: DraftedStore,
     workers: Workers,
     plan: OutputPlan,
+    /// Made when somebody drafts ahead for the first time.
+    groups: Option<Groups<B>>,
 }
 
 /// A model and its keys and values.
@@ -141,6 +145,7 @@ impl<B: Backend> ModelExecutor<B> {
             drafted: DraftedStore::default(),
             workers: Workers::default(),
             plan: OutputPlan::default(),
+            groups: None,
         })
     }
 
@@ -284,33 +289,15 @@ impl<B: Backend> Executor for ModelExecutor<B> {
         draws: &[DraftDraw<'_>],
         drafted: &mut Vec<Drafted>,
     ) -> Result<(), ExecutorError> {
-        drafted.clear();
-        let Some(model) = &mut self.draft else {
-            return Err(ExecutorError { pass: "draft", source: "no draft model is loaded".into() });
-        };
-        let groups = self.plan.of(rows, draws.iter().map(|draw| (draw.seq_idx, draw.n_rows())));
-        model.llama.forward(&self.backend, rows, &self.plan.outputs, &mut model.kv);
-        let n_drafted = draws.iter().map(DraftDraw::n_drafted).sum();
-        drafted.resize(n_drafted, Drafted { token: 0, position: DraftPosition::default() });
-        let mut results = &mut drafted[..];
-        let kept = draws.iter().map(|draw| self.drafted.take(draw.seq, n_rows_before(draw)));
+        let model = self.draft.as_mut().ok_or_else(no_draft)?;
+        let kept = draws.iter().map(|draw| match draw.is_ahead {
+            true => DraftedRows::default(),
+            false => self.drafted.take(draw.seq, n_rows_before(draw)),
+        });
         let mut kept: Vec<DraftedRows> = kept.collect();
-        let isa = self.backend.isa();
-        for group in groups {
-            let mut logits = model.llama.logits(&self.backend, group.rows);
-            let n_logits = logits.len();
-            let kept = kept[group.draws.clone()].iter_mut();
-            let jobs = draws[group.draws].iter().zip(kept).map(|(draw, kept)| {
-                let len = draw.n_rows() as usize * self.shape.vocab_len as usize;
-                let rows = logits.split_off_mut(..len).expect("a group has the rows of its draws");
-                let drafted = results.split_off_mut(..draw.n_drafted()).expect("as many were made above");
-                (draw, rows, kept, drafted)
-            });
-            self.workers.run(&self.backend, n_logits, jobs, |(draw, rows, kept, drafted), scratch| {
-                isa.run(Draw { draw, rows, kept, drafted, scratch });
-            });
-        }
-        for (draw, kept) in draws.iter().zip(kept) {
+        let Self { backend, workers, plan, .. } = self;
+        Drafting { backend, model, workers, plan }.pass(rows, draws, &mut kept, drafted);
+        for (draw, kept) in draws.iter().zip(kept).filter(|(draw, _)| !draw.is_ahead) {
             self.drafted.put(draw.seq, kept);
         }
         Ok(())
@@ -339,6 +326,16 @@ impl<B: Backend> Executor for ModelExecutor<B> {
         Ok(())
     }
 
+    fn verify_ahead(
+        &mut self,
+        rows: &RowBatch,
+        draws: &[TargetDraw<'_>],
+        ahead: &mut DraftAhead<'_>,
+        verifications: &mut Vec<Verification>,
+    ) -> Result<(), ExecutorError> {
+        self.verify_beside(rows, draws, ahead, verifications)
+    }
+
     fn lend_draft(&mut self) -> Option<u32> {
         self.lend()
     }
@@ -349,6 +346,10 @@ impl<B: Backend> Executor for ModelExecutor<B> {
             ExecutorError { pass: "loading", source: error.into() }
         })
     }
+}
+
+fn no_draft() -> ExecutorError {
+    ExecutorError { pass: "draft", source: "no draft model is loaded".into() }
 }
 
 /// Rows that the draft has drafted after in this step before `draw`: one per node that is no leaf, and that of the last known

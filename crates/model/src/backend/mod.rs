@@ -135,6 +135,15 @@ pub trait Backend: Send {
         cpu::Isa::detect()
     }
 
+    /// Two backends that may work at the same time, with the same matrices and stores as this one and half of its threads each; an odd one
+    /// goes to the first. `None` where there is one thread.
+    fn halves(&self) -> Option<[Self; 2]>
+    where
+        Self: Sized,
+    {
+        None
+    }
+
     /// Slots per block of the stores it makes.
     fn block_len(&self) -> usize;
 

@@ -21,7 +21,7 @@ impl Vocabulary for NoText {
 #[derive(Default)]
 pub(crate) struct Run {
     pub(crate) outputs: BTreeMap<(u64, u32), Vec<u32>>,
-    /// Of drafted and accepted tokens, and the largest number of lent blocks.
+    /// Of tokens drafted, verified, accepted, drafted ahead and carried, and the largest number of lent blocks.
     pub(crate) sums: StepReport,
     pub(crate) preemptions: u32,
     pub(crate) cached_tokens: u32,
@@ -46,6 +46,8 @@ pub(crate) fn run<E: Executor>(
         run.sums.drafted += report.drafted;
         run.sums.verified += report.verified;
         run.sums.accepted += report.accepted;
+        run.sums.ahead += report.ahead;
+        run.sums.carried += report.carried;
         run.sums.blocks_lent = run.sums.blocks_lent.max(report.blocks_lent);
         for event in engine.drain_events() {
             match event {

@@ -65,7 +65,7 @@ pub struct UnsupportedIsa {
 impl Cpu {
     /// The best kernels of this machine on `n_threads` threads, the caller included (at least one).
     pub fn new(n_threads: usize) -> Cpu {
-        Cpu::of(n_threads, Isa::detect())
+        Cpu::of(Pool::new(n_threads), Isa::detect())
     }
 
     /// The kernels of one instruction set.
@@ -76,11 +76,10 @@ impl Cpu {
         if !isa.is_supported() {
             return Err(UnsupportedIsa { asked: isa, best: Isa::detect() });
         }
-        Ok(Cpu::of(n_threads, isa))
+        Ok(Cpu::of(Pool::new(n_threads), isa))
     }
 
-    fn of(n_threads: usize, isa: Isa) -> Cpu {
-        let pool = Pool::new(n_threads);
+    fn of(pool: Pool, isa: Isa) -> Cpu {
         let scratch = (0..pool.n_threads()).map(|_| Mutex::default()).collect();
         Cpu { isa, pool, activations: Mutex::default(), tasks: Mutex::default(), scratch }
     }
@@ -97,6 +96,13 @@ impl Backend for Cpu {
 
     fn isa(&self) -> Isa {
         self.isa
+    }
+
+    fn halves(&self) -> Option<[Self; 2]> {
+        let n_threads = self.pool.n_threads();
+        let (n_first, n_second) = (n_threads.div_ceil(2), n_threads / 2);
+        let pools = (n_second > 0).then(|| [Pool::new(n_first), Pool::behind(n_first, n_second)])?;
+        Some(pools.map(|pool| Cpu::of(pool, self.isa)))
     }
 
     fn block_len(&self) -> usize {

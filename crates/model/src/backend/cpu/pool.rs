@@ -65,6 +65,11 @@ struct Region {
 impl Pool {
     /// A pool of `n_threads` threads, of which the caller is one; at least one.
     pub(super) fn new(n_threads: usize) -> Pool {
+        Pool::behind(0, n_threads)
+    }
+
+    /// The same, beside a pool that has the first `n_taken` processors.
+    pub(super) fn behind(n_taken: usize, n_threads: usize) -> Pool {
         let shared = Arc::new(Shared {
             door: AtomicU64::new(0),
             region: UnsafeCell::new(None),
@@ -78,7 +83,7 @@ impl Pool {
             .filter_map(|worker_idx| {
                 let shared = Arc::clone(&shared);
                 let work = move || {
-                    super::affinity::pin_to_nth_processor(worker_idx);
+                    super::affinity::pin_to_nth_processor(n_taken + worker_idx);
                     shared.serve();
                 };
                 // A system that refuses a thread leaves a smaller pool, which computes the same.
