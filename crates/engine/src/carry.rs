@@ -3,6 +3,8 @@
 //! A carried proposal is tokens and nothing else that anybody relies on: it may be dropped at any time, and is, if nothing or a tree is
 //! planned, if the draft goes away, and with the blocks of a preempted sequence. The draft has stored most of it already, but
 //! slots behind the block of the last known token are given back between steps, and read again.
+//!
+//! What a policy trims is carried likewise: it was drafted ahead, only before the verification and not beside it.
 
 use dsde_policy::{DraftPosition, Policy as _, SeqId, Signals};
 use dsde_sampling::proposal::NODES_MAX;
@@ -13,7 +15,7 @@ use crate::config::Drafter;
 use crate::engine::Engine;
 use crate::executor::{DraftDraw, Drafted, Executor, Verification};
 use crate::scheduler::Scheduler;
-use crate::sequence::Sequence;
+use crate::sequence::{Sequence, Turn};
 
 /// Bounds on what is drafted ahead in a step.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +77,7 @@ pub(crate) fn chains(running: &[Sequence], limits: Limits, signals: Signals) -> 
         let proposed = seq.turn.proposal.len();
         let n_slots = seq.table.len() as u32 * limits.block_len - seq.len() - proposed;
         let len = seq.ahead_len(proposed, limits).min(n_slots);
-        // Nobody expects a trimmed proposal to be accepted with what follows it.
+        // Behind a trimmed proposal stands what was trimmed.
         if len > 0 && proposed == seq.turn.drafted {
             ahead.push(seq.ahead_draw(signals), 1 + len, seq.draft_len, &seq.table);
         }
@@ -99,10 +101,23 @@ pub(crate) fn note(running: &mut [Sequence], drafted: Vec<(SeqId, Vec<Drafted>)>
 }
 
 impl Sequence {
+    /// Whether anything may be carried behind the proposal of this step.
+    fn is_followed(&self) -> bool {
+        self.params.is_greedy() && !self.turn.is_tree() && self.constraint.is_none()
+    }
+
+    /// Counts the proposal from node `len` on, which is about to be trimmed, as drafted ahead.
+    pub(crate) fn set_aside(&mut self, len: u32) {
+        if self.is_followed() {
+            let Turn { proposal, positions, ahead, .. } = &mut self.turn;
+            let trimmed = proposal.tokens().iter().zip(&*positions).skip(len as usize);
+            ahead.extend(trimmed.map(|(&token, &position)| Drafted { token, position }));
+        }
+    }
+
     /// Tokens worth carrying behind a proposal of `proposed` tokens; 0 if nothing is drafted ahead behind it.
     fn ahead_len(&self, proposed: u32, limits: Limits) -> u32 {
-        let is_followed = self.params.is_greedy() && !self.turn.is_tree() && self.constraint.is_none();
-        if proposed == 0 || !is_followed {
+        if proposed == 0 || !self.is_followed() {
             return 0;
         }
         // With all of the proposal the target emits one token more, which the draft guesses first.
@@ -142,7 +157,8 @@ impl Sequence {
             return;
         };
         let verdict = &verification.verdict;
-        let is_right = verdict.accepted() == self.turn.drafted && verdict.next == guess.token;
+        let has_all = verification.pruned == 0 && verdict.accepted() == self.turn.proposal.len();
+        let is_right = has_all && verdict.next == guess.token;
         if is_right && self.turn.finish.is_none() {
             self.carried.extend_from_slice(rest);
         }

@@ -137,9 +137,10 @@ pub struct StepReport {
     pub accepted: u32,
     /// Tokens emitted after stop conditions.
     pub emitted: u32,
-    /// Tokens drafted ahead, while the target verified, behind the guesses of what it draws itself.
+    /// Tokens that might be carried, behind guesses of what the target draws itself: drafted while it verified, or trimmed where the policy
+    /// drafts ahead.
     pub ahead: u32,
-    /// Of `drafted`, what was drafted ahead in the step before.
+    /// Of `drafted`, what was left from the step before.
     pub carried: u32,
     /// Sequences preempted before the pass.
     pub preempted: u32,

@@ -83,7 +83,7 @@ pub(crate) struct Turn {
     /// Of a finished tree: each node's index while it was drafted.
     pub(crate) drafted_as: Vec<u32>,
     pub(crate) positions: Vec<DraftPosition>,
-    /// Drafted behind the proposal while it was verified: a guess of what the target draws itself, and what follows that.
+    /// Drafted behind the proposal while it was verified, or trimmed: a guess of what the target draws itself, and what follows that.
     pub(crate) ahead: Vec<Drafted>,
     /// Tokens appended in this step.
     pub(crate) emitted: u32,

@@ -146,10 +146,14 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         let drafted: Vec<&[DraftPosition]> = owners.iter().map(|&i| &running[i].turn.positions[..]).collect();
         let view = plan_view(now, self.n_steps, &self.scratch.views, &self.scheduler);
         self.policy.trim(&view, &drafted, &mut verify_lens);
-        for (&i, len) in owners.iter().zip(verify_lens) {
-            let turn = &mut self.scheduler.running[i].turn;
-            assert!(len <= turn.drafted, "trim only shortens");
-            turn.proposal.truncate(len);
+        let limits = self.ahead_limits();
+        for (&i, len) in self.scratch.view_owners.iter().zip(verify_lens) {
+            let seq = &mut self.scheduler.running[i];
+            assert!(len <= seq.turn.drafted, "trim only shortens");
+            if limits.is_some() {
+                seq.set_aside(len);
+            }
+            seq.turn.proposal.truncate(len);
         }
     }
 

@@ -55,9 +55,9 @@ pub struct SequenceTrace<'a> {
     pub accepted: u32,
     /// Tokens emitted.
     pub emitted: u32,
-    /// Tokens drafted ahead in this step, behind the guess of what the target draws itself.
+    /// Tokens that might be carried: see [`StepReport::ahead`].
     pub ahead: u32,
-    /// Of `drafted`, what was drafted ahead in the step before: all or nothing.
+    /// Of `drafted`, what was carried from the step before: all or nothing.
     pub carried: u32,
     /// Features of the drafted positions, `[drafted]`, in the order of the proposal.
     pub positions: &'a [DraftPosition],

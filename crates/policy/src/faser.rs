@@ -29,7 +29,8 @@
 //!   drafted token is compared with the draft's next 4, at one layer; off unless asked for. A dropped token counts as rejected.
 //! * A frontier is the proposal of a step: the one drafted meanwhile is verified in the next step and is `overlap` tokens long at most,
 //!   less if a shorter length is planned then. It needs the target's own token behind the first frontier, which the draft
-//!   guesses too; so every frontier ends with a bonus token, and a wrong guess of it costs the frontier behind it. The paper's
+//!   guesses too; so every frontier ends with a bonus token, and a wrong guess of it costs the frontier behind it. What is
+//!   trimmed is a frontier that was drafted already. The paper's
 //!   parts of a GPU are two halves of the threads, and their sizes do not change. Off unless asked for: two cores lose by
 //!   it (docs/decisions/0006).
 //! * Overlap is for greedy requests too: two samples seldom agree on the token between two frontiers, and the distributions of
