@@ -3,8 +3,7 @@
 //! What a row gets does not depend on the number of threads, and the passes share nothing but weights that nobody writes: so both give
 //! the bits that they would have given one after the other.
 
-use std::panic::resume_unwind;
-use std::thread;
+use std::sync::{Mutex, PoisonError};
 
 use dsde_engine::{DraftAhead, Executor as _, ExecutorError, RowBatch, TargetDraw, Verification};
 
@@ -12,7 +11,7 @@ use super::drafted::DraftedRows;
 use super::drafting::Drafting;
 use super::outputs::OutputPlan;
 use super::parallel::Workers;
-use super::{Model, ModelExecutor, no_draft};
+use super::{ModelExecutor, no_draft};
 use crate::backend::Backend;
 
 /// The threads in two groups, and the memory of the one that drafts.
@@ -47,29 +46,44 @@ impl<B: Backend> ModelExecutor<B> {
         };
         let mut model = self.draft.take().ok_or_else(no_draft)?;
         std::mem::swap(&mut self.backend, &mut groups.target);
-        let result = thread::scope(|scope| {
-            let (groups, model) = (&mut groups, &mut model);
-            let drafting = scope.spawn(move || groups.run(model, ahead));
-            let verified = self.verify(rows, draws, verifications);
-            let drafted = drafting.join().unwrap_or_else(|panic| resume_unwind(panic));
-            verified.and(drafted)
-        });
+        let Groups { target: whole, draft: backend, workers, plan } = &mut groups;
+        let (mut verified, mut drafted) = (Ok(()), Ok(()));
+        let verify = || verified = self.verify(rows, draws, verifications);
+        let (result, draft_model) = (&mut drafted, &mut model);
+        let draft = move || {
+            *result = draft_all(&mut Drafting { backend, model: draft_model, workers, plan }, ahead);
+        };
+        side_by_side(whole, verify, draft);
         std::mem::swap(&mut self.backend, &mut groups.target);
         (self.groups, self.draft) = (Some(groups), Some(model));
-        result
+        verified.and(drafted)
     }
 }
 
-impl<B: Backend> Groups<B> {
-    /// All rounds of `ahead`, on the threads that draft.
-    fn run(&mut self, model: &mut Model<B>, ahead: &mut DraftAhead<'_>) -> Result<(), ExecutorError> {
-        let Self { draft: backend, workers, plan, .. } = self;
-        let mut drafting = Drafting { backend, model, workers, plan };
-        ahead.run(|rows, draws, drafted| {
-            // Nothing of it is kept.
-            let mut kept: Vec<DraftedRows> = draws.iter().map(|_| DraftedRows::default()).collect();
-            drafting.pass(rows, draws, &mut kept, drafted);
-            Ok(())
-        })
-    }
+/// All rounds of `ahead`.
+fn draft_all<B: Backend>(
+    drafting: &mut Drafting<'_, B>,
+    ahead: &mut DraftAhead<'_>,
+) -> Result<(), ExecutorError> {
+    ahead.run(|rows, draws, drafted| {
+        // Nothing of it is kept.
+        let mut kept: Vec<DraftedRows> = draws.iter().map(|_| DraftedRows::default()).collect();
+        drafting.pass(rows, draws, &mut kept, drafted);
+        Ok(())
+    })
+}
+
+/// Runs two pieces of work on two threads of `backend`: threads of its own that are awake already, and would otherwise spin beside
+/// new ones. Where none comes to help, one runs after the other.
+fn side_by_side<B: Backend>(backend: &B, first: impl FnOnce() + Send, second: impl FnOnce() + Send) {
+    let (first, second) = (Mutex::new(Some(first)), Mutex::new(Some(second)));
+    backend.for_each(2, &|i| match i {
+        0 => run_once(&first),
+        _ => run_once(&second),
+    });
+}
+
+fn run_once(work: &Mutex<Option<impl FnOnce()>>) {
+    let work = work.lock().unwrap_or_else(PoisonError::into_inner).take();
+    work.expect("every index comes once")();
 }
