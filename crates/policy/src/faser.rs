@@ -31,8 +31,8 @@
 //!   less if a shorter length is planned then. It needs the target's own token behind the first frontier, which the draft
 //!   guesses too; so every frontier ends with a bonus token, and a wrong guess of it costs the frontier behind it. What is
 //!   trimmed is a frontier that was drafted already. The paper's
-//!   parts of a GPU are two halves of the threads, and their sizes do not change. Off unless asked for: two cores lose by
-//!   it (docs/decisions/0006).
+//!   parts of a GPU are two halves of the threads, and their sizes do not change. Off unless asked for: two cores mostly
+//!   lose by it (docs/decisions/0006).
 //! * Overlap is for greedy requests too: two samples seldom agree on the token between two frontiers, and the distributions of
 //!   sampled drafts would have to be kept from step to step. Lengths are planned as if everything were drafted before it is
 //!   verified; what a step costs is learnt as it is.
