@@ -220,7 +220,8 @@ impl Auto {
     fn search(&mut self, view: &PlanView<'_>) -> Option<Best> {
         let n_sequences = view.sequences.len() as u32;
         let plain_seconds = self.costs.plain(n_sequences)?;
-        self.price(n_sequences, n_sequences, Some(plain_seconds))?;
+        let n_drafts_max = self.n_drafts_max(n_sequences, n_sequences);
+        self.costs.targets_with(n_sequences, n_drafts_max, plain_seconds, &mut self.step.prices.target)?;
         let step = &mut self.step;
         step.prices.round.clear();
         step.prices.round.extend((0..=n_sequences).map(|n| self.costs.round(n.max(1))));
@@ -235,40 +236,38 @@ impl Auto {
         step.weight = step.candidates.iter().map(|candidate| candidate.weight).sum();
         step.best = self.search.run(&step.candidates, &step.prices, Objective::Rate, &mut step.lens);
         let best = step.best;
-        self.step.row_seconds = self.row_seconds(n_sequences, best.n_drafts);
+        let is_known = |n| self.costs.evidence(n_sequences + n as u32) >= STEPS_TO_JUDGE;
+        self.step.row_seconds = self.row_seconds(best.n_drafts, is_known);
         Some(best)
     }
 
-    /// Finds the best lengths beside prompts, where time costs what it does without them.
+    /// Finds the best lengths beside prompts, where time costs what it does without them. Only differences count.
     fn search_beside_prompts(&mut self, view: &PlanView<'_>) -> Option<()> {
         let n_sequences = view.sequences.len() as u32;
-        self.price(n_sequences + view.prefill_rows, n_sequences, None)?;
+        let rows = n_sequences + view.prefill_rows;
+        let n_drafts_max = self.n_drafts_max(rows, n_sequences);
+        self.costs.targets_beside_prompts(rows, n_drafts_max, &mut self.step.prices.target)?;
         let step = &mut self.step;
         let objective = Objective::Surplus(step.best.value);
         let found = self.search.run(&step.candidates, &step.prices, objective, &mut step.lens);
-        self.step.row_seconds = self.row_seconds(n_sequences + view.prefill_rows, found.n_drafts);
+        self.step.row_seconds = self.row_seconds(found.n_drafts, |_| true);
         Some(())
     }
 
-    /// Seconds per draft row around `n` of them on top of `rows`: the secant from half of them to twice as many, which averages
-    /// over bumps; less far where that was not measured. Not from none: that would be a plain step, whose time differs for
-    /// other reasons.
-    fn row_seconds(&self, rows: u32, n: usize) -> f64 {
+    /// Seconds per draft row around `n` of them: the secant from half of them to twice as many, which averages over bumps; less
+    /// far if that size is not known. Not from none: that would be a plain step, whose time differs for other reasons.
+    fn row_seconds(&self, n: usize, is_known: impl Fn(usize) -> bool) -> f64 {
         let prices = &self.step.prices.target;
         let (from, farthest) = ((n / 2).max(1), (2 * n.max(1)).min(prices.len() - 1));
-        let is_measured = |&to: &usize| self.costs.evidence(rows + to as u32) >= STEPS_TO_JUDGE;
-        let to = (n + 1..=farthest).rev().find(is_measured).unwrap_or(n.min(farthest));
+        let to = (n + 1..=farthest).rev().find(|&to| is_known(to)).unwrap_or(n.min(farthest));
         if to > from { ((prices[to] - prices[from]) / (to - from) as f64).max(0.0) } else { 0.0 }
     }
 
-    /// Prices the target pass of `rows` with as many draft rows on top as can be judged.
-    ///
-    /// * `plain_seconds`: without draft rows, if that is known.
-    fn price(&mut self, rows: u32, n_sequences: u32, plain_seconds: Option<f64>) -> Option<()> {
+    /// Draft rows on top of `rows` that can be judged, if that many may be planned.
+    fn n_drafts_max(&self, rows: u32, n_sequences: u32) -> u32 {
         let judged = self.costs.rows_trusted().saturating_sub(rows);
         let planned = self.step.candidates.iter().map(Candidate::len_max).sum::<u32>().min(DRAFTS_MAX);
-        let n_drafts_max = planned.min(judged).max(n_sequences);
-        self.costs.targets_with(rows, n_drafts_max, plain_seconds, &mut self.step.prices.target)
+        planned.min(judged).max(n_sequences)
     }
 
     /// Expected rate of the best lengths over that of plain decoding, as far as the past bears it out.

@@ -2,7 +2,8 @@
 //!
 //! A plain step among its like is a size of its own, not a pass with no draft rows: the draft pushes the target out of the
 //! nearer caches, so a pass behind drafting takes longer than one behind a pass, and so does the first plain step behind
-//! speculating ones. Comparing speculation with such a step would flatter it.
+//! speculating ones. Comparing speculation with such a step would flatter it. A step
+//! that also reads prompts is another thing again: its rows are cheaper than verified ones, by the output layer.
 
 use std::time::Duration;
 
@@ -12,9 +13,6 @@ use crate::cost::curve::CostCurve;
 /// Gain of the pace per step, in logarithms; several times that of a single size's time, so that a machine that slows down
 /// slows everything down, also what is not being measured just now.
 const PACE_GAIN: f64 = 1.0 / 8.0;
-
-/// Weight of a step that also reads prompts: its prompt rows are cheaper than verified ones, by the output layer.
-const MIXED_WEIGHT: f64 = 0.25;
 
 /// Share of the target's time that a draft round is thought to take before one was timed.
 const ROUND_UNSEEN: f64 = 0.2;
@@ -35,10 +33,12 @@ pub(super) const STEPS_TO_WARM: u32 = 2;
 /// Costs of steps, learnt from all of them.
 #[derive(Clone, Debug)]
 pub(super) struct Costs {
-    /// A plain step without prompts behind others, over its rows; at pace 1.
+    /// A plain step behind others, over its rows; at pace 1.
     plain: CostCurve,
-    /// Everything but drafting of all other steps, over the rows of the target pass; at pace 1.
+    /// Everything but drafting of a step that speculates, over the rows of the target pass; at pace 1.
     target: CostCurve,
+    /// Everything but drafting of a step that also reads prompts, over all rows; at pace 1.
+    mixed: CostCurve,
     /// One pass of the draft, over its rows; at pace 1.
     round: CostCurve,
     /// Seconds now per second at pace 1.
@@ -55,6 +55,7 @@ impl Default for Costs {
         Self {
             plain: CostCurve::default(),
             target: CostCurve::default(),
+            mixed: CostCurve::default(),
             round: CostCurve::default(),
             pace: 1.0,
             n_plain: 0,
@@ -76,31 +77,45 @@ impl Costs {
         Some(self.passes().seconds(rows)? * self.pace)
     }
 
-    /// As [`target`](Self::target) for `0..=n_max` draft rows on top of `rows`, into `seconds`, never below the first; their price is up
-    /// to a quarter lower while a size was measured rarely. `None` before the first step.
-    ///
-    /// * `first`: seconds without draft rows, if they are known.
+    /// As [`target`](Self::target) for `0..=n_max` draft rows on top of `rows`, into `seconds`, but `plain_seconds` for none and never
+    /// less for more; their price is up to a quarter lower while a size was measured rarely. `None` before the first step.
     pub(super) fn targets_with(
         &self,
         rows: u32,
         n_max: u32,
-        first: Option<f64>,
+        plain_seconds: f64,
         seconds: &mut Vec<f64>,
     ) -> Option<()> {
-        seconds.clear();
         let passes = self.passes();
-        let base = first.map_or_else(|| passes.seconds(rows), |first| Some(first / self.pace))?;
+        passes.seconds(rows)?;
+        seconds.clear();
+        seconds.push(plain_seconds);
+        let plain = plain_seconds / self.pace;
         let mut known = (f64::NAN, 0.0);
-        seconds.push(base * self.pace);
         seconds.extend((rows + 1..).zip(passes.seconds_from(rows + 1)).take(n_max as usize).map(
             |(rows, own)| {
                 let evidence = passes.evidence(rows);
                 if evidence != known.0 {
                     known = (evidence, 1.0 - BENEFIT_OF_DOUBT / (1.0 + evidence).sqrt());
                 }
-                (base + (own - base).max(0.0) * known.1) * self.pace
+                (plain + (own - plain).max(0.0) * known.1) * self.pace
             },
         ));
+        Some(())
+    }
+
+    /// Expected seconds of a target pass that also reads prompts, for `0..=n_max` draft rows on top of `rows`, into `seconds`. `None`
+    /// before the first step.
+    ///
+    /// A draft row costs what rows cost beside prompts or what they cost without, whichever is more: where few draft and many read, the
+    /// first is the price of a row without output; where many rows were never verified at once, the second is a guess.
+    pub(super) fn targets_beside_prompts(&self, rows: u32, n_max: u32, seconds: &mut Vec<f64>) -> Option<()> {
+        let passes = self.passes();
+        let mixed = if self.mixed.rows_max() > 0.0 { &self.mixed } else { passes };
+        let (alone, beside) = (passes.seconds(rows)?, mixed.seconds(rows)?);
+        let both = passes.seconds_from(rows).zip(mixed.seconds_from(rows)).take(n_max as usize + 1);
+        seconds.clear();
+        seconds.extend(both.map(|(pass, mix)| (beside + (pass - alone).max(mix - beside)) * self.pace));
         Some(())
     }
 
@@ -127,7 +142,8 @@ impl Costs {
 
     /// Most rows of a target pass whose time can be judged: twice the most that were measured.
     pub(super) fn rows_trusted(&self) -> u32 {
-        (2.0 * self.target.rows_max().max(self.plain.rows_max())) as u32
+        let curves = [&self.plain, &self.target, &self.mixed];
+        (2.0 * curves.map(CostCurve::rows_max).into_iter().fold(0.0, f64::max)) as u32
     }
 
     /// Has what was learnt count, if it is enough to be worth it.
@@ -136,6 +152,7 @@ impl Costs {
             self.n_new = 0;
             self.plain.settle();
             self.target.settle();
+            self.mixed.settle();
             self.round.settle();
         }
     }
@@ -148,18 +165,20 @@ impl Costs {
         let drafting_missed = self.learn_rounds(feedback);
         let seconds = feedback.step_time.saturating_sub(feedback.draft_time).as_secs_f64() / self.pace;
         let rows = feedback.target_rows;
-        let is_mixed = feedback.prefill_rows > 0;
         let is_plain = feedback.outcomes.iter().all(|outcome| outcome.drafted == 0);
         self.n_plain = if is_plain { self.n_plain.saturating_add(1) } else { 0 };
-        let missed = match (is_mixed, is_plain) {
-            (true, _) => self.target.learn(rows, seconds, MIXED_WEIGHT),
+        let missed = match (feedback.prefill_rows > 0, is_plain) {
+            (true, _) => {
+                self.mixed.learn(rows, seconds, 1.0);
+                None
+            }
             (false, false) => self.target.learn(rows, seconds, 1.0),
             (false, true) if self.n_plain > STEPS_TO_WARM => self.plain.learn(rows, seconds, 1.0),
             (false, true) => None,
         };
         self.n_steps = self.n_steps.saturating_add(1);
         self.n_new += 1;
-        if let Some(missed) = missed.filter(|_| !is_mixed) {
+        if let Some(missed) = missed {
             self.pace = (self.pace * (PACE_GAIN * missed).exp()).clamp(1e-6, 1e6);
         }
         drafting_missed
@@ -335,7 +354,7 @@ mod tests {
         learn(&mut costs, 8, 3, 16);
         let plain = costs.plain(1).unwrap();
         let mut seconds = Vec::new();
-        costs.targets_with(1, 3, Some(plain), &mut seconds).unwrap();
+        costs.targets_with(1, 3, plain, &mut seconds).unwrap();
         for (n, got) in (1..).zip(&seconds[1..]) {
             let doubt = BENEFIT_OF_DOUBT / (1.0 + costs.evidence(1 + n)).sqrt();
             let expected = plain + (costs.target(1 + n).unwrap() - plain) * (1.0 - doubt);
@@ -343,6 +362,27 @@ mod tests {
         }
         assert!((seconds[0] / plain - 1.0).abs() < 1e-12);
         assert_eq!(seconds.len(), 4);
+    }
+
+    #[test]
+    fn a_row_beside_prompts_costs_at_least_what_it_costs_without() {
+        let mut costs = Costs::default();
+        // Alone 1 ms a row from 10 on; beside prompts nothing, as it seems.
+        for (drafted, ms) in [(1, 11), (3, 13), (7, 17)] {
+            learn(&mut costs, 20, drafted, ms);
+        }
+        for _ in 0..20 {
+            for drafted in [0, 4] {
+                let outcomes = [outcome(drafted)];
+                let step = feedback(&outcomes, drafted, 2 * u64::from(drafted), 30);
+                costs.learn(&StepFeedback { target_rows: 20 + drafted, prefill_rows: 19, ..step });
+            }
+            costs.settle();
+        }
+        let mut seconds = Vec::new();
+        costs.targets_beside_prompts(20, 2, &mut seconds).unwrap();
+        assert!((seconds[0] / 0.030 - 1.0).abs() < 0.01, "{seconds:?}");
+        assert!(((seconds[2] - seconds[0]) / 0.002 - 1.0).abs() < 0.01, "{seconds:?}");
     }
 
     #[test]
