@@ -173,8 +173,8 @@ impl Models {
         sighted
     }
 
-    fn settle(&mut self) {
-        let kept = |n_new: f64| (-n_new / MEMORY_LABELS - 1.0 / MEMORY_STEPS).exp();
+    fn settle(&mut self, n_steps: u32) {
+        let kept = |n_new: f64| (-n_new / MEMORY_LABELS - f64::from(n_steps) / MEMORY_STEPS).exp();
         self.shared.settle(kept(self.shared.n_new()), 1.0);
         self.blind.settle(kept(self.blind.n_new()), 1.0);
         self.sighted.settle(kept(self.sighted.n_new()), 1.0);
@@ -281,10 +281,10 @@ impl Acceptance {
         }
     }
 
-    /// Ends a step: what was learnt counts from now on.
-    pub fn settle(&mut self) {
-        self.greedy.settle();
-        self.sampled.settle();
+    /// Ends a step, and as many before it in which nothing was heard: what was learnt counts from now on, and fades.
+    pub fn settle(&mut self, n_steps: u32) {
+        self.greedy.settle(n_steps);
+        self.sampled.settle(n_steps);
     }
 
     /// Expected calibration error of the best prediction there was for each label, over the last 2000 or so; in `0..=1`,
@@ -365,7 +365,7 @@ mod tests {
         let mut acceptance = Acceptance::default();
         for step in 0..60 {
             acceptance.learn(&outcome(step % 3, 4, (step % 5) as u32), &[]);
-            acceptance.settle();
+            acceptance.settle(1);
         }
         for offset in [-2.5, 0.0, 0.4, 30.0] {
             let mut got = [0.0; 8];
@@ -403,7 +403,7 @@ mod tests {
             let is_tenth = step % 10 == 0;
             acceptance.learn(&outcome(1, 1, u32::from(!is_tenth)), &[]);
             acceptance.learn(&outcome(2, 1, u32::from(is_tenth)), &[]);
-            acceptance.settle();
+            acceptance.settle(1);
         }
         assert_eq!(acceptance.insight(), None, "no shape was seen");
         let of = |seq| acceptance.blind(0.0, acceptance.offset(SeqId(seq)), 0);
@@ -423,7 +423,7 @@ mod tests {
             noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let is_accepted = (noise >> 33) % 10 < of_ten;
             acceptance.learn(&outcome(1, 1, u32::from(is_accepted)), &[position(top_prob)]);
-            acceptance.settle();
+            acceptance.settle(1);
         }
         let offset = acceptance.offset(SeqId(1));
         let (sure, unsure) = (
@@ -451,7 +451,7 @@ mod tests {
         for broken in [f32::NAN, f32::INFINITY, -1.0] {
             let position = DraftPosition { index: 0, entropy: broken, top_prob: broken, path_log_prob: 0.0 };
             acceptance.learn(&outcome(1, 1, 0), &[position]);
-            acceptance.settle();
+            acceptance.settle(1);
             let got = acceptance.sighted(0.0, acceptance.offset(SeqId(1)), &position);
             assert!((0.0..=1.0).contains(&got), "{broken}: {got}");
         }

@@ -10,11 +10,13 @@
 //! |---|---|
 //! | what may be accepted | [`Acceptance`]: per position, per request, with or without the draft's shape |
 //! | what time it takes | `auto/costs.rs`: target pass and draft round over rows, and the machine's pace |
+//! | what it would take in this step | `auto/pricing.rs` |
 //! | which lengths are best | `auto/choice.rs`: every depth and every head of the ranking by survival |
 //! | when a draft stops, what is verified | `auto/marginal.rs`, the marginal rule: `w a / seconds >= rate` |
 //! | whether the draft's shape is worth computing | `auto/insight.rs`: what it tells against what it takes |
 //! | whether the model is right | `auto/guard.rs`: measured against foretold rates |
 //! | whether to begin or to end | `auto/switch.rs`: any gain keeps it on, a sure one starts it |
+//! | how long a decision to decode plainly stands | `auto/rest.rs` |
 //! | whether things changed while it is off | `auto/probe.rs`, `auto/probing.rs`: one sequence, half a percent of the time |
 //!
 //! Why trimming is lossless: the rate and the price of a row that a position has to beat are fixed before anything is
@@ -29,8 +31,10 @@ mod costs;
 mod guard;
 mod insight;
 mod marginal;
+mod pricing;
 mod probe;
 mod probing;
+mod rest;
 mod step;
 mod switch;
 
@@ -39,11 +43,12 @@ use std::time::Duration;
 use crate::acceptance::Acceptance;
 use crate::registry::{Entry, Parameter, Settings, ValueSet};
 use crate::{DraftPosition, PlanView, Planned, Policy, Reason, SeqId, SequenceView, Signals, StepFeedback};
-use choice::{Best, Candidate, DEPTH_MAX, Objective, Search};
-use costs::{Costs, STEPS_TO_WARM};
+use choice::{Candidate, DEPTH_MAX, Search};
+use costs::Costs;
 use guard::{Guard, Progress};
 use insight::Insight;
 use probe::Probe;
+use rest::Rest;
 use step::{Drafting, Step, Turn, urgency};
 use switch::Switch;
 
@@ -74,33 +79,17 @@ pub static ENTRY: Entry = Entry {
 /// Lengths of the first steps, from which first costs are learnt; everyone drafts as much.
 const FIRST_LENS: [u32; 20] = [0, 0, 0, 0, 0, 2, 1, 4, 2, 3, 1, 2, 1, 0, 0, 0, 0, 3, 4, 1];
 
-/// Plain steps of a batch size that must have been measured before speculation is compared with them.
-const PLAIN_STEPS_MIN: u32 = 3;
-
-/// Plain steps in a row that measure plain decoding: the first ones are slower and do not count.
-const REFRESH_STEPS: u32 = STEPS_TO_WARM + PLAIN_STEPS_MIN;
-
-/// What changing to plain decoding and back costs beyond the speed that is missed meanwhile, in plain steps.
-const REFRESH_COST: f64 = 1.5;
-
-/// Share of the time that measuring plain decoding may cost while speculating.
-const REFRESH_SHARE: f64 = 0.006;
-
-/// Most speculating steps between two such measurements.
-const REFRESH_INTERVAL_MAX: f64 = 1024.0;
-
 /// Steps within which catching up must have paid for itself, if the request does not end before.
 const HORIZON_STEPS: f64 = 64.0;
-
-/// Steps for which a decision to decode plainly stands while the batch stays the same. Nothing is learnt about drafts
-/// meanwhile, and a small model's step takes no longer than a hundred decisions.
-const REST_STEPS: u32 = 8;
 
 /// Unread tokens that every drafting sequence may have: the last one, and the one before if all drafts were kept.
 const LAG_ORDINARY: u32 = 2;
 
 /// Nats per label from which the shape may lengthen a draft beyond its plan.
 const INSIGHT_TO_GO_ON: f64 = 0.01;
+
+/// Steps without a draft after which what is known of acceptance fades.
+const SILENT_STEPS: u32 = 64;
 
 /// Steps after which divergences are looked at again once acceptance is known: comparing two distributions takes time, and
 /// says little that accepted and rejected drafts have not said by then.
@@ -109,18 +98,14 @@ const DIVERGENCE_STEPS: u64 = 8;
 /// Uncertainty of acceptance from which every divergence is welcome, log-odds.
 const UNCERTAINTY_TO_COMPARE: f64 = 0.2;
 
-/// Passes of a size from which its time counts for what a row costs.
-const STEPS_TO_JUDGE: f64 = 3.0;
-
-/// Bound on the draft tokens of a step.
-const DRAFTS_MAX: u32 = 512;
-
 /// Chooses lengths by what they are worth; see the file's head.
 #[derive(Clone, Debug)]
 pub struct Auto {
     name: String,
     k_max: u32,
     acceptance: Acceptance,
+    /// Steps since acceptance was settled.
+    n_unsettled: u32,
     costs: Costs,
     search: Search,
     guard: Guard,
@@ -135,21 +120,6 @@ pub struct Auto {
     step: Step,
 }
 
-/// A decision to decode plainly that still stands.
-#[derive(Clone, Copy, Debug)]
-struct Rest {
-    n_steps: u32,
-    /// Batch size it was made for.
-    n_sequences: usize,
-    reason: Reason,
-}
-
-impl Default for Rest {
-    fn default() -> Self {
-        Self { n_steps: 0, n_sequences: 0, reason: "does not pay" }
-    }
-}
-
 impl Auto {
     /// Reads the settings of [`ENTRY`]; nothing is learnt yet.
     pub fn new(settings: &Settings) -> Self {
@@ -157,6 +127,7 @@ impl Auto {
             name: settings.name(),
             k_max: settings.count("k_max"),
             acceptance: Acceptance::default(),
+            n_unsettled: 0,
             costs: Costs::default(),
             search: Search::default(),
             guard: Guard::default(),
@@ -216,83 +187,9 @@ impl Auto {
         }
     }
 
-    /// Finds the best lengths of a step without prompts; `None` before the first timed step.
-    fn search(&mut self, view: &PlanView<'_>) -> Option<Best> {
-        let n_sequences = view.sequences.len() as u32;
-        let plain_seconds = self.costs.plain(n_sequences)?;
-        let n_drafts_max = self.n_drafts_max(n_sequences, n_sequences);
-        self.costs.targets_with(n_sequences, n_drafts_max, plain_seconds, &mut self.step.prices.target)?;
-        let step = &mut self.step;
-        step.prices.round.clear();
-        step.prices.round.extend((0..=n_sequences).map(|n| self.costs.round(n.max(1))));
-        let n_unread: u32 =
-            view.sequences.iter().map(|sequence| sequence.draft_lag.clamp(1, LAG_ORDINARY)).sum();
-        step.prices.first_round.clear();
-        step.prices.first_round.extend((0..=n_sequences).map(|n| {
-            let rows = (n * n_unread).div_ceil(n_sequences);
-            self.costs.round(rows.max(1))
-        }));
-        step.plain_seconds = plain_seconds;
-        step.weight = step.candidates.iter().map(|candidate| candidate.weight).sum();
-        step.best = self.search.run(&step.candidates, &step.prices, Objective::Rate, &mut step.lens);
-        let best = step.best;
-        let is_known = |n| self.costs.evidence(n_sequences + n as u32) >= STEPS_TO_JUDGE;
-        self.step.row_seconds = self.row_seconds(best.n_drafts, is_known);
-        Some(best)
-    }
-
-    /// Finds the best lengths beside prompts, where time costs what it does without them. Only differences count.
-    fn search_beside_prompts(&mut self, view: &PlanView<'_>) -> Option<()> {
-        let n_sequences = view.sequences.len() as u32;
-        let rows = n_sequences + view.prefill_rows;
-        let n_drafts_max = self.n_drafts_max(rows, n_sequences);
-        self.costs.targets_beside_prompts(rows, n_drafts_max, &mut self.step.prices.target)?;
-        let step = &mut self.step;
-        let objective = Objective::Surplus(step.best.value);
-        let found = self.search.run(&step.candidates, &step.prices, objective, &mut step.lens);
-        self.step.row_seconds = self.row_seconds(found.n_drafts, |_| true);
-        Some(())
-    }
-
-    /// Seconds per draft row around `n` of them: the secant from half of them to twice as many, which averages over bumps; less
-    /// far if that size is not known. Not from none: that would be a plain step, whose time differs for other reasons.
-    fn row_seconds(&self, n: usize, is_known: impl Fn(usize) -> bool) -> f64 {
-        let prices = &self.step.prices.target;
-        let (from, farthest) = ((n / 2).max(1), (2 * n.max(1)).min(prices.len() - 1));
-        let to = (n + 1..=farthest).rev().find(|&to| is_known(to)).unwrap_or(n.min(farthest));
-        if to > from { ((prices[to] - prices[from]) / (to - from) as f64).max(0.0) } else { 0.0 }
-    }
-
-    /// Draft rows on top of `rows` that can be judged, if that many may be planned.
-    fn n_drafts_max(&self, rows: u32, n_sequences: u32) -> u32 {
-        let judged = self.costs.rows_trusted().saturating_sub(rows);
-        let planned = self.step.candidates.iter().map(Candidate::len_max).sum::<u32>().min(DRAFTS_MAX);
-        planned.min(judged).max(n_sequences)
-    }
-
     /// Expected rate of the best lengths over that of plain decoding, as far as the past bears it out.
     fn gain(&self) -> f64 {
         self.step.best.value * self.step.plain_seconds / self.step.weight * self.guard.factor()
-    }
-
-    /// Whether the last decision, to decode plainly, still stands.
-    fn rests(&self, view: &PlanView<'_>) -> bool {
-        let Rest { n_steps, n_sequences, .. } = self.rest;
-        n_steps > 0 && n_sequences == view.sequences.len() && view.prefill_rows == 0
-    }
-
-    /// Has the decision that was just made stand for `n_steps` steps, this one included.
-    fn rest(&mut self, n_steps: u32, view: &PlanView<'_>, reason: Reason) {
-        self.rest = Rest { n_steps: n_steps - 1, n_sequences: view.sequences.len(), reason };
-    }
-
-    /// Whether plain decoding was not measured for this batch size, or not for long enough.
-    fn must_measure_plain(&self, view: &PlanView<'_>) -> bool {
-        let missed = f64::from(REFRESH_STEPS) * (self.gain() - 1.0).max(0.0);
-        let interval = ((REFRESH_COST + missed) / REFRESH_SHARE).min(REFRESH_INTERVAL_MAX);
-        let evidence = self.costs.plain_evidence(view.sequences.len() as u32);
-        view.prefill_rows == 0
-            && (evidence < f64::from(PLAIN_STEPS_MIN) || f64::from(self.n_since_plain) >= interval)
     }
 
     fn plan_first(&mut self, len: u32, plan: &mut [Planned]) {
@@ -306,9 +203,7 @@ impl Auto {
 
     fn plan_speculation(&mut self, view: &PlanView<'_>, plan: &mut [Planned]) {
         if self.must_measure_plain(view) {
-            self.n_since_plain = 0;
-            self.rest(REFRESH_STEPS, view, "measuring");
-            plan.fill(plain(self.rest.reason));
+            self.measure_plain(view, plan);
             return;
         }
         self.n_since_plain += 1;
@@ -358,6 +253,11 @@ impl Auto {
     }
 
     fn learn_acceptance(&mut self, feedback: &StepFeedback<'_>) {
+        self.n_unsettled += 1;
+        let is_silent = feedback.outcomes.iter().all(|outcome| outcome.drafted == 0);
+        if is_silent && self.n_unsettled < SILENT_STEPS {
+            return;
+        }
         // Everyone in turn comes first: in a large batch the last ones are heard less.
         let first = feedback.step as usize % feedback.outcomes.len().max(1);
         let (before, after) = feedback.outcomes.split_at(first);
@@ -365,7 +265,7 @@ impl Auto {
             let (start, len) = self.step.find(outcome.seq).map_or((0, 0), |i| self.step.drafting[i].features);
             self.acceptance.learn(outcome, &self.step.features[start..start + len]);
         }
-        self.acceptance.settle();
+        self.acceptance.settle(std::mem::take(&mut self.n_unsettled));
     }
 }
 
@@ -385,13 +285,11 @@ impl Policy for Auto {
     }
 
     fn plan(&mut self, view: &PlanView<'_>, plan: &mut [Planned]) {
-        if self.rests(view) {
-            self.rest.n_steps -= 1;
-            self.save_up();
-            plan.fill(plain(self.rest.reason));
+        if self.rest.stands(view) {
+            self.go_on_resting(plan);
             return;
         }
-        self.rest.n_steps = 0;
+        self.rest = Rest::default();
         self.costs.settle();
         self.survey(view);
         let can_draft = view.sequences.iter().any(|sequence| sequence.limit > 0);
@@ -541,16 +439,15 @@ mod tests {
                 now: Duration::ZERO,
             };
             let mut plan = vec![Planned::none(); sequences.len()];
-            let decides = !auto.rests(&view);
+            let decides = !auto.rest.stands(&view);
             auto.plan(&view, &mut plan);
             assert!(plan.iter().all(|planned| planned.len == 0), "{plan:?}");
             decides
         };
-        let pattern: Vec<bool> = (0..REST_STEPS + 1).map(|_| decides(4, 0)).collect();
-        let expected: Vec<bool> = (0..REST_STEPS + 1).map(|i| i % REST_STEPS == 0).collect();
+        let pattern: Vec<bool> = (0..33).map(|_| decides(4, 0)).collect();
+        let expected: Vec<bool> = (0..33).map(|i| i % 32 == 0).collect();
         assert_eq!(pattern, expected);
-        assert!(decides(3, 0), "another batch");
-        assert!(!decides(3, 0) && decides(3, 5), "prompts");
-        assert!(decides(3, 0), "what was decided beside prompts does not stand");
+        assert!(!decides(4, 5) && !decides(3, 5), "beside prompts");
+        assert!(decides(3, 0) && !decides(3, 0), "another batch");
     }
 }

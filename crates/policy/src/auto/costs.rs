@@ -25,7 +25,7 @@ const BENEFIT_OF_DOUBT: f64 = 0.25;
 const YOUNG_STEPS: u32 = 64;
 
 /// Steps whose times are then taken in together.
-const STEPS_PER_LAYOUT: u32 = 2;
+const STEPS_PER_LAYOUT: u32 = 8;
 
 /// Plain steps behind a speculating one that still pay for it.
 pub(super) const STEPS_TO_WARM: u32 = 2;
@@ -162,10 +162,10 @@ impl Costs {
     /// Returns the logarithm by which drafting missed what it was expected to take; `None` if nobody drafted, or somebody caught
     /// up.
     pub(super) fn learn(&mut self, feedback: &StepFeedback<'_>) -> Option<f64> {
-        let drafting_missed = self.learn_rounds(feedback);
+        let is_plain = feedback.outcomes.iter().all(|outcome| outcome.drafted == 0);
+        let drafting_missed = if is_plain { None } else { self.learn_rounds(feedback) };
         let seconds = feedback.step_time.saturating_sub(feedback.draft_time).as_secs_f64() / self.pace;
         let rows = feedback.target_rows;
-        let is_plain = feedback.outcomes.iter().all(|outcome| outcome.drafted == 0);
         self.n_plain = if is_plain { self.n_plain.saturating_add(1) } else { 0 };
         let missed = match (feedback.prefill_rows > 0, is_plain) {
             (true, _) => {

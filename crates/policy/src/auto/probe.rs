@@ -80,8 +80,8 @@ impl Probe {
     /// * `gain`: expected rate of speculation over that of plain decoding; the further below 1, the longer the pause.
     pub(super) fn start(&mut self, offer: Offer, plain_seconds: f64, gain: f64) -> bool {
         let patience = (2.0f64).powf((1.0 - gain) / SHORTFALL - 1.0).clamp(1.0, PATIENCE_MAX);
-        let cost = offer.catch_up + f64::from(STEPS) * offer.step.max(0.02 * plain_seconds);
-        if self.savings < cost * patience {
+        let cost = patience * (offer.catch_up + f64::from(STEPS) * offer.step.max(0.02 * plain_seconds));
+        if self.savings < cost {
             return false;
         }
         self.savings -= cost;
@@ -106,7 +106,7 @@ mod tests {
         }
         // 50 s saved, 0.1 + 4 * 0.4 = 1.7 s each.
         assert_eq!(n_probes, 29);
-        // At 20 % short the pauses are twice as long: the savings must reach twice the cost, then one cost is spent.
+        // At 20 % short the pauses are twice as long: twice the cost must be saved, and is spent.
         let mut probe = Probe::new(0.005);
         (0..679).for_each(|_| probe.save(1.0, false));
         assert!(!probe.start(offer, 1.0, 0.8));

@@ -4,7 +4,7 @@ use super::choice::Candidate;
 use super::probe::{Offer, Who};
 use super::step::{Drafting, Step, Turn};
 use super::switch::GAIN_TO_START;
-use super::{Auto, LAG_ORDINARY, REST_STEPS, plain};
+use super::{Auto, LAG_ORDINARY, plain};
 use crate::{PlanView, Planned, SequenceView};
 
 /// Length of a probe, tokens.
@@ -23,10 +23,11 @@ impl Auto {
         self.step.is_open = self.is_open(view);
         self.save_up();
         if view.prefill_rows > 0 {
+            self.take_rest(view);
             return;
         }
         match self.probe.in_progress().or_else(|| self.start_probe(view)) {
-            None => self.rest(REST_STEPS, view, "does not pay"),
+            None => self.take_rest(view),
             Some(Who::All) => {
                 self.begin_probe();
                 let (tokens, seconds) = self.one_each(false);
