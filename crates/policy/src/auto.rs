@@ -247,7 +247,7 @@ impl Auto {
         if step.turn == Turn::Speculating {
             self.switch.note(measured);
         }
-        if !step.has_catch_up {
+        if !step.has_catch_up && self.costs.is_warm() {
             self.guard.note(feedback.outcomes.len(), foretold, measured);
         }
     }

@@ -20,6 +20,11 @@ const REFRESH_COST: f64 = 1.5;
 /// Share of the time that measuring plain decoding may cost while speculating.
 const REFRESH_SHARE: f64 = 0.006;
 
+/// Plain steps of a batch size that say enough of it, and factor by which that share may grow while there are fewer: what
+/// speculation is compared with must not rest on a few steps that something slowed down.
+const EVIDENCE_ENOUGH: f64 = 32.0;
+const DOUBT_MAX: f64 = 4.0;
+
 /// Most speculating steps between two such measurements.
 const REFRESH_INTERVAL_MAX: f64 = 1024.0;
 
@@ -62,8 +67,9 @@ impl Auto {
     /// Whether plain decoding was not measured for this batch size, or not for long enough.
     pub(super) fn must_measure_plain(&self, view: &PlanView<'_>) -> bool {
         let missed = f64::from(REFRESH_STEPS) * (self.gain() - 1.0).max(0.0);
-        let interval = ((REFRESH_COST + missed) / REFRESH_SHARE).min(REFRESH_INTERVAL_MAX);
         let evidence = self.costs.plain_evidence(view.sequences.len() as u32);
+        let doubt = (EVIDENCE_ENOUGH / evidence).clamp(1.0, DOUBT_MAX);
+        let interval = ((REFRESH_COST + missed) / (REFRESH_SHARE * doubt)).min(REFRESH_INTERVAL_MAX);
         view.prefill_rows == 0
             && (evidence < f64::from(PLAIN_STEPS_MIN) || f64::from(self.n_since_plain) >= interval)
     }

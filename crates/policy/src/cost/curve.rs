@@ -102,7 +102,7 @@ impl Default for CostCurve {
 impl CostCurve {
     /// Takes in one pass; it counts from the next [`settle`](Self::settle) on. Passes without a row, or over which the clock stood still, are ignored.
     ///
-    /// * `weight`: evidence of this pass against an ordinary one, in `(0, 1]`.
+    /// * `weight`: evidence of this pass against an ordinary one, more than 0.
     /// * Returns the logarithm by which the pass missed what was known of its size, bounded by that of 1.5; `None` for the
     ///   first few passes of a size.
     pub fn learn(&mut self, rows: u32, seconds: f64, weight: f64) -> Option<f64> {
