@@ -209,7 +209,6 @@ impl Auto {
         self.n_since_plain += 1;
         self.step.turn = Turn::Speculating;
         self.step.foretell(self.step.best.tokens, self.step.best.seconds);
-        self.step.has_catch_up = false;
         self.step.rounds_decided = 0;
         let has_room =
             self.step.wants_shape && self.acceptance.insight().is_some_and(|nats| nats > INSIGHT_TO_GO_ON);
@@ -220,7 +219,6 @@ impl Auto {
                 continue;
             }
             step.drafting[i].drafts = true;
-            step.has_catch_up |= step.candidates[i].catch_up > 0.0;
             step.drafting[i].planned_survival = step.candidates[i].survivals[len as usize - 1];
             // Room to go on where the draft turns out to be sure; the marginal rule ends it.
             let len = if has_room { (2 * len + 2).min(self.k_max) } else { len };
@@ -247,7 +245,8 @@ impl Auto {
         if step.turn == Turn::Speculating {
             self.switch.note(measured);
         }
-        if !step.has_catch_up && self.costs.is_warm() {
+        // With catching up: who drafts in one step and not in the next reads again and again what was priced once.
+        if self.costs.is_warm() {
             self.guard.note(feedback.outcomes.len(), foretold, measured);
         }
     }

@@ -4,7 +4,7 @@ use super::choice::Candidate;
 use super::probe::{Offer, Who};
 use super::step::{Drafting, Step, Turn};
 use super::switch::GAIN_TO_START;
-use super::{Auto, LAG_ORDINARY, plain};
+use super::{Auto, plain};
 use crate::{PlanView, Planned, SequenceView};
 
 /// Length of a probe, tokens.
@@ -32,7 +32,6 @@ impl Auto {
                 self.begin_probe();
                 let (tokens, seconds) = self.one_each(false);
                 self.step.foretell(tokens, seconds);
-                self.step.has_catch_up = view.sequences.iter().any(|s| s.draft_lag > LAG_ORDINARY);
                 plan.fill(Planned { len: 1, width: 1, is_settled: false, reason: "probing" });
             }
             Some(Who::One(seq)) => {

@@ -59,8 +59,6 @@ pub(super) struct Step {
     pub(super) weight: f64,
     /// Seconds that one more verified row takes.
     pub(super) row_seconds: f64,
-    /// Whether a draft has to read more than usual first.
-    pub(super) has_catch_up: bool,
     /// Whether divergences are asked for.
     pub(super) wants_divergence: bool,
     /// Whether speculation does not seem to pay, but may: of what is accepted too little is known.
