@@ -253,8 +253,7 @@ impl Auto {
 
     fn learn_acceptance(&mut self, feedback: &StepFeedback<'_>) {
         self.n_unsettled += 1;
-        let is_silent = feedback.outcomes.iter().all(|outcome| outcome.drafted == 0);
-        if is_silent && self.n_unsettled < SILENT_STEPS {
+        if feedback.is_plain() && self.n_unsettled < SILENT_STEPS {
             return;
         }
         // Everyone in turn comes first: in a large batch the last ones are heard less.

@@ -70,3 +70,10 @@ pub struct StepFeedback<'a> {
     /// Time of the whole step.
     pub step_time: Duration,
 }
+
+impl StepFeedback<'_> {
+    /// Whether nobody drafted.
+    pub fn is_plain(&self) -> bool {
+        self.outcomes.iter().all(|outcome| outcome.drafted == 0)
+    }
+}

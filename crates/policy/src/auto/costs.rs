@@ -30,9 +30,6 @@ const STEPS_PER_LAYOUT: u32 = 8;
 /// Steps behind a change between plain and speculating ones that still pay for it.
 pub(super) const STEPS_TO_WARM: u32 = 2;
 
-/// Passes of a size that must be known for a step behind a change not to count.
-const PASSES_TO_DO_WITHOUT: f64 = 3.0;
-
 /// Weight of a plain step that interrupts speculation to be measured, against one among many: few stand for much.
 const MEASURING_WEIGHT: f64 = 4.0;
 
@@ -146,9 +143,9 @@ impl Costs {
         self.plain.evidence(rows)
     }
 
-    /// Target passes of this size behind drafting that were measured.
-    pub(super) fn evidence(&self, rows: u32) -> f64 {
-        self.target.evidence(rows)
+    /// Whether target passes of this size behind drafting were measured often enough to judge by.
+    pub(super) fn is_sound(&self, rows: u32) -> bool {
+        self.target.is_sound(rows)
     }
 
     /// Most rows of a target pass whose time can be judged: twice the most that were measured.
@@ -173,7 +170,7 @@ impl Costs {
     /// Returns the logarithm by which drafting missed what it was expected to take; `None` if nobody drafted, or somebody caught
     /// up.
     pub(super) fn learn(&mut self, feedback: &StepFeedback<'_>) -> Option<f64> {
-        let is_plain = feedback.outcomes.iter().all(|outcome| outcome.drafted == 0);
+        let is_plain = feedback.is_plain();
         self.n_alike = if is_plain == self.is_plain { self.n_alike.saturating_add(1) } else { 1 };
         self.is_plain = is_plain;
         let drafting_missed = if is_plain { None } else { self.learn_rounds(feedback) };
@@ -187,7 +184,7 @@ impl Costs {
             (false, true) => (&mut self.plain, if is_few { MEASURING_WEIGHT } else { 1.0 }),
             (false, false) => (&mut self.target, 1.0),
         };
-        let counts = has_prompts || is_warm || curve.evidence(rows) < PASSES_TO_DO_WITHOUT;
+        let counts = has_prompts || is_warm || !curve.is_sound(rows);
         let missed = if counts { curve.learn(rows, seconds, weight) } else { None };
         self.n_steps = self.n_steps.saturating_add(1);
         self.n_new += 1;
@@ -377,7 +374,7 @@ mod tests {
         let mut seconds = Vec::new();
         costs.targets_with(1, 3, plain, &mut seconds).unwrap();
         for (n, got) in (1..).zip(&seconds[1..]) {
-            let doubt = BENEFIT_OF_DOUBT / (1.0 + costs.evidence(1 + n)).sqrt();
+            let doubt = BENEFIT_OF_DOUBT / (1.0 + costs.target.evidence(1 + n)).sqrt();
             let expected = plain + (costs.target(1 + n).unwrap() - plain) * (1.0 - doubt);
             assert!((got / expected - 1.0).abs() < 1e-12, "{n}: {expected}, {got}");
         }

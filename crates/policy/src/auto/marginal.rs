@@ -51,6 +51,9 @@ impl Auto {
 
     /// Cuts what was drafted to what is worth its rows, and keeps the features of all of it.
     pub(super) fn cut(&mut self, view: &PlanView<'_>, drafted: &[&[DraftPosition]], verify_lens: &mut [u32]) {
+        if self.step.turn == Turn::Plain {
+            return;
+        }
         let price = self.step.best.value * self.step.row_seconds;
         for ((sequence, positions), len) in view.sequences.iter().zip(drafted).zip(verify_lens) {
             let start = self.step.features.len();

@@ -5,9 +5,6 @@ use super::LAG_ORDINARY;
 use super::choice::{Best, Candidate, Objective};
 use crate::PlanView;
 
-/// Passes of a size from which its time counts for what a row costs.
-const STEPS_TO_JUDGE: f64 = 3.0;
-
 /// Bound on the draft tokens of a step.
 const DRAFTS_MAX: u32 = 512;
 
@@ -32,7 +29,7 @@ impl Auto {
         step.weight = step.candidates.iter().map(|candidate| candidate.weight).sum();
         step.best = self.search.run(&step.candidates, &step.prices, Objective::Rate, &mut step.lens);
         let best = step.best;
-        let is_known = |n| self.costs.evidence(n_sequences + n as u32) >= STEPS_TO_JUDGE;
+        let is_known = |n| self.costs.is_sound(n_sequences + n as u32);
         self.step.row_seconds = self.row_seconds(best.n_drafts, is_known);
         Some(best)
     }

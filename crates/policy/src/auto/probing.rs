@@ -22,11 +22,11 @@ impl Auto {
         plan.fill(plain("does not pay"));
         self.step.is_open = self.is_open(view);
         self.save_up();
-        if view.prefill_rows > 0 {
-            self.take_rest(view);
-            return;
-        }
-        match self.probe.in_progress().or_else(|| self.start_probe(view)) {
+        let who = match view.prefill_rows {
+            0 => self.probe.in_progress().or_else(|| self.start_probe(view)),
+            _ => None,
+        };
+        match who {
             None => self.take_rest(view),
             Some(Who::All) => {
                 self.begin_probe();

@@ -153,6 +153,11 @@ impl CostCurve {
         })
     }
 
+    /// Whether enough passes of this size were measured for their median to be sound.
+    pub fn is_sound(&self, rows: u32) -> bool {
+        self.evidence(rows) >= SOUND_FROM
+    }
+
     /// Evidence about passes of this size, in passes; not more than are remembered.
     pub fn evidence(&self, rows: u32) -> f64 {
         self.sizes[size_of(rows)].n.min(MEMORY)
