@@ -121,8 +121,8 @@ impl<E: Executor, C: Clock> Engine<E, C> {
             if !self.add_made_up(n)? {
                 return Ok(());
             }
-            let plain = (0..PLAIN_STEPS).map(|_| 0);
-            let lens = plain.chain((0..TURNS).flat_map(|_| LENS));
+            let n_plain = if n == 1 { WARM_UP_STEPS + PLAIN_STEPS } else { PLAIN_STEPS };
+            let lens = (0..n_plain).map(|_| 0).chain((0..TURNS).flat_map(|_| LENS));
             for len in lens.filter(|len| n * (1 + len) <= ROWS_MAX) {
                 if n_steps > WARM_UP_STEPS && self.clock.now() >= deadline {
                     return Ok(());

@@ -138,6 +138,11 @@ impl Costs {
         seconds.unwrap_or(0.0) * self.pace
     }
 
+    /// Whether plain steps of this size, or of sizes around it, were measured often enough to compare with.
+    pub(super) fn is_plain_sound(&self, rows: u32) -> bool {
+        self.plain.is_sound_between(rows)
+    }
+
     /// Plain steps of this size that were measured among their like.
     pub(super) fn plain_evidence(&self, rows: u32) -> f64 {
         self.plain.evidence(rows)

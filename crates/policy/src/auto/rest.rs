@@ -8,11 +8,8 @@ use crate::{PlanView, Planned, Reason};
 /// is settled. Nothing is learnt about drafts meanwhile, and a small model's step takes no longer than a hundred decisions.
 const REST_STEPS: (u32, u32) = (8, 32);
 
-/// Plain steps of a batch size that must have been measured before speculation is compared with them.
-const PLAIN_STEPS_MIN: u32 = 3;
-
 /// Plain steps in a row that measure plain decoding: the first ones are slower and do not count.
-const REFRESH_STEPS: u32 = STEPS_TO_WARM + PLAIN_STEPS_MIN;
+const REFRESH_STEPS: u32 = STEPS_TO_WARM + 3;
 
 /// What changing to plain decoding and back costs beyond the speed that is missed meanwhile, in plain steps.
 const REFRESH_COST: f64 = 1.5;
@@ -64,14 +61,15 @@ impl Auto {
         plan.fill(plain(self.rest.reason));
     }
 
-    /// Whether plain decoding was not measured for this batch size, or not for long enough.
+    /// Whether plain decoding was measured too rarely for batches of about this size, or too long ago.
     pub(super) fn must_measure_plain(&self, view: &PlanView<'_>) -> bool {
         let missed = f64::from(REFRESH_STEPS) * (self.gain() - 1.0).max(0.0);
-        let evidence = self.costs.plain_evidence(view.sequences.len() as u32);
+        let n_sequences = view.sequences.len() as u32;
+        let evidence = self.costs.plain_evidence(n_sequences);
         let doubt = (EVIDENCE_ENOUGH / evidence).clamp(1.0, DOUBT_MAX);
         let interval = ((REFRESH_COST + missed) / (REFRESH_SHARE * doubt)).min(REFRESH_INTERVAL_MAX);
         view.prefill_rows == 0
-            && (evidence < f64::from(PLAIN_STEPS_MIN) || f64::from(self.n_since_plain) >= interval)
+            && (!self.costs.is_plain_sound(n_sequences) || f64::from(self.n_since_plain) >= interval)
     }
 
     /// Has plain decoding measured, from this step on.

@@ -158,6 +158,17 @@ impl CostCurve {
         self.evidence(rows) >= SOUND_FROM
     }
 
+    /// Whether this size is sound, or the nearest sizes on both sides that are: the larger of at most twice the smaller's rows, so that
+    /// what lies between is no guess.
+    pub fn is_sound_between(&self, rows: u32) -> bool {
+        let sound = |size: &&Size| size.n >= SOUND_FROM;
+        let (below, above) = self.sizes.split_at(size_of(rows));
+        match (below.iter().rev().find(sound), above.iter().find(sound)) {
+            (Some(below), Some(above)) => above.rows <= 2.0 * below.rows || self.is_sound(rows),
+            _ => self.is_sound(rows),
+        }
+    }
+
     /// Evidence about passes of this size, in passes; not more than are remembered.
     pub fn evidence(&self, rows: u32) -> f64 {
         self.sizes[size_of(rows)].n.min(MEMORY)
@@ -344,6 +355,18 @@ mod tests {
         observations.push((24, 0.036));
         let got = curve(&observations).seconds(24).unwrap();
         assert!((0.024..0.028).contains(&got), "{got}");
+    }
+
+    #[test]
+    fn a_size_between_sound_ones_is_sound() {
+        let mut observations = vec![(4, 0.004); 3];
+        observations.extend([(8, 0.008); 3]);
+        observations.extend([(12, 0.012); 2]);
+        observations.extend([(20, 0.020); 3]);
+        let curve = curve(&observations);
+        let sound: Vec<u32> = (1..24).filter(|&rows| curve.is_sound_between(rows)).collect();
+        // 20 is more than twice 8, and 12 was measured but twice; 20 to 23 are one size.
+        assert_eq!(sound, [4, 5, 6, 7, 8, 20, 21, 22, 23]);
     }
 
     #[test]
