@@ -41,24 +41,25 @@ pub fn throughput(timelines: &[RequestTimeline]) -> Option<f64> {
     per_second(Totals::of(timelines).output_tokens, span(timelines))
 }
 
-/// Emitted tokens per second while `concurrency` requests were in flight: from the first arrival to the first end after which
-/// fewer of them are left. `None` if no time passed.
+/// Emitted tokens per second while `concurrency` requests were in flight and new ones took the places of those that ended: from
+/// the first end to the first end after which fewer are left. `None` if no time passed.
 ///
 /// With fewer than two requests per slot the load is never full for long; all of [`span`] counts then.
 ///
-/// A closed loop ends with fewer and fewer requests in flight, and how long that takes depends on how evenly a policy serves
-/// them; this leaves that part out. Tokens of the requests that were still in flight are counted as if each of them came at
-/// its request's TPOT.
+/// A closed loop begins with prompts only and ends with fewer and fewer requests in flight, and how long that takes depends on
+/// how evenly a policy serves them; this leaves both out. As many prompts are read in between as requests end. Tokens of requests
+/// that are in flight at either end are counted as if each of them came at its request's TPOT.
 pub fn full_load_throughput(timelines: &[RequestTimeline], concurrency: usize) -> Option<f64> {
     if timelines.len() < 2 * concurrency {
         return throughput(timelines);
     }
-    let first = timelines.iter().map(|timeline| timeline.arrival).min()?;
     let mut ends: Vec<Duration> = timelines.iter().map(|timeline| timeline.finished).collect();
     ends.sort_unstable();
+    let start = *ends.first()?;
     let end = ends[ends.len() - concurrency.clamp(1, ends.len())];
-    let n_tokens: f64 = timelines.iter().map(|timeline| emitted_until(timeline, end)).sum();
-    let seconds = end.saturating_sub(first).as_secs_f64();
+    let emitted = |timeline| emitted_until(timeline, end) - emitted_until(timeline, start);
+    let n_tokens: f64 = timelines.iter().map(emitted).sum();
+    let seconds = end.saturating_sub(start).as_secs_f64();
     (seconds > 0.0).then(|| n_tokens / seconds)
 }
 
@@ -200,19 +201,22 @@ mod tests {
     }
 
     #[test]
-    fn full_load_ends_when_a_slot_stays_empty() {
-        // Two slots: the third request takes over at 1000, the fourth at 1500; from 2000 on one of them is left alone.
+    fn full_load_is_from_the_first_end_until_a_slot_stays_empty() {
+        // Two slots: the third request takes over at 1000, the fourth at 1600; from 2000 on one of them is left alone.
         let timelines = [
             timeline([0, 100, 1000], 10),
-            timeline([0, 100, 1500], 14),
+            // From 1000 on: 6 of the 15 behind the first.
+            timeline([0, 100, 1600], 16),
             timeline([1000, 1100, 2000], 10),
             // Until 2000: the first token and half of the other 10.
-            timeline([1500, 1600, 2400], 11),
+            timeline([1600, 1700, 2300], 11),
         ];
-        assert_eq!(full_load_throughput(&timelines, 2), Some((10.0 + 14.0 + 10.0 + 6.0) / 2.0));
-        // Without a slot to fill there is no tail: 45 tokens in 2.4 s. With more slots there is nothing else.
-        for concurrency in [1, 3, 100] {
-            assert_eq!(full_load_throughput(&timelines, concurrency), Some(45.0 / 2.4));
+        assert_eq!(full_load_throughput(&timelines, 2), Some(6.0 + 10.0 + 6.0));
+        // One slot would be busy to the end: another 5 tokens, 27 in 1.3 s.
+        assert_eq!(full_load_throughput(&timelines, 1), Some(27.0 / 1.3));
+        // More slots are never filled again: 47 tokens in 2.3 s.
+        for concurrency in [3, 100] {
+            assert_eq!(full_load_throughput(&timelines, concurrency), Some(47.0 / 2.3));
         }
         assert_eq!(full_load_throughput(&[], 8), None);
     }

@@ -99,7 +99,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "POLICY[,POLICY...]")]
     policies: Option<PolicyList>,
 
-    /// Requests kept in flight, one measurement each. Tokens/s are counted while that many are.
+    /// Requests kept in flight, one measurement each. Tokens/s are counted from the first end of a request until fewer are.
     #[arg(long, value_name = "C[,C...]", value_delimiter = ',', default_value = "1,4,16",
           value_parser = positive_up_to(CONCURRENCY_MAX))]
     concurrency: Vec<NonZeroU32>,
@@ -115,12 +115,12 @@ pub(crate) struct BenchArgs {
           value_parser = number_in(EVERY_MIN..=EVERY_MAX))]
     every: f64,
 
-    /// Requests per run, taken from the workload in order and from its beginning again if it is shorter. Default: two per
-    /// request in flight, at least 16.
+    /// Requests per run, taken from the workload in order and from its beginning again if it is shorter. Default: three
+    /// per request in flight, at least 16.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=REQUESTS_MAX))]
     requests: Option<u32>,
 
-    /// Tokens per request; fewer only at the end of the context.
+    /// Tokens per request; fewer at the end of the context, and in the first batch, whose slots must not run in step.
     #[arg(long, value_name = "N", default_value = "128", value_parser = positive_up_to(u32::MAX))]
     max_tokens: NonZeroU32,
 

@@ -51,11 +51,24 @@ fn read_workloads(names: &[String]) -> Outcome<Vec<Workload>> {
 pub(super) trait Asked: Clone {
     /// Sets the seed of its random draws.
     fn set_seed(&mut self, seed: u64);
+
+    /// Leaves it `part` of `whole` of its tokens, at least one.
+    fn shorten(&mut self, part: u32, whole: u32);
+}
+
+/// `part` of `whole` of so many tokens, at least one.
+pub(super) fn share_of(tokens: u32, part: u32, whole: u32) -> u32 {
+    let share = (u64::from(tokens) * u64::from(part)).div_ceil(u64::from(whole));
+    u32::try_from(share).unwrap_or(u32::MAX).max(1)
 }
 
 impl Asked for Request {
     fn set_seed(&mut self, seed: u64) {
         self.params.seed = seed;
+    }
+
+    fn shorten(&mut self, part: u32, whole: u32) {
+        self.tokens_max = share_of(self.tokens_max, part, whole);
     }
 }
 
@@ -143,6 +156,14 @@ impl<R: Asked> Loads<R> {
             n_requests: Traffic::n_requests(traffic, self.n_requests),
         };
         pairs.map(cell).collect()
+    }
+}
+
+#[cfg(test)]
+impl<R> Load<R> {
+    /// A greedy load that repeats a request.
+    pub(super) fn of_one(request: R) -> Self {
+        Self { name: "one".to_owned(), temperature: 0.0, distinct: vec![request], seed: 0 }
     }
 }
 

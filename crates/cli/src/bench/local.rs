@@ -80,10 +80,9 @@ impl<'a> Local<'a> {
     }
 
     fn closed(&mut self, turn: &Turn<'_, Request>) -> Outcome<(Run, Seen)> {
-        let requests = turn.cell.load.requests().take(turn.cell.n_requests as usize);
         let concurrency: NonZeroUsize = turn.cell.traffic.concurrency_max().try_into()?;
         let mut watch = Watch::default();
-        let answers = closed_loop(&mut self.session.engine, requests, concurrency, &mut watch)?;
+        let answers = closed_loop(&mut self.session.engine, turn.cell.requests(), concurrency, &mut watch)?;
         let seen = watch.seen(self.slo());
         let conditions = turn.cell.conditions(turn.policy);
         let digest = (conditions.temperature == 0.0).then(|| digest(&answers));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use dsde_bench::{Conditions, Profile, Run, Seen, Segment, Served};
 
 use super::BenchArgs;
-use super::loads::Load;
+use super::loads::{Asked, Load};
 use super::measure::Turn;
 use crate::failure::{Outcome, usage};
 use crate::sampling::shortest;
@@ -15,8 +15,8 @@ use crate::speculation::first_repeated;
 
 /// Fewest requests of a run where nobody says how many: enough texts for an average.
 const REQUESTS_MIN: u32 = 16;
-/// Requests per slot where nobody says how many: half of them start while others run.
-const REQUESTS_PER_SLOT: u32 = 2;
+/// Requests per slot where nobody says how many: two thirds of them begin and end at full load.
+const REQUESTS_PER_SLOT: u32 = 3;
 
 /// How many requests are in flight.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +76,24 @@ pub(super) struct Cell<'a, R> {
     pub(super) n_requests: u32,
 }
 
+impl<R: Asked> Cell<'_, R> {
+    /// The requests of a run.
+    ///
+    /// Where there are two per slot or more, those of the first batch are shorter: the first by all but one share, the last not
+    /// at all. Slots are then at different places of their answers from the start, as in a server that has run for hours, and not
+    /// in step until a policy that serves unevenly parts them: prompts arrive one by one for every policy.
+    pub(super) fn requests(&self) -> impl Iterator<Item = R> {
+        let slots = self.traffic.concurrency_max().get();
+        let n_shorter = if self.n_requests / 2 >= slots { slots } else { 0 };
+        (0..self.n_requests).zip(self.load.requests()).map(move |(i, mut request)| {
+            if i < n_shorter {
+                request.shorten(i + 1, slots);
+            }
+            request
+        })
+    }
+}
+
 impl<R> Cell<'_, R> {
     /// What is measured of a policy here.
     pub(super) fn conditions(&self, policy: &str) -> Conditions {
@@ -126,13 +144,28 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
+    use dsde_engine::Request;
+    use dsde_sampling::Params;
+
     use super::*;
 
     #[test]
     fn a_run_has_enough_requests_to_keep_its_slots_busy() {
         let n_requests = |slots, asked| Traffic::Closed(NonZeroU32::new(slots).unwrap()).n_requests(asked);
-        assert_eq!((n_requests(1, None), n_requests(8, None), n_requests(32, None)), (16, 16, 64));
+        assert_eq!((n_requests(1, None), n_requests(8, None), n_requests(32, None)), (16, 24, 96));
         assert_eq!(n_requests(32, Some(5)), 5);
+    }
+
+    #[test]
+    fn the_first_batch_is_parted_from_the_start() {
+        let lens = |n_requests| {
+            let load = Load::of_one(Request::new(vec![1], Params::greedy(), 48));
+            let traffic = Traffic::Closed(NonZeroU32::new(4).unwrap());
+            let cell = Cell { load: &load, traffic: &traffic, n_requests };
+            cell.requests().map(|request| request.tokens_max).collect::<Vec<_>>()
+        };
+        assert_eq!(lens(9), [12, 24, 36, 48, 48, 48, 48, 48, 48]);
+        assert_eq!(lens(7), [48; 7], "never full for long");
     }
 
     #[test]

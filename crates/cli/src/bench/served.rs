@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::BenchArgs;
 use super::digest::Digest;
-use super::loads::Asked;
+use super::loads::{Asked, share_of};
 use super::measure::{Subject, Turn, no_time};
 use super::plan::{Traffic, parts};
 use crate::failure::{Outcome, usage};
@@ -44,6 +44,13 @@ impl Asked for Fields {
     fn set_seed(&mut self, seed: u64) {
         *self = fields_with_seed(self, seed);
     }
+
+    fn shorten(&mut self, part: u32, whole: u32) {
+        if let Some(tokens) = self.get("max_tokens").and_then(Value::as_u64) {
+            let tokens = share_of(u32::try_from(tokens).unwrap_or(u32::MAX), part, whole);
+            self.insert("max_tokens".to_owned(), tokens.into());
+        }
+    }
 }
 
 impl Served {
@@ -65,10 +72,14 @@ impl Served {
         &self.remote.model.name
     }
 
-    /// The requests of a turn, without end.
-    fn requests<'a>(&self, turn: &'a Turn<'_, Fields>) -> impl Iterator<Item = Fields> + 'a {
+    /// The same with the policy of a turn.
+    fn under<'a>(
+        &self,
+        turn: &'a Turn<'_, Fields>,
+        requests: impl Iterator<Item = Fields> + 'a,
+    ) -> impl Iterator<Item = Fields> + 'a {
         let policy = self.has_policies.then_some(turn.policy);
-        turn.cell.load.requests().map(move |mut fields| {
+        requests.map(move |mut fields| {
             if let Some(policy) = policy {
                 fields.insert("policy".to_owned(), policy.into());
             }
@@ -82,9 +93,13 @@ impl Served {
         Flight { asking, begun: Instant::now(), running: JoinSet::new(), requests: Vec::new(), failures: 0 }
     }
 
-    fn closed(&self, turn: &Turn<'_, Fields>, n_requests: u32) -> Vec<Progress> {
+    fn closed<'a>(
+        &self,
+        turn: &'a Turn<'_, Fields>,
+        requests: impl Iterator<Item = Fields> + 'a,
+    ) -> Vec<Progress> {
         let concurrency = turn.cell.traffic.concurrency_max().get() as usize;
-        let requests = self.requests(turn).take(n_requests as usize);
+        let requests = self.under(turn, requests);
         self.remote.runtime.block_on(async {
             let mut flight = self.flight();
             flight.run(requests, concurrency).await;
@@ -95,7 +110,7 @@ impl Served {
     fn changing(&self, turn: &Turn<'_, Fields>, profile: &Profile) -> Vec<Progress> {
         self.remote.runtime.block_on(async {
             let mut flight = self.flight();
-            flight.run_profile(self.requests(turn), profile).await;
+            flight.run_profile(self.under(turn, turn.cell.load.requests()), profile).await;
             flight.finish().await
         })
     }
@@ -128,7 +143,7 @@ impl Subject for Served {
     }
 
     fn warm_up(&mut self, turn: &Turn<'_, Fields>, n_requests: u32) -> Outcome {
-        let progress = self.closed(turn, n_requests);
+        let progress = self.closed(turn, turn.cell.load.requests().take(n_requests as usize));
         any_answered(&progress)
     }
 
@@ -136,7 +151,7 @@ impl Subject for Served {
         let conditions = turn.cell.conditions(turn.policy);
         let before = self.counters();
         let mut progress = match turn.cell.traffic {
-            Traffic::Closed(_) => self.closed(turn, turn.cell.n_requests),
+            Traffic::Closed(_) => self.closed(turn, turn.cell.requests()),
             Traffic::Changing(profile) => self.changing(turn, profile),
         };
         let counted = before.and_then(|before| self.counters()?.since(&before));
