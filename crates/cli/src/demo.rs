@@ -11,7 +11,7 @@ use dsde_bench::metrics;
 use dsde_bench::report::{self, Table};
 use dsde_bench::{Conditions, Prompt, Row, Run, Seen};
 use dsde_engine::{Emission, Origin, Request, RequestTimeline, StepReport};
-use dsde_policy::registry;
+use dsde_policy::{Policy, registry};
 use dsde_sampling::{Params, Rule};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -57,11 +57,24 @@ pub(crate) struct DemoArgs {
 /// Everything that was measured for one policy at one load.
 struct Measured {
     policy: registry::Config,
+    /// What it learnt at this load, while it does not serve.
+    learnt: Option<Box<dyn Policy>>,
     concurrency: NonZeroUsize,
     /// Of the last run.
     choices: Vec<Choice>,
     /// One per run.
     runs: Vec<Vec<RequestTimeline>>,
+}
+
+impl Measured {
+    /// Serves `requests`.
+    fn serve(&mut self, session: &mut Session, requests: &[Request], observer: &mut dyn Observer) -> Outcome {
+        let other = self.learnt.take().map(|own| session.engine.set_policy(own));
+        let choices = closed_loop(&mut session.engine, requests.iter().cloned(), self.concurrency, observer)?;
+        self.choices = choices.into_iter().flatten().collect();
+        self.learnt = other.map(|other| session.engine.set_policy(other));
+        Ok(())
+    }
 }
 
 /// Runs the command.
@@ -135,7 +148,7 @@ fn measure(session: &mut Session, requests: &[Request]) -> Outcome<Vec<Measured>
     Ok(measured)
 }
 
-/// One warm-up per policy, then repeats in rotating order.
+/// One warm-up per policy, then repeats in rotating order. Policies keep what they learnt, as they do in a server.
 fn measure_at(
     session: &mut Session,
     requests: &[Request],
@@ -145,16 +158,18 @@ fn measure_at(
     let start = Instant::now();
     let mut measured = Vec::new();
     for policy in POLICIES.map(known_policy) {
-        live.begin(&policy, &format!("{concurrency} in flight, warm-up"));
-        let choices = serve(session, &policy, requests.iter().cloned(), concurrency, live)?;
-        measured.push(Measured { policy, concurrency, choices, runs: Vec::new() });
+        let learnt = Some(session.policy(&policy));
+        let mut warmed_up = Measured { policy, learnt, concurrency, choices: Vec::new(), runs: Vec::new() };
+        live.begin(&warmed_up.policy, &format!("{concurrency} in flight, warm-up"));
+        warmed_up.serve(session, requests, live)?;
+        measured.push(warmed_up);
     }
     for repeat in 0..REPEATS_MAX {
         for turn in 0..POLICIES.len() {
-            let Measured { policy, choices, runs, .. } = &mut measured[(repeat + turn) % POLICIES.len()];
-            live.begin(policy, &format!("{concurrency} in flight, run {}", repeat + 1));
-            *choices = serve(session, policy, requests.iter().cloned(), concurrency, live)?;
-            runs.push(choices.iter().map(|choice| choice.timeline).collect());
+            let measured = &mut measured[(repeat + turn) % POLICIES.len()];
+            live.begin(&measured.policy, &format!("{concurrency} in flight, run {}", repeat + 1));
+            measured.serve(session, requests, live)?;
+            measured.runs.push(measured.choices.iter().map(|choice| choice.timeline).collect());
         }
         if start.elapsed() > TIME_MAX {
             break;
@@ -177,20 +192,6 @@ fn check_identical(measured: &[Measured]) -> Outcome {
         }
     }
     Ok(())
-}
-
-/// Serves `requests` under a fresh policy.
-fn serve(
-    session: &mut Session,
-    policy: &registry::Config,
-    requests: impl IntoIterator<Item = Request>,
-    concurrency: NonZeroUsize,
-    observer: &mut dyn Observer,
-) -> Outcome<Vec<Choice>> {
-    let policy = session.policy(policy);
-    session.engine.set_policy(policy);
-    let choices = closed_loop(&mut session.engine, requests, concurrency, observer)?;
-    Ok(choices.into_iter().flatten().collect())
 }
 
 fn table(measured: &[Measured]) -> Outcome<Table> {
