@@ -39,16 +39,18 @@ impl Error {
 
 /// All figures for which the log has data.
 ///
+/// * `is_shown`: whether a policy is drawn; those that are not still count where others are compared with them.
+///
 /// # Errors
 /// If one cannot be drawn; that is a bug.
-pub fn figures(log: &Log) -> Result<Vec<Figure>, Error> {
+pub fn figures(log: &Log, is_shown: &dyn Fn(&str) -> bool) -> Result<Vec<Figure>, Error> {
     let caption = Caption::of(&log.heading);
     let cells = cells(log);
     let drawn = [
-        ("speed", curves::speed(&cells, &caption)?),
-        ("tpot", curves::tpot(&cells, &caption)?),
-        ("regret", bars::regret(&cells, &caption)?),
-        ("load", parts::load(&cells, &caption)?),
+        ("speed", curves::speed(&cells, is_shown, &caption)?),
+        ("tpot", curves::tpot(&cells, is_shown, &caption)?),
+        ("regret", bars::regret(&cells, is_shown, &caption)?),
+        ("load", parts::load(&cells, is_shown, &caption)?),
     ];
     Ok(drawn.into_iter().filter_map(|(name, svg)| Some(Figure { name, svg: svg? })).collect())
 }
@@ -60,7 +62,7 @@ mod tests {
     use crate::record::Segment;
 
     fn names(log: &Log) -> Vec<&'static str> {
-        figures(log).unwrap().iter().map(|figure| figure.name).collect()
+        figures(log, &|_| true).unwrap().iter().map(|figure| figure.name).collect()
     }
 
     #[test]
@@ -81,7 +83,7 @@ mod tests {
         for run in &mut log.runs {
             run.tpot_ms = crate::stats::Quantiles::of(&[2.5]);
         }
-        for figure in figures(&log).unwrap() {
+        for figure in figures(&log, &|_| true).unwrap() {
             assert!(
                 figure.svg.starts_with("<svg") && figure.svg.trim_end().ends_with("</svg>"),
                 "{}",
@@ -96,6 +98,16 @@ mod tests {
     }
 
     #[test]
+    fn who_is_not_shown_still_counts() {
+        let log = log(&[("off", &[100.0]), ("fixed:k=2", &[150.0]), ("auto", &[120.0])]);
+        let figures = figures(&log, &|policy| policy == "auto").unwrap();
+        assert_eq!(figures.iter().map(|figure| figure.name).collect::<Vec<_>>(), ["speed", "regret"]);
+        assert!(figures.iter().all(|figure| !figure.svg.contains("fixed:k")));
+        // 120 of 150 tokens/s.
+        assert!(figures[1].svg.contains("20.0"), "{}", figures[1].svg);
+    }
+
+    #[test]
     fn a_load_that_changes_has_a_figure_over_time() {
         let mut log = log(&[("off", &[100.0]), ("auto", &[120.0])]);
         let whole = log.runs.clone();
@@ -107,7 +119,7 @@ mod tests {
             }));
         }
         assert_eq!(names(&log), ["load"]);
-        let svg = &figures(&log).unwrap()[0].svg;
+        let svg = &figures(&log, &|_| true).unwrap()[0].svg;
         assert!(svg.contains("time, s") && svg.contains("1-4-2@2s"), "{svg}");
     }
 }

@@ -5,8 +5,8 @@ use plotters::style::text_anchor::HPos;
 
 use super::Error;
 use super::canvas::{self, Area, Caption, Labelled, PANEL_WIDTH, draw, text};
+use super::curves::shown;
 use super::style::{INK, TEXT, looks, text_width};
-use crate::comparison::policies;
 use crate::matrix::{Cell, Ratio, mean_over_cells};
 
 /// Height of a bar with its surroundings, pixels.
@@ -28,11 +28,15 @@ struct Bar<'a> {
 }
 
 /// The figure; `None` where there is no fixed length to compare with.
-pub(super) fn regret(cells: &[Cell<'_>], caption: &Caption) -> Result<Option<String>, Error> {
+pub(super) fn regret(
+    cells: &[Cell<'_>],
+    is_shown: &dyn Fn(&str) -> bool,
+    caption: &Caption,
+) -> Result<Option<String>, Error> {
     let is_whole =
         |cell: &&Cell<'_>| cell.conditions().segment.as_ref().is_none_or(|segment| segment.segment == 0);
     let whole: Vec<&Cell<'_>> = cells.iter().filter(is_whole).collect();
-    let names = policies(whole.iter().copied());
+    let names = shown(&whole, is_shown);
     let looks = looks(&names);
     let mut bars: Vec<Bar<'_>> =
         names.into_iter().zip(looks).filter_map(|(policy, look)| bar(&whole, policy, look.colour)).collect();

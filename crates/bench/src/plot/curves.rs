@@ -42,7 +42,11 @@ struct Sheet<'a> {
 }
 
 /// Tokens/s over those of `off`; `None` without `off` and others.
-pub(super) fn speed(cells: &[Cell<'_>], caption: &Caption) -> Result<Option<String>, Error> {
+pub(super) fn speed(
+    cells: &[Cell<'_>],
+    is_shown: &dyn Fn(&str) -> bool,
+    caption: &Caption,
+) -> Result<Option<String>, Error> {
     let value = |cell: &Cell<'_>, measured: &Measured<'_>| match measured.policy {
         "off" => None,
         _ => cell.ratio_to_off(measured),
@@ -51,13 +55,17 @@ pub(super) fn speed(cells: &[Cell<'_>], caption: &Caption) -> Result<Option<Stri
         title: "Throughput over that of plain decoding",
         y: "tokens/s over those of off",
         reference: Some(1.0),
-        panels: panels(cells, value),
+        panels: panels(cells, is_shown, value),
     };
     sheet.draw(caption)
 }
 
 /// Median time per token; `None` if nobody emitted two tokens.
-pub(super) fn tpot(cells: &[Cell<'_>], caption: &Caption) -> Result<Option<String>, Error> {
+pub(super) fn tpot(
+    cells: &[Cell<'_>],
+    is_shown: &dyn Fn(&str) -> bool,
+    caption: &Caption,
+) -> Result<Option<String>, Error> {
     let value = |_: &Cell<'_>, measured: &Measured<'_>| {
         let medians: Vec<f64> = measured.runs().filter_map(|run| Some(run.tpot_ms?.p50)).collect();
         let mean = medians.iter().sum::<f64>() / medians.len() as f64;
@@ -67,15 +75,19 @@ pub(super) fn tpot(cells: &[Cell<'_>], caption: &Caption) -> Result<Option<Strin
         title: "Time per output token, median over requests",
         y: "TPOT, ms",
         reference: None,
-        panels: panels(cells, value),
+        panels: panels(cells, is_shown, value),
     };
     sheet.draw(caption)
 }
 
 /// Cells of constant loads, by workload and temperature.
-fn panels(cells: &[Cell<'_>], value: impl Fn(&Cell<'_>, &Measured<'_>) -> Option<Ratio>) -> Vec<Panel> {
+fn panels(
+    cells: &[Cell<'_>],
+    is_shown: &dyn Fn(&str) -> bool,
+    value: impl Fn(&Cell<'_>, &Measured<'_>) -> Option<Ratio>,
+) -> Vec<Panel> {
     let constant: Vec<&Cell<'_>> = cells.iter().filter(|cell| cell.conditions().segment.is_none()).collect();
-    let names = policies(constant.iter().copied());
+    let names = shown(&constant, is_shown);
     let looks = looks(&names);
     let mut titles: Vec<String> = Vec::new();
     for cell in &constant {
@@ -102,6 +114,11 @@ fn panels(cells: &[Cell<'_>], value: impl Fn(&Cell<'_>, &Measured<'_>) -> Option
         (!curves.is_empty()).then_some(Panel { title: panel_title.clone(), loads, curves })
     };
     titles.into_iter().filter_map(panel).collect()
+}
+
+/// The policies to be drawn.
+pub(super) fn shown<'a>(cells: &[&Cell<'a>], is_shown: &dyn Fn(&str) -> bool) -> Vec<&'a str> {
+    policies(cells.iter().copied()).into_iter().filter(|name| is_shown(name)).collect()
 }
 
 /// What a panel is about.

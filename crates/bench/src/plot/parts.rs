@@ -4,9 +4,8 @@ use plotters::prelude::*;
 
 use super::Error;
 use super::canvas::{self, Area, Caption, Entry, PANEL_HEIGHT, PANEL_WIDTH, draw, stroke};
-use super::curves::title;
+use super::curves::{shown, title};
 use super::style::{INK, Look, Mark, TEXT, TITLE, looks};
-use crate::comparison::policies;
 use crate::matrix::Cell;
 use crate::profile::Profile;
 
@@ -23,7 +22,11 @@ struct Panel<'c, 'a> {
 }
 
 /// The figure; `None` without a load that changes.
-pub(super) fn load(cells: &[Cell<'_>], caption: &Caption) -> Result<Option<String>, Error> {
+pub(super) fn load(
+    cells: &[Cell<'_>],
+    is_shown: &dyn Fn(&str) -> bool,
+    caption: &Caption,
+) -> Result<Option<String>, Error> {
     let parts: Vec<&Cell<'_>> = cells
         .iter()
         .filter(|cell| cell.conditions().segment.as_ref().is_some_and(|segment| segment.segment > 0))
@@ -32,7 +35,7 @@ pub(super) fn load(cells: &[Cell<'_>], caption: &Caption) -> Result<Option<Strin
     if panels.is_empty() {
         return Ok(None);
     }
-    let names = policies(parts.iter().copied());
+    let names = shown(&parts, is_shown);
     let looks: Vec<(&str, Look)> = names.iter().copied().zip(looks(&names)).collect();
     let entry = |&(name, look): &(&str, Look)| Entry {
         text: name.to_owned(),

@@ -8,11 +8,13 @@ use clap::Args;
 use dsde_bench::{Log, comparison, plot};
 
 use crate::failure::{OrUsage as _, Outcome, usage};
+use crate::speculation::{PolicyList, first_repeated};
 
 const EXAMPLES: &str = "\
 Examples:
   dsde bench report runs.jsonl
   dsde bench report runs.jsonl --plot figures
+  dsde bench report runs.jsonl --plot figures --policies auto,fixed:k=1..8,dsde
   dsde bench report runs/first/record.json --plot figures
 
 --plot writes, as far as there is data: NAME-speed.svg (tokens/s over those of `off` by requests in flight), NAME-tpot.svg, \
@@ -30,6 +32,10 @@ pub(crate) struct ReportArgs {
     /// Draw figures into this folder, as SVG; existing ones are replaced.
     #[arg(long, value_name = "DIR")]
     plot: Option<PathBuf>,
+
+    /// Draw these policies only, where many would be a tangle. The others still count as what they are compared with.
+    #[arg(long, value_name = "POLICY[,POLICY...]", requires = "plot")]
+    policies: Option<PolicyList>,
 }
 
 /// Runs the command.
@@ -37,7 +43,9 @@ pub(super) fn run(args: ReportArgs) -> Outcome {
     let read = |file: &PathBuf| Log::read(file).or_usage();
     let logs: Vec<Log> = args.files.iter().map(read).collect::<Outcome<_>>()?;
     if let Some(folder) = &args.plot {
-        draw(folder, &args.files, &logs)?;
+        let shown =
+            args.policies.map(|PolicyList(policies)| policies.iter().map(ToString::to_string).collect());
+        draw(folder, shown.as_ref(), &args.files, &logs)?;
     }
     let mut out = io::stdout().lock();
     for log in &logs {
@@ -47,14 +55,15 @@ pub(super) fn run(args: ReportArgs) -> Outcome {
 }
 
 /// Writes the figures of all logs, named after their files.
-fn draw(folder: &Path, files: &[PathBuf], logs: &[Log]) -> Outcome {
+fn draw(folder: &Path, shown: Option<&Vec<String>>, files: &[PathBuf], logs: &[Log]) -> Outcome {
+    let is_shown = |policy: &str| shown.is_none_or(|shown| shown.iter().any(|name| name == policy));
     let names: Vec<String> = files.iter().map(|file| stem(file)).collect();
-    if let Some(name) = crate::speculation::first_repeated(&names) {
+    if let Some(name) = first_repeated(&names) {
         return Err(usage(format!("--plot: two of the files are called {name}; plot them one by one")));
     }
     fs::create_dir_all(folder).or_usage_of(format!("--plot {} cannot be created", folder.display()))?;
     for (name, log) in names.iter().zip(logs) {
-        for figure in plot::figures(log)? {
+        for figure in plot::figures(log, &is_shown)? {
             let path = folder.join(format!("{name}-{}.svg", figure.name));
             fs::write(&path, figure.svg).or_usage_of(format!("cannot write {}", path.display()))?;
             // Nothing can be done about a stderr that is gone.
