@@ -44,23 +44,23 @@ pub fn throughput(timelines: &[RequestTimeline]) -> Option<f64> {
 /// Emitted tokens per second while `concurrency` requests were in flight and new ones took the places of those that ended: from
 /// the first end to the first end after which fewer are left. `None` if no time passed.
 ///
-/// With fewer than two requests per slot the load is never full for long; all of [`span`] counts then.
+/// With fewer than two requests per slot the load is never full for long, and with answers that all end at once never at all; all
+/// of [`span`] counts then.
 ///
 /// A closed loop begins with prompts only and ends with fewer and fewer requests in flight, and how long that takes depends on
 /// how evenly a policy serves them; this leaves both out. As many prompts are read in between as requests end. Tokens of requests
 /// that are in flight at either end are counted as if each of them came at its request's TPOT.
 pub fn full_load_throughput(timelines: &[RequestTimeline], concurrency: usize) -> Option<f64> {
-    if timelines.len() < 2 * concurrency {
-        return throughput(timelines);
-    }
     let mut ends: Vec<Duration> = timelines.iter().map(|timeline| timeline.finished).collect();
     ends.sort_unstable();
     let start = *ends.first()?;
     let end = ends[ends.len() - concurrency.clamp(1, ends.len())];
+    if timelines.len() < 2 * concurrency || end == start {
+        return throughput(timelines);
+    }
     let emitted = |timeline| emitted_until(timeline, end) - emitted_until(timeline, start);
     let n_tokens: f64 = timelines.iter().map(emitted).sum();
-    let seconds = end.saturating_sub(start).as_secs_f64();
-    (seconds > 0.0).then(|| n_tokens / seconds)
+    Some(n_tokens / (end - start).as_secs_f64())
 }
 
 /// Tokens emitted up to `time`, the first at once and the others evenly.
@@ -218,6 +218,11 @@ mod tests {
         for concurrency in [3, 100] {
             assert_eq!(full_load_throughput(&timelines, concurrency), Some(47.0 / 2.3));
         }
+        assert_eq!(
+            full_load_throughput(&timelines[..1], 1),
+            Some(10.0 / 1.0),
+            "one end and nothing after it"
+        );
         assert_eq!(full_load_throughput(&[], 8), None);
     }
 
