@@ -130,7 +130,8 @@ fn head(out: &mut impl Write, session: &Session, requests: &[Request]) -> io::Re
     let machine = session.machine();
     writeln!(
         out,
-        "{} prompts at once, and {N_ALONE} of them one at a time; at most {TOKENS_MAX} tokens each, greedy, on the embedded pair.",
+        "{} prompts at once, and {N_ALONE} of them one at a time; at most {TOKENS_MAX} tokens each, greedy, on the embedded \
+         pair.\nEvery policy warms up and keeps what it learnt.",
         requests.len()
     )?;
     writeln!(out, "{}, {} logical cores; {}\n", machine.cpu, machine.cores, machine.backend)?;

@@ -1,9 +1,10 @@
 //! Drafting ahead: while the target judges a proposal, the draft guesses on behind it, as if all of it were accepted.
 //!
-//! FASER (arXiv:2604.20503) verifies one frontier of a proposal on a part of the machine while the next one is drafted on another.
-//! Here a frontier is the proposal of a step. Behind one of k tokens the draft reads the last of them and guesses 1 + a more:
-//! the token that the target itself will draw if it accepts everything, and a tokens to follow. If it draws that one, the others are
-//! the proposal of the next step, for which nobody has to wait; else they are dropped. `carry` is about that.
+//! FASER (arXiv:2604.20503) verifies one frontier of a proposal on a part of the machine while the next one is drafted on
+//! another. Here a frontier is the proposal of a step. Behind one of k tokens the draft reads the last of them and guesses
+//! 1 + a more: the token that the target itself will draw if it accepts everything, and a tokens to follow. If it draws
+//! that one, the others are the proposal of the next step, for which nobody has to wait; else they are dropped. `carry` is
+//! about that.
 //!
 //! Greedy chains alone. A greedy verdict does not ask where a proposal comes from, so a wrong guess costs its time and nothing
 //! else.

@@ -3,8 +3,9 @@
 //! A block is *owned* (by one or more sequences), *cached* (by nobody, contents kept for later requests) or *blank*. Owned
 //! plus free (cached and blank) is the total, always. Full blocks are remembered for their contents: their tokens, and the
 //! serial number of the block before. Serials are never used twice and contents are compared, so a lookup is exact; hashes
-//! only find the candidate. Cached blocks are evicted in the order in which they were released, the end of a sequence before its start.
-//! While the draft's memory is lent out there are more blocks ([`BlockPool::grow`], [`BlockPool::contract`]).
+//! only find the candidate. Cached blocks are evicted in the order in which they were released, the end of a sequence
+//! before its start. While the draft's memory is lent out there are more blocks ([`BlockPool::grow`],
+//! [`BlockPool::contract`]).
 
 mod resize;
 

@@ -1,8 +1,8 @@
 //! What was drafted ahead, from one step to the next: who drafts ahead, what is kept, and how it becomes a proposal.
 //!
-//! A carried proposal is tokens and nothing else that anybody relies on: it may be dropped at any time, and is, if nothing or a tree is
-//! planned, if the draft goes away, and with the blocks of a preempted sequence. The draft has stored most of it already, but
-//! slots behind the block of the last known token are given back between steps, and read again.
+//! A carried proposal is tokens and nothing else that anybody relies on: it may be dropped at any time, and is, if nothing
+//! or a tree is planned, if the draft goes away, and with the blocks of a preempted sequence. The draft has stored most of
+//! it already, but slots behind the block of the last known token are given back between steps, and read again.
 //!
 //! What a policy trims is carried likewise: it was drafted ahead, only before the verification and not beside it.
 
@@ -151,7 +151,8 @@ impl Sequence {
         }
     }
 
-    /// Keeps what was drafted ahead for the next step if the target went the same way: it accepted all and drew the token guessed.
+    /// Keeps what was drafted ahead for the next step if the target went the same way: it accepted all and drew the token
+    /// guessed.
     pub(crate) fn carry(&mut self, verification: &Verification) {
         let Some((guess, rest)) = self.turn.ahead.split_first() else {
             return;

@@ -26,8 +26,8 @@ pub struct Config {
     pub rows_max: u32,
     /// Sequences that may wait; more are refused. 1024.
     pub waiting_max: u32,
-    /// Drafted tokens (nodes of trees) per step over all sequences; later ranked sequences get what earlier ones left. 512: bounds the rows
-    /// whose distributions are held until the verdict.
+    /// Drafted tokens (nodes of trees) per step over all sequences; later ranked sequences get what earlier ones left. 512:
+    /// bounds the rows whose distributions are held until the verdict.
     pub drafted_max: u32,
     /// Hard bound on the speculation length, of a tree on its levels. 16: no published policy profits from more.
     pub sl_limit: u32,

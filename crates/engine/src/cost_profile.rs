@@ -80,8 +80,8 @@ impl Policy for Profiler {
 }
 
 impl<E: Executor, C: Clock> Engine<E, C> {
-    /// Measures what steps cost, for policies to learn from ([`CostProfile::teach`]). Policies that requests choose know it from now on; the
-    /// policy in force is left as it is.
+    /// Measures what steps cost, for policies to learn from ([`CostProfile::teach`]). Policies that requests choose know it
+    /// from now on; the policy in force is left as it is.
     ///
     /// Empty where no model drafts, or where requests are being served already. Sizes go from one sequence to
     /// as many as may run at once; the smallest come first, in case the time ends.

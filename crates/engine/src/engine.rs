@@ -158,8 +158,8 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     /// Replaces the policy of all sequences that did not choose one and returns the old one, which may be set again with all it
     /// has learned. What it knows about running sequences makes no sense then, so the engine should be idle.
     ///
-    /// An idle engine takes back at once what the old one lent of the draft's memory and the new one wants, so that none of its steps
-    /// pays for that.
+    /// An idle engine takes back at once what the old one lent of the draft's memory and the new one wants, so that none of
+    /// its steps pays for that.
     pub fn set_policy(&mut self, policy: Box<dyn Policy>) -> Box<dyn Policy> {
         let old = self.policy.replace_main(policy);
         if self.is_idle() && self.lending.n_blocks() > 0 {

@@ -61,8 +61,8 @@ pub struct DraftDraw<'a> {
     pub banned: &'a [u32],
     /// Which features of the distribution are wanted.
     pub signals: Signals,
-    /// Whether it is drafted ahead ([`Executor::verify_ahead`]), behind a proposal that is still being judged: a greedy chain, of whose
-    /// distributions nothing is kept.
+    /// Whether it is drafted ahead ([`Executor::verify_ahead`]), behind a proposal that is still being judged: a greedy
+    /// chain, of whose distributions nothing is kept.
     pub is_ahead: bool,
 }
 
@@ -237,7 +237,8 @@ pub trait Executor {
     /// Frees the blocks behind [`Shape::n_blocks`], whose contents are needed no longer, and loads the draft; its store is empty.
     ///
     /// # Errors
-    /// If the draft could not be loaded. The blocks are gone nevertheless; passes of the target work, and the call may be repeated.
+    /// If the draft could not be loaded. The blocks are gone nevertheless; passes of the target work, and the call may be
+    /// repeated.
     fn reclaim_draft(&mut self) -> Result<(), ExecutorError> {
         Ok(())
     }

@@ -137,8 +137,8 @@ pub struct StepReport {
     pub accepted: u32,
     /// Tokens emitted after stop conditions.
     pub emitted: u32,
-    /// Tokens that might be carried, behind guesses of what the target draws itself: drafted while it verified, or trimmed where the policy
-    /// drafts ahead.
+    /// Tokens that might be carried, behind guesses of what the target draws itself: drafted while it verified, or trimmed
+    /// where the policy drafts ahead.
     pub ahead: u32,
     /// Of `drafted`, what was left from the step before.
     pub carried: u32,

@@ -203,7 +203,8 @@ impl ScriptedExecutor {
         });
     }
 
-    /// Judges what pruning leaves, which here has nothing to do with what would be accepted: guesses may be as wrong as they like.
+    /// Judges what pruning leaves, which here has nothing to do with what would be accepted: guesses may be as wrong as
+    /// they like.
     fn judge(&mut self, rows: &RowBatch, draw: &TargetDraw<'_>) -> Verification {
         let n_proposed = draw.proposal.len();
         let mut proposal = draw.proposal.clone();

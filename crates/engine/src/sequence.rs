@@ -83,7 +83,8 @@ pub(crate) struct Turn {
     /// Of a finished tree: each node's index while it was drafted.
     pub(crate) drafted_as: Vec<u32>,
     pub(crate) positions: Vec<DraftPosition>,
-    /// Drafted behind the proposal while it was verified, or trimmed: a guess of what the target draws itself, and what follows that.
+    /// Drafted behind the proposal while it was verified, or trimmed: a guess of what the target draws itself, and what
+    /// follows that.
     pub(crate) ahead: Vec<Drafted>,
     /// Tokens appended in this step.
     pub(crate) emitted: u32,
@@ -186,8 +187,8 @@ impl Sequence {
         if self.emitted() < self.tokens_min { &self.stop_tokens } else { &[] }
     }
 
-    /// Masks the rows of the proposal that have no mask yet, if the answer has a form. Behind a path that breaks it nothing is ever
-    /// drawn, so everything may follow there.
+    /// Masks the rows of the proposal that have no mask yet, if the answer has a form. Behind a path that breaks it nothing
+    /// is ever drawn, so everything may follow there.
     pub(crate) fn mask_rows(&mut self, vocab_len: u32) {
         let (Some(constraint), proposal) = (&mut self.constraint, &mut self.turn.proposal) else {
             return;

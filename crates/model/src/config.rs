@@ -143,8 +143,8 @@ impl ModelConfig {
     ///
     /// # Errors
     /// If a text is not JSON, a required field is missing or out of range (more tokens that end a text than a request may
-    /// have included), sizes do not divide, or the model needs something that is not implemented: another architecture, experts, quantised weights, another activation, a rotary
-    /// scaling other than linear and Llama 3's.
+    /// have included), sizes do not divide, or the model needs something that is not implemented: another architecture,
+    /// experts, quantised weights, another activation, a rotary scaling other than linear and Llama 3's.
     pub fn parse(config: &[u8], generation: Option<&[u8]>) -> Result<Self, Error> {
         let config = json("config.json", config)?;
         let generation = generation.map(|text| json("generation_config.json", text)).transpose()?;

@@ -124,8 +124,8 @@ impl<B: Backend> Llama<B> {
         gather_rows(&mut self.scratch.hidden, self.config.hidden, kept);
     }
 
-    /// Logits of single tokens after a row of the pass under way, as if its hidden state were the last one. `None` for models whose output
-    /// projection is not the embedding table: theirs is packed, and single rows of it cannot be read.
+    /// Logits of single tokens after a row of the pass under way, as if its hidden state were the last one. `None` for
+    /// models whose output projection is not the embedding table: theirs is packed, and single rows of it cannot be read.
     pub fn early_logits(&self, backend: &B, row: usize, tokens: &[u32]) -> Option<Vec<f32>> {
         if !self.config.tie_embeddings {
             return None;

@@ -1,4 +1,5 @@
-//! Where drafting while verifying would pay: a simulation of FASER's frontiers (arXiv:2604.20503) against one pass after the other.
+//! Where drafting while verifying would pay: a simulation of FASER's frontiers (arXiv:2604.20503) against one pass after
+//! the other.
 //!
 //! ```text
 //! cargo run --release -p dsde-policy --example overlap

@@ -1,14 +1,16 @@
 //! How likely a drafted token is to be accepted, learnt while serving.
 //!
-//! Two predictions, by logistic models, per kind of sampling, greedy (acceptance is a matter of yes or no) and with a temperature:
+//! Two predictions, by logistic models, per kind of sampling, greedy (acceptance is a matter of yes or no) and with a
+//! temperature:
 //!
 //! * *blind*, for lengths planned before anything is drafted: what everyone's drafts at this position are worth, and the
 //!   request's own record;
 //! * *sighted*, once a position is drafted: these and the shape of the draft's distribution, the logit of its largest
 //!   probability and its entropy. Both are functions of the prefix, never of the drawn token.
 //!
-//! The models are shared by all requests, so a new one starts informed: it gets what is true of requests on average. What is peculiar to a request is one number, its
-//! [`Record`]: by how much, in log-odds, it is accepted more or less often than the models say.
+//! The models are shared by all requests, so a new one starts informed: it gets what is true of requests on average. What
+//! is peculiar to a request is one number, its [`Record`]: by how much, in log-odds, it is accepted more or less often than
+//! the models say.
 //!
 //! Positions up to and including the first rejection are labels; what lies beyond continues a text that was refused, and is
 //! left out. A sampled draft's label is the exact probability `1 - TV` where the executor delivers it, which says more than

@@ -15,9 +15,9 @@
 //!
 //! Deviations and choices:
 //! * `B` and `B1`, the rows that a target pass takes at full efficiency, and `B2`, the same of a draft pass, come from a
-//!   profile. Here they are the knees of cost lines ([`crate::step_cost::knee`]), which a start-up profile begins and every step
-//!   refines, or parameters. Where nothing was timed, and where rows are free, they are 1024. Every 16th step verifies with half of a measured `B`: what a row
-//!   costs is only seen where their number changes.
+//!   profile. Here they are the knees of cost lines ([`crate::step_cost::knee`]), which a start-up profile begins and every
+//!   step refines, or parameters. Where nothing was timed, and where rows are free, they are 1024. Every 16th step verifies
+//!   with half of a measured `B`: what a row costs is only seen where their number changes.
 //! * No constant but `d >= 1`, `w >= 1` was published: `d_max` 8 and `w_max` 4 suit a proposal of at most 64 nodes, `n_max` 16
 //!   is half of such a tree, `c1` and `c2` are 0. `d w <= 64` always; `d` is clipped to what `w` leaves.
 //! * `o` counts the tokens after the first and `l` the time since then, as the bound on the time per token does.

@@ -365,8 +365,8 @@ const fn plain(reason: Reason) -> Planned {
 
 #[cfg(test)]
 mod tests {
+    use super::costs::tests::{feedback, outcome};
     use super::*;
-    use crate::Outcome;
 
     fn auto() -> Auto {
         Auto::new(&Settings::parse(&ENTRY, None).unwrap())
@@ -388,42 +388,18 @@ mod tests {
         (0..n).map(sequence).collect()
     }
 
-    /// A step in which every row of the target takes 10 ms, and a draft round as long.
-    fn feedback<'a>(outcomes: &'a [Outcome<'a>]) -> StepFeedback<'a> {
-        let target_rows = outcomes.iter().map(|outcome| outcome.verified + 1).sum();
-        let draft_rounds = outcomes.iter().map(|outcome| outcome.drafted).max().unwrap_or(0);
-        let [draft_time, verify_time] = [draft_rounds, target_rows].map(|n| Duration::from_millis(10) * n);
-        StepFeedback {
-            step: 0,
-            outcomes,
-            target_rows,
-            prefill_rows: 0,
-            draft_rounds,
-            draft_rows: draft_rounds,
-            context_len_sum: 0,
-            draft_time,
-            verify_time,
-            step_time: draft_time + verify_time,
-        }
-    }
-
-    fn outcome(drafted: u32) -> Outcome<'static> {
-        Outcome {
-            seq: SeqId(0),
-            planned: drafted,
-            drafted,
-            verified: drafted,
-            accepted: 0,
-            temperature: 0.0,
-            signals: &[],
-        }
+    /// A step of one sequence in which every row of the target takes 10 ms, and a draft round as long.
+    fn learn_step(auto: &mut Auto, drafted: u32) {
+        let outcomes = [outcome(drafted)];
+        let [draft_ms, rest_ms] = [drafted, 1 + drafted].map(|rows| 10 * u64::from(rows));
+        auto.learn_costs(&feedback(&outcomes, drafted, draft_ms, rest_ms));
     }
 
     #[test]
     fn a_decision_to_decode_plainly_stands_while_the_batch_stays() {
         let mut auto = auto();
         for len in [0, 2] {
-            (0..FIRST_LENS.len()).for_each(|_| auto.learn_costs(&feedback(&[outcome(len)])));
+            (0..FIRST_LENS.len()).for_each(|_| learn_step(&mut auto, len));
         }
         let mut decides = |n_sequences: u64, prefill_rows: u32| {
             let sequences = sequences(n_sequences);

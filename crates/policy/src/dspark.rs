@@ -17,8 +17,8 @@
 //! * Temperatures are fitted while serving, every 100 steps from decayed counts, instead of once on held-out data, and to
 //!   the error of a position's own confidence: acceptances behind a rejection are unknown, so only the positions before
 //!   and at it count, and the product follows from its factors.
-//! * `SPS` is measured at start-up ([`crate::cost_profile`]) and refined by every step. It counts the drafting of the step, which is
-//!   paid already. Without a profile the first 16 steps draft blocks of several lengths and verify all of them.
+//! * `SPS` is measured at start-up ([`crate::cost_profile`]) and refined by every step. It counts the drafting of the step,
+//!   which is paid already. Without a profile the first 16 steps draft blocks of several lengths and verify all of them.
 //! * `k` is 7, which no source fixes.
 //! * The production variant, a budget out of older confidences with the search run to its end, is left out.
 

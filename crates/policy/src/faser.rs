@@ -14,9 +14,9 @@
 //! | draft frontier j + 1 on one part of the machine while frontier j is verified on another | [`Policy::ahead_len`]; `ahead.rs` of the engine |
 //!
 //! Deviations and choices:
-//! * The published bound comes from a Gaussian process over lengths whose kernel and `beta` are not known. The tokens that a length
-//!   emits follow from one number, the acceptance rate, of which a request's history leaves a posterior; the bound on the
-//!   time is the time at the upper bound of that rate. `beta` is 1.
+//! * The published bound comes from a Gaussian process over lengths whose kernel and `beta` are not known. The tokens that
+//!   a length emits follow from one number, the acceptance rate, of which a request's history leaves a posterior; the bound
+//!   on the time is the time at the upper bound of that rate. `beta` is 1.
 //! * A new request begins with the rate of all requests, worth 4 drafts. The past of a request fades with 0.98 per draft tested.
 //! * The time at length s is that of a step in which everybody drafts s, as in `turbospec`; so a request counts what its
 //!   rows cost the others. Costs come from a start-up profile ([`crate::cost_profile`]) and are refined by every step. Where
@@ -27,12 +27,11 @@
 //! * Dropping inside the target is for greedy requests: its signal is about the drawn token itself, which for sampled ones would
 //!   change the distribution of the output. The paper's layers, number of tokens and threshold are not known. Here the
 //!   drafted token is compared with the draft's next 4, at one layer; off unless asked for. A dropped token counts as rejected.
-//! * A frontier is the proposal of a step: the one drafted meanwhile is verified in the next step and is `overlap` tokens long at most,
-//!   less if a shorter length is planned then. It needs the target's own token behind the first frontier, which the draft
-//!   guesses too; so every frontier ends with a bonus token, and a wrong guess of it costs the frontier behind it. What is
-//!   trimmed is a frontier that was drafted already. The paper's
-//!   parts of a GPU are two halves of the threads, and their sizes do not change. Off unless asked for: two cores mostly
-//!   lose by it (docs/decisions/0006).
+//! * A frontier is the proposal of a step: the one drafted meanwhile is verified in the next step and is `overlap` tokens
+//!   long at most, less if a shorter length is planned then. It needs the target's own token behind the first frontier,
+//!   which the draft guesses too; so every frontier ends with a bonus token, and a wrong guess of it costs the frontier
+//!   behind it. What is trimmed is a frontier that was drafted already. The paper's parts of a GPU are two halves of the
+//!   threads, and their sizes do not change. Off unless asked for: two cores mostly lose by it (docs/decisions/0006).
 //! * Overlap is for greedy requests too: two samples seldom agree on the token between two frontiers, and the distributions of
 //!   sampled drafts would have to be kept from step to step. Lengths are planned as if everything were drafted before it is
 //!   verified; what a step costs is learnt as it is.

@@ -56,8 +56,8 @@ pub struct StepFeedback<'a> {
     pub target_rows: u32,
     /// Rows of prompt chunks among them.
     pub prefill_rows: u32,
-    /// Passes of the draft model before the target's, catching up included. Those beside it ([`Policy::ahead_len`](crate::Policy::ahead_len))
-    /// are not counted.
+    /// Passes of the draft model before the target's, catching up included. Those beside it
+    /// ([`Policy::ahead_len`](crate::Policy::ahead_len)) are not counted.
     pub draft_rounds: u32,
     /// Rows of all those passes together.
     pub draft_rows: u32,

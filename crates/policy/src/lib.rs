@@ -107,9 +107,9 @@ pub trait Policy: Send {
         None
     }
 
-    /// Tokens to draft while the target verifies a proposal, behind it and as if all of it were accepted; they are the proposal of
-    /// the next step if it is. Where a proposal is trimmed, what was trimmed takes their place. A wish, and for greedy chains of a draft model
-    /// only; 0 drafts when the proposal has been verified, and drops what was trimmed.
+    /// Tokens to draft while the target verifies a proposal, behind it and as if all of it were accepted; they are the
+    /// proposal of the next step if it is. Where a proposal is trimmed, what was trimmed takes their place. A wish, and for
+    /// greedy chains of a draft model only; 0 drafts when the proposal has been verified, and drops what was trimmed.
     fn ahead_len(&self) -> u32 {
         0
     }

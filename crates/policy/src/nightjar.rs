@@ -15,8 +15,8 @@
 //!
 //! Deviations and choices:
 //! * Loads are ranges of batch sizes that double, 1, 2 and 3, 4 to 7, as `bandit` has them. The authors' code has pairs up to 24.
-//! * Accounts differ between `1 / b` and `1 / sqrt(b)`, and on whether `b` starts again in every block. `1 / b`, which starts again,
-//!   as only that finds a change of circumstances.
+//! * Accounts differ between `1 / b` and `1 / sqrt(b)`, and on whether `b` starts again in every block. `1 / b`, which
+//!   starts again, as only that finds a change of circumstances.
 //! * Exploring plays lengths that were never played first, the shortest of them; the priors and the hard rule against
 //!   speculation of the authors' code are left out.
 //! * Goodput counts tokens per sequence and second, so that both terms are seconds per token of a sequence. The step of a

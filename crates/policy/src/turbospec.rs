@@ -16,9 +16,9 @@
 //! has to win by a tenth.
 //!
 //! Deviations:
-//! * The profile made beforehand ([`crate::cost_profile`]) is refined by every step: one line for a draft round over its rows, one
-//!   for everything else of a step over the rows of the target pass ([`crate::cost`]). A proposal of `k` costs `k` rounds of
-//!   `B` rows. Prompt rows of the coming steps are not foreseen.
+//! * The profile made beforehand ([`crate::cost_profile`]) is refined by every step: one line for a draft round over its
+//!   rows, one for everything else of a step over the rows of the target pass ([`crate::cost`]). A proposal of `k` costs
+//!   `k` rounds of `B` rows. Prompt rows of the coming steps are not foreseen.
 //! * Without a profile the first 20 steps cycle through the lengths 3, 1, 3 and 0. Whenever plain decoding was
 //!   chosen five times in a row, one such cycle precedes the next decision: alpha is frozen while nothing is drafted, and
 //!   speculation would never come back. The released class does so for prompt lookup only, after 100 steps.

@@ -128,8 +128,8 @@ fn dspark_learns_that_its_draft_boasts() {
     let fates = [fate(0, 1, 0.10536), fate(1, 1, 0.10536), fate(2, 0, 0.10536)];
     let rows: Vec<u32> =
         run(policy.as_mut(), 0..120, &fates, row_cost(3.0)).iter().map(|(_, rows)| *rows).collect();
-    // 3 / 22.5; with 2.7, 2.43, 2.19 and 1.97 more 5.7 / 31.5, 8.13 / 40.5, 10.3 / 49.5 and 12.3 / 58.5 = 0.210; then 14.06 / 67.5
-    // = 0.208. Four of each.
+    // 3 / 22.5; with 2.7, 2.43, 2.19 and 1.97 more 5.7 / 31.5, 8.13 / 40.5, 10.3 / 49.5 and 12.3 / 58.5 = 0.210; then 14.06
+    // / 67.5 = 0.208. Four of each.
     assert_eq!(rows[20..100], [15; 80]);
     // After 100 steps the first position is worth 0.66 and the second at most 0.54, together 0.36: 5.0 / 31.5 = 0.158, then 5.3 /
     // 34.5 = 0.154. One of each.

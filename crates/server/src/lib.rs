@@ -1,9 +1,9 @@
 //! Serves the engine over HTTP in the OpenAI API: routes, streams, metrics, and the thread the engine runs on.
 //!
-//! Start at [`run`] or [`serve`]. The key decision: the engine is a plain value that one thread owns (`engine_thread`); connections
-//! hand it requests over a bounded channel and find results in inboxes that the engine fills without ever waiting
-//! (`inbox`). A slow, broken or vanished client costs nobody else anything: its inbox is bounded by its own token bound, and
-//! its requests are cancelled between two steps.
+//! Start at [`run`] or [`serve`]. The key decision: the engine is a plain value that one thread owns (`engine_thread`);
+//! connections hand it requests over a bounded channel and find results in inboxes that the engine fills without ever
+//! waiting (`inbox`). A slow, broken or vanished client costs nobody else anything: its inbox is bounded by its own token
+//! bound, and its requests are cancelled between two steps.
 //!
 //! Everything a client can send is bounded and checked here or by the engine; errors have the shape that OpenAI's clients
 //! understand. Keys and plain HTTP only: encryption, and access from other origins, belong to a proxy in front.

@@ -54,8 +54,8 @@ pub enum Reply {
     Repeat(String, &'static str),
 }
 
-/// A socket that answers `/v1/models` as it should, and the `i`-th other request (from 0) as `reply` says to its body; `/metrics` is
-/// not there. Serves until the test ends.
+/// A socket that answers `/v1/models` as it should, and the `i`-th other request (from 0) as `reply` says to its body;
+/// `/metrics` is not there. Serves until the test ends.
 pub fn stub(reply: impl Fn(usize, &Value) -> Reply + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");

@@ -227,8 +227,8 @@ impl Policy for Mixed {
     fn forget(&mut self, _seq: SeqId) {}
 }
 
-/// Plans the same for everyone, stops after a token whose distribution was flat, and verifies only up to the first
-/// position of middling entropy: in a chain both rules read functions of the prefix alone, in a tree they may read what they like.
+/// Plans the same for everyone, stops after a token whose distribution was flat, and verifies only up to the first position
+/// of middling entropy: in a chain both rules read functions of the prefix alone, in a tree they may read what they like.
 pub struct Fickle {
     pub len: u32,
     pub width: u32,

@@ -135,8 +135,8 @@ pub trait Backend: Send {
         cpu::Isa::detect()
     }
 
-    /// Two backends that may work at the same time, with the same matrices and stores as this one and half of its threads each; an odd one
-    /// goes to the first. `None` where there is one thread.
+    /// Two backends that may work at the same time, with the same matrices and stores as this one and half of its threads
+    /// each; an odd one goes to the first. `None` where there is one thread.
     fn halves(&self) -> Option<[Self; 2]>
     where
         Self: Sized,
@@ -162,8 +162,8 @@ pub trait Backend: Send {
     /// Makes an empty store.
     fn kv_store(&self, shape: KvShape) -> Self::KvStore;
 
-    /// Appends `n_blocks` zeroed blocks to those that the store was made with, in place of those appended before; 0 frees the memory of
-    /// these.
+    /// Appends `n_blocks` zeroed blocks to those that the store was made with, in place of those appended before; 0 frees
+    /// the memory of these.
     fn append_blocks(&self, kv: &mut Self::KvStore, n_blocks: usize);
 
     /// Copies blocks of all layers.

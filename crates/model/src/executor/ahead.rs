@@ -1,7 +1,7 @@
 //! Drafting ahead on some of the threads while the target verifies on the others.
 //!
-//! What a row gets does not depend on the number of threads, and the passes share nothing but weights that nobody writes: so both give
-//! the bits that they would have given one after the other.
+//! What a row gets does not depend on the number of threads, and the passes share nothing but weights that nobody writes:
+//! so both give the bits that they would have given one after the other.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -73,8 +73,8 @@ fn draft_all<B: Backend>(
     })
 }
 
-/// Runs two pieces of work on two threads of `backend`: threads of its own that are awake already, and would otherwise spin beside
-/// new ones. Where none comes to help, one runs after the other.
+/// Runs two pieces of work on two threads of `backend`: threads of its own that are awake already, and would otherwise spin
+/// beside new ones. Where none comes to help, one runs after the other.
 fn side_by_side<B: Backend>(backend: &B, first: impl FnOnce() + Send, second: impl FnOnce() + Send) {
     let (first, second) = (Mutex::new(Some(first)), Mutex::new(Some(second)));
     backend.for_each(2, &|i| match i {

@@ -1,8 +1,8 @@
 //! Dropping the ends of proposals between two layers of the target ([`Prune`](dsde_policy::Prune)).
 //!
-//! Attention is causal and kernels are batch-invariant, so rows that stay get the bits that they would have got, and a wrong guess
-//! only ends a proposal early. The keys and values of dropped rows are missing in the later layers; their slots lie
-//! behind the context and are written again before anything sees them.
+//! Attention is causal and kernels are batch-invariant, so rows that stay get the bits that they would have got, and a
+//! wrong guess only ends a proposal early. The keys and values of dropped rows are missing in the later layers; their slots
+//! lie behind the context and are written again before anything sees them.
 
 use dsde_engine::{RowBatch, TargetDraw};
 use dsde_policy::Prune;
@@ -29,8 +29,8 @@ impl Cut {
 }
 
 impl<B: Backend> ModelExecutor<B> {
-    /// Runs the first layers of a pass that has begun and drops what they seem to reject. `None`, and no layer has run, if nobody asks
-    /// for it or nothing can be dropped.
+    /// Runs the first layers of a pass that has begun and drops what they seem to reject. `None`, and no layer has run, if
+    /// nobody asks for it or nothing can be dropped.
     pub(super) fn cut(&mut self, rows: &RowBatch, draws: &[TargetDraw<'_>]) -> Option<Cut> {
         let is_asked = |draw: &&TargetDraw<'_>| draw.prune.is_some() && !draw.proposal.is_empty();
         let prune = draws.iter().find(is_asked)?.prune?;

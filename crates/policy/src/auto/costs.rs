@@ -1,9 +1,9 @@
 //! What a step takes: the target pass over its rows, a draft round over its rows, and the pace of the machine.
 //!
 //! A plain step among its like is a size of its own, not a pass with no draft rows: the draft pushes the target out of the
-//! nearer caches, so a pass behind drafting takes longer than one behind a pass. The first steps behind a change of mode take longer than
-//! their like, and would flatter the other mode: they count only where nothing else is known. A step
-//! that also reads prompts is another thing again: its rows are cheaper than verified ones, by the output layer.
+//! nearer caches, so a pass behind drafting takes longer than one behind a pass. The first steps behind a change of mode
+//! take longer than their like, and would flatter the other mode: they count only where nothing else is known. A step that
+//! also reads prompts is another thing again: its rows are cheaper than verified ones, by the output layer.
 
 use std::time::Duration;
 
@@ -85,8 +85,9 @@ impl Costs {
         Some(self.passes().seconds(rows)? * self.pace)
     }
 
-    /// As [`target`](Self::target) for `0..=n_max` draft rows on top of `rows`, into `seconds`, but `plain_seconds` for none and never
-    /// less for more; their price is up to a quarter lower while a size was measured rarely. `None` before the first step.
+    /// As [`target`](Self::target) for `0..=n_max` draft rows on top of `rows`, into `seconds`, but `plain_seconds` for
+    /// none and never less for more; their price is up to a quarter lower while a size was measured rarely. `None` before
+    /// the first step.
     pub(super) fn targets_with(
         &self,
         rows: u32,
@@ -112,11 +113,12 @@ impl Costs {
         Some(())
     }
 
-    /// Expected seconds of a target pass that also reads prompts, for `0..=n_max` draft rows on top of `rows`, into `seconds`. `None`
-    /// before the first step.
+    /// Expected seconds of a target pass that also reads prompts, for `0..=n_max` draft rows on top of `rows`, into
+    /// `seconds`. `None` before the first step.
     ///
-    /// A draft row costs what rows cost beside prompts or what they cost without, whichever is more: where few draft and many read, the
-    /// first is the price of a row without output; where many rows were never verified at once, the second is a guess.
+    /// A draft row costs what rows cost beside prompts or what they cost without, whichever is more: where few draft and
+    /// many read, the first is the price of a row without output; where many rows were never verified at once, the second
+    /// is a guess.
     pub(super) fn targets_beside_prompts(&self, rows: u32, n_max: u32, seconds: &mut Vec<f64>) -> Option<()> {
         let passes = self.passes();
         let mixed = if self.mixed.rows_max() > 0.0 { &self.mixed } else { passes };
@@ -260,11 +262,11 @@ impl Rounds {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::{Outcome, SeqId};
 
-    fn outcome(drafted: u32) -> Outcome<'static> {
+    pub(crate) fn outcome(drafted: u32) -> Outcome<'static> {
         Outcome {
             seq: SeqId(1),
             planned: drafted,
@@ -276,7 +278,8 @@ mod tests {
         }
     }
 
-    fn feedback<'a>(
+    /// A step without prompts that takes `draft_ms` and `rest_ms`.
+    pub(crate) fn feedback<'a>(
         outcomes: &'a [Outcome<'a>],
         draft_rows: u32,
         draft_ms: u64,

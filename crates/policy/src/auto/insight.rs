@@ -1,7 +1,7 @@
 //! Whether the shape of the draft's distributions is worth computing: what it tells against what it takes.
 
-/// Relative gain in rate per nat that the shape adds to the prediction of a label. Measured with a small pair: 0.14 nats were worth
-/// 7 % of the rate.
+/// Relative gain in rate per nat that the shape adds to the prediction of a label. Measured with a small pair: 0.14 nats
+/// were worth 7 % of the rate.
 const GAIN_PER_NAT: f64 = 0.5;
 
 /// Nats per label below which the shape tells nothing, however cheap it is.

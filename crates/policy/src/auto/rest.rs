@@ -4,8 +4,9 @@ use super::costs::STEPS_TO_WARM;
 use super::{Auto, plain};
 use crate::{PlanView, Planned, Reason};
 
-/// Steps for which a decision to decode plainly stands while the batch stays the same: fewer while the question is open, more once it
-/// is settled. Nothing is learnt about drafts meanwhile, and a small model's step takes no longer than a hundred decisions.
+/// Steps for which a decision to decode plainly stands while the batch stays the same: fewer while the question is open,
+/// more once it is settled. Nothing is learnt about drafts meanwhile, and a small model's step takes no longer than a
+/// hundred decisions.
 const REST_STEPS: (u32, u32) = (8, 32);
 
 /// Plain steps in a row that measure plain decoding: the first ones are slower and do not count.

@@ -100,7 +100,8 @@ impl Default for CostCurve {
 }
 
 impl CostCurve {
-    /// Takes in one pass; it counts from the next [`settle`](Self::settle) on. Passes without a row, or over which the clock stood still, are ignored.
+    /// Takes in one pass; it counts from the next [`settle`](Self::settle) on. Passes without a row, or over which the
+    /// clock stood still, are ignored.
     ///
     /// * `weight`: evidence of this pass against an ordinary one, more than 0.
     /// * Returns the logarithm by which the pass missed what was known of its size, bounded by that of 1.5; `None` for the
@@ -158,8 +159,8 @@ impl CostCurve {
         self.evidence(rows) >= SOUND_FROM
     }
 
-    /// Whether this size is sound, or the nearest sizes on both sides that are: the larger of at most twice the smaller's rows, so that
-    /// what lies between is no guess.
+    /// Whether this size is sound, or the nearest sizes on both sides that are: the larger of at most twice the smaller's
+    /// rows, so that what lies between is no guess.
     pub fn is_sound_between(&self, rows: u32) -> bool {
         let sound = |size: &&Size| size.n >= SOUND_FROM;
         let (below, above) = self.sizes.split_at(size_of(rows));

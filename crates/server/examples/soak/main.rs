@@ -2,8 +2,9 @@
 //!
 //! `cargo run --release -p dsde-server --example soak -- URL [CLIENTS [SECONDS [TOKENS [DSDE]]]]`
 //!
-//! After a warm-up as long as itself one round is measured. It ends with code 1 if a check fails; `docs/serving.md` lists them. The
-//! program DSDE, if named, is asked to `generate` what greedy answers must be. Loopback only: it is meant to be hard on the server.
+//! After a warm-up as long as itself one round is measured. It ends with code 1 if a check fails; `docs/serving.md` lists
+//! them. The program DSDE, if named, is asked to `generate` what greedy answers must be. Loopback only: it is meant to be
+//! hard on the server.
 
 mod clients;
 mod reference;
