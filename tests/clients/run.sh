@@ -6,23 +6,13 @@
 # ends with code 77.
 set -euo pipefail
 
-here=$(cd "$(dirname "$0")" && pwd)
-root=$(cd "$here/../.." && pwd)
+# shellcheck source=tests/common.sh
+. "$(dirname "$0")/../common.sh"
 venv=${DSDE_CLIENTS_VENV:-$root/target/clients-venv}
-
-dsde=${1:-}
-for candidate in "$root/target/release/dsde" "$root/target/debug/dsde"; do
-    if [ -z "$dsde" ] && [ -x "$candidate" ]; then dsde=$candidate; fi
-done
-if [ -z "$dsde" ]; then
-    echo "there is no dsde; build it (cargo build --release) or name it" >&2
-    exit 2
-fi
 
 if [ ! -x "$venv/bin/python" ] || ! "$venv/bin/python" -c 'import openai' 2>/dev/null; then
     if ! { python3 -m venv "$venv" && "$venv/bin/pip" install --quiet -r "$here/requirements.txt"; }; then
-        echo "SKIPPED: NOTHING WAS CHECKED. The packages of $here/requirements.txt cannot be installed." >&2
-        exit 77
+        skip "The packages of $here/requirements.txt cannot be installed."
     fi
 fi
 

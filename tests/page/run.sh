@@ -6,23 +6,9 @@
 # installed with apt-get where that is possible). Without them nothing is checked, and the script says so and ends with code 77.
 set -euo pipefail
 
-here=$(cd "$(dirname "$0")" && pwd)
-root=$(cd "$here/../.." && pwd)
+# shellcheck source=tests/common.sh
+. "$(dirname "$0")/../common.sh"
 modules=${DSDE_PAGE_MODULES:-$root/target/page-tests}
-
-skip() {
-    echo "SKIPPED: NOTHING WAS CHECKED. $1" >&2
-    exit 77
-}
-
-dsde=${1:-}
-for candidate in "$root/target/release/dsde" "$root/target/debug/dsde"; do
-    if [ -z "$dsde" ] && [ -x "$candidate" ]; then dsde=$candidate; fi
-done
-if [ -z "$dsde" ]; then
-    echo "there is no dsde; build it (cargo build --release) or name it" >&2
-    exit 2
-fi
 
 browser() { command -v "${DSDE_CHROMIUM:-chromium}" || command -v chromium-browser || command -v google-chrome; }
 if ! browser >/dev/null && [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
