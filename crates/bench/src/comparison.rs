@@ -21,7 +21,7 @@ pub fn page(log: &Log) -> String {
     out.push_str(DEFINITIONS);
     out.push_str("\n## All conditions together\n\n");
     out += &overview(&cells).markdown();
-    out += &by_load(&cells);
+    out += &summaries(&cells);
     for (title, group) in groups(&cells) {
         let _ = write!(out, "\n## {title}\n");
         out += &measures(&group);
@@ -31,9 +31,10 @@ pub fn page(log: &Log) -> String {
 }
 
 const DEFINITIONS: &str = "\
-All figures are measured. C: requests in flight; T: temperature; tokens/s: while C requests were in flight, mean over rounds; \
+All figures are measured. C: requests in flight; T: temperature; tokens/s: from the first end of a request until fewer than C are left, mean over rounds; \
 x off: tokens/s over those of `off` in the same round, geometric mean without the outer fifths of the rounds, ± half of its 95 % confidence interval; best fixed: the \
-length with the most tokens/s, `off` being length 0; regret: share of the best fixed length's tokens/s that is missed, where \
+length with the most tokens/s, `off` being length 0; auto over it: tokens/s of `auto` over those of the policy, likewise; \
+means over cells are geometric, their ± is from the rounds of each, or where a cell has one round, from the spread over cells; regret: share of the best fixed length's tokens/s that is missed, where \
 the best length is chosen by the other rounds (negative: faster than it); TTFT, TPOT, gap: quantiles over requests, of gaps \
 over all of them, mean over rounds; goodput: requests per second that meet their latency targets; accepted: of the verified tokens.\n";
 
@@ -76,6 +77,7 @@ fn overview(cells: &[Cell<'_>]) -> Table {
         "policy",
         "cells",
         "x off",
+        "auto over it",
         "worst x off",
         "regret",
         "worst regret",
@@ -92,6 +94,9 @@ fn overview_line(cells: &[&Cell<'_>], policy: &str) -> Vec<String> {
         cells.iter().filter_map(|&cell| Some((cell, cell.find(policy)?))).collect();
     let to_off = here.iter().filter_map(|(cell, measured)| cell.ratio_to_off(measured));
     let to_off: Vec<Ratio> = to_off.collect();
+    let auto_over = here.iter().filter(|_| policy != "auto");
+    let auto_over = auto_over.filter_map(|(cell, measured)| cell.ratio(cell.find("auto")?, measured));
+    let auto_over: Vec<Ratio> = auto_over.collect();
     let to_best = here.iter().filter_map(|(cell, measured)| Some((cell.ratio_to_best(measured)?, *cell)));
     let to_best: Vec<(Ratio, &Cell<'_>)> = to_best.collect();
     let slower = |a: &f64, b: &f64| a.total_cmp(b);
@@ -101,6 +106,7 @@ fn overview_line(cells: &[&Cell<'_>], policy: &str) -> Vec<String> {
         policy.to_owned(),
         here.len().to_string(),
         mean_over_cells(&to_off).map_or_else(absent, with_error),
+        mean_over_cells(&auto_over).map_or_else(absent, with_error),
         report::ratio(to_off.iter().map(|ratio| ratio.mean).min_by(slower)),
         mean_over_cells(&ratios).map_or_else(absent, regret_with_error),
         percent(worst.map(|(ratio, _)| 1.0 - ratio.mean)),
@@ -134,30 +140,45 @@ fn groups<'c, 'a>(cells: &'c [Cell<'a>]) -> Vec<(String, Vec<&'c Cell<'a>>)> {
 /// The head of a column and the cells that it stands for.
 type Column<'c, 'a> = (String, Vec<&'c Cell<'a>>);
 
-/// Policies by requests in flight, over all workloads and temperatures; nothing if there is one of each.
-fn by_load(cells: &[Cell<'_>]) -> String {
+/// Policies by requests in flight and by workload, over everything else.
+fn summaries(cells: &[Cell<'_>]) -> String {
     let constant = || cells.iter().filter(|cell| cell.conditions().segment.is_none());
     let mut loads: Vec<u32> = constant().map(|cell| cell.conditions().concurrency).collect();
     loads.sort_unstable();
     loads.dedup();
-    let column = |load: &u32| {
+    let by_load = |load: &u32| {
         (load.to_string(), constant().filter(|cell| cell.conditions().concurrency == *load).collect())
     };
-    let columns: Vec<Column<'_, '_>> = loads.iter().map(column).collect();
-    if columns.iter().all(|(_, cells)| cells.len() < 2) {
+    let mut workloads: Vec<&str> = Vec::new();
+    for cell in constant() {
+        if !workloads.contains(&cell.conditions().workload.as_str()) {
+            workloads.push(&cell.conditions().workload);
+        }
+    }
+    let by_workload = |workload: &&str| {
+        (workload.to_string(), constant().filter(|cell| cell.conditions().workload == **workload).collect())
+    };
+    let by_load: Vec<Column<'_, '_>> = loads.iter().map(by_load).collect();
+    let by_workload: Vec<Column<'_, '_>> = workloads.iter().map(by_workload).collect();
+    summary("C", &by_load) + &summary("workload", &by_workload)
+}
+
+/// Means over the cells of every column; nothing where these are one column or one cell each.
+fn summary(by: &str, columns: &[Column<'_, '_>]) -> String {
+    if columns.len() < 2 || columns.iter().all(|(_, cells)| cells.len() < 2) {
         return String::new();
     }
     let mean = |cells: &[&Cell<'_>], policy: &str, ratio: CellRatio| {
         let ratios: Vec<Ratio> = cells.iter().filter_map(|cell| ratio(cell, cell.find(policy)?)).collect();
         mean_over_cells(&ratios)
     };
-    let speed = table(&columns, |cells, policy| mean(cells, policy, to_off).map(with_error));
-    let regret = table(&columns, |cells, policy| mean(cells, policy, to_best).map(regret_with_error));
+    let speed = table(columns, |cells, policy| mean(cells, policy, to_off).map(with_error));
+    let regret = table(columns, |cells, policy| mean(cells, policy, to_best).map(regret_with_error));
     let mut out = String::new();
     for (title, table) in [("x off", speed), ("Regret", regret)] {
         if let Some(table) = table {
             let markdown = table.markdown();
-            let _ = write!(out, "\n{title} by C, mean over workloads and temperatures:\n\n{markdown}");
+            let _ = write!(out, "\n{title} by {by}, mean over all else:\n\n{markdown}");
         }
     }
     out
@@ -338,14 +359,37 @@ mod tests {
         let page = page(&log);
         // sqrt(1.2 * 1.0).
         // Geometric mean of 0.8 and 1.
-        let expected = ["auto", "2", "1.10", "1.00", "10.6 %", "20.0 %", "chat, T=0, C=4"];
+        let expected = ["auto", "2", "1.10", "-", "1.00", "10.6 %", "20.0 %", "chat, T=0, C=4"];
         assert_eq!(line(&page, "auto"), expected);
-        // sqrt(1.5 * 0.5); 1 - sqrt(1 * 0.5).
-        let expected = ["fixed:k=2", "2", "0.87", "0.50", "29.3 %", "50.0 %", "code, T=0, C=4"];
+        // sqrt(1.5 * 0.5); sqrt(120 / 150 * 100 / 50); 1 - sqrt(1 * 0.5).
+        let expected = ["fixed:k=2", "2", "0.87", "1.26", "0.50", "29.3 %", "50.0 %", "code, T=0, C=4"];
         assert_eq!(line(&page, "fixed:k=2"), expected);
         assert!(page.contains("12 runs, up to 2 rounds;") && page.contains("in all 2 conditions"), "{page}");
         assert!(page.contains("## chat, T = 0\n") && page.contains("## code, T = 0\n"), "{page}");
         assert_eq!(line(page.split("## code").nth(1).unwrap(), "best fixed"), ["best fixed", "k=0"]);
+    }
+
+    #[test]
+    fn loads_and_workloads_are_summed_up_where_there_are_several() {
+        let mut log = log(&[("off", &[100.0]), ("auto", &[120.0])]);
+        assert!(!page(&log).contains("mean over all else"));
+        for (workload, concurrency) in [("code", 4), ("chat", 1), ("code", 1)] {
+            let mut others = log.runs[..2].to_vec();
+            for run in &mut others {
+                (run.conditions.workload, run.conditions.concurrency) = (workload.to_owned(), concurrency);
+                run.tokens_per_s *=
+                    if run.conditions.policy == "auto" && concurrency == 1 { 1.5 } else { 1.0 };
+            }
+            log.runs.extend(others);
+        }
+        let page = page(&log);
+        let by_load = page.split("x off by C").nth(1).unwrap();
+        assert_eq!(line(by_load, "policy"), ["policy", "1", "4"]);
+        assert_eq!(line(by_load, "auto"), ["auto", "1.80", "1.20"]);
+        let by_workload = page.split("x off by workload").nth(1).unwrap();
+        // 1.2 sqrt(1.5).
+        assert_eq!(line(by_workload, "policy"), ["policy", "chat", "code"]);
+        assert_eq!(line(by_workload, "auto"), ["auto", "1.47", "1.47"]);
     }
 
     #[test]

@@ -315,6 +315,20 @@ impl Log {
         log.ok_or_else(|| Error::Order { file: file.to_owned(), line: 1 })
     }
 
+    /// Adds the runs of another log of the same machine, models and settings; the number of requests may differ.
+    ///
+    /// * `path`: of the other log.
+    ///
+    /// # Errors
+    /// [`Error::Heading`] naming what else differs.
+    pub fn add(&mut self, path: &Path, other: Self) -> Result<(), Error> {
+        let mut heading = other.heading;
+        heading.settings.requests = self.heading.settings.requests;
+        check_same(path, &heading, &self.heading)?;
+        self.runs.extend(other.runs);
+        Ok(())
+    }
+
     /// Whether `conditions` were measured in `round`.
     pub fn has(&self, conditions: &Conditions, round: u32) -> bool {
         self.runs.iter().any(|run| run.round == round && run.conditions == *conditions)
@@ -479,6 +493,19 @@ mod tests {
         let other = Heading { model: "n".to_owned(), ..heading() };
         let error = LogFile::open(&path, other).unwrap_err().to_string();
         assert!(error.ends_with("holds runs with model m, not n; give another file"), "{error}");
+    }
+
+    #[test]
+    fn logs_of_other_numbers_of_requests_are_added_and_no_others() {
+        let other = |settings| Log { heading: Heading { settings, ..heading() }, runs: vec![run(1)] };
+        let mut log = Log { heading: heading(), runs: vec![run(0)] };
+        let more =
+            Settings { requests: Some(64), command: "dsde bench --more".to_owned(), ..heading().settings };
+        log.add(Path::new("more.jsonl"), other(more)).unwrap();
+        assert_eq!((&log.heading, &log.runs), (&heading(), &vec![run(0), run(1)]));
+        let longer = Settings { max_tokens: 5, ..heading().settings };
+        let error = log.add(Path::new("longer.jsonl"), other(longer)).unwrap_err().to_string();
+        assert_eq!(error, "longer.jsonl holds runs with --max-tokens 5, not 4; give another file");
     }
 
     #[test]

@@ -76,14 +76,26 @@ fn average(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// Geometric mean over cells, and its half-width as if their errors were independent.
+/// Geometric mean over cells, and its half-width: as if their errors were independent. Where a cell had one round only, it comes
+/// from the spread over the cells, three at least, which also holds what really differs between them.
 pub fn mean_over_cells(ratios: &[Ratio]) -> Option<Ratio> {
-    let n = ratios.len() as f64;
-    let logs: f64 = ratios.iter().map(|ratio| ratio.mean.ln()).sum();
+    let logs: Vec<f64> = ratios.iter().map(|ratio| ratio.mean.ln()).collect();
+    let n = logs.len() as f64;
     let half_widths: Option<Vec<f64>> = ratios.iter().map(|ratio| ratio.half_width).collect();
-    let half_width =
-        half_widths.map(|widths| widths.iter().map(|width| width * width).sum::<f64>().sqrt() / n);
-    (!ratios.is_empty()).then(|| Ratio { mean: (logs / n).exp(), half_width })
+    let half_width = match half_widths {
+        Some(widths) => Some(widths.iter().map(|width| width * width).sum::<f64>().sqrt() / n),
+        None => half_width_of_spread(&logs),
+    };
+    (!ratios.is_empty()).then(|| Ratio { mean: average(&logs).exp(), half_width })
+}
+
+/// Half of the 95 % confidence interval of the mean of `logs`, if there are three or more.
+fn half_width_of_spread(logs: &[f64]) -> Option<f64> {
+    let n = logs.len();
+    (n > 2).then(|| {
+        let squares: f64 = logs.iter().map(|log| (log - average(logs)).powi(2)).sum();
+        T_95.get(n - 2).copied().unwrap_or(T_95_MORE) * (squares / (n - 1) as f64 / n as f64).sqrt()
+    })
 }
 
 /// The cells of a log, in the order of their first runs.
@@ -134,10 +146,13 @@ impl<'a> Cell<'a> {
 
     /// Throughput of `measured` over that of `off`, in the rounds that have both.
     pub fn ratio_to_off(&self, measured: &Measured<'_>) -> Option<Ratio> {
-        let off = self.find("off")?;
-        let logs: Vec<f64> =
-            measured.rates().filter_map(|(round, rate)| Some(ln_ratio(rate, off.rate(round)?))).collect();
-        Ratio::of_logs(&logs)
+        self.ratio(measured, self.find("off")?)
+    }
+
+    /// Throughput of `measured` over that of `other`, in the rounds that have both.
+    pub fn ratio(&self, measured: &Measured<'_>, other: &Measured<'_>) -> Option<Ratio> {
+        let log = |(round, rate)| Some(ln_ratio(rate, other.rate(round)?));
+        Ratio::of_logs(&measured.rates().filter_map(log).collect::<Vec<f64>>())
     }
 
     /// The best length of all rounds together, among those measured in every round that has any.
@@ -312,6 +327,9 @@ pub(crate) mod tests {
         assert!((mean.half_width.unwrap() - 0.025).abs() < 1e-12);
         let one_round = mean_over_cells(&[ratio(2.0, Some(0.1)), ratio(2.0, None)]).unwrap();
         assert_eq!(one_round.half_width, None);
+        // Logarithms -1, 0 and 1: sd 1, t of 2 degrees of freedom 4.303.
+        let spread = mean_over_cells(&[-1.0, 0.0, 1.0].map(|log: f64| ratio(log.exp(), None))).unwrap();
+        assert!((spread.half_width.unwrap() - 4.303 / 3f64.sqrt()).abs() < 1e-9);
         assert_eq!(mean_over_cells(&[]), None);
     }
 

@@ -16,6 +16,7 @@ Examples:
   dsde bench report runs.jsonl --plot figures
   dsde bench report runs.jsonl --plot figures --policies auto,fixed:k=1..8,dsde
   dsde bench report runs/first/record.json --plot figures
+  dsde bench report few.jsonl many.jsonl --together
 
 --plot writes, as far as there is data: NAME-speed.svg (tokens/s over those of `off` by requests in flight), NAME-tpot.svg, \
 NAME-regret.svg (what is missed of the best fixed length) and NAME-load.svg (a load that changes, over time). They have no \
@@ -25,9 +26,14 @@ background and can be read on light and dark pages.";
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ReportArgs {
-    /// Logs that `dsde bench --log` wrote, or records of --out and --json; each is a page of its own.
+    /// Logs that `dsde bench --log` wrote, or records of --out and --json; each is a page of its own unless --together is given.
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
+
+    /// Make one page of all files, and figures named after the first. They must be of the same machine, models and settings;
+    /// only numbers of requests may differ.
+    #[arg(long)]
+    together: bool,
 
     /// Draw figures into this folder, as SVG; existing ones are replaced.
     #[arg(long, value_name = "DIR")]
@@ -41,11 +47,16 @@ pub(crate) struct ReportArgs {
 /// Runs the command.
 pub(super) fn run(args: ReportArgs) -> Outcome {
     let read = |file: &PathBuf| Log::read(file).or_usage();
-    let logs: Vec<Log> = args.files.iter().map(read).collect::<Outcome<_>>()?;
+    let mut logs: Vec<Log> = args.files.iter().map(read).collect::<Outcome<_>>()?;
+    if args.together {
+        for (log, file) in logs.split_off(1).into_iter().zip(&args.files[1..]) {
+            logs[0].add(file, log).or_usage()?;
+        }
+    }
     if let Some(folder) = &args.plot {
         let shown =
             args.policies.map(|PolicyList(policies)| policies.iter().map(ToString::to_string).collect());
-        draw(folder, shown.as_ref(), &args.files, &logs)?;
+        draw(folder, shown.as_ref(), &args.files[..logs.len()], &logs)?;
     }
     let mut out = io::stdout().lock();
     for log in &logs {
