@@ -14,6 +14,8 @@ use crate::record::Conditions;
 
 /// Space left free above and below curves, as a share of their range.
 const HEADROOM: f64 = 0.08;
+/// Rounds from which an interval is drawn: that of two is several times as wide as what it is about.
+const ROUNDS_WITH_INTERVAL: usize = 3;
 /// Least distance of two texts at the ends of curves, pixels.
 const LABEL_DISTANCE: i32 = 11;
 
@@ -49,7 +51,10 @@ pub(super) fn speed(
 ) -> Result<Option<String>, Error> {
     let value = |cell: &Cell<'_>, measured: &Measured<'_>| match measured.policy {
         "off" => None,
-        _ => cell.ratio_to_off(measured),
+        _ => cell.ratio_to_off(measured).map(|ratio| match measured.runs().count() {
+            ..ROUNDS_WITH_INTERVAL => Ratio { half_width: None, ..ratio },
+            _ => ratio,
+        }),
     };
     let sheet = Sheet {
         title: "Throughput over that of plain decoding",
