@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread;
 
 use tokio::runtime::Builder;
+use tokio::signal;
 use tokio::sync::watch;
 
 /// Exit code of a program that was ended by SIGINT, by the convention of shells.
@@ -30,9 +31,13 @@ impl Interrupt {
     pub(crate) fn listen() -> io::Result<Arc<Self>> {
         let interrupt = Arc::new(Self { state: watch::Sender::new(State::Idle) });
         let runtime = Builder::new_current_thread().enable_io().build()?;
+        let mut pressed = {
+            let _entered = runtime.enter();
+            presses()?
+        };
         let listener = interrupt.clone();
         let listen = async move {
-            while tokio::signal::ctrl_c().await.is_ok() {
+            while pressed.recv().await.is_some() {
                 if !listener.stop() {
                     // The shell's next line begins at the left.
                     let _ = writeln!(io::stderr());
@@ -74,6 +79,18 @@ impl Interrupt {
             is_answering
         })
     }
+}
+
+/// Every Ctrl-C from now on.
+#[cfg(unix)]
+fn presses() -> io::Result<signal::unix::Signal> {
+    signal::unix::signal(signal::unix::SignalKind::interrupt())
+}
+
+/// Every Ctrl-C from now on.
+#[cfg(windows)]
+fn presses() -> io::Result<signal::windows::CtrlC> {
+    signal::windows::ctrl_c()
 }
 
 #[cfg(test)]
