@@ -149,12 +149,7 @@ fn summaries(cells: &[Cell<'_>]) -> String {
     let by_load = |load: &u32| {
         (load.to_string(), constant().filter(|cell| cell.conditions().concurrency == *load).collect())
     };
-    let mut workloads: Vec<&str> = Vec::new();
-    for cell in constant() {
-        if !workloads.contains(&cell.conditions().workload.as_str()) {
-            workloads.push(&cell.conditions().workload);
-        }
-    }
+    let workloads = distinct(constant().map(|cell| cell.conditions().workload.as_str()));
     let by_workload = |workload: &&str| {
         (workload.to_string(), constant().filter(|cell| cell.conditions().workload == **workload).collect())
     };
@@ -271,13 +266,17 @@ fn table(columns: &[Column<'_, '_>], value: impl Fn(&[&Cell<'_>], &str) -> Optio
 
 /// In the order of appearance.
 pub(crate) fn policies<'c, 'a: 'c>(cells: impl Iterator<Item = &'c Cell<'a>>) -> Vec<&'a str> {
-    let mut names: Vec<&str> = Vec::new();
-    for measured in cells.flat_map(Cell::policies) {
-        if !names.contains(&measured.policy) {
-            names.push(measured.policy);
+    distinct(cells.flat_map(Cell::policies).map(|measured| measured.policy))
+}
+
+/// Every item once, in the order of appearance.
+pub(crate) fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
+    items.fold(Vec::new(), |mut distinct, item| {
+        if !distinct.contains(&item) {
+            distinct.push(item);
         }
-    }
-    names
+        distinct
+    })
 }
 
 fn totals(measured: &Measured<'_>) -> Totals {

@@ -65,11 +65,15 @@ impl Ratio {
             let winsorised: Vec<f64> = sorted.iter().map(|log| log.clamp(ends.0, ends.1)).collect();
             let centre = average(&winsorised);
             let squares: f64 = winsorised.iter().map(|log| (log - centre).powi(2)).sum();
-            let t = T_95.get(kept.len() - 2).copied().unwrap_or(T_95_MORE);
-            t * (squares / (n - 1) as f64 * n as f64).sqrt() / kept.len() as f64
+            t_95(kept.len()) * (squares / (n - 1) as f64 * n as f64).sqrt() / kept.len() as f64
         });
         Some(Self { mean: mean.exp(), half_width })
     }
+}
+
+/// Student's t for the mean of `n` values, two at least.
+fn t_95(n: usize) -> f64 {
+    T_95.get(n - 2).copied().unwrap_or(T_95_MORE)
 }
 
 fn average(values: &[f64]) -> f64 {
@@ -94,7 +98,7 @@ fn half_width_of_spread(logs: &[f64]) -> Option<f64> {
     let n = logs.len();
     (n > 2).then(|| {
         let squares: f64 = logs.iter().map(|log| (log - average(logs)).powi(2)).sum();
-        T_95.get(n - 2).copied().unwrap_or(T_95_MORE) * (squares / (n - 1) as f64 / n as f64).sqrt()
+        t_95(n) * (squares / (n - 1) as f64 / n as f64).sqrt()
     })
 }
 

@@ -8,7 +8,7 @@ use super::canvas::{
     self, Area, Caption, Entry, Labelled, PANEL_HEIGHT, PANEL_WIDTH, draw, grid, mark, stroke, text,
 };
 use super::style::{INK, Look, Mark, TEXT, TITLE, looks};
-use crate::comparison::policies;
+use crate::comparison::{distinct, policies};
 use crate::matrix::{Cell, Measured, Ratio, fixed_len};
 use crate::record::Conditions;
 
@@ -94,13 +94,7 @@ fn panels(
     let constant: Vec<&Cell<'_>> = cells.iter().filter(|cell| cell.conditions().segment.is_none()).collect();
     let names = shown(&constant, is_shown);
     let looks = looks(&names);
-    let mut titles: Vec<String> = Vec::new();
-    for cell in &constant {
-        let title = title(cell.conditions());
-        if !titles.contains(&title) {
-            titles.push(title);
-        }
-    }
+    let titles = distinct(constant.iter().map(|cell| title(cell.conditions())));
     let panel = |panel_title: String| {
         let here = || constant.iter().filter(|cell| title(cell.conditions()) == panel_title);
         let mut loads: Vec<u32> = here().map(|cell| cell.conditions().concurrency).collect();

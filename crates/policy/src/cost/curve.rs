@@ -164,10 +164,8 @@ impl CostCurve {
     pub fn is_sound_between(&self, rows: u32) -> bool {
         let sound = |size: &&Size| size.n >= SOUND_FROM;
         let (below, above) = self.sizes.split_at(size_of(rows));
-        match (below.iter().rev().find(sound), above.iter().find(sound)) {
-            (Some(below), Some(above)) => above.rows <= 2.0 * below.rows || self.is_sound(rows),
-            _ => self.is_sound(rows),
-        }
+        let around = below.iter().rev().find(sound).zip(above.iter().find(sound));
+        self.is_sound(rows) || around.is_some_and(|(below, above)| above.rows <= 2.0 * below.rows)
     }
 
     /// Evidence about passes of this size, in passes; not more than are remembered.
