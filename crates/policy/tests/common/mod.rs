@@ -51,9 +51,7 @@ pub(crate) fn step_at(
     policy.plan(&view, &mut plan);
 
     let planned: Vec<u32> = plan.iter().zip(fates).map(|(p, f)| p.len.min(f.limit)).collect();
-    let drafted: Vec<Vec<DraftPosition>> = (plan.iter().zip(&planned).zip(fates))
-        .map(|((plan, &len), fate)| drafted(policy, fate, len, plan.width))
-        .collect();
+    let drafted = drafted(policy, fates, &plan, &planned);
     let lens: Vec<u32> = drafted.iter().map(|positions| positions.len() as u32).collect();
     let mut verify_lens = lens.clone();
     let positions: Vec<&[DraftPosition]> = drafted.iter().map(Vec::as_slice).collect();
@@ -95,23 +93,43 @@ pub(crate) fn step_at(
     plan
 }
 
-/// Positions drafted of `len` planned levels of `width` nodes.
-fn drafted(policy: &mut dyn Policy, fate: &Fate, len: u32, width: u32) -> Vec<DraftPosition> {
-    let mut klds = fate.klds.iter().copied().cycle();
-    let mut positions = Vec::new();
-    let mut path_log_prob = 0.0;
-    for index in 0..len {
-        let entropy = klds.next().unwrap_or(0.0);
-        let top_prob = (-entropy).exp();
-        path_log_prob += top_prob.ln();
-        let level = DraftPosition { index, entropy, top_prob, path_log_prob };
-        let node = DraftPosition { path_log_prob: path_log_prob - (width as f32).ln(), ..level };
-        positions.extend((0..width).map(|_| node));
-        if index + 1 < len && !policy.keep_drafting(fate.seq, &level) {
+/// Positions drafted of `planned` levels each, round by round as the engine does: everyone draws, then each is asked in turn.
+fn drafted(
+    policy: &mut dyn Policy,
+    fates: &[Fate],
+    plan: &[Planned],
+    planned: &[u32],
+) -> Vec<Vec<DraftPosition>> {
+    let mut positions: Vec<Vec<DraftPosition>> = vec![Vec::new(); fates.len()];
+    let mut drafting: Vec<usize> = (0..fates.len()).filter(|&i| planned[i] > 0).collect();
+    for index in 0.. {
+        if drafting.is_empty() {
             break;
         }
+        for &i in &drafting {
+            push_level(&mut positions[i], &fates[i], index, plan[i].width);
+        }
+        drafting.retain(|&i| {
+            let level = level_of(positions[i].last().expect("drafted above"), plan[i].width);
+            index + 1 < planned[i] && policy.keep_drafting(fates[i].seq, &level)
+        });
     }
     positions
+}
+
+/// Appends a level of `width` nodes that are equally likely.
+fn push_level(positions: &mut Vec<DraftPosition>, fate: &Fate, index: u32, width: u32) {
+    let before = positions.last().map_or(0.0, |node| level_of(node, width).path_log_prob);
+    let n_klds = fate.klds.len().max(1);
+    let entropy = fate.klds.get(index as usize % n_klds).copied().unwrap_or(0.0);
+    let top_prob = (-entropy).exp();
+    let path_log_prob = before + top_prob.ln() - (width as f32).ln();
+    positions.extend((0..width).map(|_| DraftPosition { index, entropy, top_prob, path_log_prob }));
+}
+
+/// What the policy is told of the level of a node.
+fn level_of(node: &DraftPosition, width: u32) -> DraftPosition {
+    DraftPosition { path_log_prob: node.path_log_prob + (width as f32).ln(), ..*node }
 }
 
 /// How the engine shows a sequence.
