@@ -29,7 +29,7 @@
 use std::collections::HashMap;
 
 use crate::registry::{Entry, LEN_MAX, Parameter, Settings, ValueSet};
-use crate::{DraftPosition, Outcome, PlanView, Planned, Policy, SeqId, Signals, StepFeedback};
+use crate::{Cap, DraftPosition, Outcome, PlanView, Planned, Policy, SeqId, Signals, StepFeedback};
 
 /// The row of this policy in the registry.
 pub static ENTRY: Entry = Entry {
@@ -88,7 +88,7 @@ pub static ENTRY: Entry = Entry {
     ],
     presets: &[],
     is_per_sequence: true,
-    build: |settings| Ok(Box::new(AdaEdl::new(Config::new(settings)?))),
+    build: |settings| Ok(Cap::around(AdaEdl::new(Config::new(settings)?), settings)),
 };
 
 /// Checked parameters; the table in [`ENTRY`] says what each means.

@@ -7,17 +7,19 @@
 //!
 //! | equation | here |
 //! |---|---|
-//! | 9-11: the bound with the least mean squared distance to the batch's lengths is their mean | [`Cap::mean_len`] |
-//! | `min(SL, cap)` | [`Cap::plan`](Policy::plan) |
+//! | 9-11: the bound with the least mean squared distance to the batch's lengths is their mean | [`mean_len`] |
+//! | `min(SL, cap)` | [`cut`] |
 //!
 //! Choices where the paper is silent:
 //! * The mean is that of whole lengths and is rounded up, as in the authors' released code.
 //! * Unsettled lengths are neither counted nor cut, also as released: calibration needs to see how far a sequence gets.
+//! * The mean is that of the sequences that are about to draft. The released code takes it after a step, over other sequences;
+//!   [`Dsde`](crate::Dsde) does so itself in its released variant and is not wrapped.
 //! * Sequences planned at 0 are not counted. They do not draft, so nobody waits for them and they wait for nobody; counted,
 //!   a batch that is half switched off would halve the lengths of the other half.
 //! * Lengths count as planned, before the engine clips them to each sequence's limit.
 
-use crate::registry::{Parameter, ValueSet};
+use crate::registry::{Parameter, Settings, ValueSet};
 use crate::{DraftPosition, PlanView, Planned, Policy, Reason, SeqId, Signals, StepFeedback};
 
 /// Word that switches the cap on.
@@ -41,31 +43,53 @@ pub struct Cap {
     cap: Option<u32>,
 }
 
+/// Whether the settings of a per-sequence policy ask for a cap.
+pub fn is_wanted(settings: &Settings) -> bool {
+    settings.word(PARAMETER.key) == MEAN
+}
+
+/// The name of a policy with its cap.
+pub fn name_with(name: String) -> String {
+    let separator = if name.contains(':') { ',' } else { ':' };
+    format!("{name}{separator}{}={MEAN}", PARAMETER.key)
+}
+
+/// Mean of lengths, tokens, rounded up; `None` if there are none.
+///
+/// DSDE (arXiv:2509.01083), Eqs. 9-11.
+pub fn mean_len(lens: impl IntoIterator<Item = u32>) -> Option<u32> {
+    let (mut sum, mut n) = (0u64, 0u64);
+    for len in lens {
+        sum += u64::from(len);
+        n += 1;
+    }
+    // The mean of u32 values, rounded up, is at most the largest of them.
+    (n > 0).then(|| sum.div_ceil(n) as u32)
+}
+
+/// Cuts a settled length to the bound.
+pub fn cut(planned: &mut Planned, cap: u32) {
+    if planned.is_settled && planned.len > cap {
+        planned.len = cap;
+        planned.reason = REASON;
+    }
+}
+
 impl Cap {
     /// Wraps a policy that plans per sequence.
     pub fn new(inner: Box<dyn Policy>) -> Self {
         Self { inner, cap: None }
     }
 
-    /// Mean of the settled lengths above 0, tokens, rounded up; `None` if there are none.
-    ///
-    /// DSDE (arXiv:2509.01083), Eqs. 9-11.
-    pub fn mean_len(plan: &[Planned]) -> Option<u32> {
-        let (mut sum, mut n) = (0u64, 0u64);
-        for planned in plan.iter().filter(|p| p.is_settled && p.len > 0) {
-            sum += u64::from(planned.len);
-            n += 1;
-        }
-        // The mean of u32 values, rounded up, is at most the largest of them.
-        (n > 0).then(|| sum.div_ceil(n) as u32)
+    /// The policy, wrapped if its settings ask for a cap.
+    pub fn around(policy: impl Policy + 'static, settings: &Settings) -> Box<dyn Policy> {
+        if is_wanted(settings) { Box::new(Self::new(Box::new(policy))) } else { Box::new(policy) }
     }
 }
 
 impl Policy for Cap {
     fn name(&self) -> String {
-        let inner = self.inner.name();
-        let separator = if inner.contains(':') { ',' } else { ':' };
-        format!("{inner}{separator}{}={MEAN}", PARAMETER.key)
+        name_with(self.inner.name())
     }
 
     fn signals(&self) -> Signals {
@@ -74,13 +98,9 @@ impl Policy for Cap {
 
     fn plan(&mut self, view: &PlanView<'_>, plan: &mut [Planned]) {
         self.inner.plan(view, plan);
-        self.cap = Self::mean_len(plan);
-        let Some(cap) = self.cap else {
-            return;
-        };
-        for planned in plan.iter_mut().filter(|p| p.is_settled && p.len > cap) {
-            planned.len = cap;
-            planned.reason = REASON;
+        self.cap = mean_len(plan.iter().filter(|p| p.is_settled && p.len > 0).map(|p| p.len));
+        if let Some(cap) = self.cap {
+            plan.iter_mut().for_each(|planned| cut(planned, cap));
         }
     }
 

@@ -19,7 +19,7 @@
 //! * llama.cpp's `n_min`, which discards a proposal that came out short, is left out: it too drops drawn tokens.
 
 use crate::registry::{Entry, LEN_MAX, Parameter, Settings, ValueSet};
-use crate::{DraftPosition, PlanView, Planned, Policy, SeqId, Signals, StepFeedback};
+use crate::{Cap, DraftPosition, PlanView, Planned, Policy, SeqId, Signals, StepFeedback};
 
 /// The row of this policy in the registry.
 pub static ENTRY: Entry = Entry {
@@ -42,7 +42,7 @@ pub static ENTRY: Entry = Entry {
     ],
     presets: &[],
     is_per_sequence: true,
-    build: |settings| Ok(Box::new(Confidence::new(settings))),
+    build: |settings| Ok(Cap::around(Confidence::new(settings), settings)),
 };
 
 /// Plans `n_max` for every sequence and stops each where its draft is unsure.

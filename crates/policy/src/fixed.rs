@@ -4,7 +4,7 @@
 //! length depends on the model pair, the text and the load; finding it takes a sweep.
 
 use crate::registry::{Entry, LEN_MAX, Parameter, ValueSet};
-use crate::{PlanView, Planned, Policy, SeqId, Signals, StepFeedback};
+use crate::{Cap, PlanView, Planned, Policy, SeqId, Signals, StepFeedback};
 
 /// The row of this policy in the registry.
 pub static ENTRY: Entry = Entry {
@@ -20,7 +20,7 @@ pub static ENTRY: Entry = Entry {
     }],
     presets: &[],
     is_per_sequence: true,
-    build: |settings| Ok(Box::new(Fixed::new(settings.count("k")))),
+    build: |settings| Ok(Cap::around(Fixed::new(settings.count("k")), settings)),
 };
 
 /// Plans the same length for every sequence.

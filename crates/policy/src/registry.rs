@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::cap::{self, Cap};
+use crate::cap;
 pub use crate::parameter::{Parameter, Preset, Settings, Value, ValueSet};
 pub use crate::table::LenTable;
 use crate::{
@@ -51,7 +51,7 @@ pub struct Entry {
     pub parameters: &'static [Parameter],
     /// Named sets of defaults.
     pub presets: &'static [Preset],
-    /// Whether it plans for each sequence by itself; then it accepts `cap`.
+    /// Whether it plans for each sequence by itself; then it accepts `cap`, and `build` heeds it ([`Cap::around`](crate::Cap)).
     pub is_per_sequence: bool,
     /// Builds the policy; refuses settings that contradict each other.
     pub build: fn(&Settings) -> Result<Box<dyn Policy>, Error>,
@@ -105,12 +105,7 @@ impl Config {
 
     /// A fresh policy that remembers no sequence.
     pub fn build(&self) -> Box<dyn Policy> {
-        let policy = (self.entry.build)(&self.settings).expect("settings were checked when they were parsed");
-        if self.is_capped() { Box::new(Cap::new(policy)) } else { policy }
-    }
-
-    fn is_capped(&self) -> bool {
-        self.entry.is_per_sequence && self.settings.word(cap::PARAMETER.key) == cap::MEAN
+        (self.entry.build)(&self.settings).expect("settings were checked when they were parsed")
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::Fate;
 use dsde_policy::registry::Settings;
-use dsde_policy::{Dsde, Outcome, Planned, Policy, SeqId, StepFeedback, dsde};
+use dsde_policy::{Config, Dsde, Outcome, Planned, Policy, SeqId, StepFeedback, dsde};
 
 fn policy() -> Dsde {
     let settings = Settings::parse(&dsde::ENTRY, None).expect("the defaults");
@@ -106,6 +106,33 @@ fn settled_lengths_are_explained_by_their_numbers() {
     // Without divergence the scale factor vanishes; without variance WVIR saturates; calibration found 4.
     let expected = [("scale_factor", 0.0), ("wvir", 20.0), ("floor", 2.0), ("ceiling", 4.0)];
     assert_eq!(explained(&policy), expected);
+}
+
+/// With `activation=6` and a first length of 6 a sequence settles at once, on the configured bounds. From then on a divergence of
+/// 0 plans the ceiling and a large one the floor.
+fn released(seq: u64, klds: &[f32]) -> Fate {
+    Fate { seq: SeqId(seq), ..fate(klds) }
+}
+
+fn released_lens(policy: &mut dyn Policy, step: u64, fates: &[Fate]) -> Vec<u32> {
+    common::step(policy, step, fates).iter().map(|planned| planned.len).collect()
+}
+
+#[test]
+fn the_released_cap_counts_what_was_settled_before_the_step_and_cuts_all_that_is_settled_after_it() {
+    let mut policy =
+        "dsde:variant=released,k_init=6,activation=6,cap=mean".parse::<Config>().expect("valid").build();
+    let (calm, wild) = ([0.0].as_slice(), [5.0, 0.0].as_slice());
+    assert_eq!(released_lens(policy.as_mut(), 0, &[released(1, wild), released(2, calm)]), [6, 6]);
+    // Both settled in step 0: none was settled before it, so there was no cap. The third settles in step 1.
+    let all = [released(1, wild), released(2, calm), released(3, calm)];
+    assert_eq!(released_lens(policy.as_mut(), 1, &all), [6, 20, 6]);
+    // Sequences 1 and 2 wanted 6 and 20 after step 1: mean 13. It cuts the third, which is not in it and wanted 20.
+    policy.forget(SeqId(1));
+    // The first has ended and was counted all the same.
+    assert_eq!(released_lens(policy.as_mut(), 2, &[released(2, calm), released(3, calm)]), [13, 13]);
+    // Both wanted 20 after step 2.
+    assert_eq!(released_lens(policy.as_mut(), 3, &[released(2, calm), released(3, calm)]), [20, 20]);
 }
 
 #[test]

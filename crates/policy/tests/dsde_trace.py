@@ -20,34 +20,56 @@ def variance(values, decay):
     return sum(w * (x - mean) ** 2 for w, x in zip(weights, values)) / sum(weights)
 
 
-def trace(decay, headroom, floor_min, is_released):
-    k, history, accepted_max, bounds, trace = max(5, floor_min), [], 0, None, []
+def length(klds, held, short, decay, temperature, floor, ceiling):
+    """Length after a step with `klds`, and how far the value before rounding up was from a whole number or from the floor."""
+    x = exp(2 * sum(klds) / len(klds) / (temperature or 1)) - 1
+    x *= variance(short, decay) / variance(held, decay)
+    if x > 1:
+        return floor, round(x - 1, 3)
+    exact = (1 - x) * (ceiling - floor) + floor
+    return ceil(exact), round(min(exact % 1, 1 - exact % 1), 3)
+
+
+def paper():
+    """All steps up to and with the one that reaches 30 proposed tokens calibrate; lengths stay within 2..=20 throughout."""
+    k, history, accepted_max, bounds, trace = 5, [], 0, None, []
     for step, accepted in enumerate(ACCEPTED):
         klds = [kld(step, position) for position in range(k)]
         history += klds
-        accepted = min(accepted, k)
-        margin = None
+        accepted, margin = min(accepted, k), None
         if bounds is None:
             accepted_max = max(accepted_max, accepted)
             if accepted == k:
                 k = min(2 * k, 20)
             if len(history) >= 30:
-                ceiling = accepted_max * (1 + headroom * sum(history) / len(history) / max(history))
-                ceiling = min(max(round(ceiling), floor_min), 20)
-                bounds = (max(floor_min, ceil(0.1 * ceiling)) if is_released else floor_min, ceiling)
+                ceiling = accepted_max * (1 + sum(history) / len(history) / max(history))
+                bounds = 2, min(max(round(ceiling), 2), 20)
         if bounds is not None:
-            temperature = TEMPERATURES[step] or 1
-            x = exp(2 * sum(klds) / len(klds) / temperature) - 1
-            held = history[-30:]
-            short = held[-(len(held) // 3):] if is_released else history[-10:]
-            x *= variance(short, decay) / variance(held, decay)
-            floor, ceiling = bounds
-            length = floor if x > 1 else (1 - x) * (ceiling - floor) + floor
-            k = ceil(length)
-            margin = round(min(length % 1, 1 - length % 1), 3) if x <= 1 else round(x - 1, 3)
+            k, margin = length(klds, history[-30:], history[-10:], 0.85, TEMPERATURES[step], *bounds)
         trace.append((k, margin))
+    return bounds, trace
+
+
+def released():
+    """The step that reaches 30 held divergences does not calibrate any more; the first length is 5 although the floor is 6."""
+    k, held, accepted_max, calibration, bounds, trace = 5, [], 0, [], None, []
+    for step, accepted in enumerate(ACCEPTED):
+        klds = [kld(step, position) for position in range(k)]
+        held = (held + klds)[-30:]
+        accepted, margin = min(accepted, k), None
+        if bounds is None and len(held) < 30:
+            accepted_max = max(accepted_max, accepted)
+            calibration += klds
+            k = min(2 * k, 20) if accepted == k else max(k, 6)
+        elif bounds is None:
+            ceiling = accepted_max * (1 + 0.5 * sum(calibration) / len(calibration) / max(calibration))
+            ceiling = min(max(round(ceiling), 6), 20)
+            bounds = max(6, ceil(0.1 * ceiling)), ceiling
+        if bounds is not None:
+            k, margin = length(klds, held, held[-10:], 0.9, TEMPERATURES[step], *bounds)
+        trace.append((k, margin))
+    return bounds, trace
+
+
+for bounds, trace in (paper(), released()):
     print(bounds, [k for k, _ in trace], [margin for _, margin in trace], sep="\n")
-
-
-trace(0.85, 1, 2, False)
-trace(0.90, 0.5, 6, True)

@@ -9,49 +9,68 @@ const RELEASED_FLOOR_DIVISOR: u32 = 10;
 /// Slow start of one sequence, and what it learns on the way.
 #[derive(Clone, Debug)]
 pub struct Calibration {
+    /// Of the slow start, tokens.
     len: u32,
     proposed: u32,
     accepted_max: u32,
     kld_sum: f64,
     kld_max: f64,
     n_klds: u32,
+    /// Steps that the bounds are taken from.
+    n_samples: u32,
 }
 
 impl Calibration {
-    /// Starts at the configured initial length, moved into the configured bounds.
+    /// Starts at the configured initial length: the paper's variant within the configured bounds, the released one anywhere.
     pub fn new(config: &Config) -> Self {
-        Self {
-            len: config.k_init().clamp(config.sl_min(), config.sl_max()),
-            proposed: 0,
-            accepted_max: 0,
-            kld_sum: 0.0,
-            kld_max: 0.0,
-            n_klds: 0,
+        let len = match config.variant() {
+            Variant::Paper => config.k_init().clamp(config.sl_min(), config.sl_max()),
+            Variant::Released => config.k_init(),
+        };
+        Self { len, proposed: 0, accepted_max: 0, kld_sum: 0.0, kld_max: 0.0, n_klds: 0, n_samples: 0 }
+    }
+
+    /// Length of the next step, tokens; within the configured bounds from the second step on.
+    pub fn next_len(&self, config: &Config) -> u32 {
+        if self.proposed == 0 { self.len } else { self.len.clamp(config.sl_min(), config.sl_max()) }
+    }
+
+    /// Takes in a step. Bounds come from what all of them show, in the released variant without the one that ends the
+    /// calibration.
+    ///
+    /// * `verified`, `accepted`: tokens; at least one was verified.
+    /// * `klds`: divergences of the verified positions, nats; none if the drafter has no distribution.
+    pub fn learn(
+        &mut self,
+        config: &Config,
+        verified: u32,
+        accepted: u32,
+        klds: impl IntoIterator<Item = f32>,
+    ) {
+        self.proposed = self.proposed.saturating_add(verified);
+        if self.is_done(config) && config.variant() == Variant::Released {
+            return;
         }
+        self.n_samples += 1;
+        self.accepted_max = self.accepted_max.max(accepted);
+        for kld in klds {
+            let kld = f64::from(kld);
+            self.kld_sum += kld;
+            self.kld_max = self.kld_max.max(kld);
+            self.n_klds += 1;
+        }
+        self.grow(config, accepted);
     }
 
-    /// Length of the next step, tokens.
-    pub fn next_len(&self) -> u32 {
-        self.len
-    }
-
-    /// Takes in the divergence of a verified position, nats.
-    pub fn learn_kld(&mut self, kld: f32) {
-        let kld = f64::from(kld);
-        self.kld_sum += kld;
-        self.kld_max = self.kld_max.max(kld);
-        self.n_klds += 1;
-    }
-
-    /// Takes in the lengths of a step; doubles the next one if the whole of this one was accepted, and never shrinks it.
+    /// Doubles the length if the whole of it was accepted, and never shrinks it.
     ///
     /// A step that the engine clipped proves nothing about the full length and leaves it alone.
-    pub fn learn_lengths(&mut self, config: &Config, verified: u32, accepted: u32) {
-        self.proposed = self.proposed.saturating_add(verified);
-        self.accepted_max = self.accepted_max.max(accepted);
-        if accepted >= self.len {
-            self.len = (2 * self.len).min(config.sl_max());
-        }
+    fn grow(&mut self, config: &Config, accepted: u32) {
+        self.len = if accepted >= self.len {
+            (2 * self.len).min(config.sl_max())
+        } else {
+            self.len.max(config.sl_min())
+        };
     }
 
     /// Whether enough tokens were proposed.
@@ -62,8 +81,12 @@ impl Calibration {
     /// Floor and ceiling for the rest of the sequence's life.
     ///
     /// DSDE (arXiv:2509.01083), Eq. 1: `SL_max = A (1 + mean(KLD) / max(KLD))`, `A` being the most tokens accepted in one
-    /// step. The released code weighs the ratio by 0.5 (`headroom`) and raises the floor to a tenth of the ceiling.
+    /// step. The released code weighs the ratio by 0.5 (`headroom`), raises the floor to a tenth of the ceiling, and keeps the
+    /// configured bounds if the first step already ended the calibration.
     pub fn bounds(&self, config: &Config) -> Bounds {
+        if self.n_samples == 0 {
+            return Bounds { min: config.sl_min(), max: config.sl_max() };
+        }
         let ratio =
             if self.kld_max > 0.0 { self.kld_sum / f64::from(self.n_klds) / self.kld_max } else { 0.0 };
         let ceiling = f64::from(self.accepted_max) * (1.0 + config.headroom() * ratio);
@@ -87,8 +110,8 @@ mod tests {
         let lengths: Vec<u32> = steps
             .iter()
             .map(|&(verified, accepted)| {
-                calibration.learn_lengths(&config, verified, accepted);
-                calibration.next_len()
+                calibration.learn(&config, verified, accepted, []);
+                calibration.next_len(&config)
             })
             .collect();
         assert_eq!(lengths, expected, "{parameters} {steps:?}");
@@ -109,8 +132,26 @@ mod tests {
     #[test]
     fn slow_start_stays_within_the_configured_bounds() {
         // The initial 5 is moved to the floor of 6.
-        check_lengths("variant=released", &[(6, 5), (6, 6), (12, 12)], &[6, 12, 20]);
+        check_lengths("sl_min=6", &[(6, 5), (6, 6), (12, 12)], &[6, 12, 20]);
         check_lengths("sl_max=4", &[(4, 4)], &[4]);
+    }
+
+    fn check_first(parameters: &str, expected: u32) {
+        let config = Config::of(parameters);
+        assert_eq!(Calibration::new(&config).next_len(&config), expected, "{parameters}");
+    }
+
+    #[test]
+    fn the_first_released_length_is_not_moved_into_the_bounds() {
+        check_first("variant=released", 5);
+        check_first("variant=released,k_init=30", 30);
+        check_first("sl_min=6", 6);
+        check_first("k_init=30", 20);
+        // From the second step on the floor of 6 holds: 5 doubled, 5 raised.
+        check_lengths("variant=released", &[(5, 5), (10, 10)], &[10, 20]);
+        check_lengths("variant=released", &[(5, 4), (6, 6)], &[6, 12]);
+        // 2 doubled is 4, planned as 6; accepting those 6 doubles the 4, not the 6.
+        check_lengths("variant=released,k_init=2", &[(2, 2), (6, 6)], &[6, 8]);
     }
 
     #[test]
@@ -119,7 +160,7 @@ mod tests {
         let mut calibration = Calibration::new(&config);
         let mut done = Vec::new();
         for _ in 0..3 {
-            calibration.learn_lengths(&config, 5, 1);
+            calibration.learn(&config, 5, 1, []);
             done.push(calibration.is_done(&config));
         }
         // 5, 10, 15 of 12.
@@ -129,8 +170,7 @@ mod tests {
     fn check_bounds(parameters: &str, accepted_max: u32, klds: &[f32], min: u32, max: u32) {
         let config = Config::of(parameters);
         let mut calibration = Calibration::new(&config);
-        calibration.learn_lengths(&config, accepted_max, accepted_max);
-        klds.iter().for_each(|&kld| calibration.learn_kld(kld));
+        calibration.learn(&config, accepted_max, accepted_max, klds.iter().copied());
         let expected = Bounds { min, max };
         assert_eq!(calibration.bounds(&config), expected, "{parameters} {accepted_max} {klds:?}");
     }
@@ -166,5 +206,32 @@ mod tests {
         // 20 * (1 + 0.5 * 1) = 30, of which a tenth is 3
         check_bounds("variant=released,sl_min=1,sl_max=40", 20, &[0.5], 3, 30);
         check_bounds("variant=paper,sl_min=1,sl_max=40", 20, &[0.5], 1, 40);
+    }
+    /// Two steps: one of 5 tokens, all accepted, without divergence, then one of 8 that ends the calibration after 12.
+    fn check_last_step(variant: &str, expected: Bounds) {
+        let config = Config::of(&format!("variant={variant},activation=12"));
+        let mut calibration = Calibration::new(&config);
+        calibration.learn(&config, 5, 5, [0.0; 5]);
+        calibration.learn(&config, 8, 8, [0.5; 8]);
+        assert!(calibration.is_done(&config));
+        assert_eq!(calibration.bounds(&config), expected, "{variant}");
+        assert_eq!(calibration.len, 10, "8 are not all of 10: {variant}");
+    }
+
+    #[test]
+    fn the_released_bounds_leave_out_the_step_that_ends_the_calibration() {
+        // 8 (1 + (4 / 13) / 0.5) = 12.9
+        check_last_step("paper", Bounds { min: 2, max: 13 });
+        // 5 (1 + 0), moved to the floor
+        check_last_step("released", Bounds { min: 6, max: 6 });
+    }
+
+    #[test]
+    fn a_single_released_step_that_ends_the_calibration_leaves_the_bounds_alone() {
+        let config = Config::of("variant=released,activation=5");
+        let mut calibration = Calibration::new(&config);
+        calibration.learn(&config, 5, 1, [0.5; 5]);
+        assert!(calibration.is_done(&config));
+        assert_eq!(calibration.bounds(&config), Bounds { min: 6, max: 20 });
     }
 }

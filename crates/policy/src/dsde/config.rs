@@ -1,8 +1,9 @@
 //! Parameters of DSDE, their defaults in both variants, and their checked form.
 
 use super::Dsde;
-use crate::Error;
+use crate::cap::{self, Cap};
 use crate::registry::{Entry, LEN_MAX, Parameter, Preset, Settings, Value, ValueSet};
+use crate::{Error, Policy};
 
 /// Longest history of divergences that can be configured, values; bounds what a sequence may cost.
 const HISTORY_MAX: u32 = 1024;
@@ -35,7 +36,7 @@ pub static ENTRY: Entry = Entry {
             key: "k_init",
             values: ValueSet::Count { min: 1, max: LEN_MAX },
             default: Some("5"),
-            meaning: "first length of the calibration, moved into sl_min..=sl_max, tokens",
+            meaning: "first length of the calibration, tokens; paper: moved into sl_min..=sl_max",
         },
         Parameter {
             key: "headroom",
@@ -80,8 +81,16 @@ pub static ENTRY: Entry = Entry {
         ],
     }],
     is_per_sequence: true,
-    build: |settings| Ok(Box::new(Dsde::new(Config::new(settings)?))),
+    build,
 };
+
+fn build(settings: &Settings) -> Result<Box<dyn Policy>, Error> {
+    let config = Config::new(settings)?;
+    match config.variant {
+        Variant::Paper => Ok(Cap::around(Dsde::new(config), settings)),
+        Variant::Released => Ok(Box::new(Dsde::new(config))),
+    }
+}
 
 const RELEASED: &str = "released";
 const THIRD: &str = "third";
@@ -110,6 +119,8 @@ pub struct Config {
     short: Option<u32>,
     long: u32,
     activation: u32,
+    /// Whether the policy bounds its lengths itself.
+    is_capped: bool,
 }
 
 impl Config {
@@ -119,12 +130,14 @@ impl Config {
     /// [`Error::Order`] if `sl_min > sl_max` or `short > long`.
     pub fn new(settings: &Settings) -> Result<Self, Error> {
         let activation = settings.count(ACTIVATION);
+        let variant = match settings.word("variant") {
+            RELEASED => Variant::Released,
+            _ => Variant::Paper,
+        };
+        let is_capped = variant == Variant::Released && cap::is_wanted(settings);
         let config = Self {
-            name: settings.name(),
-            variant: match settings.word("variant") {
-                RELEASED => Variant::Released,
-                _ => Variant::Paper,
-            },
+            name: if is_capped { cap::name_with(settings.name()) } else { settings.name() },
+            variant,
             sl_min: settings.count("sl_min"),
             sl_max: settings.count("sl_max"),
             k_init: settings.count("k_init"),
@@ -139,6 +152,7 @@ impl Config {
                 _ => activation,
             },
             activation,
+            is_capped,
         };
         settings.check_order(("sl_min", config.sl_min), ("sl_max", config.sl_max))?;
         settings.check_order(("short", config.short.unwrap_or(0)), ("long", config.long))?;
@@ -165,7 +179,7 @@ impl Config {
         self.sl_max
     }
 
-    /// First length of the calibration before it is moved into the bounds, tokens.
+    /// First length of the calibration, tokens, not yet moved into any bounds.
     pub fn k_init(&self) -> u32 {
         self.k_init
     }
@@ -193,6 +207,12 @@ impl Config {
     /// Proposed tokens that end the calibration.
     pub fn activation(&self) -> u32 {
         self.activation
+    }
+
+    /// Whether settled lengths are bounded by the mean of the batch after every step, as the released code does it. Another
+    /// variant is wrapped in a [`Cap`] instead.
+    pub fn is_capped(&self) -> bool {
+        self.is_capped
     }
 
     /// The configuration behind `dsde:PARAMETERS`.

@@ -62,7 +62,7 @@ pub fn length(bounds: Bounds, instability: f64) -> u32 {
     }
     let headroom = f64::from(bounds.max - bounds.min);
     // At most `max`: the factor is at most 1 and whole numbers of this size are exact.
-    bounds.min + ((1.0 - instability) * headroom).ceil() as u32
+    ((1.0 - instability) * headroom + f64::from(bounds.min)).ceil() as u32
 }
 
 #[cfg(test)]
