@@ -14,13 +14,13 @@
 //! | `AR <- beta1 AR + (1 - beta1) accepted / verified` | [`Threshold::learn`] |
 //! | `lambda' = lambda + epsilon`, `- epsilon` or unchanged; `lambda <- beta2 lambda + (1 - beta2) lambda'` | [`Threshold::learn`] |
 //!
-//! The paper gives gamma and the target acceptance. The other constants are those that the authors of DSDE
-//! (arXiv:2509.01083) used for their baseline. Their update moves lambda by `(1 - beta2) epsilon`, 0.001, per step.
+//! The paper gives gamma and the target acceptance. The other constants are those of the baseline in the code that the
+//! authors of DSDE (arXiv:2509.01083) released, which starts the acceptance rate at 0 and has a gamma of 0.1. Their update
+//! moves lambda by `(1 - beta2) epsilon`, 0.001, per step.
 //!
 //! Deviations:
 //! * Every sequence stops by itself. That baseline stops the whole batch as soon as one sequence falls under its threshold;
 //!   this engine drafts raggedly, and the paper describes the rule for single sequences.
-//! * Nobody states where the running acceptance rate starts; here with the first step's.
 //! * Lambda falls when everything *planned* was accepted, not only `k_max` tokens: under an engine limit below `k_max` it
 //!   could otherwise only rise. It is kept in `0..=1`, where the bound lies.
 //! * An entropy that is not a number, which only a broken executor can deliver, ends drafting.
@@ -139,14 +139,14 @@ pub fn acceptance_bound(gamma: f64, entropy: f32) -> f64 {
 pub struct Threshold {
     /// The bound below which drafting ends, `0..=1`.
     lambda: f64,
-    /// Running acceptance rate; `None` before the first verification.
-    acceptance: Option<f64>,
+    /// Running acceptance rate; 0 before the first verification, so that the threshold rises at first.
+    acceptance: f64,
 }
 
 impl Threshold {
     /// The threshold of a new sequence.
     pub fn new(config: &Config) -> Self {
-        Self { lambda: config.lambda, acceptance: None }
+        Self { lambda: config.lambda, acceptance: 0.0 }
     }
 
     /// Moves the threshold after a verification: up while too little is accepted, down when all of a good draft was.
@@ -155,12 +155,10 @@ impl Threshold {
             return;
         }
         let of_step = f64::from(outcome.accepted) / f64::from(outcome.verified);
-        let before = self.acceptance.unwrap_or(of_step);
-        let acceptance = config.beta1 * before + (1.0 - config.beta1) * of_step;
-        self.acceptance = Some(acceptance);
-        let change = if acceptance < config.alpha {
+        self.acceptance = config.beta1 * self.acceptance + (1.0 - config.beta1) * of_step;
+        let change = if self.acceptance < config.alpha {
             config.epsilon
-        } else if acceptance > config.alpha && outcome.accepted == outcome.planned {
+        } else if self.acceptance > config.alpha && outcome.accepted == outcome.planned {
             -config.epsilon
         } else {
             0.0
@@ -292,29 +290,39 @@ mod tests {
     fn the_threshold_follows_the_trace() {
         // (planned, verified, accepted) and the acceptance rate and threshold after it; each change is 0.1 * 0.01.
         let trace = [
-            // First rate 1/4, under 0.9: up.
-            ((7, 4, 1), 0.25, 0.501),
-            // (0.25 + 1) / 2, still under: up although everything was accepted.
-            ((7, 7, 7), 0.625, 0.502),
-            ((7, 7, 7), 0.8125, 0.503),
-            // 0.90625: above, and all seven accepted: down.
-            ((7, 7, 7), 0.90625, 0.502),
+            // (0 + 1/4) / 2, under 0.9: up.
+            ((7, 4, 1), 0.125, 0.501),
+            // (0.125 + 1) / 2, still under: up although everything was accepted.
+            ((7, 7, 7), 0.5625, 0.502),
+            ((7, 7, 7), 0.78125, 0.503),
+            ((7, 7, 7), 0.890625, 0.504),
+            // 0.9453125: above, and all seven accepted: down.
+            ((7, 7, 7), 0.9453125, 0.503),
             // Above, but stopped early at 2 of 7: unchanged.
-            ((7, 2, 2), 0.953125, 0.502),
+            ((7, 2, 2), 0.97265625, 0.503),
             // Nothing was verified: nothing is learnt.
-            ((7, 0, 0), 0.953125, 0.502),
+            ((7, 0, 0), 0.97265625, 0.503),
             // The engine allowed 3 and all were accepted: down.
-            ((3, 3, 3), 0.9765625, 0.501),
-            // (0.9765625 + 0.5) / 2 = 0.73828125: up.
-            ((7, 2, 1), 0.73828125, 0.502),
+            ((3, 3, 3), 0.986328125, 0.502),
+            // (0.986328125 + 0.5) / 2 = 0.7431640625: up.
+            ((7, 2, 1), 0.7431640625, 0.503),
         ];
         let config = config(None);
         let mut threshold = Threshold::new(&config);
         for ((planned, verified, accepted), acceptance, lambda) in trace {
             threshold.learn(&config, &outcome(planned, verified, accepted));
-            assert_eq!(threshold.acceptance, Some(acceptance));
+            assert_eq!(threshold.acceptance, acceptance);
             assert!((threshold.lambda - lambda).abs() < 1e-12, "expected {lambda}, got {}", threshold.lambda);
         }
+    }
+
+    #[test]
+    fn a_perfect_first_step_still_raises_the_threshold() {
+        // The acceptance rate starts at 0: (0 + 1) / 2 is under 0.9.
+        let config = config(None);
+        let mut threshold = Threshold::new(&config);
+        threshold.learn(&config, &outcome(7, 7, 7));
+        assert_eq!(threshold, Threshold { lambda: 0.9 * 0.5 + (1.0 - 0.9) * 0.51, acceptance: 0.5 });
     }
 
     #[test]
@@ -326,13 +334,13 @@ mod tests {
             [(0, 1.0), (0, 1.0), (7, 1.0), (7, 1.0), (7, 1.0), (7, 0.5), (7, 0.0), (7, 0.0)]
         {
             threshold.learn(&config, &outcome(7, 7, accepted));
-            assert_eq!(threshold.lambda, lambda, "acceptance {:?}", threshold.acceptance);
+            assert_eq!(threshold.lambda, lambda, "acceptance {}", threshold.acceptance);
         }
     }
 
     #[test]
     fn a_calm_sequence_drafts_on_where_another_has_stopped() {
-        let mut policy = AdaEdl::new(config(Some("epsilon=1,beta2=0.5")));
+        let mut policy = AdaEdl::new(config(Some("epsilon=1,beta2=0.5,alpha=0.4")));
         for (seq, accepted) in [(SeqId(1), 7), (SeqId(2), 0)] {
             policy.sequences.insert(seq, Threshold::new(&policy.config));
             let outcome = Outcome { seq, ..outcome(7, 7, accepted) };
