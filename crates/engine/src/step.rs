@@ -337,6 +337,7 @@ fn plan_view<'a>(
         n_waiting: scheduler.waiting.len() as u32,
         blocks_free: scheduler.pool.n_free(),
         blocks_total: scheduler.pool.n_total(),
+        block_len: scheduler.limits.block_len,
         now,
     }
 }

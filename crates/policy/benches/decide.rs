@@ -96,6 +96,7 @@ impl Batch {
             n_waiting: 0,
             blocks_free: 100,
             blocks_total: 1000,
+            block_len: 16,
             now: Duration::ZERO,
         };
         policy.plan(black_box(&view), &mut self.plan);

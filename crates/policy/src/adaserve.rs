@@ -309,6 +309,7 @@ mod tests {
             n_waiting: 0,
             blocks_free: 1,
             blocks_total: 1,
+            block_len: 16,
             now: Duration::ZERO,
         };
         policy.trim(&view, &drafted, &mut verify_lens);

@@ -410,6 +410,7 @@ mod tests {
                 n_waiting: 0,
                 blocks_free: 10,
                 blocks_total: 10,
+                block_len: 16,
                 now: Duration::ZERO,
             };
             let mut plan = vec![Planned::none(); sequences.len()];

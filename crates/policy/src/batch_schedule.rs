@@ -97,6 +97,7 @@ mod tests {
             n_waiting: 100,
             blocks_free: 10,
             blocks_total: 10,
+            block_len: 16,
             now: Duration::ZERO,
         };
         let mut plan = vec![Planned::none(); n_sequences];

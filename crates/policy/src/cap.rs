@@ -184,6 +184,7 @@ mod tests {
         n_waiting: 0,
         blocks_free: 0,
         blocks_total: 0,
+        block_len: 16,
         now: Duration::ZERO,
     };
 

@@ -1,9 +1,8 @@
 //! What a step costs, learnt from steps: seconds of a pass as a straight line over its rows.
 //!
-//! `seconds = intercept + slope * rows` is the form that TurboSpec (arXiv:2406.14066) fits beforehand on an idle machine, with
-//! the stored context as a second feature. Here the line is fitted while serving, by least squares over the recent past, so
-//! that no profile is needed. The context needs no feature of its own: it changes slowly against the memory of the fit and
-//! so moves the intercept, which every length shares.
+//! The line is fitted while serving, by least squares over the recent past, so that no profile is needed. It has no feature for
+//! the stored context: that changes slowly against the memory of the fit and so moves the intercept, which every length
+//! shares. Where contexts change faster than that, [`plane`] has one.
 //!
 //! A line serves both sides of the evidence. Between and beyond what was seen it answers by the nearest trend, and it never
 //! promises that more rows take less time: a fitted slope below zero counts as zero, an intercept below zero turns the line
@@ -13,6 +12,7 @@
 //! graph its size; a line averages over the jump. [`curve`] has them.
 
 pub mod curve;
+pub mod plane;
 
 /// Observations that the fit remembers, about; two or three decisions' worth.
 const MEMORY: f64 = 64.0;

@@ -178,6 +178,7 @@ mod tests {
             n_waiting: 0,
             blocks_free: 1,
             blocks_total: 1,
+            block_len: 16,
             now: std::time::Duration::ZERO,
         };
         let mut lens = [44, 32, 20, 0];

@@ -8,27 +8,31 @@
 //! |---|---|
 //! | `alpha <- 0.85 alpha + 0.15 alpha of the step`, from 0.7 | `TurboSpec::learn_acceptance` |
 //! | expected tokens `B (1 - alpha^(k + 1)) / (1 - alpha)` | [`expected_tokens`] |
-//! | `t(B, k)`: draft, target and overhead | `TurboSpec::seconds`, [`CostLine`] |
+//! | `t(B, k)`: draft, target and overhead, linear in rows and stored context | `TurboSpec::seconds`, [`CostPlane`] |
+//! | feasible if `1.1 B (L + k + 1)` positions fit into all blocks, `L` the mean context | [`feasible_len`] |
 //! | `goodput(k) = tokens / t`, that of `k = 0` times 1.1 | `TurboSpec::goodput` |
-//! | try `k = 0, 1, ...` up to the first decrease; every 20 steps | [`first_peak`], [`TurboSpec::plan`](Policy::plan) |
+//! | try `k = 0, 1, ...` up to the first decrease, or to the last feasible; every 20 steps | [`first_peak`], [`TurboSpec::plan`](Policy::plan) |
 //!
 //! The constants are those of the authors' released class. The advantage of plain decoding there means that speculation
 //! has to win by a tenth.
 //!
 //! Deviations:
-//! * The profile made beforehand ([`crate::cost_profile`]) is refined by every step: one line for a draft round over its
-//!   rows, one for everything else of a step over the rows of the target pass ([`crate::cost`]). A proposal of `k` costs
-//!   `k` rounds of `B` rows. Prompt rows of the coming steps are not foreseen.
+//! * The profile made beforehand ([`crate::cost_profile`]) is refined by every step: one plane for a draft round, one for
+//!   everything else of a step ([`crate::cost::plane`]). The released class fits three (draft, target, overhead), prefers
+//!   polynomials of second degree where they predict better, and looks the context up in buckets; here target and overhead
+//!   are one, all is linear, and the context is the batch's own. A proposal of `k` costs `k` rounds of `B` rows. Prompt rows
+//!   of the coming steps are not foreseen.
 //! * Without a profile the first 20 steps cycle through the lengths 3, 1, 3 and 0. Whenever plain decoding was
 //!   chosen five times in a row, one such cycle precedes the next decision: alpha is frozen while nothing is drafted, and
 //!   speculation would never come back. The released class does so for prompt lookup only, after 100 steps.
 //! * What was never timed counts as free. Free lengths are chosen, and are timed then.
 //! * The acceptance of a step counts accepted drafts over those that were put to the test, that is up to and including the
 //!   first rejection of each sequence. Over all verified drafts it would depend on the length and be no `alpha` in the formula.
-//! * The released feasibility check against the number of blocks is left out: the scheduler clips to what is free.
+//! * Feasibility counts the blocks in use where the released class multiplies contexts. That is the same where nothing is
+//!   shared; a prefix that many sequences share would be counted for each of them and forbid what fits.
 //! * `k_max` is 8; every deployment has to configure it.
 
-use crate::cost::CostLine;
+use crate::cost::plane::CostPlane;
 use crate::registry::{Entry, LEN_MAX, Parameter, Settings, ValueSet};
 use crate::{PlanView, Planned, Policy, SeqId, Signals, StepFeedback};
 
@@ -86,6 +90,21 @@ const SECONDS_MIN: f64 = 1e-9;
 /// Decisions for plain decoding in a row after which speculation is tried again.
 const PLAIN_DECISIONS_MAX: u32 = 5;
 
+/// Factor by which memory must exceed what a step needs, by the released class.
+const SLACK: f64 = 1.1;
+
+/// The longest length up to `len_max` for which memory suffices; 0 if it does for none.
+///
+/// arXiv:2406.14066, released class: `1.1 B (L + k + 1) <= block_len n_blocks`, with the positions in use for `B L`.
+pub fn feasible_len(view: &PlanView<'_>, len_max: u32) -> u32 {
+    let slots = |blocks: u32| f64::from(blocks) * f64::from(view.block_len);
+    let in_use = slots(view.blocks_total.saturating_sub(view.blocks_free));
+    let rows_max = slots(view.blocks_total) / SLACK - in_use;
+    // The cast saturates: too little memory is a length of 0.
+    let len = (rows_max / view.sequences.len().max(1) as f64 - 1.0).floor() as u32;
+    len.min(len_max)
+}
+
 /// Tokens that a sequence emits per step on average, `1 + alpha + ... + alpha^k`.
 ///
 /// arXiv:2406.14066: `(1 - alpha^(k + 1)) / (1 - alpha)`, as the sum, which also holds at 1.
@@ -106,6 +125,20 @@ pub fn first_peak(len_max: u32, goodput: impl Fn(u32) -> f64) -> u32 {
     len_max
 }
 
+/// What a batch costs by: its sequences, and the positions that they have stored together.
+#[derive(Clone, Copy, Debug)]
+struct Batch {
+    size: f64,
+    context: f64,
+}
+
+impl Batch {
+    fn of(view: &PlanView<'_>) -> Self {
+        let context: u64 = view.sequences.iter().map(|sequence| u64::from(sequence.context_len)).sum();
+        Self { size: view.sequences.len() as f64, context: context as f64 }
+    }
+}
+
 /// Plans the length with the best expected goodput for the whole batch.
 #[derive(Clone, Debug)]
 pub struct TurboSpec {
@@ -116,10 +149,10 @@ pub struct TurboSpec {
     interval: u32,
     /// Probability that a draft is accepted if all before it were.
     alpha: f64,
-    /// One draft round, over its rows.
-    round: CostLine,
-    /// Everything but drafting, over the rows of the target pass.
-    rest: CostLine,
+    /// One draft round, over its rows and the stored context.
+    round: CostPlane,
+    /// Everything but drafting, over the rows of the target pass and the stored context.
+    rest: CostPlane,
     /// The length in force.
     len: u32,
     /// Steps left until the next decision.
@@ -140,8 +173,8 @@ impl TurboSpec {
             plain: settings.number("plain"),
             interval: settings.count("interval"),
             alpha: settings.number("alpha"),
-            round: CostLine::default(),
-            rest: CostLine::default(),
+            round: CostPlane::default(),
+            rest: CostPlane::default(),
             len: 0,
             n_held: 0,
             n_probes: PROBES_FIRST,
@@ -149,35 +182,38 @@ impl TurboSpec {
         }
     }
 
-    /// Expected seconds of a step in which `batch_size` sequences draft `len` tokens each.
-    fn seconds(&self, batch_size: f64, len: u32) -> f64 {
-        let round = self.round.seconds(batch_size).unwrap_or(0.0);
-        let rest = self.rest.seconds(batch_size * f64::from(len + 1)).unwrap_or(0.0);
+    /// Expected seconds of a step in which everybody drafts `len` tokens.
+    fn seconds(&self, batch: Batch, len: u32) -> f64 {
+        let Batch { size, context } = batch;
+        let round = self.round.seconds(size, context).unwrap_or(0.0);
+        let rest = self.rest.seconds(size * f64::from(len + 1), context).unwrap_or(0.0);
         (f64::from(len) * round + rest).max(SECONDS_MIN)
     }
 
     /// Expected tokens per second at this length, plain decoding with its advantage.
-    fn goodput(&self, batch_size: f64, len: u32) -> f64 {
+    fn goodput(&self, batch: Batch, len: u32) -> f64 {
         let advantage = if len == 0 { self.plain } else { 1.0 };
-        advantage * batch_size * expected_tokens(self.alpha, len) / self.seconds(batch_size, len)
+        advantage * batch.size * expected_tokens(self.alpha, len) / self.seconds(batch, len)
     }
 
     /// Decides for the coming interval, or to probe first.
-    fn decide(&mut self, batch_size: f64) {
+    ///
+    /// * `len_max`: longest feasible length.
+    fn decide(&mut self, batch: Batch, len_max: u32) {
         if self.n_plain == PLAIN_DECISIONS_MAX {
             self.n_plain = 0;
             self.n_probes = PROBES.len() as u32;
             return;
         }
-        self.len = first_peak(self.k_max, |len| self.goodput(batch_size, len));
+        self.len = first_peak(len_max, |len| self.goodput(batch, len));
         self.n_plain = if self.len == 0 { self.n_plain + 1 } else { 0 };
         self.n_held = self.interval;
     }
 
-    fn next_probe(&mut self) -> Planned {
+    fn next_probe(&mut self, len_max: u32) -> Planned {
         let turn = (PROBES_FIRST - self.n_probes) as usize % PROBES.len();
         self.n_probes -= 1;
-        Planned { len: PROBES[turn].min(self.k_max), width: 1, is_settled: false, reason: "probe" }
+        Planned { len: PROBES[turn].min(len_max), width: 1, is_settled: false, reason: "probe" }
     }
 
     fn learn_acceptance(&mut self, feedback: &StepFeedback<'_>) {
@@ -192,14 +228,15 @@ impl TurboSpec {
     }
 
     fn learn_cost(&mut self, feedback: &StepFeedback<'_>) {
+        let context = feedback.context_len_sum as f64;
         let n_rounds = feedback.outcomes.iter().map(|outcome| outcome.drafted).max().unwrap_or(0);
         if n_rounds > 0 {
             let n_drafted: u32 = feedback.outcomes.iter().map(|outcome| outcome.drafted).sum();
             let (rows, n_rounds) = (f64::from(n_drafted) / f64::from(n_rounds), f64::from(n_rounds));
-            self.round.learn(rows, feedback.draft_time.as_secs_f64() / n_rounds);
+            self.round.learn(rows, context, feedback.draft_time.as_secs_f64() / n_rounds);
         }
         let rest = feedback.step_time.saturating_sub(feedback.draft_time);
-        self.rest.learn(f64::from(feedback.target_rows), rest.as_secs_f64());
+        self.rest.learn(f64::from(feedback.target_rows), context, rest.as_secs_f64());
     }
 }
 
@@ -216,11 +253,12 @@ impl Policy for TurboSpec {
         if view.sequences.is_empty() {
             return;
         }
+        let len_max = feasible_len(view, self.k_max);
         if self.n_probes == 0 && self.n_held == 0 {
-            self.decide(view.sequences.len() as f64);
+            self.decide(Batch::of(view), len_max);
         }
         let planned = if self.n_probes > 0 {
-            self.next_probe()
+            self.next_probe(len_max)
         } else {
             self.n_held -= 1;
             Planned { len: self.len, width: 1, is_settled: true, reason: "goodput" }
@@ -247,7 +285,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::Outcome;
+    use crate::{Outcome, SequenceView};
 
     fn policy(parameters: &str) -> TurboSpec {
         TurboSpec::new(&Settings::parse(&ENTRY, Some(parameters)).unwrap())
@@ -285,13 +323,14 @@ mod tests {
     /// A draft round takes 2 ms and everything else 10 ms, whatever the rows.
     fn check(parameters: &str, goodput: &[f64], expected: u32) {
         let mut policy = policy(parameters);
-        policy.round.learn(1.0, 0.002);
-        policy.rest.learn(1.0, 0.010);
+        policy.round.learn(1.0, 100.0, 0.002);
+        policy.rest.learn(1.0, 100.0, 0.010);
+        let batch = Batch { size: 1.0, context: 100.0 };
         for (len, &goodput) in goodput.iter().enumerate() {
-            let got = policy.goodput(1.0, len as u32);
+            let got = policy.goodput(batch, len as u32);
             assert!((got - goodput).abs() < 0.01, "{parameters}, {len}: expected {goodput}, got {got}");
         }
-        policy.decide(1.0);
+        policy.decide(batch, policy.k_max);
         assert_eq!(policy.len, expected, "{parameters}");
     }
 
@@ -304,6 +343,77 @@ mod tests {
         // Without the advantage: 1.25 / 12 ms = 104.17 against 100, then 1.3125 / 14 ms.
         check("alpha=0.25,plain=1", &[100.0, 104.17, 93.75], 1);
         check("alpha=1,k_max=5", &[110.0, 166.67, 214.29, 250.0, 277.78, 300.0], 5);
+    }
+
+    #[test]
+    fn long_contexts_make_drafting_dearer() {
+        // A round takes 1 ms and 2 us per stored position, everything else 10 ms and 2 us.
+        let mut policy = policy("alpha=0.6");
+        for context in (0..64).map(|i| 100.0 * f64::from(i % 8)) {
+            policy.round.learn(1.0, context, 0.001 + 2e-6 * context);
+            policy.rest.learn(1.0, context, 0.010 + 2e-6 * context);
+        }
+        let mut decided = |context, expected, seconds: [f64; 2]| {
+            let batch = Batch { size: 1.0, context };
+            for (len, seconds) in [(0, seconds[0]), (2, seconds[1])] {
+                let got = policy.seconds(batch, len);
+                assert!(
+                    (got / seconds - 1.0).abs() < 0.01,
+                    "{context}, {len}: expected {seconds}, got {got}"
+                );
+            }
+            policy.decide(batch, 8);
+            assert_eq!(policy.len, expected, "{context}");
+        };
+        // Rounds of 1 ms, the rest 10 ms: 1.96 / 12, 2.176 / 13 = 0.1674, 2.3056 / 14 = 0.1647.
+        decided(0.0, 3, [0.010, 0.012]);
+        // Rounds of 5 ms, the rest 14 ms: 1.1 / 14 = 0.0786, 1.6 / 19 = 0.0842, 1.96 / 24 = 0.0817.
+        decided(2000.0, 1, [0.014, 0.024]);
+        // Rounds of 21 ms, the rest 30 ms: 1.1 / 30 = 0.0367 against 1.6 / 51 = 0.0314.
+        decided(10_000.0, 0, [0.030, 0.072]);
+    }
+
+    #[test]
+    fn lengths_that_memory_cannot_hold_are_no_choice() {
+        let sequence = SequenceView {
+            seq: SeqId(1),
+            limit: 64,
+            remaining: 1000,
+            context_len: 100,
+            draft_lag: 1,
+            temperature: 0.0,
+            emitted: 1,
+            decode_time: Duration::ZERO,
+            tpot_max: None,
+            priority: 0,
+        };
+        let check = |n_sequences, blocks_free, expected| {
+            let sequences = vec![sequence; n_sequences];
+            let view = PlanView {
+                step: 0,
+                sequences: &sequences,
+                prefill_rows: 0,
+                n_waiting: 0,
+                blocks_free,
+                blocks_total: 111,
+                block_len: 16,
+                now: Duration::ZERO,
+            };
+            assert_eq!(
+                feasible_len(&view, 8),
+                expected,
+                "{n_sequences} sequences, {blocks_free} free blocks"
+            );
+        };
+        // 111 * 16 / 1.1 = 1614.5 positions, less 91 * 16 in use: 158.5 are left.
+        check(1, 111, 8);
+        check(16, 20, 8);
+        check(20, 20, 6);
+        check(32, 20, 3);
+        check(79, 20, 1);
+        check(80, 20, 0);
+        check(1000, 20, 0);
+        check(1, 0, 0);
     }
 
     #[test]
@@ -335,7 +445,7 @@ mod tests {
         // 0.85 * 0.7 + 0.15 * 0.8
         assert!((policy.alpha - 0.715).abs() < 1e-12);
         // Three rounds in 6 ms; the other 12 ms are the rest.
-        assert!((policy.round.seconds(2.0).unwrap() - 0.002).abs() < 1e-12);
-        assert!((policy.rest.seconds(9.0).unwrap() - 0.012).abs() < 1e-12);
+        assert!((policy.round.seconds(2.0, 0.0).unwrap() - 0.002).abs() < 1e-12);
+        assert!((policy.rest.seconds(9.0, 0.0).unwrap() - 0.012).abs() < 1e-12);
     }
 }

@@ -55,6 +55,8 @@ pub struct PlanView<'a> {
     pub blocks_free: u32,
     /// All blocks.
     pub blocks_total: u32,
+    /// Positions that a block holds.
+    pub block_len: u32,
     /// Engine clock at the start of the step.
     pub now: Duration,
 }

@@ -269,8 +269,7 @@ proptest! {
     ) {
         let case = Case::new(n_steps, &chains);
         for of in 0..ENTRIES.len() {
-            let makes: [fn() -> Vec<Box<dyn Policy>>; 2] = [policies, mixtures];
-            for make in makes {
+            for make in [policies as fn() -> Vec<_>, mixtures] {
                 let [before, after] = with_other_ends(|| make().swap_remove(of), &case, &others);
                 prop_assert_eq!(before, after, "{}", make()[of].name());
             }

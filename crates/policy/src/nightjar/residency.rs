@@ -62,6 +62,7 @@ mod tests {
                 n_waiting,
                 blocks_free,
                 blocks_total,
+                block_len: 16,
                 now: Duration::ZERO,
             };
             residency.update(&view, len);

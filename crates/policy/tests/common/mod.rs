@@ -159,6 +159,7 @@ pub(crate) fn plan_view(step: u64, sequences: &[SequenceView]) -> PlanView<'_> {
         n_waiting: 0,
         blocks_free: 10,
         blocks_total: 100,
+        block_len: 16,
         now: Duration::from_millis(6 * step),
     }
 }

@@ -190,6 +190,7 @@ impl Simulation {
             n_waiting: 0,
             blocks_free: 1000,
             blocks_total: 1000,
+            block_len: 16,
             now: Duration::from_secs_f64(self.now),
         };
         let mut plan = vec![Planned::none(); views.len()];
