@@ -9,7 +9,7 @@
 //! | blocks of `2^(j-1)` steps, bins of the root of that, one length per bin, exploring with `1 / b` in bin b | [`Context::next_len`] |
 //! | `argmin of 1 / g(B, len) + 1{len before = 0, len > 0} C / len` | [`exploit`] |
 //! | `g`: running mean goodput of a length at a load | [`Arm::learn`] |
-//! | `C(lag, B)`: what the draft must read, at its measured cost | `Nightjar::switch_seconds` |
+//! | `C(L_max, B)`: a table over the largest lag and the batch size | [`SwitchTable`] |
 //! | length 0 and free blocks below a threshold for 3 steps: give the draft's memory to the cache | [`Residency::update`] |
 //! | nobody waits and the cache can spare what it was given: take it back | [`Residency::update`] |
 //!
@@ -22,8 +22,10 @@
 //! * Goodput counts tokens per sequence and second, so that both terms are seconds per token of a sequence. The step of a
 //!   switch teaches nothing: its cost is `C`, not the length's. Nor does a step in which memory changed hands.
 //! * A step counts for the longest length that the engine let through, which memory or remaining tokens may have shortened.
-//! * `C` is the time of one draft round over all unread rows, less that of a round without any, from a line learnt while
-//!   serving instead of a table.
+//! * The table is made offline there. Here it starts with what the profile ([`crate::cost_profile`]) saw of drafts that were
+//!   behind, whose largest lag counts as their mean one, and every switch enters what its drafting took beyond the usual
+//!   rounds. At a load at which none was measured, `C` is the time of one draft round over all unread rows, less that of a
+//!   usual one.
 //! * The threshold is a share of all blocks, 10 %, which the paper found best. Its scripts say 2000 of 4112 blocks.
 //! * This file only says whether the draft should stay ([`Policy::wants_draft`]). The engine moves blocks and weights between
 //!   two steps, as soon as the blocks that are to go find room. The draft is dropped and loaded again from its files, not moved
@@ -36,9 +38,11 @@ use crate::{PlanView, Planned, Policy, SeqId, Signals, StepFeedback};
 
 mod planner;
 mod residency;
+mod switching;
 
 pub use planner::{Arm, Context, bin_len, exploit};
 pub use residency::Residency;
+pub use switching::SwitchTable;
 
 /// The row of this policy in the registry.
 pub static ENTRY: Entry = Entry {
@@ -79,6 +83,26 @@ pub static ENTRY: Entry = Entry {
 /// Ranges of batch sizes that double: 1, 2 and 3, 4 to 7, and so on; the last has no end.
 const N_CONTEXTS: usize = 12;
 
+/// Unread tokens that every drafting sequence may have: the last one, and the one before if all drafts were kept.
+const LAG_ORDINARY: f64 = 2.0;
+
+/// Range that a batch of this size belongs to; `None` of an empty one.
+fn context_of(n_sequences: usize) -> Option<usize> {
+    n_sequences.checked_ilog2().map(|log2| (log2 as usize).min(N_CONTEXTS - 1))
+}
+
+/// Tokens by which the draft is behind where it is furthest behind.
+fn lag_max(view: &PlanView<'_>) -> u32 {
+    view.sequences.iter().map(|sequence| sequence.draft_lag).max().unwrap_or(0)
+}
+
+/// Mean lag of those who drafted: of their draft rows one belongs to every drafted token, save the first, and the others were unread.
+fn mean_lag(feedback: &StepFeedback<'_>) -> Option<f64> {
+    let drafted = feedback.outcomes.iter().map(|outcome| outcome.drafted).filter(|&drafted| drafted > 0);
+    let (n, n_drafted) = drafted.fold((0, 0), |(n, sum), drafted| (n + 1, sum + drafted));
+    (n > 0).then(|| f64::from((feedback.draft_rows + n).saturating_sub(n_drafted)) / f64::from(n))
+}
+
 /// Number `i` of a stream of uniform numbers in `[0, 1)` (SplitMix64; Steele, Lea, Flood, OOPSLA 2014).
 fn uniform(seed: u32, i: u64) -> f64 {
     let mut z = (u64::from(seed) << 32).wrapping_add(i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -96,12 +120,15 @@ pub struct Nightjar {
     contexts: Vec<Context>,
     residency: Residency,
     cost: StepCost,
+    switches: SwitchTable,
     /// Length of the step before.
     len: u32,
     /// All blocks in the step before; 0 before the first.
     blocks_total: u32,
     /// Load of the step under way; `None` if it teaches nothing.
     context_idx: Option<usize>,
+    /// Load and largest lag of the step under way if speculation is taken up again in it.
+    switch: Option<(usize, u32)>,
 }
 
 impl Nightjar {
@@ -115,16 +142,31 @@ impl Nightjar {
             contexts: vec![Context::new(n_arms); N_CONTEXTS],
             residency: Residency::new(settings.number("free_min"), settings.count("persist")),
             cost: StepCost::default(),
+            switches: SwitchTable::new(N_CONTEXTS),
             len: settings.count("k_max"),
             blocks_total: 0,
             context_idx: None,
+            switch: None,
         }
     }
 
-    /// What it costs the draft to read all that it has missed, beyond a usual round.
-    fn switch_seconds(&self, view: &PlanView<'_>) -> f64 {
-        let lag: u64 = view.sequences.iter().map(|sequence| u64::from(sequence.draft_lag)).sum();
-        self.cost.drafting(1.0, lag as f64) - self.cost.drafting(1.0, view.sequences.len() as f64)
+    /// What it costs the draft to come back: by the table, or as a round over all that it has missed.
+    fn switch_seconds(&self, context_idx: usize, view: &PlanView<'_>) -> f64 {
+        self.switches.seconds(context_idx, f64::from(lag_max(view))).unwrap_or_else(|| {
+            let lag: u64 = view.sequences.iter().map(|sequence| u64::from(sequence.draft_lag)).sum();
+            let usual = self.cost.drafting(1.0, view.sequences.len() as f64);
+            (self.cost.drafting(1.0, lag as f64) - usual).max(0.0)
+        })
+    }
+
+    /// Enters a switch: what its drafting took beyond the usual rounds of that many sequences.
+    fn learn_switch(&mut self, context_idx: usize, lag: f64, feedback: &StepFeedback<'_>) {
+        let n_rounds = feedback.outcomes.iter().map(|outcome| outcome.drafted).max().unwrap_or(0);
+        let n_drafting = feedback.outcomes.iter().filter(|outcome| outcome.drafted > 0).count();
+        let usual = self.cost.drafting(f64::from(n_rounds), n_drafting as f64);
+        if n_rounds > 0 && usual > 0.0 {
+            self.switches.learn(context_idx, lag, feedback.draft_time.as_secs_f64() - usual);
+        }
     }
 
     fn next_len(&mut self, context_idx: usize, view: &PlanView<'_>) -> u32 {
@@ -133,7 +175,7 @@ impl Nightjar {
             n_draws += 1;
             uniform(self.seed, n_draws)
         };
-        let switch_seconds = if self.len == 0 { self.switch_seconds(view).max(0.0) } else { 0.0 };
+        let switch_seconds = if self.len == 0 { self.switch_seconds(context_idx, view) } else { 0.0 };
         let len = self.contexts[context_idx].next_len(draw, switch_seconds) as u32;
         self.n_draws = n_draws;
         len
@@ -150,11 +192,10 @@ impl Policy for Nightjar {
     }
 
     fn plan(&mut self, view: &PlanView<'_>, plan: &mut [Planned]) {
-        self.context_idx = None;
-        let Some(batch_size_log2) = view.sequences.len().checked_ilog2() else {
+        (self.context_idx, self.switch) = (None, None);
+        let Some(context_idx) = context_of(view.sequences.len()) else {
             return;
         };
-        let context_idx = (batch_size_log2 as usize).min(N_CONTEXTS - 1);
         let (len, reason) = if self.residency.is_resident() {
             (self.next_len(context_idx, view), "bin")
         } else {
@@ -163,12 +204,16 @@ impl Policy for Nightjar {
         let is_switching = self.len == 0 && len > 0;
         let has_moved = ![0, view.blocks_total].contains(&self.blocks_total);
         self.context_idx = Some(context_idx).filter(|_| !is_switching && !has_moved);
+        self.switch = is_switching.then(|| (context_idx, lag_max(view)));
         (self.len, self.blocks_total) = (len, view.blocks_total);
         self.residency.update(view, len);
         plan.fill(Planned { len, width: 1, is_settled: true, reason });
     }
 
     fn observe(&mut self, feedback: &StepFeedback<'_>) {
+        if let Some((context_idx, lag)) = self.switch.take() {
+            self.learn_switch(context_idx, f64::from(lag), feedback);
+        }
         self.cost.learn(feedback);
         let Some(context_idx) = self.context_idx.take() else {
             return;
@@ -183,6 +228,10 @@ impl Policy for Nightjar {
     }
 
     fn learn_costs(&mut self, feedback: &StepFeedback<'_>) {
+        let lag = mean_lag(feedback).filter(|&lag| lag > LAG_ORDINARY);
+        if let Some((context_idx, lag)) = context_of(feedback.outcomes.len()).zip(lag) {
+            self.learn_switch(context_idx, lag, feedback);
+        }
         self.cost.learn(feedback);
     }
 
@@ -275,16 +324,73 @@ mod tests {
         }
     }
 
-    #[test]
-    fn switching_costs_what_the_draft_must_read() {
-        let mut policy = policy("k_max=2");
-        assert_eq!(policy.switch_seconds(&view(&[sequence(101)], 0, 9, 9)), 0.0);
-        // A draft round takes 1 ms and 0.1 ms per row.
+    /// A draft round takes 1 ms and 0.1 ms per row.
+    fn timed(mut policy: Nightjar) -> Nightjar {
         for rows in (0..64).map(|i| f64::from(1 + i % 8)) {
             policy.cost.round.learn(rows, 0.001 + 0.0001 * rows);
         }
-        let got = policy.switch_seconds(&view(&[sequence(101), sequence(1)], 0, 9, 9));
+        policy
+    }
+
+    /// `n` sequences draft two tokens each in two rounds, with `draft_rows` rows altogether.
+    fn drafting<R>(n: u64, draft_rows: u32, draft_ms: u64, with: impl FnOnce(&StepFeedback<'_>) -> R) -> R {
+        let outcome = |seq| Outcome {
+            seq: SeqId(seq),
+            planned: 2,
+            drafted: 2,
+            verified: 2,
+            accepted: 0,
+            temperature: 0.0,
+            signals: &[],
+        };
+        let outcomes: Vec<Outcome<'_>> = (0..n).map(outcome).collect();
+        let draft_time = Duration::from_millis(draft_ms);
+        with(&StepFeedback {
+            step: 0,
+            outcomes: &outcomes,
+            target_rows: 3 * n as u32,
+            prefill_rows: 0,
+            draft_rounds: 2,
+            draft_rows,
+            context_len_sum: 100,
+            draft_time,
+            verify_time: Duration::from_millis(10),
+            step_time: draft_time + Duration::from_millis(10),
+        })
+    }
+
+    #[test]
+    fn switching_costs_what_the_draft_must_read_until_it_was_measured() {
+        let sequences = [sequence(101), sequence(1)];
+        let view = view(&sequences, 0, 9, 9);
+        assert_eq!(policy("k_max=2").switch_seconds(1, &view), 0.0);
+        let mut policy = timed(policy("k_max=2"));
+        let got = policy.switch_seconds(1, &view);
         assert!((got - 0.010).abs() < 0.0002, "{got}");
+        // The step of a switch: 30 ms of drafting, of which two rounds of two rows take 2.4 ms.
+        policy.switch = Some((1, lag_max(&view)));
+        drafting(2, 104, 30, |feedback| policy.observe(feedback));
+        let got = policy.switch_seconds(1, &view);
+        assert!((got - 0.0276).abs() < 0.0002, "{got}");
+        assert_eq!(policy.switches.seconds(0, 101.0), None, "another load");
+        // Only switches count.
+        drafting(2, 104, 90, |feedback| policy.observe(feedback));
+        assert_eq!(policy.switch_seconds(1, &view), got);
+    }
+
+    #[test]
+    fn a_profile_enters_drafts_that_were_behind() {
+        let mut policy = timed(policy("k_max=2"));
+        // 4 sequences read 26 tokens each and then one: 4 * 26 + 4 rows; 2 rounds of 4 rows take 2.8 ms.
+        drafting(4, 108, 13, |feedback| {
+            assert_eq!(mean_lag(feedback), Some(26.0));
+            policy.learn_costs(feedback);
+        });
+        let got = policy.switches.seconds(2, 26.0).unwrap();
+        assert!((got - 0.0102).abs() < 0.0002, "{got}");
+        // Nobody was behind: one row per drafted token.
+        drafting(1, 2, 13, |feedback| policy.learn_costs(feedback));
+        assert_eq!(policy.switches.seconds(0, 1.0), None);
     }
 
     #[test]
