@@ -22,7 +22,7 @@ pub(crate) struct Limits {
 
 #[derive(Debug)]
 pub(crate) struct Scheduler {
-    limits: Limits,
+    pub(crate) limits: Limits,
     pub(crate) waiting: BTreeMap<Rank, Sequence>,
     /// In rank order.
     pub(crate) running: Vec<Sequence>,
