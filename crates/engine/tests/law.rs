@@ -148,8 +148,15 @@ fn every_policy_and_rule_keeps_the_law() {
     let mut policies: Vec<String> = registry::ENTRIES.iter().map(|entry| entry.name.to_owned()).collect();
     policies.retain(|name| name != "fixed");
     policies.extend(
-        ["fixed:k=1", "fixed:k=2", "dsde:cap=mean", "dsde:variant=released", "faser:depth=0.5"]
-            .map(str::to_owned),
+        [
+            "fixed:k=1",
+            "fixed:k=2",
+            "dsde:cap=mean",
+            "dsde:variant=released",
+            "faser:depth=0.5",
+            "faser:choice=gp",
+        ]
+        .map(str::to_owned),
     );
     // Thresholds in the middle of what this draft offers: many proposals are stopped and many are not.
     let stopping = ["adaedl:lambda=0.6", "confidence:p_min=0.6"];

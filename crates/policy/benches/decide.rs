@@ -19,7 +19,7 @@ const ACCEPTED_MAX: u32 = 3;
 /// Logarithm by which a node of a tree is less probable than its neighbour on the level.
 const NODE_GAP: f32 = 0.5;
 
-const TEXTS: [&str; 19] = [
+const TEXTS: [&str; 21] = [
     "auto",
     "fixed:k=5",
     "dsde",
@@ -32,6 +32,8 @@ const TEXTS: [&str; 19] = [
     "turbospec:interval=1",
     "nightjar",
     "faser",
+    "faser:choice=gp",
+    "faser:choice=gp,k_max=64",
     "tetris",
     "dspark",
     "adaptive_verification",

@@ -6,17 +6,23 @@
 //!
 //! | rule | here |
 //! |---|---|
-//! | `s = argmin of mu(s) - beta sigma(s)`, `mu` the time per token at length s in this batch | [`fastest_len`], [`Evidence::optimistic`] |
-//! | acceptance history of the request | [`Evidence::learn`] |
+//! | `s = argmin of mu(s) - beta sigma(s)`, `mu` the time per token at length s in this batch | [`fastest_len`] |
+//! | GP-LCB: `mu` and `sigma` of a Gaussian process (`choice=gp`) | [`Process::learn`], [`Process::optimistic`] |
+//! | acceptance history of the request | [`Process::learn`]; [`Evidence::learn`], [`Evidence::optimistic`] |
 //! | predicted time of a step from batch and lengths | [`StepCost`] |
 //! | drop what is believed to be rejected, before the target | [`n_worth_verifying`] |
 //! | drop it between two layers of the target, where draft and target disagree on the most probable tokens | [`Prune`], [`Policy::prune`] |
 //! | draft frontier j + 1 on one part of the machine while frontier j is verified on another | [`Policy::ahead_len`]; `ahead.rs` of the engine |
 //!
 //! Deviations and choices:
-//! * The published bound comes from a Gaussian process over lengths whose kernel and `beta` are not known. The tokens that
-//!   a length emits follow from one number, the acceptance rate, of which a request's history leaves a posterior; the bound
-//!   on the time is the time at the upper bound of that rate. `beta` is 1.
+//! * Kernel and `beta` of the published Gaussian process are not known. `choice=gp` has one per request, over lengths, squared
+//!   exponential, with the spread of departures and of single steps in proportion to the length; it fades to what is known of
+//!   a new request. It is about tokens, not times: what a step takes is known from its costs, so the bound on the time per
+//!   token is the time at the upper bound of the tokens, and a change of the batch spoils nothing that was learnt. Its mean
+//!   before anything was seen is what everybody emits. `beta` is 1.
+//! * `choice=posterior`, the default, is ours: the tokens of all lengths follow from one number, the acceptance rate, so that
+//!   a step at one length tells of the others. Of the rate a request's history leaves a posterior; the bound on the time is
+//!   the time at the upper bound of the rate.
 //! * A new request begins with the rate of all requests, worth 4 drafts. The past of a request fades with 0.98 per draft tested.
 //! * The time at length s is that of a step in which everybody drafts s, as in `turbospec`; so a request counts what its
 //!   rows cost the others. Costs come from a start-up profile ([`crate::cost_profile`]) and are refined by every step. Where
@@ -42,6 +48,10 @@ use crate::registry::{Entry, LEN_MAX, Parameter, Settings, ValueSet};
 use crate::step_cost::StepCost;
 use crate::{DraftPosition, Error, PlanView, Planned, Policy, Prune, SeqId, Signals, StepFeedback};
 
+mod process;
+
+pub use process::{Prior, Process};
+
 /// The row of this policy in the registry.
 pub static ENTRY: Entry = Entry {
     name: "faser",
@@ -64,7 +74,13 @@ pub static ENTRY: Entry = Entry {
             key: "beta",
             values: ValueSet::Number { min: 0.0, max: 10.0 },
             default: Some("1"),
-            meaning: "optimism, standard deviations of the acceptance rate",
+            meaning: "optimism, standard deviations of what is uncertain",
+        },
+        Parameter {
+            key: "choice",
+            values: ValueSet::Word(&["posterior", "gp"]),
+            default: Some("posterior"),
+            meaning: "what is uncertain: the acceptance rate, or the tokens of every length as a Gaussian process",
         },
         Parameter {
             key: "depth",
@@ -136,21 +152,26 @@ impl Evidence {
     }
 }
 
+/// Tokens that a step emits by length from 0: `1`, `1 + rate`, `1 + rate + rate^2` and so on.
+pub fn expected_tokens(rate: f64) -> impl Iterator<Item = f64> {
+    let longer = move |&(tokens, survival): &(f64, f64)| {
+        let survival = rate * survival;
+        Some((tokens + survival, survival))
+    };
+    std::iter::successors(Some((1.0, 1.0)), longer).map(|(tokens, _)| tokens)
+}
+
 /// The length with the least time per token, and that time; the shorter among equals.
 ///
-/// A length `s` emits `1 + rate + ... + rate^s` tokens.
-///
 /// * `seconds`: of a step by length from 0, at least `k_min + 1` entries.
-pub fn fastest_len(seconds: &[f64], k_min: u32, rate: f64) -> (u32, f64) {
-    let (mut tokens, mut survival) = (1.0, 1.0);
+/// * `tokens`: emitted by length from 0.
+pub fn fastest_len(seconds: &[f64], k_min: u32, tokens: impl Iterator<Item = f64>) -> (u32, f64) {
     let mut best = (k_min, f64::INFINITY);
-    for (len, seconds) in (0..).zip(seconds) {
+    for (len, (seconds, tokens)) in (0..).zip(seconds.iter().zip(tokens)) {
         let seconds_per_token = seconds / tokens;
         if len >= k_min && seconds_per_token < best.1 {
             best = (len, seconds_per_token);
         }
-        survival *= rate;
-        tokens += survival;
     }
     best
 }
@@ -174,13 +195,25 @@ pub fn n_worth_verifying(
 }
 
 /// What is remembered of one sequence.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Memory {
     evidence: Evidence,
+    /// With `choice=gp`, once a draft was verified.
+    process: Option<Process>,
     /// Optimistic time per token of the last plan.
     seconds_per_token: f64,
     /// Length of the step under way that was left to verify.
     verify_len: u32,
+}
+
+/// What the processes of all sequences have in common.
+#[derive(Clone, Debug)]
+struct Processes {
+    prior: Prior,
+    /// Of a sequence that nothing was seen of.
+    new: Process,
+    /// Tokens that everybody emits, by length from 0, as of the last plan.
+    everyone: Vec<f64>,
 }
 
 /// Plans the fastest length for every sequence.
@@ -196,6 +229,8 @@ pub struct Faser {
     sequences: HashMap<SeqId, Memory>,
     /// Acceptance of all sequences.
     everyone: Evidence,
+    /// With `choice=gp`.
+    processes: Option<Processes>,
     cost: StepCost,
     /// Of a step in which everybody drafts as many tokens as the index.
     seconds: Vec<f64>,
@@ -219,6 +254,7 @@ impl Faser {
             overlap: settings.count("overlap"),
             sequences: HashMap::new(),
             everyone: Evidence::default(),
+            processes: (settings.word("choice") == "gp").then(|| Processes::new(k_max)),
             cost: StepCost::default(),
             seconds: Vec::new(),
         })
@@ -239,6 +275,21 @@ impl Faser {
     }
 }
 
+impl Processes {
+    fn new(k_max: u32) -> Self {
+        let prior = Prior::new(k_max);
+        Self { new: Process::new(&prior), prior, everyone: vec![1.0; k_max as usize + 1] }
+    }
+
+    /// Takes in a step of a sequence that emitted `emitted` tokens.
+    fn learn(&self, process: &mut Option<Process>, verified: u32, emitted: u32) {
+        if let Some(everyone) = self.everyone.get(verified as usize).filter(|_| verified > 0) {
+            let process = process.get_or_insert_with(|| self.new.clone());
+            process.learn(&self.prior, verified, f64::from(emitted) - everyone);
+        }
+    }
+}
+
 impl Policy for Faser {
     fn name(&self) -> String {
         self.name.clone()
@@ -252,11 +303,23 @@ impl Policy for Faser {
         self.predict_seconds(view);
         let prior = self.prior();
         let is_timed = self.seconds.iter().all(|&seconds| seconds > 0.0);
+        if let Some(processes) = &mut self.processes {
+            processes.everyone.iter_mut().zip(expected_tokens(prior)).for_each(|(old, new)| *old = new);
+        }
         for (sequence, planned) in view.sequences.iter().zip(plan) {
             let memory = self.sequences.entry(sequence.seq).or_default();
             let (len, reason) = if is_timed {
-                let rate = memory.evidence.optimistic(prior, self.beta);
-                let (len, seconds_per_token) = fastest_len(&self.seconds, self.k_min, rate);
+                let (len, seconds_per_token) = match &self.processes {
+                    Some(processes) => {
+                        let process = memory.process.as_ref().unwrap_or(&processes.new);
+                        let tokens = process.optimistic(&processes.everyone, self.beta);
+                        fastest_len(&self.seconds, self.k_min, tokens)
+                    }
+                    None => {
+                        let rate = memory.evidence.optimistic(prior, self.beta);
+                        fastest_len(&self.seconds, self.k_min, expected_tokens(rate))
+                    }
+                };
                 memory.seconds_per_token = seconds_per_token;
                 (len, "confidence bound")
             } else {
@@ -298,6 +361,9 @@ impl Policy for Faser {
             let verified = outcome.verified.max(memory.verify_len);
             self.everyone.learn(outcome.accepted, verified);
             memory.evidence.learn(outcome.accepted, verified);
+            if let Some(processes) = &self.processes {
+                processes.learn(&mut memory.process, verified, outcome.emitted());
+            }
         }
     }
 
@@ -353,7 +419,7 @@ mod tests {
         // 10 ms and 2 ms per draft.
         let seconds: Vec<f64> = (0..=4).map(|len| 0.010 + 0.002 * f64::from(len)).collect();
         let check = |k_min, rate, len, seconds_per_token| {
-            let got = fastest_len(&seconds, k_min, rate);
+            let got = fastest_len(&seconds, k_min, expected_tokens(rate));
             assert_eq!(got.0, len, "rate {rate}");
             check_near(got.1, seconds_per_token);
         };

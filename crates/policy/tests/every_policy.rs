@@ -3,18 +3,18 @@
 mod common;
 
 use common::Fate;
-use dsde_policy::registry::{ENTRIES, LEN_MAX};
+use dsde_policy::registry::{ENTRIES, LEN_MAX, Parameter, ValueSet};
 use dsde_policy::{Config, Planned, Policy, SeqId};
 use proptest::prelude::*;
 
-/// A configuration of every policy, with and without the cap where it applies.
+/// Every policy with its defaults and with every other word of every parameter, with and without the cap where it applies.
 fn configurations() -> Vec<String> {
     let mut texts = Vec::new();
     for entry in ENTRIES {
         let required: Vec<String> =
             entry.parameters().filter(|p| p.default.is_none()).map(|p| format!("{}=4", p.key)).collect();
-        let presets = entry.presets.iter().map(|p| vec![format!("{}={}", p.key, p.word)]);
-        for choice in std::iter::once(Vec::new()).chain(presets) {
+        let words = entry.parameters.iter().flat_map(other_words);
+        for choice in std::iter::once(Vec::new()).chain(words.map(|word| vec![word])) {
             let with = |extra: Option<&str>| {
                 let parameters =
                     [required.clone(), choice.clone(), extra.into_iter().map(str::to_owned).collect()];
@@ -30,6 +30,13 @@ fn configurations() -> Vec<String> {
         }
     }
     texts
+}
+
+/// Choices of a parameter that takes one of several words, its default left out.
+fn other_words(parameter: &Parameter) -> Vec<String> {
+    let ValueSet::Word(words) = parameter.values else { return Vec::new() };
+    let others = words.iter().filter(|&&word| parameter.default != Some(word));
+    others.map(|word| format!("{}={word}", parameter.key)).collect()
 }
 
 fn build(text: &str) -> Box<dyn Policy> {

@@ -69,7 +69,13 @@ fn nightjar_repeats_itself_and_listens_to_its_seed() {
 
 #[test]
 fn faser_drafts_long_for_the_lucky_and_short_for_the_unlucky() {
-    let mut policy = build("faser");
+    for text in ["faser", "faser:choice=gp"] {
+        check_luck(text);
+    }
+}
+
+fn check_luck(text: &str) {
+    let mut policy = build(text);
     // One batch; the first sequence accepts everything, the second nothing. Rows cost a twentieth of a step.
     let fates = [fate(0, 64, 0.0), fate(1, 0, 0.0)];
     // A longer and a shorter batch teach what rows cost.
@@ -79,12 +85,12 @@ fn faser_drafts_long_for_the_lucky_and_short_for_the_unlucky() {
     (0..4).for_each(|seq| policy.forget(SeqId(seq)));
     let plans = run(policy.as_mut(), 40..140, &fates, row_cost(0.5));
     let last = &plans[99].0;
-    assert_eq!((last[0].len, last[0].reason), (8, "confidence bound"));
-    assert_eq!((last[1].len, last[1].reason), (1, "confidence bound"));
+    assert_eq!((last[0].len, last[0].reason), (8, "confidence bound"), "{text}");
+    assert_eq!((last[1].len, last[1].reason), (1, "confidence bound"), "{text}");
     // A forgotten sequence begins between them.
     policy.forget(SeqId(1));
     let again = run(policy.as_mut(), 140..141, &fates, row_cost(0.5))[0].0[1].len;
-    assert!(again > 1, "{again}");
+    assert!(again > 1, "{text}: {again}");
 }
 
 #[test]
