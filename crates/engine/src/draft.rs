@@ -51,7 +51,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         }
         self.scratch.drafting = drafting;
         for seq in self.scheduler.running.iter_mut().filter(|seq| seq.turn.is_tree()) {
-            seq.turn.sort_nodes();
+            seq.turn.finish_tree();
         }
         Ok(())
     }

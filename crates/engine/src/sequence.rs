@@ -73,6 +73,9 @@ pub(crate) struct Turn {
     /// Levels a tree may have, and nodes of each; a width of 1 is a chain.
     pub(crate) levels: u32,
     pub(crate) width: u32,
+    /// Whether children that no beam kept stand for the finished tree too, and those there are: parent and token.
+    pub(crate) reranks: bool,
+    pub(crate) spares: Vec<(Option<u32>, Drafted)>,
     pub(crate) drafted: u32,
     /// All of `drafted` if it was drafted ahead, in the step before; else 0.
     pub(crate) carried: u32,
@@ -111,6 +114,8 @@ impl Turn {
         self.is_drawing = false;
         self.planned = 0;
         (self.levels, self.width) = (0, 0);
+        self.reranks = false;
+        self.spares.clear();
         (self.drafted, self.carried) = (0, 0);
         self.proposal.clear();
         (self.level, self.n_levels) = (0..0, 0);

@@ -111,6 +111,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
             budget -= len;
             let turn = &mut self.scheduler.running[i].turn;
             (turn.planned, turn.levels, turn.width) = (len, levels, width);
+            turn.reranks = turn.is_tree() && self.policy.reranks(view.seq);
         }
         if let Some(limits) = self.ahead_limits() {
             carry::reserve(&mut self.scheduler, limits);

@@ -2,7 +2,8 @@
 //!
 //! A tree is grown by beam search over the draft's distribution: of all tokens offered after the nodes of a level, the most
 //! probable paths become the next one, as in AdaServe (arXiv:2501.12162); the finished tree is ordered by path probability, as
-//! in EAGLE-2 (arXiv:2406.16858). It is a deterministic function of the emitted tokens, so the target may
+//! in EAGLE-2 (arXiv:2406.16858). Where the policy asks for it, children that no beam kept stand for the finished tree too, as
+//! leaves: that is EAGLE-2's reranking of all candidates. A tree is a deterministic function of the emitted tokens, so the target may
 //! judge it by walking it, and a policy may look at all of it before it trims.
 
 use dsde_policy::DraftPosition;
@@ -61,7 +62,11 @@ impl Turn {
         }
         paths.retain(|(_, path)| path.position.path_log_prob > f32::NEG_INFINITY);
         paths.sort_by(|(_, a), (_, b)| b.position.path_log_prob.total_cmp(&a.position.path_log_prob));
-        paths.truncate(self.width.min(self.planned - self.drafted) as usize);
+        let n_kept = self.width.min(self.planned - self.drafted) as usize;
+        let spares = paths.split_off(n_kept.min(paths.len()));
+        if self.reranks {
+            self.spares.extend(spares);
+        }
         for (parent, path) in &paths {
             self.proposal.push(path.token, *parent);
             self.positions.push(path.position);
@@ -71,21 +76,32 @@ impl Turn {
         self.n_levels += 1;
     }
 
-    /// Orders a finished tree by falling path probability, so that every prefix is the most probable tree of its size. A
-    /// parent is at least as probable as its children and was drafted before them, so it stays before them.
-    pub(crate) fn sort_nodes(&mut self) {
-        let path_log_prob = |node: u32| self.positions[node as usize].path_log_prob;
+    /// Orders a finished tree by falling path probability, so that every prefix is the most probable tree of its size; of spare
+    /// candidates those come in that are among the best `planned`. A parent is at least as probable as its children and was
+    /// drafted before them, so it stays before them, and comes in wherever they do.
+    pub(crate) fn finish_tree(&mut self) {
+        let drafted: Vec<(Option<u32>, Drafted)> = self.candidates().collect();
         self.drafted_as.clear();
-        self.drafted_as.extend(0..self.drafted);
+        self.drafted_as.extend(0..drafted.len() as u32);
+        let path_log_prob = |node: u32| drafted[node as usize].1.position.path_log_prob;
         self.drafted_as.sort_by(|&a, &b| path_log_prob(b).total_cmp(&path_log_prob(a)));
+        self.drafted_as.truncate(self.planned as usize);
         let mut sorted = Proposal::new();
-        let mut places = vec![0; self.drafted as usize];
+        let mut places = vec![0; drafted.len()];
         for &node in &self.drafted_as {
-            let parent = self.proposal.parents()[node as usize].map(|parent| places[parent as usize]);
-            places[node as usize] = sorted.push(self.proposal.tokens()[node as usize], parent);
+            let (parent, Drafted { token, .. }) = drafted[node as usize];
+            places[node as usize] = sorted.push(token, parent.map(|parent| places[parent as usize]));
         }
-        self.positions = self.drafted_as.iter().map(|&node| self.positions[node as usize]).collect();
+        self.positions = self.drafted_as.iter().map(|&node| drafted[node as usize].1.position).collect();
         self.proposal = sorted;
+        self.drafted = self.proposal.len();
+    }
+
+    /// Every node with its parent, in drafting order, then the spare ones, which the draft has not read.
+    fn candidates(&self) -> impl Iterator<Item = (Option<u32>, Drafted)> {
+        let nodes = self.proposal.tokens().iter().zip(self.proposal.parents()).zip(&self.positions);
+        let drafted = nodes.map(|((&token, &parent), &position)| (parent, Drafted { token, position }));
+        drafted.chain(self.spares.iter().copied())
     }
 
     /// Nodes of a tree, in drafting order, whose keys and values the draft has stored: all but the last level.
@@ -182,11 +198,33 @@ mod tests {
         grow(&mut turn, &[&[0.6, 0.2]]);
         grow(&mut turn, &[&[0.5, 0.4], &[0.9, 0.1]]);
         // Drafted: 0.6, 0.2, 0.30, 0.24.
-        turn.sort_nodes();
+        turn.finish_tree();
         assert_eq!(probabilities(&turn), [0.6, 0.3, 0.24, 0.2]);
         assert_eq!(turn.proposal.parents(), [None, Some(0), Some(0), None]);
         assert_eq!(turn.proposal.tokens(), [0, 0, 1, 1]);
         assert_eq!(turn.drafted_as, [0, 2, 3, 1]);
+    }
+
+    #[test]
+    fn children_that_no_beam_kept_stand_for_the_finished_tree() {
+        // Candidates: 0.6, 0.2 below the root; 0.30, 0.24 below 0.6 and 0.18, 0.02 below 0.2. The second beam is 0.30 and 0.24.
+        let finished = |reranks, planned| {
+            let mut turn = Turn { reranks, ..turn(2, 2, planned) };
+            grow(&mut turn, &[&[0.6, 0.2]]);
+            grow(&mut turn, &[&[0.5, 0.4], &[0.9, 0.1]]);
+            turn.finish_tree();
+            turn
+        };
+        assert_eq!(probabilities(&finished(false, 6)), [0.6, 0.3, 0.24, 0.2]);
+        let all = finished(true, 6);
+        assert_eq!(probabilities(&all), [0.6, 0.3, 0.24, 0.2, 0.18, 0.02]);
+        assert_eq!(all.proposal.parents(), [None, Some(0), Some(0), None, Some(3), Some(3)]);
+        assert_eq!(all.proposal.tokens(), [0, 0, 1, 1, 10, 11]);
+        assert_eq!((all.drafted, all.n_stored()), (6, 2));
+        // Nodes 4 and 5 are the spare ones; the draft has read neither them nor the last beam.
+        assert_eq!(all.drafted_as, [0, 2, 3, 1, 4, 5]);
+        assert_eq!(probabilities(&finished(true, 5)), [0.6, 0.3, 0.24, 0.2, 0.18]);
+        assert_eq!(probabilities(&finished(true, 3)), [0.6, 0.3, 0.24], "a spare node instead of a beam's");
     }
 
     #[test]

@@ -161,12 +161,12 @@ fn every_policy_and_rule_keeps_the_law() {
     // Thresholds in the middle of what this draft offers: many proposals are stopped and many are not.
     let stopping = ["adaedl:lambda=0.6", "confidence:p_min=0.6"];
     policies.extend(stopping.map(str::to_owned));
-    policies.extend(["beams:1x3", "beams:2x2", "mixed"].map(str::to_owned));
+    policies.extend(["beams:1x3", "beams:2x2", "reranked:2x2", "mixed"].map(str::to_owned));
     // Policies that plan for the whole batch speculate less or not at all in larger ones.
     let config = Config { sequences_max: 24, ..model_config() };
     for rule in [Rule::TokenWise, Rule::Block] {
         for policy in &policies {
-            if policy.starts_with("beams") && rule != Rule::default() {
+            if (policy.starts_with("beams") || policy.starts_with("reranked")) && rule != Rule::default() {
                 // Rules judge chains.
                 continue;
             }

@@ -204,6 +204,26 @@ fn nodes_stand_by_falling_path_probability_below_their_parents() {
 }
 
 #[test]
+fn a_reranked_tree_holds_the_best_of_all_that_was_offered() {
+    let script = Script::default();
+    let log_probs = |policy: &str| {
+        let (outputs, _, seen) = outputs_of(Watched::new(script, 400, Moves::Made), policy);
+        assert_eq!(outputs, plain(script));
+        let first = seen.into_iter().find(|seen| seen.drafted == 15).unwrap();
+        assert!(first.path_log_probs.is_sorted_by(|a, b| a >= b), "{first:?}");
+        (first.path_log_probs.clone(), first.depths.iter().filter(|&&depth| depth == 1).count())
+    };
+    let ((beams, n_second), (reranked, n_second_reranked)) =
+        (log_probs("beams:5x3"), log_probs("reranked:5x3"));
+    // The same step of the same sequence: every place is taken by a node at least as probable.
+    assert!(reranked.iter().zip(&beams).all(|(reranked, beam)| reranked >= beam), "{reranked:?}, {beams:?}");
+    assert!(
+        n_second == 3 && n_second_reranked > 3,
+        "the second level is wider than its beam: {n_second_reranked}"
+    );
+}
+
+#[test]
 fn a_tree_gets_a_slot_per_node_and_no_more_than_its_bounds() {
     // 8 levels of 9 nodes would be 72.
     let (_, _, seen) = outputs_of(Watched::new(Script::default(), 400, Moves::Made), "beams:8x9");
@@ -251,7 +271,8 @@ fn sampled_trees_emit_token_for_token_what_plain_decoding_emits() {
         }
         run(&mut engine).into_values().map(|output| output.tokens).collect::<Vec<_>>()
     };
-    for policy in ["beams:1x4", "beams:3x3", "beams:6x2", "fickle:5x4"] {
+    for policy in ["beams:1x4", "beams:3x3", "beams:6x2", "reranked:3x3", "reranked:6x2", "ddd", "fickle:5x4"]
+    {
         assert_eq!(tokens(policy), tokens("off"), "{policy}");
     }
 }

@@ -10,13 +10,14 @@
 //! | `H = ln sum over the beam of exp(path log probability)` | `DraftPosition::path_log_prob` of a level, by the engine |
 //! | stop if `H < tau`, tested after levels 5, 7 and 9 only | [`is_deep_enough`], [`Ddd::keep_drafting`](Policy::keep_drafting) |
 //! | at most 11 levels | [`Ddd::plan`](Policy::plan) |
-//! | rerank: verify the nodes of highest path probability | [`Ddd::trim`](Policy::trim) |
+//! | EAGLE-2: each node of a beam offers as many children as a beam has, the best of them are the next beam | `tree.rs` of the engine |
+//! | rerank: of all candidates of all levels, verify those of highest path probability | [`Ddd::reranks`](Policy::reranks), [`Ddd::trim`](Policy::trim) |
 //!
 //! Deviations and choices:
 //! * `tau` is tuned per model and no value was published. -2 stops where another level adds 0.14 tokens at the very most.
-//! * EAGLE-2 keeps 10 nodes per level, out of which it expands 10 children each and verifies the best 60 of all. Here a level
-//!   is its beam: the children that did not make it are forgotten. A proposal holds at most 64 nodes, therefore `width` is 4
-//!   and `nodes`, what is verified of up to 44, is 32; `depth` is clipped to what `width` leaves.
+//! * EAGLE-2 has beams of 10 nodes with 10 children each and verifies the best 60 of all. A proposal holds at most 64 nodes,
+//!   therefore `width` is 4 and `nodes` 32; `depth` is clipped to what `width` leaves. The tree that is reranked holds as
+//!   many nodes as were planned for, 44, of up to 164 candidates; `nodes` of them are verified.
 //! * At `width` 1 the tree is a chain and `H` the sum of `ln max q`: of the draft's distributions, not of the drawn tokens,
 //!   which keeps sampled drafts lossless.
 //! * A mass that is not a number, which only a broken executor can deliver, ends drafting at the next test.
@@ -110,6 +111,10 @@ impl Policy for Ddd {
 
     fn keep_drafting(&mut self, _seq: SeqId, position: &DraftPosition) -> bool {
         !is_deep_enough(position.index + 1, position.path_log_prob, self.tau)
+    }
+
+    fn reranks(&self, _seq: SeqId) -> bool {
+        true
     }
 
     fn trim(&mut self, _view: &PlanView<'_>, _drafted: &[&[DraftPosition]], verify_lens: &mut [u32]) {

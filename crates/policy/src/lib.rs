@@ -96,6 +96,13 @@ pub trait Policy: Send {
         true
     }
 
+    /// Whether a tree of this sequence is chosen, once it is drafted, among all nodes that were ever offered: the beams, and as
+    /// leaves the children that no beam kept. The most probable of them, as many as were planned for, are the tree then; else
+    /// the beams are. A tree is a function of the emitted tokens alone, so this is lossless for sampled requests too.
+    fn reranks(&self, _seq: SeqId) -> bool {
+        false
+    }
+
     /// Cuts drafted lengths to what is worth verifying. `verify_lens[i]` arrives as the drafted length of sequence `i` of
     /// `view` and may only be lowered. `drafted[i]` holds the features of its positions, root first. The nodes of a tree are
     /// ordered by falling path probability, a parent before its children, so that any prefix is a tree.

@@ -236,6 +236,10 @@ impl Policy for Mixture {
         self.parts[place].policy.keep_drafting(seq, position)
     }
 
+    fn reranks(&self, seq: SeqId) -> bool {
+        self.parts[self.place_of(seq)].policy.reranks(seq)
+    }
+
     fn trim(&mut self, view: &PlanView<'_>, drafted: &[&[DraftPosition]], verify_lens: &mut [u32]) {
         if self.is_plain() {
             return self.parts[MAIN].policy.trim(view, drafted, verify_lens);

@@ -72,9 +72,9 @@ fn test_policy(text: &str) -> Option<Box<dyn Policy>> {
         (len.parse().unwrap(), width.parse().unwrap())
     };
     match name {
-        "beams" => {
+        "beams" | "reranked" => {
             let (len, width) = size();
-            Some(Box::new(Beams { len, width }))
+            Some(Box::new(Beams { len, width, reranks: name == "reranked" }))
         }
         "fickle" => {
             let (len, width) = size();
@@ -168,6 +168,7 @@ pub fn run<E: Executor>(engine: &mut Engine<E, CountingClock>) -> Outputs {
 pub struct Beams {
     pub len: u32,
     pub width: u32,
+    pub reranks: bool,
 }
 
 impl Policy for Beams {
@@ -181,6 +182,10 @@ impl Policy for Beams {
 
     fn plan(&mut self, _view: &PlanView<'_>, plan: &mut [Planned]) {
         plan.fill(Planned { len: self.len, width: self.width, is_settled: true, reason: "beams" });
+    }
+
+    fn reranks(&self, _seq: SeqId) -> bool {
+        self.reranks
     }
 
     fn observe(&mut self, feedback: &StepFeedback<'_>) {
