@@ -61,6 +61,35 @@ fn names_parse_to_the_same_policy() {
     }
 }
 
+const DOCUMENTATION: &str = include_str!("../../../docs/policies.md");
+
+/// Documentation of a policy: from its heading to the next.
+fn section(name: &str) -> &'static str {
+    let (_, rest) = DOCUMENTATION.split_once(&format!("\n## `{name}`")).expect("a section per policy");
+    rest.split("\n## ").next().expect("the first piece")
+}
+
+#[test]
+fn parameters_are_documented_with_their_defaults() {
+    for entry in ENTRIES {
+        for parameter in entry.parameters.iter().filter(|parameter| parameter.key != "variant") {
+            let start = format!("| `{}` |", parameter.key);
+            let row = section(entry.name).lines().find(|line| line.starts_with(&start));
+            let row = row.unwrap_or_else(|| panic!("no row for {} of {}", parameter.key, entry.name));
+            let default = row.split('|').nth(2).expect("a table with defaults").trim().trim_matches('`');
+            assert_eq!(default, parameter.default.unwrap_or("none, must be given"), "{row}");
+        }
+    }
+}
+
+#[test]
+fn what_is_as_published_is_said_of_every_policy() {
+    let (_, parts) = DOCUMENTATION.split_once("\n## What is as published").expect("such a section");
+    for entry in ENTRIES.iter().filter(|entry| !["auto", "off"].contains(&entry.name)) {
+        assert!(parts.contains(&format!("\n| **`{}`**", entry.name)), "{}", entry.name);
+    }
+}
+
 /// Divergences as a healthy and as a broken executor would report them.
 fn kld() -> impl Strategy<Value = f32> {
     prop_oneof![
