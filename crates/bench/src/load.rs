@@ -312,8 +312,13 @@ mod tests {
     }
 
     fn engine_on<C: Clock>(clock: C) -> Engine<ScriptedExecutor, C> {
-        let shape =
-            Shape { vocab_len: 31, context_len_max: 64, block_len: 4, n_blocks: 200, has_draft: true };
+        let shape = Shape {
+            vocab_len: 31,
+            context_len_max: 64,
+            block_len: 4,
+            n_blocks: 200,
+            draft_context_len: Some(64),
+        };
         let config = Config { drafter: Drafter::Model, ..Config::default() };
         let policy = "fixed:k=3".parse::<dsde_policy::Config>().unwrap().build();
         let executor = ScriptedExecutor::new(Script::default(), shape, Rule::default());

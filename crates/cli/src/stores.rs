@@ -27,8 +27,6 @@ pub(crate) struct Asked {
 pub(crate) enum Bound {
     /// The context of the target.
     Model,
-    /// The context of the draft.
-    Draft,
     /// `--context`.
     Asked,
     /// The size of the stores.
@@ -51,7 +49,7 @@ pub(crate) struct Stores {
 }
 
 impl Stores {
-    /// Plans the stores; warns if something else than `--context` makes the context shorter than the target's.
+    /// Plans the stores; warns if they make the context shorter than the target's or `--context`, and if the draft's is.
     ///
     /// * `memory_bytes`: what weights and stores may take together, where this is known.
     ///
@@ -81,37 +79,31 @@ impl Stores {
                 shape = executor::shape(backend, target, draft, config)?;
             }
         }
-        let draft_max = draft.map_or(u32::MAX, |draft| draft.context_len_max);
         let bound = match () {
-            () if shape.context_len_max < context_len_max.min(draft_max) => Bound::Stores,
-            () if draft_max < context_len_max => Bound::Draft,
+            () if shape.context_len_max < context_len_max => Bound::Stores,
             () if context_len_max < target.context_len_max => Bound::Asked,
             () => Bound::Model,
         };
         let stores = Self { config, shape, bound, block_bytes, weight_bytes };
-        stores.warn(context_len_max.min(draft_max), context_len_max);
+        stores.warn(context_len_max);
         Ok(stores)
     }
 
-    /// * `models_len`: context of the models together.
-    /// * `wanted_len`: context without a draft.
-    fn warn(&self, models_len: u32, wanted_len: u32) {
-        let Shape { context_len_max, block_len, .. } = self.shape;
-        match self.bound {
-            Bound::Model | Bound::Asked => {}
-            Bound::Draft => {
-                tracing::warn!(
-                    "the draft bounds the context to {context_len_max} tokens instead of {wanted_len}"
-                )
-            }
-            Bound::Stores => {
-                let n_blocks = models_len.div_ceil(block_len);
-                let needed = bytes(n_blocks as usize * self.block_bytes);
-                tracing::warn!(
-                    "the key/value stores bound the context to {context_len_max} tokens instead of {models_len}; \
-                     --kv-blocks {n_blocks} ({needed}) holds one sequence of full length"
-                );
-            }
+    /// * `wanted_len`: context that the target has, or that was asked for.
+    fn warn(&self, wanted_len: u32) {
+        let Shape { context_len_max, block_len, draft_context_len, .. } = self.shape;
+        if self.bound == Bound::Stores {
+            let n_blocks = wanted_len.div_ceil(block_len);
+            let needed = bytes(n_blocks as usize * self.block_bytes);
+            tracing::warn!(
+                "the key/value stores bound the context to {context_len_max} tokens instead of {wanted_len}; \
+                 --kv-blocks {n_blocks} ({needed}) holds one sequence of full length"
+            );
+        }
+        if let Some(draft_len) = draft_context_len.filter(|&len| len < context_len_max) {
+            tracing::warn!(
+                "the draft reads {draft_len} tokens, sequences may have {context_len_max}; longer ones go on without it"
+            );
         }
     }
 
@@ -152,7 +144,6 @@ impl Bound {
     pub(crate) fn advice(self) -> &'static str {
         match self {
             Self::Model => "the model has no longer one",
-            Self::Draft => "the draft has no longer one, another --draft may",
             Self::Asked => "raise --context",
             Self::Stores => "raise --kv-blocks",
         }

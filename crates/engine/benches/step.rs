@@ -15,8 +15,13 @@ impl Vocabulary for NoText {
     }
 }
 
-const SHAPE: Shape =
-    Shape { vocab_len: 4096, context_len_max: 4096, block_len: 16, n_blocks: 64 * 256, has_draft: true };
+const SHAPE: Shape = Shape {
+    vocab_len: 4096,
+    context_len_max: 4096,
+    block_len: 16,
+    n_blocks: 64 * 256,
+    draft_context_len: Some(4096),
+};
 
 /// An engine with `n_seqs` sequences that are all decoding.
 fn decoding_engine(policy: &str, n_seqs: u32) -> Engine<IdleExecutor, MonotonicClock> {

@@ -13,7 +13,7 @@ use crate::ahead::DraftAhead;
 use crate::clock::Clock;
 use crate::config::Drafter;
 use crate::engine::Engine;
-use crate::executor::{DraftDraw, Drafted, Executor, Verification};
+use crate::executor::{DraftDraw, Drafted, Executor, Shape, Verification};
 use crate::scheduler::Scheduler;
 use crate::sequence::{Sequence, Turn};
 
@@ -23,6 +23,8 @@ pub(crate) struct Limits {
     /// Longest proposal that is carried, tokens.
     len_max: u32,
     context_len_max: u32,
+    /// Longest sequence that the draft can read.
+    draft_context_len: u32,
     block_len: u32,
 }
 
@@ -31,8 +33,9 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     pub(crate) fn ahead_limits(&self) -> Option<Limits> {
         let len_max = self.policy.ahead_len().min(self.config.sl_limit);
         let may_draft = self.config.drafter == Drafter::Model && len_max > 0;
-        let (context_len_max, block_len) = (self.shape.context_len_max, self.shape.block_len);
-        may_draft.then_some(Limits { len_max, context_len_max, block_len })
+        let Shape { context_len_max, block_len, draft_context_len, .. } = self.shape;
+        let draft_context_len = draft_context_len.filter(|_| may_draft)?;
+        Some(Limits { len_max, context_len_max, draft_context_len, block_len })
     }
 
     /// Makes what was drafted ahead in the step before the proposal of this one, as far as the plan goes; such a sequence
@@ -123,7 +126,9 @@ impl Sequence {
         // With all of the proposal the target emits one token more, which the draft guesses first.
         let n_emitted = proposed + 1;
         let room = NODES_MAX.saturating_sub(n_emitted);
-        limits.len_max.min(room).min(self.sl_limit_after(n_emitted, limits.context_len_max))
+        // It reads all of them but the last.
+        let readable = limits.draft_context_len.saturating_sub(self.len() + proposed);
+        limits.len_max.min(room).min(readable).min(self.sl_limit_after(n_emitted, limits.context_len_max))
     }
 
     fn ahead_draw(&self, signals: Signals) -> DraftDraw<'_> {

@@ -48,7 +48,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         clock: C,
     ) -> Result<Self, ConfigError> {
         let shape = executor.shape();
-        config.check(shape.has_draft)?;
+        config.check(shape.draft_context_len.is_some())?;
         let limits = Limits {
             sequences_max: config.sequences_max as usize,
             rows_max: config.rows_max,

@@ -17,8 +17,16 @@ pub struct Shape {
     pub block_len: u32,
     /// Blocks in each store; while the draft is lent out ([`Executor::lend_draft`]) the target's has more.
     pub n_blocks: u32,
-    /// Whether there is a draft model.
-    pub has_draft: bool,
+    /// Longest sequence that the draft model can read, possibly shorter than `context_len_max`; `None` without one.
+    pub draft_context_len: Option<u32>,
+}
+
+impl Shape {
+    /// Longest chain that the draft model can guess behind `known_len` tokens: it reads all of them, and all guesses but
+    /// the last. 0 where it cannot read so far, or there is none.
+    pub fn draft_limit(&self, known_len: u32) -> u32 {
+        self.draft_context_len.map_or(0, |len| len.saturating_add(1).saturating_sub(known_len))
+    }
 }
 
 /// What a sequence that grows a token tree wants of a draft pass: the `width` most probable tokens after each of its last

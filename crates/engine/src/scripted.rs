@@ -284,6 +284,11 @@ impl Executor for ScriptedExecutor {
         drafted: &mut Vec<Drafted>,
     ) -> Result<(), ExecutorError> {
         assert!(!self.is_lent, "nobody drafts while the draft is away");
+        let readable = self.shape.draft_context_len.unwrap_or(0);
+        assert!(
+            rows.positions.iter().all(|&position| position < readable),
+            "the draft reads {readable} tokens"
+        );
         self.begin_pass("draft")?;
         self.draft.write(rows);
         drafted.clear();

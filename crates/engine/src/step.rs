@@ -86,13 +86,21 @@ impl<E: Executor, C: Clock> Engine<E, C> {
 
     /// Asks the policy for a length per decoding sequence and reserves what fits.
     fn plan(&mut self, now: Duration) {
-        let sl_limit = self.sl_limit();
+        let (sl_limit, shape, drafter) = (self.sl_limit(), self.shape, self.config.drafter);
         let Scratch { views, view_owners, plan, .. } = &mut self.scratch;
         views.clear();
         view_owners.clear();
         for (i, seq) in self.scheduler.running.iter().enumerate() {
             if seq.is_decoding() {
-                views.push(view(seq, now, sl_limit, self.shape.context_len_max));
+                let readable = match drafter {
+                    Drafter::Model => shape.draft_limit(seq.len()),
+                    Drafter::None | Drafter::PromptLookup(_) => u32::MAX,
+                };
+                views.push(view(seq, now, sl_limit.min(readable), shape.context_len_max));
+                if readable == 0 {
+                    // What the draft cannot read it will not have to catch up with.
+                    views.last_mut().expect("one was just added").draft_lag = 1;
+                }
                 view_owners.push(i);
             }
         }

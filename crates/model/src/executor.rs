@@ -203,7 +203,8 @@ impl<B: Backend> ModelExecutor<B> {
 
 impl<B: Backend> Model<B> {
     fn load(backend: &B, checkpoint: &Checkpoint, shape: Shape) -> Result<Self, Error> {
-        let llama = Llama::load(backend, checkpoint, shape.context_len_max)?;
+        let context_len = shape.context_len_max.min(checkpoint.config().context_len_max);
+        let llama = Llama::load(backend, checkpoint, context_len)?;
         let kv = backend.kv_store(kv_shape(llama.config(), shape.n_blocks as usize));
         Ok(Self { llama, kv })
     }
@@ -216,7 +217,8 @@ pub fn block_bytes<B: Backend>(backend: &B, config: &ModelConfig) -> usize {
 
 /// What models, configuration and memory allow together; the shape of an executor that is made of them.
 ///
-/// The stores bound the context: it is shorter than models and `config` allow where a whole sequence does not fit.
+/// The stores bound the context: it is shorter than target and `config` allow where a whole sequence does not fit. A draft
+/// with a shorter context drafts as far as it can read, and bounds nothing.
 ///
 /// # Errors
 /// [`Error::VocabularyLen`] if draft and target have different numbers of tokens.
@@ -231,18 +233,18 @@ pub fn shape<B: Backend>(
     {
         return Err(Error::VocabularyLen { expected: target.vocab_len, got: draft.vocab_len });
     }
-    let models = [Some(target), draft];
-    let models = || models.iter().flatten();
-    let context_len = models().map(|model| model.context_len_max).fold(config.context_len_max, u32::min);
-    let block_bytes: usize = models().map(|model| block_bytes(backend, model)).sum();
+    let context_len = config.context_len_max.min(target.context_len_max);
+    let block_bytes =
+        [Some(target), draft].into_iter().flatten().map(|model| block_bytes(backend, model)).sum();
     let block_len = backend.block_len() as u32;
     let n_blocks = n_blocks(config.kv, context_len.div_ceil(block_len), block_bytes);
+    let context_len_max = context_len.min(n_blocks.saturating_mul(block_len));
     Ok(Shape {
         vocab_len: target.vocab_len as u32,
-        context_len_max: context_len.min(n_blocks.saturating_mul(block_len)),
+        context_len_max,
         block_len,
         n_blocks,
-        has_draft: draft.is_some(),
+        draft_context_len: draft.map(|draft| draft.context_len_max.min(context_len_max)),
     })
 }
 

@@ -20,13 +20,15 @@ pub struct Signals {
 pub struct SequenceView {
     /// Whose row this is.
     pub seq: SeqId,
-    /// Largest length that still makes sense: bounded by the configured limit, the context and the remaining tokens.
+    /// Largest length that still makes sense: bounded by the configured limit, the contexts of target and draft, and the
+    /// remaining tokens.
     pub limit: u32,
     /// Tokens that it may still emit, at least 1; stop tokens may end it earlier.
     pub remaining: u32,
     /// Positions whose keys and values the target has stored.
     pub context_len: u32,
-    /// Tokens the draft must read before it can guess (0 is impossible: the last token is always unread).
+    /// Tokens the draft must read before it can guess (0 is impossible: the last token is always unread); 1 for a sequence
+    /// that is longer than the draft can read, for which it never guesses again.
     pub draft_lag: u32,
     /// Sampling temperature; 0 means greedy.
     pub temperature: f32,

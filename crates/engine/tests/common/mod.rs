@@ -42,7 +42,13 @@ impl Vocabulary for Letters {
 pub const BLOCK_LEN: u32 = 4;
 
 pub fn shape(n_blocks: u32) -> Shape {
-    Shape { vocab_len: 31, context_len_max: 256, block_len: BLOCK_LEN, n_blocks, has_draft: true }
+    Shape {
+        vocab_len: 31,
+        context_len_max: 256,
+        block_len: BLOCK_LEN,
+        n_blocks,
+        draft_context_len: Some(256),
+    }
 }
 
 /// A policy of the registry, `beams:LENxWIDTH`, `fickle:LENxWIDTH`, `mixed`, `pruning`, or `ahead:LEN:` and any of these.

@@ -5,6 +5,7 @@
 
 mod ahead;
 mod batches;
+mod contexts;
 mod families;
 mod greedy;
 mod law;

@@ -20,7 +20,9 @@ fn build(config: Config, has_draft: bool) -> ModelExecutor<Reference> {
 
 fn check(kv: KvSize, context_len_max: u32, has_draft: bool, n_blocks: u32, context_len: u32) {
     let executor = build(Config { kv, context_len_max, ..Config::default() }, has_draft);
-    let expected = Shape { vocab_len: 128, context_len_max: context_len, block_len: 16, n_blocks, has_draft };
+    let draft_context_len = has_draft.then_some(context_len);
+    let expected =
+        Shape { vocab_len: 128, context_len_max: context_len, block_len: 16, n_blocks, draft_context_len };
     assert_eq!(executor.shape(), expected, "{kv:?}");
 }
 
