@@ -17,11 +17,20 @@ pub(crate) const THREADS_MAX: u32 = 1024;
 pub(crate) const CONCURRENCY_MAX: u32 = 4096;
 
 /// Shortest context that can be asked for: one token of prompt and one of output.
-const CONTEXT_MIN: i64 = 2;
+const CONTEXT_MIN: u32 = 2;
+
+/// Parses a whole number within `range`; what does not fit is told what would.
+pub(crate) fn whole_number_in(range: RangeInclusive<u32>) -> impl TypedValueParser<Value = u32> {
+    let parse = move |text: String| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| format!("expected a whole number in {}..={}", range.start(), range.end()))
+    };
+    clap::builder::StringValueParser::new().try_map(parse)
+}
 
 /// Parses a number in `1..=max`.
 pub(crate) fn positive_up_to(max: u32) -> impl TypedValueParser<Value = NonZeroU32> {
-    clap::value_parser!(u32).range(1..=i64::from(max)).try_map(NonZeroU32::try_from)
+    whole_number_in(1..=max).try_map(NonZeroU32::try_from)
 }
 
 /// Parses a number within `range`.
@@ -56,7 +65,7 @@ pub(crate) struct ModelArgs {
     pub(crate) kv_blocks: Option<NonZeroU32>,
 
     /// Longest sequence in tokens, prompt and output together. Default: the model's own limit.
-    #[arg(long, value_name = "N", help_heading = "Model", value_parser = clap::value_parser!(u32).range(CONTEXT_MIN..))]
+    #[arg(long, value_name = "N", help_heading = "Model", value_parser = whole_number_in(CONTEXT_MIN..=u32::MAX))]
     pub(crate) context: Option<u32>,
 }
 

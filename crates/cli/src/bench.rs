@@ -18,7 +18,7 @@ use dsde_bench::log::LogFile;
 use dsde_bench::{Heading, Log, Record, Row, Run, Seen, Settings, comparison};
 use dsde_engine::Slo;
 
-use crate::args::{CONCURRENCY_MAX, ModelArgs, Verification, number_in, positive_up_to};
+use crate::args::{CONCURRENCY_MAX, ModelArgs, Verification, number_in, positive_up_to, whole_number_in};
 use crate::failure::{OrUsage as _, Outcome};
 use crate::machine;
 use crate::remote::{RemoteArgs, ServerUrl};
@@ -44,7 +44,7 @@ const SLO_MS_MAX: f64 = 86_400_000.0;
 /// Shortest latency target, ms.
 const SLO_MS_MIN: f64 = 0.001;
 /// Most requests per run: hours of work, whose records still fit into memory.
-const REQUESTS_MAX: i64 = 100_000;
+const REQUESTS_MAX: u32 = 100_000;
 /// Most measured runs per row.
 const REPEATS_MAX: u32 = 1000;
 /// Longest measurement, minutes: a week.
@@ -117,7 +117,7 @@ pub(crate) struct BenchArgs {
 
     /// Requests per run, taken from the workload in order and from its beginning again if it is shorter. Default: three
     /// per request in flight, at least 16.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=REQUESTS_MAX))]
+    #[arg(long, value_name = "N", value_parser = whole_number_in(1..=REQUESTS_MAX))]
     requests: Option<u32>,
 
     /// Tokens per request; fewer at the end of the context, and in the first batch, whose slots must not run in step.

@@ -6,14 +6,14 @@ use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::NonEmptyStringValueParser;
+use clap::builder::{NonEmptyStringValueParser, TypedValueParser};
 use dsde_server::{Config, Text};
 
-use crate::args::{CONCURRENCY_MAX, ModelArgs, PolicyArgs, positive_up_to};
+use crate::args::{CONCURRENCY_MAX, ModelArgs, PolicyArgs, positive_up_to, whole_number_in};
 use crate::failure::Outcome;
 use crate::opened::chat_template;
 use crate::session::{Form, Models, Session, Wish};
@@ -40,7 +40,7 @@ Limits: a body has at most 4 MiB, 128 levels of nesting and 32 s to arrive; a re
 long a connection may be idle, or its client read nothing. A request has at most 128 choices. What exceeds a limit is \
 refused with a message, and hurts nobody else; docs/serving.md lists all of them.
 
-SIGINT or SIGTERM ends the server after the requests in flight; a second one at once.";
+SIGINT or SIGTERM ends the server after the requests in flight, SIGTERM --drain-delay later; a second one at once.";
 
 /// Serve a model over HTTP in the OpenAI API
 ///
@@ -53,7 +53,7 @@ pub(crate) struct ServeArgs {
     host: String,
 
     /// Port to listen on; 0 takes a free one.
-    #[arg(long, value_name = "N", default_value_t = 8080)]
+    #[arg(long, value_name = "N", default_value = "8080", value_parser = port())]
     port: u16,
 
     /// Key that clients must send, as a bearer token or in x-api-key; may be given several times. Other users of the machine can
@@ -85,7 +85,12 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "S", default_value = "600", value_parser = positive_up_to(SECONDS_MAX))]
     request_timeout: NonZeroU32,
 
-    /// Longest time for requests in flight when the server ends, seconds.
+    /// How long SIGTERM lets requests come before the listener closes, seconds; `/ready` says 503 meanwhile, so that whoever
+    /// sends them hears of it.
+    #[arg(long, value_name = "S", default_value = "5", value_parser = whole_number_in(0..=SECONDS_MAX))]
+    drain_delay: u32,
+
+    /// Longest time for requests in flight when the server ends, seconds; --drain-delay is part of it.
     #[arg(long, value_name = "S", default_value = "30", value_parser = positive_up_to(SECONDS_MAX))]
     drain_timeout: NonZeroU32,
 
@@ -147,17 +152,34 @@ fn server_config(args: &ServeArgs, target: &Source, policy: String) -> Config {
     config.waiting_max = args.max_waiting.get();
     config.connections_max = args.max_connections.get();
     config.request_timeout = seconds(args.request_timeout);
+    config.drain_delay = Duration::from_secs(args.drain_delay.into());
     config.drain_timeout = seconds(args.drain_timeout);
     config
 }
 
-/// The last part of the folder's path.
+/// The last part of the folder's path; of a snapshot in a cache of Hugging Face, the repository's name.
 fn model_name(target: &Source) -> String {
     let Source::Folder(path) = target else {
         return target.to_string();
     };
     let path = path.canonicalize().unwrap_or_else(|_| path.clone());
+    if let Some(name) = cached_repository(&path) {
+        return name;
+    }
     path.file_name().map_or_else(|| target.to_string(), |name| name.to_string_lossy().into_owned())
+}
+
+/// `ORG/NAME` of `models--ORG--NAME/snapshots/HASH`.
+fn cached_repository(path: &Path) -> Option<String> {
+    let snapshots = path.parent()?;
+    let repository = snapshots.parent()?.file_name()?.to_str()?;
+    let name = repository.strip_prefix("models--").filter(|_| snapshots.ends_with("snapshots"))?;
+    Some(name.replacen("--", "/", 1))
+}
+
+/// Parses a port.
+fn port() -> impl TypedValueParser<Value = u16> {
+    whole_number_in(0..=u16::MAX.into()).try_map(u16::try_from)
 }
 
 fn warn_if_open(host: &str, config: &Config) {
@@ -241,5 +263,20 @@ mod tests {
     fn a_model_is_called_like_its_folder() {
         assert_eq!(model_name(&Source::Demo), "demo");
         assert_eq!(model_name(&Source::parse("/no/such/Qwen3-0.6B/")), "Qwen3-0.6B");
+    }
+
+    #[test]
+    fn a_snapshot_of_a_cache_is_called_like_its_repository() {
+        let hub = "/no/such/hub/models--Qwen--Qwen3-0.6B";
+        for (path, name) in [
+            (format!("{hub}/snapshots/c1899de289a04d12100db370d81485cdf75e47ca"), "Qwen/Qwen3-0.6B"),
+            (format!("{hub}/snapshots/main/"), "Qwen/Qwen3-0.6B"),
+            ("/no/models--gpt2/snapshots/0".to_owned(), "gpt2"),
+            ("/no/models--a--b--c/snapshots/0".to_owned(), "a/b--c"),
+            ("/no/datasets--a--b/snapshots/0".to_owned(), "0"),
+            (format!("{hub}/other/0"), "0"),
+        ] {
+            assert_eq!(model_name(&Source::parse(&path)), name, "{path}");
+        }
     }
 }

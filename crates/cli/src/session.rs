@@ -102,15 +102,21 @@ fn n_threads(asked: Option<NonZeroU32>) -> u32 {
 }
 
 /// # Errors
-/// If the folder that was given for an option does not exist.
+/// If what was given for an option is no folder.
 pub(crate) fn check_folder(option: &str, source: &Source) -> Outcome {
-    match source {
-        Source::Folder(path) if !path.is_dir() => Err(usage(format!(
-            "--{option} {}: no such folder; give a model folder or `demo`",
-            path.display()
-        ))),
-        _ => Ok(()),
-    }
+    let Source::Folder(path) = source else {
+        return Ok(());
+    };
+    let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+    let reason = match () {
+        () if path.is_dir() => return Ok(()),
+        () if !path.exists() => "no such folder; give a model folder or `demo`",
+        () if is_gguf => {
+            "GGUF files are not read yet; give the Hugging Face folder with the model's *.safetensors instead"
+        }
+        () => "a file; give the folder that holds config.json and *.safetensors",
+    };
+    Err(usage(format!("--{option} {}: {reason}", path.display())))
 }
 
 /// What a command wants of its engine.

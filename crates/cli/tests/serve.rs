@@ -97,7 +97,7 @@ fn answers_under_load_are_those_of_generate() {
 fn a_trace_of_the_server_has_a_line_per_step() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("steps.jsonl");
-    let mut server = start(&["--trace", path.to_str().unwrap()]);
+    let mut server = start(&["--drain-delay", "0", "--trace", path.to_str().unwrap()]);
     let body = json!({"prompt": "Once upon a time", "max_tokens": 30, "temperature": 0, "ignore_eos": true});
     post(&server.address, "/v1/completions", &body);
     let told = Command::new("kill").args(["-TERM", &server.child.id().to_string()]).status().unwrap();
@@ -116,7 +116,9 @@ fn a_variable_that_makes_no_sense_is_blamed() {
     assert_eq!(output.status.code(), Some(2));
     let message = String::from_utf8(output.stderr).unwrap();
     assert!(
-        message.starts_with("error: the environment: invalid value 'no port' for '--port <N>'"),
+        message.starts_with(
+            "error: DSDE_PORT: invalid value 'no port' for '--port <N>': expected a whole number"
+        ),
         "{message}"
     );
 }

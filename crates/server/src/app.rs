@@ -30,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::openai::error::ApiError;
 use crate::openai::fields::ResponseFormat;
 use crate::openai::{chat, completions, models, tokens};
+use crate::service::Phase;
 use crate::{head, page, policies};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -51,8 +52,8 @@ pub(crate) struct App {
     pub(crate) metrics: Arc<Metrics>,
     /// Start of the server, seconds since 1970.
     pub(crate) created: u64,
-    /// Turns true when a shutdown begins.
-    pub(crate) draining: watch::Receiver<bool>,
+    /// How far a shutdown has come.
+    pub(crate) phase: watch::Receiver<Phase>,
     /// The running sequences, and who looks at them.
     pub(crate) board: Arc<Board>,
     pub(crate) ids: Ids,
@@ -83,9 +84,9 @@ impl Ids {
 pub(crate) struct RequestId(pub(crate) String);
 
 impl App {
-    /// Whether a shutdown has begun.
+    /// Whether requests in flight end and nothing else is taken.
     pub(crate) fn is_draining(&self) -> bool {
-        *self.draining.borrow()
+        *self.phase.borrow() == Phase::Draining
     }
 
     /// Refuses models that are not served; no name means the only one there is.
@@ -276,7 +277,7 @@ async fn health(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
 
 /// Whether new requests are welcome.
 async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
-    if app.is_draining() {
+    if *app.phase.borrow() > Phase::Serving {
         return Err(ApiError::unavailable("the server is shutting down"));
     }
     health(State(app)).await

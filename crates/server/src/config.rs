@@ -28,7 +28,10 @@ pub struct Config {
     pub waiting_max: u32,
     /// Longest time from arrival to the end of an answer. 10 minutes: what official clients wait by default.
     pub request_timeout: Duration,
-    /// How long requests in flight may go on after a shutdown began. 30 s: what container platforms grant.
+    /// How long an announced shutdown lets requests come before the listener closes. 5 s: what container platforms take to
+    /// send them elsewhere.
+    pub drain_delay: Duration,
+    /// How long requests in flight may go on after a shutdown began, the delay included. 30 s: what container platforms grant.
     pub drain_timeout: Duration,
     /// Silence of a stream after which a comment is sent, so that proxies keep it. 15 s.
     pub keep_alive: Duration,
@@ -47,6 +50,7 @@ impl Config {
             head_timeout: Duration::from_secs(75),
             waiting_max: 256,
             request_timeout: Duration::from_secs(600),
+            drain_delay: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(15),
         }

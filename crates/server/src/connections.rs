@@ -27,6 +27,7 @@ use tower_service::Service as _;
 
 use crate::metrics::Metrics;
 use crate::openai::error::ApiError;
+use crate::service::Phase;
 use crate::stamp::Stamp;
 
 /// Connections beyond the bound that are told so before they are closed, at once.
@@ -55,7 +56,7 @@ pub(crate) async fn serve(
     router: Router,
     limits: Limits,
     metrics: Arc<Metrics>,
-    mut draining: watch::Receiver<bool>,
+    mut phase: watch::Receiver<Phase>,
 ) {
     let places = Arc::new(Semaphore::new(limits.connections_max));
     let told = Arc::new(Semaphore::new(TOLD_MAX));
@@ -67,7 +68,7 @@ pub(crate) async fn serve(
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = draining.wait_for(|&is_draining| is_draining) => break,
+            _ = phase.wait_for(|&phase| phase == Phase::Draining) => break,
         };
         let Some(stream) = accepted_stream(accepted).await else {
             continue;

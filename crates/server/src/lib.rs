@@ -26,4 +26,4 @@ mod stamp;
 
 pub use config::{Config, Text};
 pub use run::run;
-pub use service::{Error, serve};
+pub use service::{Error, Shutdown, serve};

@@ -19,6 +19,7 @@ use tokio::time::sleep;
 use crate::app::App;
 use crate::metrics::{Metrics, N_LENGTHS};
 use crate::openai::error::ApiError;
+use crate::service::Phase;
 
 pub(crate) use board::Board;
 use board::FEEDS_MAX;
@@ -74,10 +75,10 @@ pub(crate) async fn live(State(app): State<Arc<App>>) -> Result<Response, ApiErr
 
 impl Feed {
     async fn next(&mut self) -> Option<Value> {
-        let mut draining = self.app.draining.clone();
+        let mut phase = self.app.phase.clone();
         tokio::select! {
             () = sleep(PERIOD) => {}
-            _ = draining.wait_for(|&is_draining| is_draining) => return None,
+            _ = phase.wait_for(|&phase| phase == Phase::Draining) => return None,
         }
         self.samples.push_back(Sample::now(&self.app.metrics));
         if self.samples.len() > WINDOW + 1 {

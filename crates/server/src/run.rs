@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 
 use crate::config::{Config, Text};
-use crate::service::{Error, serve};
+use crate::service::{Error, Shutdown, serve};
 
 /// Threads that handle connections: one can be held up by a long body while the other goes on. The cores belong to the engine.
 const CONNECTION_THREADS: usize = 2;
@@ -18,7 +18,10 @@ const TEXT_THREADS: usize = 4;
 /// Time for text that is still being processed when everything else has ended.
 const RUNTIME_END: Duration = Duration::from_secs(1);
 
-/// Serves on `host` and `port` until the process is told to end (SIGINT, SIGTERM); told twice, it ends without waiting.
+/// Serves on `host` and `port` until the process is told to end; told twice, it ends without waiting.
+///
+/// SIGTERM comes from whoever also sends requests here, and is announced ([`Shutdown::Announced`]); SIGINT comes from a person
+/// who wants an end.
 ///
 /// * `port`: 0 takes a free one.
 /// * `listening`: called with the address once connections are accepted.
@@ -50,12 +53,13 @@ where
         listening(address);
         let (asked_twice, twice) = tokio::sync::oneshot::channel::<()>();
         let asked = async move {
-            signals.next().await;
+            let shutdown = signals.next().await;
             tracing::info!("shutting down; requests in flight may end, another signal ends them");
             tokio::spawn(async move {
                 signals.next().await;
                 let _ = asked_twice.send(());
             });
+            shutdown
         };
         tokio::select! {
             served = serve(listener, engine, text, config, asked) => served,
@@ -81,15 +85,16 @@ impl Signals {
     }
 
     #[cfg(unix)]
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Shutdown {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = tokio::signal::ctrl_c() => {}
+            _ = self.terminate.recv() => Shutdown::Announced,
+            _ = tokio::signal::ctrl_c() => Shutdown::Unannounced,
         }
     }
 
     #[cfg(not(unix))]
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Shutdown {
         let _ = tokio::signal::ctrl_c().await;
+        Shutdown::Unannounced
     }
 }

@@ -19,6 +19,28 @@ use crate::openai::generation::seconds_since_epoch;
 /// Time for the last messages of requests that a shutdown has cancelled.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// How a server is told to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shutdown {
+    /// `/ready` says 503 for [`Config::drain_delay`] while everything else goes on, so that whoever sends requests here hears
+    /// of it before the listener closes.
+    Announced,
+    /// The listener closes now.
+    Unannounced,
+}
+
+/// How far a shutdown has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// There is none.
+    #[default]
+    Serving,
+    /// `/ready` says so; requests are still taken.
+    Leaving,
+    /// Requests in flight end, nothing else is taken.
+    Draining,
+}
+
 /// Why a server could not run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -49,7 +71,7 @@ pub enum Error {
     Socket(#[source] std::io::Error),
 }
 
-/// Serves until `shutdown` completes, then lets requests in flight end, at most for `config.drain_timeout`.
+/// Serves until `shutdown` completes, then lets requests in flight end, at most for `config.drain_timeout` from there on.
 ///
 /// The engine moves to a thread of its own and ends with it.
 ///
@@ -60,7 +82,7 @@ pub async fn serve<E, C>(
     engine: Engine<E, C>,
     text: Text,
     config: Config,
-    shutdown: impl Future<Output = ()> + Send + 'static,
+    shutdown: impl Future<Output = Shutdown> + Send + 'static,
 ) -> Result<(), Error>
 where
     E: Executor + Send + 'static,
@@ -73,8 +95,8 @@ where
     let board = Arc::new(Board::new());
     let (engine, thread) = engine_thread::start(engine, metrics.clone(), board.clone(), config.waiting_max)
         .map_err(Error::Thread)?;
-    let (drain, draining) = watch::channel(false);
-    let drain_timeout = config.drain_timeout;
+    let (advance, phase) = watch::channel(Phase::Serving);
+    let Config { drain_delay, drain_timeout, .. } = config;
     let limits = Limits {
         connections_max: config.connections_max as usize,
         head_bytes_max: config.head_bytes_max,
@@ -86,22 +108,24 @@ where
         config,
         metrics: metrics.clone(),
         created: seconds_since_epoch(),
-        draining: draining.clone(),
+        phase: phase.clone(),
         board,
         ids: Ids::new(),
         grammars: Arc::default(),
         compiling: Arc::new(Semaphore::new(COMPILING_MAX)),
     };
     let began = async move {
-        shutdown.await;
-        // Receivers live as long as the server.
-        let _ = drain.send(true);
+        if shutdown.await == Shutdown::Announced {
+            advance.send_replace(Phase::Leaving);
+            tokio::time::sleep(drain_delay).await;
+        }
+        advance.send_replace(Phase::Draining);
     };
     tokio::spawn(began);
-    let server = connections::serve(listener, router(Arc::new(app)), limits, metrics, draining.clone());
+    let server = connections::serve(listener, router(Arc::new(app)), limits, metrics, phase.clone());
     tokio::select! {
         () = server => {}
-        () = stop_late(engine.clone(), draining, drain_timeout) => {}
+        () = stop_late(engine.clone(), phase, drain_timeout) => {}
     }
     engine.stop();
     drop(engine);
@@ -111,9 +135,9 @@ where
     Ok(())
 }
 
-/// Stops the engine when draining has taken too long, and leaves time to tell the clients.
-async fn stop_late(engine: EngineHandle, mut draining: watch::Receiver<bool>, drain_timeout: Duration) {
-    if draining.wait_for(|&is_draining| is_draining).await.is_err() {
+/// Stops the engine when a shutdown has taken too long, and leaves time to tell the clients.
+async fn stop_late(engine: EngineHandle, mut phase: watch::Receiver<Phase>, drain_timeout: Duration) {
+    if phase.wait_for(|&phase| phase > Phase::Serving).await.is_err() {
         return std::future::pending().await;
     }
     tokio::time::sleep(drain_timeout).await;

@@ -5,6 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Setup, chat, events, plain, start, with};
+use dsde_server::Shutdown;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -232,7 +233,7 @@ async fn the_live_feed_tells_the_state_and_ends_with_the_server() {
     assert_eq!(states[0]["policy"], "dsde");
     assert!(states.iter().any(|state| state["tokens_per_second"].as_f64().unwrap() > 0.0), "{text}");
     assert!(states.iter().any(|state| !state["lengths"].as_array().unwrap().is_empty()), "{text}");
-    server.shutdown.take().unwrap().send(()).unwrap();
+    server.shutdown.take().unwrap().send(Shutdown::Unannounced).unwrap();
     let ended = tokio::time::timeout(Duration::from_secs(10), server.ended).await;
     assert!(ended.unwrap().unwrap().is_ok());
 }

@@ -5,10 +5,13 @@ mod common;
 use std::time::Duration;
 
 use common::{CONTEXT, Server, Setup, chat, start, with};
-use reqwest::StatusCode;
+use dsde_server::{Config, Shutdown};
+use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";
+/// Longer than any test.
+const ENDLESS: Duration = Duration::from_secs(3600);
 const RUNNING: &str = "vllm:num_requests_running";
 
 /// An answer that takes until the context is full.
@@ -194,11 +197,42 @@ async fn a_shutdown_lets_requests_in_flight_end() {
     let body = with(endless(), json!({"max_tokens": 300, "stream": true}));
     let response = server.send("/v1/completions", &body).await;
     server.until_metric(RUNNING, 1.0).await;
-    server.shutdown.take().unwrap().send(()).unwrap();
+    server.shutdown.take().unwrap().send(Shutdown::Unannounced).unwrap();
     let events = common::events(&response.text().await.unwrap());
     assert_eq!(events.last().unwrap()["choices"][0]["finish_reason"], "length");
     tokio::time::timeout(Duration::from_secs(10), server.ended).await.unwrap().unwrap().unwrap();
     assert!(server.client.get(format!("http://{}/health", server.address)).send().await.is_err());
+}
+
+#[tokio::test]
+async fn an_announced_shutdown_takes_requests_until_its_delay_is_over() {
+    let config = |config: &mut Config| (config.drain_delay, config.drain_timeout) = (ENDLESS, ENDLESS);
+    let mut server = start(Setup { config, ..Setup::default() }).await;
+    assert_eq!(server.get("/ready").await.status(), 200);
+    server.shutdown.take().unwrap().send(Shutdown::Announced).unwrap();
+    while server.get("/ready").await.status() == 200 {
+        tokio::task::yield_now().await;
+    }
+    // A new connection, as the balancer that has not heard of it yet would open one.
+    server.client = Client::builder().no_proxy().build().unwrap();
+    let body = json!({"prompt": "a", "max_tokens": 3, "temperature": 0, "ignore_eos": true});
+    let answer = server.post("/v1/completions", body).await;
+    assert_eq!(answer["usage"]["completion_tokens"], 3);
+    assert_eq!(server.get("/ready").await.status(), 503);
+    assert_eq!(server.get("/health").await.status(), 200);
+    assert!(!server.ended.is_finished());
+}
+
+#[tokio::test]
+async fn an_announced_shutdown_ends_like_any_other() {
+    let config = |config: &mut Config| config.drain_delay = Duration::from_millis(1);
+    let mut server = start(Setup { config, ..Setup::default() }).await;
+    let body = with(endless(), json!({"max_tokens": 300, "stream": true}));
+    let response = server.send("/v1/completions", &body).await;
+    server.shutdown.take().unwrap().send(Shutdown::Announced).unwrap();
+    let events = common::events(&response.text().await.unwrap());
+    assert_eq!(events.last().unwrap()["choices"][0]["finish_reason"], "length");
+    tokio::time::timeout(Duration::from_secs(10), server.ended).await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -208,7 +242,7 @@ async fn a_shutdown_that_takes_too_long_tells_the_clients() {
     let mut server = start(setup).await;
     let response = server.send("/v1/completions", &with(endless(), json!({"stream": true}))).await;
     server.until_metric(RUNNING, 1.0).await;
-    server.shutdown.take().unwrap().send(()).unwrap();
+    server.shutdown.take().unwrap().send(Shutdown::Unannounced).unwrap();
     let events = common::events(&response.text().await.unwrap());
     assert_eq!(events.last().unwrap()["error"]["type"], "unavailable_error");
     tokio::time::timeout(Duration::from_secs(10), server.ended).await.unwrap().unwrap().unwrap();

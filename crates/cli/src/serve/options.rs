@@ -1,7 +1,7 @@
 //! Options of `serve` from three places: what is typed beats the environment, and that beats a file.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::Path;
 
@@ -19,7 +19,7 @@ const VARIABLE_PREFIX: &str = "DSDE_";
 /// The options of a command line, completed by variables, completed by the file that either of them names.
 ///
 /// * `typed`: what stands behind the name of the command.
-/// * `variable`: the value of an environment variable; empty ones count as not set.
+/// * `variable`: the value of an environment variable; empty ones count as not set, and so do those that Kubernetes sets.
 ///
 /// # Errors
 /// If a variable or the file has what the command line would not accept.
@@ -27,10 +27,13 @@ pub(super) fn layered(typed: &[OsString], variable: impl Fn(&str) -> Option<OsSt
     let mut given = given(&parsed(typed, "the command line")?);
     let mut arguments = typed.to_vec();
     for option in names() {
-        let value = variable(&variable_of(&option)).filter(|value| !value.is_empty());
+        let name = variable_of(&option);
+        let value = variable(&name).filter(|value| !value.is_empty() && !is_service_link(&name, value));
         if let Some(value) = value.filter(|_| !given.contains(&option)) {
             let mut argument = OsString::from(format!("--{option}="));
             argument.push(value);
+            // By itself, so that the right one is blamed.
+            parsed(std::slice::from_ref(&argument), &name)?;
             arguments.push(argument);
             given.insert(option);
         }
@@ -49,6 +52,20 @@ pub(super) fn layered(typed: &[OsString], variable: impl Fn(&str) -> Option<OsSt
 /// `DSDE_MAX_WAITING` of `max-waiting`.
 fn variable_of(option: &str) -> String {
     format!("{VARIABLE_PREFIX}{}", option.replace('-', "_").to_uppercase())
+}
+
+/// Whether Kubernetes made up a variable: for a Service called `dsde` it sets `DSDE_PORT` in every pod, to an address.
+fn is_service_link(name: &str, value: &OsStr) -> bool {
+    let text = value.to_string_lossy();
+    let is_address = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| text.starts_with(scheme));
+    let is_link = name.ends_with("_PORT") && is_address;
+    if is_link {
+        tracing::warn!(
+            "{name}={text} is what Kubernetes sets for a Service called dsde, and is ignored; \
+             enableServiceLinks: false in the pod avoids it"
+        );
+    }
+    is_link
 }
 
 fn command() -> Command {
@@ -72,8 +89,10 @@ fn given(matches: &ArgMatches) -> HashSet<String> {
 fn parsed(arguments: &[OsString], place: &str) -> Outcome<ArgMatches> {
     command().try_get_matches_from(arguments).map_err(|error| {
         let text = error.to_string();
-        let line = text.lines().next().unwrap_or_default();
-        usage(format!("{place}: {}", line.trim_start_matches("error: ")))
+        // What could be said instead follows the first line, and general advice an empty one.
+        let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+        let message = lines.collect::<Vec<_>>().join(" ");
+        usage(format!("{place}: {}", message.trim_start_matches("error: ")))
     })
 }
 
@@ -122,6 +141,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+    use crate::failure::Failure;
 
     /// A value of every option that is none of its defaults.
     const SAMPLES: &[(&str, &str)] = &[
@@ -134,6 +154,7 @@ mod tests {
         ("max-connections", "6"),
         ("kv-memory", "1MiB"),
         ("request-timeout", "7"),
+        ("drain-delay", "0"),
         ("drain-timeout", "8"),
         ("trace", "steps.jsonl"),
         ("policy", "fixed:k=3"),
@@ -192,6 +213,38 @@ mod tests {
         assert_eq!(args.host, "127.0.0.1", "an empty variable is none");
         let typed = from(&["--api-key", "c"], &[("DSDE_API_KEY", "d")], Some(file)).ok().unwrap();
         assert_eq!(typed.api_key, ["c"], "keys of other places would let in whom nobody meant");
+    }
+
+    #[test]
+    fn a_service_link_of_kubernetes_is_no_port() {
+        for value in ["tcp://10.0.0.1:8080", "udp://10.0.0.1:53"] {
+            let args = from(&[], &[("DSDE_PORT", value)], Some("port = 7")).ok().unwrap();
+            assert_eq!(args.port, 7, "{value}");
+        }
+        assert!(from(&[], &[("DSDE_PORT", "http://10.0.0.1:8080")], None).is_err());
+    }
+
+    #[test]
+    fn a_variable_that_cannot_be_read_is_named_with_what_it_should_hold() {
+        let cases = [
+            ("DSDE_PORT", "65536", "expected a whole number in 0..=65535"),
+            ("DSDE_PORT", "x", "expected a whole number in 0..=65535"),
+            ("DSDE_MAX_WAITING", "0", "expected a whole number in 1..=4096"),
+            ("DSDE_THREADS", "two", "expected a whole number in 1..=1024"),
+            ("DSDE_CONTEXT", "1", "expected a whole number in 2..=4294967295"),
+            ("DSDE_DRAIN_DELAY", "-1", "expected a whole number in 0..=86400"),
+            ("DSDE_KV_MEMORY", "4GB", "expected a size of at least 1 byte"),
+            ("DSDE_VERIFICATION", "tree", "[possible values: block, token]"),
+            ("DSDE_POLICY", "fast", "expected one of: auto, off"),
+        ];
+        for (name, value, expected) in cases {
+            let Err(Failure::Usage(error)) = from(&["--host", "::1"], &[(name, value)], None) else {
+                panic!("{name}={value} is refused");
+            };
+            let message = error.to_string();
+            assert!(message.starts_with(&format!("{name}: invalid value '{value}'")), "{message}");
+            assert!(message.contains(expected), "{message}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use dsde_engine::{Drafter, Engine, MonotonicClock, Request};
 use dsde_model::backend::Cpu;
 use dsde_model::embedded;
 use dsde_model::executor::{self, Checkpoints, KvSize, ModelExecutor};
-use dsde_server::{Config, Text};
+use dsde_server::{Config, Shutdown, Text};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -41,7 +41,7 @@ impl Default for Setup {
 pub struct Server {
     pub address: SocketAddr,
     pub client: Client,
-    pub shutdown: Option<oneshot::Sender<()>>,
+    pub shutdown: Option<oneshot::Sender<Shutdown>>,
     pub ended: JoinHandle<Result<(), dsde_server::Error>>,
 }
 
@@ -67,10 +67,8 @@ pub async fn start(setup: Setup) -> Server {
     (setup.config)(&mut config);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (shutdown, asked) = oneshot::channel::<()>();
-    let until = async move {
-        let _ = asked.await;
-    };
+    let (shutdown, asked) = oneshot::channel::<Shutdown>();
+    let until = async move { asked.await.unwrap_or(Shutdown::Unannounced) };
     let engine = engine(setup.policy, setup.sequences_max);
     let ended = tokio::spawn(dsde_server::serve(listener, engine, text, config, until));
     let client = Client::builder().timeout(Duration::from_secs(60)).no_proxy().build().unwrap();
