@@ -6,6 +6,7 @@
 //!
 //! Not done here: conversion and packing of weights (`weights`), tokenizer and chat template (`text`).
 
+mod declared;
 mod folder;
 mod shard;
 
@@ -23,6 +24,8 @@ const DTYPES: &[Dtype] = &[Dtype::F32, Dtype::F16, Dtype::Bf16];
 
 /// Name of the embedding table, `[n_embeddings, hidden]`.
 const EMBEDDINGS: &str = "model.embed_tokens.weight";
+/// Name of the output projection, `[n_embeddings, hidden]`.
+const OUTPUT: &str = "lm_head.weight";
 
 /// An opened model: checked configuration and every tensor by name.
 ///
@@ -70,10 +73,11 @@ impl Checkpoint {
     ///
     /// # Errors
     /// If `folder` is not such a folder, a file is truncated or contradicts itself, the index names a file outside the
-    /// folder or a tensor that is not there, or the configuration is refused (see [`ModelConfig::parse`]).
+    /// folder or a tensor that is not there, the configuration is refused (see [`ModelConfig::parse`]), or there is a tensor
+    /// that it should have declared ([`Error::TensorUndeclared`]).
     pub fn open(folder: &Path) -> Result<Self, Error> {
         let contents = folder::open(folder)?;
-        Ok(Self { config: contents.config, shards: contents.shards, tensors: contents.tensors })
+        Self { config: contents.config, shards: contents.shards, tensors: contents.tensors }.declared()
     }
 
     /// Opens files that are part of the program.
@@ -84,7 +88,7 @@ impl Checkpoint {
         let config = ModelConfig::parse(files.config, Some(files.generation_config))?;
         let shard = Shard::embedded("embedded model.safetensors", files.weights)?;
         let tensors = shard.spans().map(|(name, span)| (name, Location { shard_idx: 0, span })).collect();
-        Ok(Self { config, shards: vec![shard], tensors })
+        Self { config, shards: vec![shard], tensors }.declared()
     }
 
     /// Takes the rows of the embeddings that belong to tokens for the vocabulary and the rest for padding, which is never
@@ -109,14 +113,12 @@ impl Checkpoint {
         self
     }
 
-    /// Bytes of the weights in memory, as far as this can be told before packing: element types as stored, and the embedding
-    /// table twice where it doubles as the output projection. Padding of packed matrices comes on top.
+    /// Bytes of the weights in memory, as far as this can be told before packing: those that are used, in element types as
+    /// stored. Padding of packed matrices comes on top.
     pub fn weight_bytes(&self) -> usize {
-        let table = match self.config.tie_embeddings {
-            true => self.tensors.get(EMBEDDINGS).map_or(0, |location| location.span.n_bytes()),
-            false => 0,
-        };
-        self.stored_bytes() + table
+        let names = declared::implied(&self.config);
+        let tensors = self.tensors.iter().filter(|(name, _)| names.contains(*name));
+        tensors.map(|(_, location)| location.span.n_bytes()).sum()
     }
 
     /// What the model is.
@@ -189,6 +191,17 @@ impl Checkpoint {
     /// As [`Checkpoint::tensor`].
     pub fn embeddings(&self) -> Result<Dense<'_>, Error> {
         self.matrix(EMBEDDINGS, self.config.n_embeddings, self.config.hidden)
+    }
+
+    /// The output projection, `[n_embeddings, hidden]`, padding included; the embedding table where the two are tied.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub fn output_projection(&self) -> Result<Dense<'_>, Error> {
+        match self.config.tie_embeddings {
+            true => self.embeddings(),
+            false => self.matrix(OUTPUT, self.config.n_embeddings, self.config.hidden),
+        }
     }
 
     /// The vector `name` of `len` elements, converted to f32 (exact for every type that is read).

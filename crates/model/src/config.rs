@@ -5,6 +5,7 @@
 
 mod fields;
 mod rope;
+mod unsupported;
 
 use std::ops::RangeInclusive;
 
@@ -144,7 +145,7 @@ impl ModelConfig {
     /// # Errors
     /// If a text is not JSON, a required field is missing or out of range (more tokens that end a text than a request may
     /// have included), sizes do not divide, or the model needs something that is not implemented: another architecture,
-    /// experts, quantised weights, another activation, a rotary scaling other than linear and Llama 3's.
+    /// experts, quantised weights, a rotary scaling other than linear and Llama 3's, or whatever else `unsupported` lists.
     pub fn parse(config: &[u8], generation: Option<&[u8]>) -> Result<Self, Error> {
         let config = json("config.json", config)?;
         let generation = generation.map(|text| json("generation_config.json", text)).transpose()?;
@@ -153,13 +154,14 @@ impl ModelConfig {
             generation.as_ref().map(|value| Fields::of("generation_config.json", value)).transpose()?;
 
         let family = Family::parse(fields)?;
-        refuse_unsupported(fields)?;
+        unsupported::refuse(fields)?;
         let vocab_len = fields.len("vocab_size", VOCAB_LEN_MAX)?;
         let hidden = fields.len("hidden_size", HIDDEN_MAX)?;
         let n_heads = fields.len("num_attention_heads", N_HEADS_MAX)?;
         let has_attention_bias =
             matches!(family, Family::Llama | Family::Qwen3) && fields.flag("attention_bias")?;
-        let bos = special_tokens("bos_token_id", fields, generation, vocab_len)?;
+        let head_dim = head_dim(fields, family, hidden, n_heads)?;
+        unsupported::refuse_scales(fields, head_dim)?;
         Ok(Self {
             family,
             vocab_len,
@@ -168,7 +170,7 @@ impl ModelConfig {
             n_layers: fields.len("num_hidden_layers", N_LAYERS_MAX)?,
             n_heads,
             n_kv_heads: n_kv_heads(fields, family, n_heads)?,
-            head_dim: head_dim(fields, family, hidden, n_heads)?,
+            head_dim,
             intermediate: fields.len("intermediate_size", INTERMEDIATE_MAX)?,
             rms_eps: fields.number("rms_norm_eps", RMS_EPS)? as f32,
             rope: Rope::parse(fields)?,
@@ -179,42 +181,13 @@ impl ModelConfig {
             has_mlp_bias: family == Family::Llama && fields.flag("mlp_bias")?,
             has_qk_norm: family == Family::Qwen3,
             eos_tokens: special_tokens("eos_token_id", fields, generation, vocab_len)?,
-            bos_token: bos.first().copied(),
+            bos_token: bos_token(fields, generation, vocab_len),
         })
     }
 }
 
 fn json(file: &str, text: &[u8]) -> Result<Value, Error> {
     serde_json::from_slice(text).map_err(|source| Error::Json { file: file.to_string(), source })
-}
-
-fn refuse_unsupported(fields: Fields<'_>) -> Result<(), Error> {
-    const EXPERTS: [&str; 3] = ["num_local_experts", "num_experts", "n_routed_experts"];
-    for field in EXPERTS {
-        if let Some(value) = fields.get(field).filter(|value| **value != 0) {
-            return Err(Error::Unsupported {
-                feature: "a mixture of experts",
-                got: format!("{field}: {}", shown(value)),
-                hint: "use a dense model of the family",
-            });
-        }
-    }
-    if let Some(quantization) = fields.object("quantization_config")? {
-        let method = quantization.get("quant_method").map_or_else(|| "unnamed".to_string(), shown);
-        return Err(Error::Unsupported {
-            feature: "a quantised checkpoint",
-            got: format!("quant_method: {method}"),
-            hint: "use the original weights in bf16, f16 or f32",
-        });
-    }
-    match fields.text("hidden_act")? {
-        None | Some("silu") => Ok(()),
-        Some(other) => Err(Error::Unsupported {
-            feature: "an activation other than silu",
-            got: format!("hidden_act: {other}"),
-            hint: "use another model",
-        }),
-    }
 }
 
 fn n_kv_heads(fields: Fields<'_>, family: Family, n_heads: usize) -> Result<usize, Error> {
@@ -265,6 +238,17 @@ fn context_len_max(fields: Fields<'_>, family: Family) -> Result<u32, Error> {
         tracing::warn!(served, trained, "the context is limited to the model's sliding window");
     }
     Ok(served as u32)
+}
+
+/// Nothing depends on the token that begins a text, templates and tokenizers name it themselves, so a wrong one does no harm.
+fn bos_token(config: Fields<'_>, generation: Option<Fields<'_>>, vocab_len: usize) -> Option<u32> {
+    match special_tokens("bos_token_id", config, generation, vocab_len) {
+        Ok(tokens) => tokens.first().copied(),
+        Err(error) => {
+            tracing::warn!("{error}; it is ignored");
+            None
+        }
+    }
 }
 
 fn special_tokens(

@@ -43,6 +43,14 @@ pub enum Error {
         /// Which path.
         path: PathBuf,
     },
+    /// A repository was cloned without its large files.
+    #[error(
+        "{file} is a pointer of Git LFS, not the file itself; run `git lfs pull` in its folder, or download it again"
+    )]
+    LfsPointer {
+        /// Which file.
+        file: String,
+    },
     /// A text file far larger than any real one.
     #[error("{} must have at most {expected} bytes, got {got}", path.display())]
     FileTooLarge {
@@ -154,6 +162,14 @@ pub enum Error {
     TensorMissing {
         /// Its name.
         name: String,
+    },
+    /// A tensor that changes what a model computes, of a model whose configuration does not mention it.
+    #[error("the weights have {name}, which config.json does not declare; {hint}")]
+    TensorUndeclared {
+        /// Its name.
+        name: String,
+        /// What the user can do.
+        hint: &'static str,
     },
     /// A tensor has another shape than the configuration implies.
     #[error("tensor {name} must have shape {expected:?}, got {got:?}")]

@@ -12,6 +12,7 @@ mod date;
 mod decoder;
 mod grammar;
 mod python_json;
+mod template_config;
 mod tokenizer;
 mod utf8;
 

@@ -170,7 +170,8 @@ fn what_is_not_implemented_is_refused() {
     let quantised = "a quantised checkpoint is not supported (quant_method: \"gptq\"); use the original weights in bf16, \
                      f16 or f32";
     check_refused(json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}), quantised);
-    let activation = "an activation other than silu is not supported (hidden_act: gelu); use another model";
+    let activation = "an activation other than silu is not supported (hidden_act: gelu); use another model, or remove the \
+                      field if the weights do not need it";
     check_refused(json!({"hidden_act": "gelu"}), activation);
     let yarn = |field: &str| {
         format!(
@@ -183,6 +184,72 @@ fn what_is_not_implemented_is_refused() {
     check_refused(json!({"rope_parameters": scaling}), &yarn("rope_parameters.rope_type"));
     let older = json!({"type": "yarn", "factor": 4.0});
     check_refused(json!({"rope_scaling": older}), &yarn("rope_scaling.type"));
+}
+
+/// Fields and a value of each that asks for what is not implemented.
+fn asking_for_more() -> Vec<(&'static str, Value)> {
+    vec![
+        ("hidden_act", json!(["silu"])),
+        ("hidden_activation", json!("gelu_pytorch_tanh")),
+        ("num_experts", json!(64)),
+        ("partial_rotary_factor", json!(0.5)),
+        ("rotary_pct", json!(0.25)),
+        ("rope_parameters", json!({"rope_type": "default", "partial_rotary_factor": 0.75})),
+        ("rope_interleave", json!(true)),
+        ("rope_local_base_freq", json!(10_000)),
+        ("no_rope_layers", json!([1, 0])),
+        ("position_embedding_type", json!("absolute")),
+        ("alibi", json!(true)),
+        ("layer_types", json!(["full_attention", "linear_attention"])),
+        ("attn_logit_softcapping", json!(50.0)),
+        ("final_logit_softcapping", json!(30.0)),
+        ("clip_qkv", json!(8.0)),
+        ("attention_chunk_size", json!(8192)),
+        ("use_bidirectional_attention", json!(true)),
+        ("use_parallel_residual", json!(true)),
+        ("embedding_multiplier", json!(12.0)),
+        ("residual_multiplier", json!(0.22)),
+        ("logits_scaling", json!(8.0)),
+        ("attention_multiplier", json!(0.015625)),
+        ("query_pre_attn_scalar", json!(256)),
+        ("scale_emb", json!(12)),
+    ]
+}
+
+#[test]
+fn fields_that_change_the_computation_are_refused_by_name() {
+    for (field, value) in asking_for_more() {
+        let error = parsed(json!({field: value})).unwrap_err().to_string();
+        let named = if field == "rope_parameters" { "partial_rotary_factor" } else { field };
+        assert!(error.contains(&format!("is not supported ({named}: ")), "{field}: {error}");
+    }
+    check_refused(
+        json!({"layer_types": ["full_attention", "sliding_attention"]}),
+        "config.json lacks sliding_window",
+    );
+}
+
+#[test]
+fn fields_that_change_nothing_are_not_refused() {
+    for (field, _) in asking_for_more() {
+        assert!(parsed(json!({field: null})).is_ok(), "{field}");
+    }
+    let head_dim = parsed(json!({})).unwrap().head_dim as f64;
+    let neutral = json!({
+        "hidden_act": "swish", "num_experts": 0, "partial_rotary_factor": 1.0, "rope_interleave": false, "alibi": false,
+        "position_embedding_type": "rope", "layer_types": ["full_attention"], "embedding_multiplier": 1,
+        "residual_multiplier": 1.0, "logits_scaling": 1.0, "attention_multiplier": head_dim.powf(-0.5),
+        "query_pre_attn_scalar": head_dim, "no_rope_layers": [1, 1], "clip_qkv": null, "pretraining_tp": 2,
+        "attention_dropout": 0.1, "use_cache": true, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 1.0},
+    });
+    assert_eq!(parsed(neutral).unwrap(), parsed(json!({})).unwrap());
+}
+
+#[test]
+fn a_token_that_begins_a_text_may_be_wrong_because_nothing_uses_it() {
+    assert_eq!(parsed(json!({"bos_token_id": 999})).unwrap().bos_token, None);
+    assert_eq!(parsed(json!({"bos_token_id": "<s>"})).unwrap().bos_token, None);
+    assert_eq!(parsed(json!({"bos_token_id": 127})).unwrap().bos_token, Some(127));
 }
 
 #[test]
@@ -234,7 +301,6 @@ fn sizes_outside_their_limits_are_refused() {
     check_refused(json!({"eos_token_id": 128}), "eos_token_id must be token ids below 128, got 128");
     check_refused(json!({"eos_token_id": [2, -1]}), "eos_token_id must be token ids below 128, got -1");
     check_refused(json!({"tie_word_embeddings": 1}), "tie_word_embeddings must be true or false, got 1");
-    check_refused(json!({"hidden_act": ["silu"]}), "hidden_act must be a text, got [\"silu\"]");
     check_refused(json!({"rope_scaling": 8}), "rope_scaling must be an object, got 8");
 }
 

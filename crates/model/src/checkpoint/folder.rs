@@ -6,7 +6,8 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 
 use super::Location;
-use super::shard::Shard;
+use super::declared::implied;
+use super::shard::{Shard, is_lfs_pointer};
 use crate::config::ModelConfig;
 use crate::error::Error;
 
@@ -26,6 +27,12 @@ pub(super) struct Contents {
     pub(super) tensors: HashMap<String, Location>,
 }
 
+/// Opened files and where in them every tensor is.
+struct Weights {
+    shards: Vec<Shard>,
+    tensors: HashMap<String, Location>,
+}
+
 /// `model.safetensors.index.json`.
 #[derive(Deserialize)]
 struct Index {
@@ -40,11 +47,34 @@ pub(super) fn open(folder: &Path) -> Result<Contents, Error> {
         .ok_or(Error::MissingFile { path: folder.to_path_buf(), expected: CONFIG })?;
     let generation = read_optional(&folder.join(GENERATION_CONFIG), JSON_BYTES_MAX)?;
     let config = ModelConfig::parse(&config, generation.as_deref())?;
-    let (shards, tensors) = match read_optional(&folder.join(INDEX), JSON_BYTES_MAX)? {
-        Some(index) => open_indexed(folder, &index)?,
-        None => open_single(folder)?,
-    };
+    let Weights { shards, tensors } = open_weights(folder, &config)?;
     Ok(Contents { config, shards, tensors })
+}
+
+/// Opens one file or the shards of an index. Where there are both, one is a leftover: the file counts, as it does for other
+/// programs, unless it is broken or incomplete and the shards are not.
+fn open_weights(folder: &Path, config: &ModelConfig) -> Result<Weights, Error> {
+    let index = || read_optional(&folder.join(INDEX), JSON_BYTES_MAX);
+    if !folder.join(WEIGHTS).exists() {
+        return match index()? {
+            Some(index) => open_indexed(folder, &index),
+            None => open_single(folder),
+        };
+    }
+    let single = open_single(folder);
+    let is_complete =
+        |weights: &Weights| implied(config).iter().all(|name| weights.tensors.contains_key(name));
+    if single.as_ref().is_ok_and(is_complete) {
+        return single;
+    }
+    let indexed = index().ok().flatten().and_then(|index| open_indexed(folder, &index).ok());
+    match indexed.filter(is_complete) {
+        Some(indexed) => {
+            tracing::warn!("{WEIGHTS} is broken or incomplete; the shards of {INDEX} are read instead");
+            Ok(indexed)
+        }
+        None => single,
+    }
 }
 
 /// Refuses paths that are no folders.
@@ -71,10 +101,14 @@ pub(crate) fn read_optional(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8
         let (expected, got) = (bytes_max, metadata.len());
         return Err(Error::FileTooLarge { path: path.to_path_buf(), expected, got });
     }
-    std::fs::read(path).map(Some).map_err(io)
+    let bytes = std::fs::read(path).map_err(io)?;
+    match is_lfs_pointer(&bytes) {
+        true => Err(Error::LfsPointer { file: path.display().to_string() }),
+        false => Ok(Some(bytes)),
+    }
 }
 
-fn open_single(folder: &Path) -> Result<(Vec<Shard>, HashMap<String, Location>), Error> {
+fn open_single(folder: &Path) -> Result<Weights, Error> {
     let path = folder.join(WEIGHTS);
     if !path.exists() {
         let expected =
@@ -83,10 +117,10 @@ fn open_single(folder: &Path) -> Result<(Vec<Shard>, HashMap<String, Location>),
     }
     let shard = Shard::open(&path)?;
     let tensors = shard.spans().map(|(name, span)| (name, Location { shard_idx: 0, span })).collect();
-    Ok((vec![shard], tensors))
+    Ok(Weights { shards: vec![shard], tensors })
 }
 
-fn open_indexed(folder: &Path, index: &[u8]) -> Result<(Vec<Shard>, HashMap<String, Location>), Error> {
+fn open_indexed(folder: &Path, index: &[u8]) -> Result<Weights, Error> {
     let index: Index =
         serde_json::from_slice(index).map_err(|source| Error::Json { file: INDEX.to_string(), source })?;
     let mut by_shard: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -109,7 +143,7 @@ fn open_indexed(folder: &Path, index: &[u8]) -> Result<(Vec<Shard>, HashMap<Stri
         }
         shards.push(shard);
     }
-    Ok((shards, tensors))
+    Ok(Weights { shards, tensors })
 }
 
 /// Path of a shard; its name comes from a stranger and must not lead out of the folder.

@@ -14,6 +14,14 @@ const LEN_BYTES: usize = 8;
 /// Longest header accepted, as in the format's own implementation; published shards stay under 1 MB.
 const HEADER_BYTES_MAX: u64 = 100_000_000;
 
+/// How the small file begins that stands for a large one in a repository cloned without Git LFS.
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
+/// Whether the bytes of a file stand for another one.
+pub(super) fn is_lfs_pointer(bytes: &[u8]) -> bool {
+    bytes.starts_with(LFS_POINTER)
+}
+
 /// A safetensors file whose header is consistent with its length.
 #[derive(Debug)]
 pub(super) struct Shard {
@@ -71,6 +79,9 @@ impl Shard {
     }
 
     fn parse(name: &str, bytes: Bytes) -> Result<Self, Error> {
+        if is_lfs_pointer(&bytes) {
+            return Err(Error::LfsPointer { file: name.to_string() });
+        }
         let file_len =
             |expected: u64| Error::FileLen { file: name.to_string(), expected, got: bytes.len() as u64 };
         let (len, rest) = bytes.split_first_chunk::<LEN_BYTES>().ok_or_else(|| file_len(LEN_BYTES as u64))?;

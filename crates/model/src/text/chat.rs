@@ -9,8 +9,8 @@ use minijinja::{Environment, ErrorKind, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde_json::Value as Json;
 
-use super::{Date, TEXT_BYTES_MAX, python_json};
-use crate::checkpoint::{JSON_BYTES_MAX, check_folder, read_optional};
+use super::{Date, TEXT_BYTES_MAX, python_json, template_config};
+use crate::checkpoint::{check_folder, read_optional};
 use crate::error::Error;
 
 const CONFIG: &str = "tokenizer_config.json";
@@ -44,13 +44,14 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Reads the template of a model folder: `chat_template.jinja`, else `chat_template` in `tokenizer_config.json`.
+    /// Reads the template of a model folder: `chat_template.jinja`, else `chat_template` in `tokenizer_config.json`, else
+    /// `chat_template.json`. What `special_tokens_map.json` says about tokens completes the configuration.
     ///
     /// # Errors
     /// [`Error::NoChatTemplate`] if there is neither; otherwise as [`ChatTemplate::parse`].
     pub fn open(folder: &Path) -> Result<Self, Error> {
         check_folder(folder)?;
-        let config = read_optional(&folder.join(CONFIG), JSON_BYTES_MAX)?.unwrap_or_else(|| b"{}".to_vec());
+        let config = template_config::read(folder)?;
         let template = read_optional(&folder.join(TEMPLATE), TEMPLATE_BYTES_MAX)?;
         let template = template.map(|text| String::from_utf8_lossy(&text).into_owned());
         Self::parse(&config, template.as_deref())

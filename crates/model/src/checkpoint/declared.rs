@@ -1,0 +1,112 @@
+//! Which tensors a configuration declares, and what becomes of the others.
+//!
+//! A tensor that is in the files and not used is a sign that the configuration says too little, so none is passed over in
+//! silence. Where it would change what the model computes it is refused by name, or used if it is clear how.
+
+use std::collections::HashSet;
+
+use super::{Checkpoint, EMBEDDINGS, OUTPUT};
+use crate::config::ModelConfig;
+use crate::error::Error;
+
+/// Names of unused tensors that a warning repeats.
+const SHOWN_MAX: usize = 5;
+/// What older tools stored beside the weights although it follows from the configuration.
+const DERIVED: &str = "rotary_emb.inv_freq";
+
+/// Names of all tensors of a model.
+pub(super) fn implied(config: &ModelConfig) -> HashSet<String> {
+    let projections = [
+        ("self_attn.q_proj", config.has_qkv_bias),
+        ("self_attn.k_proj", config.has_qkv_bias),
+        ("self_attn.v_proj", config.has_qkv_bias),
+        ("self_attn.o_proj", config.has_output_bias),
+        ("mlp.gate_proj", config.has_mlp_bias),
+        ("mlp.up_proj", config.has_mlp_bias),
+        ("mlp.down_proj", config.has_mlp_bias),
+    ];
+    let norms = [
+        ("input_layernorm", true),
+        ("post_attention_layernorm", true),
+        ("self_attn.q_norm", config.has_qk_norm),
+        ("self_attn.k_norm", config.has_qk_norm),
+    ];
+    let mut names = HashSet::from([EMBEDDINGS.to_string(), "model.norm.weight".to_string()]);
+    if !config.tie_embeddings {
+        names.insert(OUTPUT.to_string());
+    }
+    for layer in 0..config.n_layers {
+        let name = |module: &str, part: &str| format!("model.layers.{layer}.{module}.{part}");
+        names.extend(projections.iter().map(|(module, _)| name(module, "weight")));
+        names.extend(
+            projections.iter().filter(|(_, has_bias)| *has_bias).map(|(module, _)| name(module, "bias")),
+        );
+        names
+            .extend(norms.iter().filter(|(_, is_there)| *is_there).map(|(module, _)| name(module, "weight")));
+    }
+    names
+}
+
+impl Checkpoint {
+    /// Brings configuration and tensors together.
+    ///
+    /// An output projection beside tied embeddings is used if it differs from them, as the reference implementation does:
+    /// somebody trained it.
+    ///
+    /// # Errors
+    /// [`Error::TensorUndeclared`] for a tensor that would change what the model computes.
+    pub(super) fn declared(mut self) -> Result<Self, Error> {
+        let is_output_equal = self.config.tie_embeddings && self.is_output_tied();
+        if self.config.tie_embeddings && self.has_tensor(OUTPUT) && !is_output_equal {
+            tracing::warn!(
+                "{OUTPUT} differs from the embeddings although config.json ties them; both are used"
+            );
+            self.config.tie_embeddings = false;
+        }
+        let implied = implied(&self.config);
+        let is_accounted_for = |name: &str| {
+            implied.contains(name) || name.ends_with(DERIVED) || (is_output_equal && name == OUTPUT)
+        };
+        let mut unused: Vec<&str> = self.tensor_names().filter(|name| !is_accounted_for(name)).collect();
+        unused.sort_unstable();
+        let changing = unused.iter().find(|name| self.would_change_output(name));
+        if let Some(name) = changing {
+            return Err(Error::TensorUndeclared {
+                name: (*name).to_string(),
+                hint: "correct config.json (attention_bias and mlp_bias declare biases), or use another model",
+            });
+        }
+        if !unused.is_empty() {
+            let more = if unused.len() > SHOWN_MAX { ", ..." } else { "" };
+            let shown = unused[..unused.len().min(SHOWN_MAX)].join(", ");
+            tracing::warn!("{} tensors of the weights are not used: {shown}{more}", unused.len());
+        }
+        Ok(self)
+    }
+
+    /// Whether a stored output projection is the embedding table.
+    fn is_output_tied(&self) -> bool {
+        let (Ok(output), Ok(table)) = (self.stored(OUTPUT), self.stored(EMBEDDINGS)) else {
+            return false;
+        };
+        output.dtype == table.dtype && output.shape == table.shape && output.bytes == table.bytes
+    }
+
+    /// Whether an unused tensor belongs to a part of the model that runs and would do something there, as biases other than 0
+    /// and further norms do.
+    fn would_change_output(&self, name: &str) -> bool {
+        if !self.is_part_that_runs(name) {
+            return false;
+        }
+        let is_zero = || self.stored(name).is_ok_and(|tensor| tensor.to_f32().iter().all(|&x| x == 0.0));
+        name.ends_with("norm.weight") || (name.ends_with(".bias") && !is_zero())
+    }
+
+    fn is_part_that_runs(&self, name: &str) -> bool {
+        let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
+        match layer {
+            Some((index, _)) => index.parse().is_ok_and(|index: usize| index < self.config.n_layers),
+            None => name.starts_with("model.norm.") || name.starts_with("lm_head."),
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! What a configuration may ask for and is not implemented: refused by name, never ignored.
+//!
+//! Fields that change what a model computes stand here with the values under which they change nothing. Fields about training
+//! and storage, and everything unknown, are passed over; so are those whose effect shows in the tensors (biases, further
+//! norms), which are judged there.
+
+use serde_json::Value;
+
+use super::fields::{Fields, shown};
+use crate::error::Error;
+
+const ANOTHER_MODEL: &str = "use another model, or remove the field if the weights do not need it";
+/// How far a scale may be from the one that is used, relatively: files round decimals.
+const SCALE_TOLERANCE: f64 = 1e-6;
+/// Fields about rotary embedding that may also stand inside its own object.
+const ROPE_OBJECTS: [&str; 2] = ["rope_parameters", "rope_scaling"];
+
+/// Values under which a field changes nothing; absent, `null` and `false` never do.
+enum Neutral {
+    /// No other.
+    Off,
+    /// 0, an empty list or an empty object.
+    Zero,
+    /// 1.
+    One,
+    /// One of these words.
+    Words(&'static [&'static str]),
+    /// A list of these words alone.
+    ListOf(&'static [&'static str]),
+}
+
+use Neutral::{ListOf, Off, One, Words, Zero};
+
+/// Field, when it is neutral, and what it asks for otherwise.
+const FIELDS: &[(&str, Neutral, &str)] = &[
+    ("hidden_act", Words(&["silu", "swish"]), "an activation other than silu"),
+    ("hidden_activation", Words(&["silu", "swish"]), "an activation other than silu"),
+    ("num_local_experts", Zero, EXPERTS),
+    ("num_experts", Zero, EXPERTS),
+    ("n_routed_experts", Zero, EXPERTS),
+    ("partial_rotary_factor", One, PARTIAL_ROTARY),
+    ("rotary_pct", One, PARTIAL_ROTARY),
+    ("rope_percent", One, PARTIAL_ROTARY),
+    ("rope_interleave", Off, "an interleaved rotary embedding"),
+    ("rope_interleaved", Off, "an interleaved rotary embedding"),
+    ("rope_local_base_freq", Off, "a rotary embedding that differs between layers"),
+    ("no_rope_layers", ListOf(&["1"]), "layers without rotary embedding"),
+    ("no_rope_layer_interval", Zero, "layers without rotary embedding"),
+    ("position_embedding_type", Words(&["rope", "rotary"]), "positions other than rotary"),
+    ("alibi", Off, "positions other than rotary"),
+    ("layer_types", ListOf(&["full_attention", "sliding_attention"]), "another kind of layer"),
+    ("block_configs", Zero, "layers of different shapes"),
+    ("attn_logit_softcapping", Off, SOFT_CAPPING),
+    ("final_logit_softcapping", Off, SOFT_CAPPING),
+    ("logit_softcapping", Off, SOFT_CAPPING),
+    ("logits_soft_cap", Off, SOFT_CAPPING),
+    ("clip_qkv", Off, "clipped queries, keys and values"),
+    ("attention_chunk_size", Off, "attention within chunks"),
+    ("attn_temperature_tuning", Zero, "attention scaled by position"),
+    ("use_bidirectional_attention", Off, "attention to later tokens"),
+    ("is_encoder_decoder", Off, "an encoder"),
+    ("add_cross_attention", Off, "an encoder"),
+    ("use_parallel_residual", Off, PARALLEL),
+    ("parallel_attn", Off, PARALLEL),
+    ("embedding_multiplier", One, MULTIPLIER),
+    ("embedding_scale", One, MULTIPLIER),
+    ("scale_emb", One, MULTIPLIER),
+    ("residual_multiplier", One, MULTIPLIER),
+    ("residual_scale", One, MULTIPLIER),
+    ("logits_scaling", One, MULTIPLIER),
+    ("logit_scale", One, MULTIPLIER),
+    ("lm_head_multiplier", One, MULTIPLIER),
+    ("scale_depth", Off, MULTIPLIER),
+    ("dim_model_base", Off, MULTIPLIER),
+];
+
+const EXPERTS: &str = "a mixture of experts";
+const PARTIAL_ROTARY: &str = "a rotary embedding of a part of each head";
+const SOFT_CAPPING: &str = "soft-capping of attention or logits";
+const PARALLEL: &str = "attention beside the feed-forward layer";
+const MULTIPLIER: &str = "a multiplier";
+
+/// # Errors
+/// [`Error::Unsupported`] for the first field that asks for what is not implemented.
+pub(super) fn refuse(fields: Fields<'_>) -> Result<(), Error> {
+    refuse_quantised(fields)?;
+    for (field, neutral, feature) in FIELDS {
+        refuse_unless(fields, field, neutral, feature)?;
+    }
+    for object in ROPE_OBJECTS {
+        if let Some(rope) = fields.object(object)? {
+            refuse_unless(rope, "partial_rotary_factor", &One, PARTIAL_ROTARY)?;
+        }
+    }
+    refuse_windows_without_length(fields)
+}
+
+/// # Errors
+/// [`Error::Unsupported`] if attention is scaled by something else than `1 / sqrt(head_dim)`.
+pub(super) fn refuse_scales(fields: Fields<'_>, head_dim: usize) -> Result<(), Error> {
+    let head_dim = head_dim as f64;
+    let scale = head_dim.sqrt().recip();
+    for (field, used) in [
+        ("attention_multiplier", scale),
+        ("attn_scale", scale),
+        ("softmax_scale", scale),
+        ("query_pre_attn_scalar", head_dim),
+        ("rotary_dim", head_dim),
+    ] {
+        let value = fields.get(field);
+        let is_used =
+            |value: &Value| value.as_f64().is_some_and(|x| (x / used - 1.0).abs() <= SCALE_TOLERANCE);
+        if let Some(value) = value.filter(|value| !is_used(value)) {
+            let feature = if field == "rotary_dim" { PARTIAL_ROTARY } else { "another scale of attention" };
+            return Err(unsupported(feature, field, value, ANOTHER_MODEL));
+        }
+    }
+    Ok(())
+}
+
+fn refuse_quantised(fields: Fields<'_>) -> Result<(), Error> {
+    for field in ["quantization_config", "compression_config"] {
+        if let Some(quantization) = fields.object(field)? {
+            let method = quantization.get("quant_method").map_or_else(|| "unnamed".to_string(), shown);
+            return Err(Error::Unsupported {
+                feature: "a quantised checkpoint",
+                got: format!("quant_method: {method}"),
+                hint: "use the original weights in bf16, f16 or f32",
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A window bounds the context; without its length nobody knows how far a layer sees.
+fn refuse_windows_without_length(fields: Fields<'_>) -> Result<(), Error> {
+    let types = fields.get("layer_types").and_then(Value::as_array);
+    let has_windows = types.is_some_and(|types| types.iter().any(|kind| kind == "sliding_attention"));
+    match has_windows && fields.get("sliding_window").is_none() {
+        true => Err(Error::FieldMissing { field: "sliding_window" }),
+        false => Ok(()),
+    }
+}
+
+fn refuse_unless(
+    fields: Fields<'_>,
+    field: &str,
+    neutral: &Neutral,
+    feature: &'static str,
+) -> Result<(), Error> {
+    match fields.get(field) {
+        Some(value) if !neutral.has(value) => {
+            let hint = if feature == EXPERTS { "use a dense model of the family" } else { ANOTHER_MODEL };
+            Err(unsupported(feature, field, value, hint))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn unsupported(feature: &'static str, field: &str, value: &Value, hint: &'static str) -> Error {
+    let value = value.as_str().map_or_else(|| shown(value), str::to_string);
+    Error::Unsupported { feature, got: format!("{field}: {value}"), hint }
+}
+
+impl Neutral {
+    fn has(&self, value: &Value) -> bool {
+        let is_word = |value: &Value, words: &[&str]| words.iter().any(|word| plain(value) == *word);
+        match (self, value) {
+            (_, Value::Null | Value::Bool(false)) => true,
+            (Self::Zero, Value::Array(list)) => list.is_empty(),
+            (Self::Zero, Value::Object(map)) => map.is_empty(),
+            (Self::Zero, value) => value.as_f64() == Some(0.0),
+            (Self::One, value) => value.as_f64() == Some(1.0),
+            (Self::Words(words), value) => is_word(value, words),
+            (Self::ListOf(words), Value::Array(list)) => list.iter().all(|value| is_word(value, words)),
+            (Self::Off | Self::ListOf(_), _) => false,
+        }
+    }
+}
+
+/// A value as a word.
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_string)
+}
