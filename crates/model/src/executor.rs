@@ -313,7 +313,7 @@ impl<B: Backend> Executor for ModelExecutor<B> {
     ) -> Result<(), ExecutorError> {
         verifications.clear();
         verifications.resize(draws.len(), Verification::default());
-        self.target.llama.begin(rows);
+        self.target.llama.begin(&self.backend, rows);
         match self.cut(rows, draws) {
             None => self.judge(0, rows, draws, verifications),
             Some(cut) => {

@@ -60,7 +60,7 @@ impl<B: Backend> Llama<B> {
     /// # Panics
     /// If a token or a position lies outside the model; the engine admits no such request.
     pub fn forward(&mut self, backend: &B, rows: &RowBatch, outputs: &[u32], kv: &mut B::KvStore) {
-        self.begin(rows);
+        self.begin(backend, rows);
         self.run_layers(backend, 0..self.config.n_layers, rows, outputs, kv);
     }
 
@@ -68,10 +68,10 @@ impl<B: Backend> Llama<B> {
     ///
     /// # Panics
     /// As [`Llama::forward`].
-    pub fn begin(&mut self, rows: &RowBatch) {
+    pub fn begin(&mut self, backend: &B, rows: &RowBatch) {
         self.check_inputs(rows);
         let Buffers { hidden, .. } = self.scratch.buffers(&self.config, rows.n_rows());
-        self.weights.embeddings.gather(&rows.tokens, hidden);
+        self.weights.embed(backend, &rows.tokens, hidden);
     }
 
     /// Another part of [`Llama::forward`]: some layers. All have run once the parts are joined.
@@ -125,7 +125,7 @@ impl<B: Backend> Llama<B> {
     }
 
     /// Logits of single tokens after a row of the pass under way, as if its hidden state were the last one. `None` for
-    /// models whose output projection is not the embedding table: theirs is packed, and single rows of it cannot be read.
+    /// models whose output projection is not the embedding table.
     pub fn early_logits(&self, backend: &B, row: usize, tokens: &[u32]) -> Option<Vec<f32>> {
         if !self.config.tie_embeddings {
             return None;
@@ -135,7 +135,7 @@ impl<B: Backend> Llama<B> {
         let mut normalised = vec![0.0; width];
         backend.rms_norm(&self.scratch.hidden[row * width..][..width], norm, &mut normalised);
         let mut weights = vec![0.0; tokens.len() * width];
-        self.weights.embeddings.gather(tokens, &mut weights);
+        self.weights.embed(backend, tokens, &mut weights);
         let logit = |weights: &[f32]| weights.iter().zip(&normalised).map(|(w, x)| w * x).sum();
         Some(weights.chunks_exact(width).map(logit).collect())
     }

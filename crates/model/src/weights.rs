@@ -2,7 +2,7 @@
 //!
 //! Query, key and value become one matrix, and so do gate and up: their inputs are the same rows, so one product reads them
 //! once. The embedding table is copied as stored, since a pass reads single rows of it; where it doubles as the output
-//! projection it is packed a second time.
+//! projection there is only that, and rows are gathered from its packed form.
 
 use crate::backend::{Backend, Dense, Dtype, Stacking};
 use crate::checkpoint::Checkpoint;
@@ -11,7 +11,8 @@ use crate::error::Error;
 
 /// All weights of a model.
 pub(crate) struct Weights<B: Backend> {
-    pub(crate) embeddings: Embeddings,
+    /// `None` where the output projection doubles as the table.
+    embeddings: Option<Embeddings>,
     pub(crate) layers: Vec<Layer<B>>,
     pub(crate) final_norm: Vec<f32>,
     pub(crate) lm_head: B::Matrix,
@@ -36,26 +37,35 @@ impl<B: Backend> Weights<B> {
     /// If one is absent or has another shape or element type.
     pub(crate) fn load(backend: &B, checkpoint: &Checkpoint) -> Result<Self, Error> {
         let config = checkpoint.config();
-        let table = checkpoint.embeddings()?;
-        let head = match config.tie_embeddings {
-            true => table,
-            false => checkpoint.matrix("lm_head.weight", config.n_embeddings, config.hidden)?,
+        let head = checkpoint.output_projection()?;
+        let embeddings = match config.tie_embeddings {
+            true => None,
+            false => Some(Embeddings::copy_of(checkpoint.embeddings()?.first_rows(config.vocab_len))),
         };
         let layers = (0..config.n_layers)
             .map(|i| Layer::load(backend, Tensors { checkpoint, prefix: format!("model.layers.{i}") }));
         Ok(Self {
-            embeddings: Embeddings::copy_of(table.first_rows(config.vocab_len)),
+            embeddings,
             layers: layers.collect::<Result<_, Error>>()?,
             final_norm: checkpoint.vector("model.norm.weight", config.hidden)?,
             lm_head: backend.pack(&[head.first_rows(config.vocab_len)], Stacking::Concat, None),
         })
     }
 
+    /// `out[r, :]` is the embedding of `tokens[r]`.
+    pub(crate) fn embed(&self, backend: &B, tokens: &[u32], out: &mut [f32]) {
+        match &self.embeddings {
+            Some(table) => table.gather(tokens, out),
+            None => backend.gather(&self.lm_head, tokens, out),
+        }
+    }
+
     /// Bytes in memory.
     pub(crate) fn bytes(&self, backend: &B) -> usize {
+        let table = self.embeddings.as_ref().map_or(0, |table| table.bytes.len());
         let layers: usize = self.layers.iter().map(|layer| layer.bytes(backend)).sum();
         let final_norm = size_of_val(self.final_norm.as_slice());
-        self.embeddings.bytes.len() + layers + final_norm + backend.matrix_bytes(&self.lm_head)
+        table + layers + final_norm + backend.matrix_bytes(&self.lm_head)
     }
 }
 
@@ -126,7 +136,7 @@ impl Tensors<'_> {
 }
 
 /// The embedding table, `[vocab_len, hidden]`, in its stored element type.
-pub(crate) struct Embeddings {
+struct Embeddings {
     dtype: Dtype,
     hidden: usize,
     bytes: Vec<u8>,
@@ -138,7 +148,7 @@ impl Embeddings {
     }
 
     /// `out[r, :] = table[tokens[r], :]`, widened.
-    pub(crate) fn gather(&self, tokens: &[u32], out: &mut [f32]) {
+    fn gather(&self, tokens: &[u32], out: &mut [f32]) {
         let row_bytes = self.hidden * self.dtype.size();
         for (&token, out) in tokens.iter().zip(out.chunks_exact_mut(self.hidden)) {
             let row = &self.bytes[token as usize * row_bytes..][..row_bytes];

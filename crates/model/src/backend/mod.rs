@@ -153,6 +153,12 @@ pub trait Backend: Send {
     /// Bytes a packed matrix occupies.
     fn matrix_bytes(&self, matrix: &Self::Matrix) -> usize;
 
+    /// `out[i, :]` is row `outputs[i]` of the matrix, widened and otherwise as it was before packing.
+    ///
+    /// * `matrix`: of [`Stacking::Concat`]; its bias does not count.
+    /// * `out`: `[outputs.len(), n_in]`.
+    fn gather(&self, matrix: &Self::Matrix, outputs: &[u32], out: &mut [f32]);
+
     /// Bytes of one block in all layers, keys and values; f32 elements unless the backend says otherwise.
     fn block_bytes(&self, shape: KvShape) -> usize {
         let AttentionShape { n_kv_heads, head_dim, .. } = shape.attention;

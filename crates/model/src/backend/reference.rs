@@ -79,6 +79,13 @@ impl Backend for Reference {
         size_of_val(matrix.weights.as_slice()) + matrix.bias.as_deref().map_or(0, size_of_val)
     }
 
+    fn gather(&self, matrix: &ReferenceMatrix, outputs: &[u32], out: &mut [f32]) {
+        assert_eq!(matrix.stacking, Stacking::Concat, "rows of interleaved matrices are not gathered");
+        for (&output, row) in outputs.iter().zip(out.chunks_exact_mut(matrix.n_in)) {
+            row.copy_from_slice(&matrix.weights[output as usize * matrix.n_in..][..matrix.n_in]);
+        }
+    }
+
     fn kv_store(&self, shape: KvShape) -> ReferenceKv {
         let AttentionShape { n_kv_heads, head_dim, .. } = shape.attention;
         let len = shape.n_layers * shape.n_blocks * n_kv_heads * BLOCK_LEN * head_dim;

@@ -9,7 +9,7 @@ use super::memory::Buffer;
 use super::pool::Pool;
 use super::share::SharedMut;
 use super::tile::{COLUMNS, LANES, Stretch, TileFns, tile_fns};
-use super::weights::Format;
+use super::weights::{Format, bf16_value, f16_value};
 
 /// A weight matrix in the order in which the kernels read it.
 #[derive(Debug)]
@@ -78,6 +78,20 @@ impl Matrix {
         unsafe { std::slice::from_raw_parts(self.panels.as_ptr().cast(), len) }
     }
 
+    /// See [`Backend::gather`](super::super::Backend::gather).
+    ///
+    /// A row is scattered over its panel, a cache line per step: some microseconds, where the copy of an embedding table would
+    /// take as much memory as the matrix.
+    pub(super) fn gather(&self, outputs: &[u32], out: &mut [f32]) {
+        assert_eq!(self.stacking, Stacking::Concat, "rows of interleaved matrices are not gathered");
+        assert!(outputs.iter().all(|&output| (output as usize) < self.n_out), "rows are of the matrix");
+        let panel_bytes = self.panel_bytes();
+        for (&output, row) in outputs.iter().zip(out.chunks_exact_mut(self.n_in)) {
+            let (p, column) = (output as usize / COLUMNS, output as usize % COLUMNS);
+            read_column(&self.panels.as_slice()[p * panel_bytes..][..panel_bytes], column, self.format, row);
+        }
+    }
+
     /// Bytes of one step of a panel.
     pub(super) fn step_bytes(&self) -> usize {
         2 * self.format.half_step_bytes()
@@ -136,6 +150,28 @@ fn fill_panel(panel: &mut [u8], p: usize, parts: &[Dense<'_>], stacking: Stackin
             part_idx += 1;
         }
         fill_column(panel, column, &parts[part_idx], row, dtype);
+    }
+}
+
+/// The inverse of [`fill_column`], widened.
+fn read_column(panel: &[u8], column: usize, format: Format, row: &mut [f32]) {
+    let elements = row.iter_mut().enumerate();
+    match format {
+        Format::Bf16Dot | Format::Bf16Wide => {
+            let (cells, _) = panel.as_chunks::<2>();
+            for (k, x) in elements {
+                let bits = u16::from_ne_bytes(cells[(k / 2 * COLUMNS + column) * 2 + k % 2]);
+                *x = bf16_value(bits.into());
+            }
+        }
+        Format::F16 => {
+            let (cells, _) = panel.as_chunks::<2>();
+            elements.for_each(|(k, x)| *x = f16_value(u16::from_ne_bytes(cells[k * COLUMNS + column])));
+        }
+        Format::F32 => {
+            let (cells, _) = panel.as_chunks::<4>();
+            elements.for_each(|(k, x)| *x = f32::from_ne_bytes(cells[k * COLUMNS + column]));
+        }
     }
 }
 

@@ -58,6 +58,12 @@ impl Buffer {
     }
 
     /// All bytes.
+    pub(super) fn as_slice(&self) -> &[u8] {
+        // SAFETY: the memory is initialised (zeroed at creation), owned and borrowed through `self`.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+
+    /// All bytes, for writing.
     pub(super) fn as_mut_slice(&mut self) -> &mut [u8] {
         // SAFETY: the memory is initialised (zeroed at creation), owned and borrowed exclusively through `self`.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }

@@ -117,6 +117,10 @@ impl Backend for Cpu {
         matrix.bytes()
     }
 
+    fn gather(&self, matrix: &Matrix, outputs: &[u32], out: &mut [f32]) {
+        matrix.gather(outputs, out);
+    }
+
     fn block_bytes(&self, shape: KvShape) -> usize {
         KvStore::block_bytes(shape)
     }

@@ -191,3 +191,30 @@ fn an_instruction_set_that_the_machine_lacks_is_refused() {
     assert!(Isa::Portable.is_supported());
     assert!(Isa::detect().is_supported());
 }
+
+#[test]
+fn gathered_rows_are_what_was_packed() {
+    for dtype in DTYPES {
+        // Less than a panel, a whole one, and several with padding in both directions.
+        for (n_out, n_in) in [(1, 1), (5, 3), (32, 64), (70, 33), (96, 17)] {
+            let bytes = stored(dtype, &Numbers::new(11).units(n_out * n_in));
+            let matrix = dense(dtype, n_out, n_in, &bytes);
+            let outputs: Vec<u32> = (0..n_out as u32).rev().chain([0, 0]).collect();
+            let expected: Vec<f32> = outputs
+                .iter()
+                .flat_map(|&i| (0..n_in).map(move |k| matrix.get(i as usize * n_in + k)))
+                .collect();
+            let check = |name: String, out: Vec<f32>| {
+                assert_eq!(bits(&out), bits(&expected), "{dtype:?} {n_out} x {n_in} {name}");
+            };
+            let mut out = vec![f32::NAN; expected.len()];
+            Reference.gather(&Reference.pack(&[matrix], Stacking::Concat, None), &outputs, &mut out);
+            check(Reference.describe(), out);
+            for cpu in cpus() {
+                let mut out = vec![f32::NAN; expected.len()];
+                cpu.gather(&cpu.pack(&[matrix], Stacking::Concat, None), &outputs, &mut out);
+                check(cpu.describe(), out);
+            }
+        }
+    }
+}
