@@ -8,6 +8,11 @@
 //! anything known before its token was drawn, and never on the token itself. The views are built so that the rule holds by
 //! construction for lengths planned up front; stop and trim rules see features of the draft's *distribution* only.
 //!
+//! Across a batch a rule may look at what others have drafted, which is independent of the token: positions may be ranked for all
+//! sequences together. But it must come to its lengths token by token, looking at none behind what it takes of anybody; otherwise
+//! two outputs could be correlated although each follows its law. `tests/non_anticipation.rs` holds every policy to both, and
+//! lists those that look at others.
+//!
 //! One file per published system, each opening with its citation, a table equation -> function, and its deviations. Users
 //! choose by name: `"dsde:cap=mean".parse::<Config>()?.build()`; [`registry`] says how, and how a policy is added. A
 //! [`Mixture`] lets sequences of one batch have different ones.
