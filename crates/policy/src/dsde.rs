@@ -14,7 +14,7 @@
 //! | 3: SF, scale factor of the last step | [`rule::scale_factor`] |
 //! | 4: WVIR, ratio of weighted variances | [`rule::wvir`], [`Window::variance`](crate::window::Window::variance) |
 //! | 8: SL between floor and ceiling | [`rule::length`] |
-//! | 9-11: SL_cap, the mean of the batch | [`cap::mean_len`](crate::cap::mean_len); choose it with `cap=mean` |
+//! | 9-11: SL_cap, the mean of the batch | [`cap::mean_len`]; choose it with `cap=mean` |
 //!
 //! The text of these was known when this was written, that of equations 2 and 5 to 7 was not: `variant=paper` is not checked
 //! against them.
