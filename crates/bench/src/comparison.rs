@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use crate::class::Attained;
 use crate::log::{Log, Run};
 use crate::matrix::{Cell, Measured, Ratio, cells, fixed_len, mean_over_cells};
 use crate::metrics::Totals;
@@ -36,7 +37,7 @@ x off: tokens/s over those of `off` in the same round, geometric mean without th
 length with the most tokens/s, `off` being length 0; auto over it: tokens/s of `auto` over those of the policy, likewise; \
 means over cells are geometric, their ± is from the rounds of each, or where a cell has one round, from the spread over cells; regret: share of the best fixed length's tokens/s that is missed, where \
 the best length is chosen by the other rounds (negative: faster than it); TTFT, TPOT, gap: quantiles over requests, of gaps \
-over all of them, mean over rounds; goodput: requests per second that meet their latency targets; accepted: of the verified tokens.\n";
+over all of them, mean over rounds; goodput: requests per second that meet their latency targets; targets met: share of a class's requests that do, over all rounds; accepted: of the verified tokens.\n";
 
 /// What holds for the log as a whole.
 fn facts(log: &Log, cells: &[Cell<'_>]) -> String {
@@ -235,7 +236,25 @@ fn measures(group: &[&Cell<'_>]) -> String {
         }
         let _ = write!(out, "\n{title}:\n\n{}", table.markdown());
     }
+    for class in distinct(runs(group).flat_map(|run| run.attained.iter().map(|attained| &attained.class))) {
+        let of = |cells: &[&Cell<'_>], policy: &str| {
+            cells.iter().find_map(|cell| attainment(cell.find(policy)?, class))
+        };
+        if let Some(table) = table(&columns, of) {
+            let _ = write!(out, "\nTargets met, {class}:\n\n{}", table.markdown());
+        }
+    }
     out
+}
+
+fn runs<'c>(group: &'c [&'c Cell<'_>]) -> impl Iterator<Item = &'c Run> {
+    group.iter().flat_map(|cell| cell.policies()).flat_map(Measured::runs)
+}
+
+/// The share of a class's requests, over all rounds, that met their latency targets.
+fn attainment(measured: &Measured<'_>, class: &str) -> Option<String> {
+    let sums = Attained::sums(measured.runs().flat_map(|run| &run.attained));
+    report::attainment(&sums, class).map(|share| percent(Some(share)))
 }
 
 fn push_best_fixed(table: &mut Table, group: &[&Cell<'_>]) {

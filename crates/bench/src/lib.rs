@@ -7,7 +7,9 @@
 //! Nothing here reads the environment: machine and command line are passed in. Nothing here knows models or text; prompts
 //! arrive as tokens.
 
+pub mod class;
 pub mod comparison;
+pub mod failures;
 pub mod gaps;
 pub mod load;
 pub mod log;
@@ -21,8 +23,10 @@ pub mod report;
 pub mod stats;
 pub mod workload;
 
+pub use class::{Attained, LatencyClass, LatencyClasses};
+pub use failures::Failures;
 pub use load::{Choice, Observer, Served, closed_loop, profiled_loop};
-pub use log::{Failures, Heading, Log, Run, Seen};
+pub use log::{Heading, Log, Run, Seen};
 pub use profile::Profile;
 pub use record::{Conditions, Machine, Record, Row, Segment, Settings};
 pub use stats::{Quantiles, Summary};

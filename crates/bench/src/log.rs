@@ -5,9 +5,11 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dsde_engine::{RequestTimeline, Slo};
+use dsde_engine::RequestTimeline;
 use serde::{Deserialize, Serialize};
 
+use crate::class::{Attained, LatencyClass};
+use crate::failures::Failures;
 use crate::load::Served;
 use crate::metrics::{self, Totals};
 use crate::record::{Conditions, Machine, Record, Row, Settings};
@@ -63,48 +65,12 @@ pub struct Run {
     /// [`metrics::goodput`], requests per second; absent without latency targets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub goodput: Option<f64>,
+    /// Requests that met their latency targets, by class; absent without targets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attained: Vec<Attained>,
     /// Requests without an answer; only of a server, which can fail at some and go on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failures: Option<Failures>,
-}
-
-/// Requests that a server did not answer. They count in nothing else.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failures {
-    /// Refused as too many (429 or 503), at every attempt.
-    pub refused: u64,
-    /// Answered with an error.
-    pub failed: u64,
-    /// Lost with their connection, or silent for too long.
-    pub lost: u64,
-    /// Further attempts after a refusal, successful ones included.
-    pub retries: u64,
-}
-
-impl Failures {
-    /// Both together.
-    #[must_use]
-    pub fn and(&self, other: &Self) -> Self {
-        Self {
-            refused: self.refused + other.refused,
-            failed: self.failed + other.failed,
-            lost: self.lost + other.lost,
-            retries: self.retries + other.retries,
-        }
-    }
-
-    /// As in `2 refused, 1 lost, 5 retries`; `None` if all is well.
-    pub fn in_words(&self) -> Option<String> {
-        let kinds = [
-            (self.refused, "refused"),
-            (self.failed, "failed"),
-            (self.lost, "lost"),
-            (self.retries, "retries"),
-        ];
-        let words: Vec<String> =
-            kinds.iter().filter(|(n, _)| *n > 0).map(|(n, kind)| format!("{n} {kind}")).collect();
-        (!words.is_empty()).then(|| words.join(", "))
-    }
 }
 
 /// What was seen of the requests that ended in a run.
@@ -114,8 +80,8 @@ pub struct Seen {
     pub timelines: Vec<RequestTimeline>,
     /// Between the emissions of each request.
     pub gaps: Vec<Duration>,
-    /// Latency targets of every request.
-    pub slo: Slo,
+    /// Requests that met their latency targets, by class; empty without targets.
+    pub attained: Vec<Attained>,
 }
 
 impl Seen {
@@ -125,9 +91,8 @@ impl Seen {
     }
 
     fn goodput(&self) -> Option<f64> {
-        let has_targets = self.slo.ttft_ms_max.is_some() || self.slo.tpot_ms_max.is_some();
-        let slos = vec![self.slo; self.timelines.len()];
-        metrics::goodput(&self.timelines, &slos).filter(|_| has_targets)
+        let attained = self.attained.iter().map(|class| class.attained).sum();
+        metrics::goodput(&self.timelines, attained).filter(|_| !self.attained.is_empty())
     }
 }
 
@@ -176,6 +141,7 @@ impl Run {
             digest: None,
             gap_ms: milliseconds(seen.gaps.iter().copied()),
             goodput: seen.goodput(),
+            attained: seen.attained.clone(),
             failures: None,
         }
     }
@@ -219,6 +185,7 @@ impl From<Record> for Log {
             digest: None,
             gap_ms: row.gap_ms,
             goodput: row.goodput.map(|goodput| goodput.mean),
+            attained: row.attained,
             failures: row.failures,
         };
         let heading = Heading { machine, model, draft, settings };
@@ -397,6 +364,11 @@ fn or_none(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "none".to_owned(), |value| value.to_string())
 }
 
+fn in_words(classes: &[LatencyClass]) -> String {
+    let words: Vec<String> = classes.iter().map(ToString::to_string).collect();
+    if words.is_empty() { "none".to_owned() } else { words.join("; ") }
+}
+
 fn check_same(path: &Path, expected: &Heading, got: &Heading) -> Result<(), Error> {
     let facts = |heading: &Heading| {
         let Heading { machine, model, draft, settings } = heading;
@@ -414,6 +386,7 @@ fn check_same(path: &Path, expected: &Heading, got: &Heading) -> Result<(), Erro
             ("--url", or_none(settings.url.as_ref())),
             ("--slo-ttft-ms", or_none(settings.slo_ttft_ms)),
             ("--slo-tpot-ms", or_none(settings.slo_tpot_ms)),
+            ("--slo-classes", in_words(&settings.slo_classes)),
         ]
     };
     match facts(expected).into_iter().zip(facts(got)).find(|(expected, got)| expected != got) {
@@ -548,6 +521,24 @@ mod tests {
     }
 
     #[test]
+    fn runs_of_other_latency_classes_are_another_log() {
+        let class = |tpot_ms_max| LatencyClass {
+            name: "tight".to_owned(),
+            ttft_ms_max: None,
+            tpot_ms_max: Some(tpot_ms_max),
+        };
+        let under = |classes: Vec<LatencyClass>| Heading {
+            settings: Settings { slo_classes: classes, ..heading().settings },
+            ..heading()
+        };
+        let check = |got| check_same(Path::new("log"), &under(vec![class(2.0)]), &got);
+        assert!(check(under(vec![class(2.0)])).is_ok());
+        let expected =
+            "log holds runs with --slo-classes tight: TPOT of at most 2 ms, not none; give another file";
+        assert_eq!(check(heading()).unwrap_err().to_string(), expected);
+    }
+
+    #[test]
     fn goodput_needs_targets() {
         let timeline = RequestTimeline {
             first_token: Some(Duration::from_secs(1)),
@@ -555,22 +546,13 @@ mod tests {
             emitted: 4,
             ..RequestTimeline::default()
         };
-        let goodput = |ttft_ms_max| {
-            let slo = Slo { ttft_ms_max, tpot_ms_max: None };
-            let seen = Seen { timelines: vec![timeline; 4], gaps: Vec::new(), slo };
+        let goodput = |attained: &[u64]| {
+            let of_class = |&attained: &u64| Attained { class: attained.to_string(), requests: 2, attained };
+            let attained = attained.iter().map(of_class).collect();
+            let seen = Seen { timelines: vec![timeline; 4], gaps: Vec::new(), attained };
             Run::closed(run(0).conditions, 0, &seen).unwrap().goodput
         };
-        assert_eq!(
-            (goodput(None), goodput(Some(1000.0)), goodput(Some(999.0))),
-            (None, Some(2.0), Some(0.0))
-        );
-    }
-
-    #[test]
-    fn failures_are_told_by_kind() {
-        let failures = Failures { refused: 2, lost: 1, ..Failures::default() };
-        let more = Failures { retries: 5, ..Failures::default() };
-        assert_eq!(failures.and(&more).in_words().as_deref(), Some("2 refused, 1 lost, 5 retries"));
-        assert_eq!(Failures::default().in_words(), None);
+        // Of two classes, 2 + 1 of 4 requests in 2 s.
+        assert_eq!((goodput(&[]), goodput(&[2, 1]), goodput(&[0])), (None, Some(1.5), Some(0.0)));
     }
 }

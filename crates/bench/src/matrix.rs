@@ -285,6 +285,7 @@ pub(crate) mod tests {
             digest: Some("same".to_owned()),
             gap_ms: None,
             goodput: None,
+            attained: Vec::new(),
             failures: None,
         };
         let runs = rates.iter().flat_map(|(policy, rates)| {

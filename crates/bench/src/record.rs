@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::log::{Failures, Run, Seen};
+use crate::class::{Attained, LatencyClass};
+use crate::failures::Failures;
+use crate::log::{Run, Seen};
 use crate::metrics::{self, Totals};
 use crate::stats::{Quantiles, Summary};
 
@@ -52,6 +54,9 @@ pub struct Settings {
     /// Latency target of every request, ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slo_tpot_ms: Option<f64>,
+    /// Latency classes that the requests took in turns; empty if they had none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slo_classes: Vec<LatencyClass>,
 }
 
 /// What was measured in a row.
@@ -115,6 +120,9 @@ pub struct Row {
     /// Requests per second that met their latency targets; one value per repeat.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub goodput: Option<Summary>,
+    /// Requests that met their latency targets, by class; absent without targets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attained: Vec<Attained>,
     /// Requests without an answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failures: Option<Failures>,
@@ -149,6 +157,7 @@ impl Row {
             steps: totals.steps,
             gap_ms: Quantiles::of(&gaps),
             goodput: Summary::of(&goodputs),
+            attained: Attained::sums(runs().flat_map(|run| &run.attained)),
             failures: runs().filter_map(|run| run.failures).reduce(|sum, failures| sum.and(&failures)),
         })
     }

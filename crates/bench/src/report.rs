@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::class::Attained;
 use crate::record::{Machine, Record, Row, Settings};
 use crate::stats::Quantiles;
 
@@ -69,7 +70,9 @@ pub fn tables(rows: &[Row]) -> String {
 }
 
 fn workload_table(rows: &[Row], name: &str) -> Table {
-    let mut table = Table::new(&[
+    let rows_here = || rows.iter().filter(|row| row.conditions.workload == name);
+    let classes = Attained::sums(rows_here().flat_map(|row| &row.attained));
+    let mut head = vec![
         "policy",
         "C",
         "T",
@@ -81,9 +84,15 @@ fn workload_table(rows: &[Row], name: &str) -> Table {
         "TPOT p99 ms",
         "accepted",
         "emitted/step",
-    ]);
-    for row in rows.iter().filter(|row| row.conditions.workload == name) {
-        table.push(vec![
+    ];
+    let met: Vec<String> = classes.iter().map(|class| format!("met {}", class.class)).collect();
+    if !met.is_empty() {
+        head.push("goodput");
+        head.extend(met.iter().map(String::as_str));
+    }
+    let mut table = Table::new(&head);
+    for row in rows_here() {
+        let mut cells = vec![
             row.conditions.policy.clone(),
             row.conditions.concurrency.to_string(),
             row.conditions.temperature.to_string(),
@@ -95,9 +104,19 @@ fn workload_table(rows: &[Row], name: &str) -> Table {
             milliseconds(row.tpot_ms, |q| q.p99),
             percent(row.acceptance_rate),
             row.emitted_per_step.map_or_else(absent, |mean| format!("{mean:.2}")),
-        ]);
+        ];
+        if !classes.is_empty() {
+            cells.push(row.goodput.map_or_else(absent, |goodput| format!("{:.2}", goodput.mean)));
+            cells.extend(classes.iter().map(|class| percent(attainment(&row.attained, &class.class))));
+        }
+        table.push(cells);
     }
     table
+}
+
+/// The share of a class's requests that met their latency targets; `None` if it had none.
+pub(crate) fn attainment(attained: &[Attained], class: &str) -> Option<f64> {
+    attained.iter().find(|attained| attained.class == class)?.share()
 }
 
 /// Mean throughput of `row` over that of the policy `off` in the same conditions; `None` if `off` was not measured there.
@@ -119,7 +138,11 @@ pub fn summary(record: &Record) -> String {
     let _ = writeln!(out, "* {} measured runs per row\n", settings.repeats);
     out.push_str("All figures are measured. C: requests in flight (closed loop); T: temperature; tokens/s: while C requests ");
     out.push_str("were in flight; sd: its standard deviation over runs; x off: mean tokens/s over that of `off` in the same conditions; accepted: of ");
-    out.push_str("the verified tokens.\n\n");
+    out.push_str("the verified tokens");
+    if rows.iter().any(|row| !row.attained.is_empty()) {
+        out.push_str("; goodput: requests per second that met their latency targets; met: share of a class's requests that did");
+    }
+    out.push_str(".\n\n");
     out.push_str(&tables(rows));
     out
 }
@@ -152,6 +175,10 @@ pub fn conditions(machine: &Machine, model: &str, draft: &str, settings: &Settin
         if let Some(target) = target {
             let _ = writeln!(out, "* Latency target: {what} of at most {target} ms");
         }
+    }
+    if !settings.slo_classes.is_empty() {
+        let classes: Vec<String> = settings.slo_classes.iter().map(ToString::to_string).collect();
+        let _ = writeln!(out, "* Requests take latency classes in turns: {}", classes.join("; "));
     }
     let _ = writeln!(out, "* dsde {}: `{}`", settings.version, settings.command);
     out
@@ -204,6 +231,7 @@ mod tests {
             steps: 2,
             gap_ms: None,
             goodput: None,
+            attained: Vec::new(),
             failures: None,
         }
     }
@@ -239,5 +267,21 @@ mod tests {
         let cells: Vec<_> = line.split('|').map(str::trim).collect();
         // The outer bars make empty cells at both ends.
         assert_eq!(cells, ["", "dsde", "4", "0", "90.0", "0.0", "-", "-", "-", "-", "62.5 %", "2.00", ""]);
+    }
+    #[test]
+    fn attainment_has_a_column_per_class_where_there_are_targets() {
+        let of = |class: &str, attained| Attained { class: class.to_owned(), requests: 4, attained };
+        let mut with_targets = row("dsde", 4, 90.0);
+        with_targets.goodput = Summary::of(&[2.5]);
+        with_targets.attained = vec![of("tight", 1), of("loose", 4)];
+        let text = tables(&[with_targets, row("off", 4, 80.0)]);
+        let cells = |name: &str| -> Vec<String> {
+            let line = text.lines().find(|line| line.starts_with(&format!("| {name} "))).unwrap();
+            line.split('|').map(|cell| cell.trim().to_owned()).collect()
+        };
+        assert_eq!(cells("policy")[12..], ["goodput", "met tight", "met loose", ""]);
+        assert_eq!(cells("dsde")[12..], ["2.50", "25.0 %", "100.0 %", ""]);
+        assert_eq!(cells("off")[12..], ["-", "-", "-", ""]);
+        assert!(!tables(&[row("off", 4, 80.0)]).contains("goodput"));
     }
 }

@@ -1,5 +1,6 @@
 //! `dsde bench`: measures policies on workloads.
 
+mod classes;
 mod digest;
 mod loads;
 mod local;
@@ -15,8 +16,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use dsde_bench::log::LogFile;
-use dsde_bench::{Heading, Log, Record, Row, Run, Seen, Settings, comparison};
-use dsde_engine::Slo;
+use dsde_bench::{Heading, LatencyClass, Log, Record, Row, Run, Seen, Settings, comparison};
 
 use crate::args::{CONCURRENCY_MAX, ModelArgs, Verification, number_in, positive_up_to, whole_number_in};
 use crate::failure::{OrUsage as _, Outcome};
@@ -26,6 +26,7 @@ use crate::samples;
 use crate::session::Models;
 use crate::speculation::{PolicyList, check_drafter, known_policy};
 use crate::trace::TraceFile;
+use classes::{SLO_MS_MAX, SLO_MS_MIN, latency_class};
 use loads::{Loads, Wanted};
 use local::Local;
 use measure::{Coverage, Plan, Sink, Subject, measure};
@@ -39,10 +40,6 @@ const OF_SERVER: &str = "server";
 /// What must not be recorded, and what stands for it.
 const API_KEY_OPTION: &str = "--api-key";
 const HIDDEN: &str = "KEY";
-/// Longest latency target, ms: a day.
-const SLO_MS_MAX: f64 = 86_400_000.0;
-/// Shortest latency target, ms.
-const SLO_MS_MIN: f64 = 0.001;
 /// Most requests per run: hours of work, whose records still fit into memory.
 const REQUESTS_MAX: u32 = 100_000;
 /// Most measured runs per row.
@@ -152,6 +149,12 @@ pub(crate) struct BenchArgs {
     /// Latency target of every request, mean ms per token after the first.
     #[arg(long, value_name = "MS", value_parser = number_in(SLO_MS_MIN..=SLO_MS_MAX))]
     slo_tpot_ms: Option<f64>,
+
+    /// Latency classes that requests take in turns: names, each with a target of mean ms per token after the first, as in
+    /// `tight:0.5,medium:1,loose:3`. The report then has the share of each class that met it.
+    #[arg(long, value_name = "NAME:MS[,NAME:MS...]", value_delimiter = ',', conflicts_with = "slo_tpot_ms",
+          value_parser = latency_class)]
+    slo_classes: Vec<LatencyClass>,
 
     /// How sampled proposals are judged.
     #[arg(long, value_enum, default_value_t)]
@@ -340,13 +343,6 @@ impl Sink for LogFile {
     }
 }
 
-impl BenchArgs {
-    /// Latency targets of every request.
-    fn slo(&self) -> Slo {
-        Slo { ttft_ms_max: self.slo_ttft_ms, tpot_ms_max: self.slo_tpot_ms }
-    }
-}
-
 fn settings(args: &BenchArgs, verification: &str) -> Settings {
     Settings {
         command: command_line(std::env::args()),
@@ -360,6 +356,7 @@ fn settings(args: &BenchArgs, verification: &str) -> Settings {
         url: None,
         slo_ttft_ms: args.slo_ttft_ms,
         slo_tpot_ms: args.slo_tpot_ms,
+        slo_classes: args.slo_classes.clone(),
     }
 }
 

@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 
 use common::dsde;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 #[test]
 fn a_record_has_one_row_per_workload_concurrency_and_policy() {
@@ -189,6 +189,20 @@ fn a_changing_load_is_told_as_a_whole_and_in_parts() {
 }
 
 #[test]
+fn latency_classes_take_turns_and_are_judged_by_themselves() {
+    let classes = ["--slo-classes", "tight:0.001,medium:50000,loose:100000"];
+    let options = ["--policies", "adaserve", "--concurrency", "2", "--json"];
+    let record = small_bench(&[&classes[..], &options].concat()).json_lines().remove(0);
+    // 2 repeats of 3 requests.
+    let of = |class: &str, attained: u64| json!({"class": class, "requests": 2, "attained": attained});
+    assert_eq!(record["rows"][0]["attained"], json!([of("tight", 0), of("medium", 2), of("loose", 2)]));
+    assert_eq!(record["settings"]["slo_classes"][0], json!({"name": "tight", "tpot_ms_max": 0.001}));
+    let page = small_bench(&[&classes[..], &options[..4]].concat()).stdout;
+    assert!(page.contains("tight: TPOT of at most 0.001 ms; medium:"), "{page}");
+    assert!(page.contains("| met tight |") && page.contains("|     0.0 % |"), "{page}");
+}
+
+#[test]
 fn a_trace_has_every_step_of_the_measured_runs() {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let trace = folder.path().join("trace.jsonl").display().to_string();
@@ -226,6 +240,9 @@ fn logs_and_records_do_not_mix_and_must_be_readable() {
     refused(&["--profile", "1,2", "--every", "0"], "expected a number in 0.01..=86400");
     refused(&["--minutes", "-1"], "expected a number in 0..=10080");
     refused(&["--temperature", "0,0"], "--temperature: 0 is listed twice");
+    refused(&["--slo-classes", "tight"], "expected NAME:MS");
+    refused(&["--slo-classes", "a:1,b:2,a:3"], "--slo-classes: a is listed twice");
+    refused(&["--slo-classes", "a:1", "--slo-tpot-ms", "1"], "cannot be used with");
     refused(&["report"], "<FILE>");
     refused(&["report", "/nowhere/runs.jsonl"], "cannot use /nowhere/runs.jsonl");
     refused(&["--trace", "/nowhere/trace.jsonl"], "--trace /nowhere/trace.jsonl cannot be written");

@@ -92,6 +92,21 @@ fn a_server_is_measured_like_an_engine() {
     assert!(row["tpot_ms"]["p50"].as_f64().is_some_and(|ms| ms >= 0.0), "{row}");
     // Nobody answers within a microsecond.
     assert_eq!((&row["goodput"]["max"], &row["failures"]), (&0.0.into(), &Value::Null));
+    assert_eq!(row["attained"], serde_json::json!([{"class": "all", "requests": 8, "attained": 0}]));
+}
+
+#[test]
+fn every_request_of_a_server_has_the_targets_of_its_class() {
+    let server = Serving::start(&["--policy", "off"]);
+    let classes = ["--slo-classes", "tight:0.001,loose:100000", "--json"];
+    let record = small_bench(&server.url, &classes).json_lines().remove(0);
+    let attained = |class: usize| {
+        let of_class = &record["rows"][0]["attained"][class];
+        (of_class["class"].as_str(), of_class["requests"].as_u64(), of_class["attained"].as_u64())
+    };
+    assert_eq!(attained(1), (Some("loose"), Some(4), Some(4)));
+    // A client that was put aside may find a whole answer at once.
+    assert_eq!((attained(0).0, attained(0).1), (Some("tight"), Some(4)));
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::path::Path;
 use dsde_bench::Workload;
 use dsde_engine::Request;
 
-use super::BenchArgs;
 use super::plan::{Cell, Traffic};
+use super::{BenchArgs, classes};
 use crate::failure::{OrUsage as _, Outcome, usage};
 use crate::prompts::{Ask, asks_of, warn_of_suspect};
 use crate::samples;
@@ -109,6 +109,7 @@ impl Wanted {
         if let Some(temperature) = first_repeated(&args.temperature) {
             return Err(usage(format!("--temperature: {temperature} is listed twice")));
         }
+        classes::check_names(args)?;
         let traffics = Traffic::asked(args)?;
         Ok(Self { workloads: read_workloads(&args.workload)?, traffics })
     }

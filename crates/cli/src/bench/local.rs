@@ -8,15 +8,15 @@ use std::ops::ControlFlow;
 
 use dsde_bench::gaps::Gaps;
 use dsde_bench::load::{Choice, Observer, closed_loop, profiled_loop};
-use dsde_bench::{Machine, Profile, Run, Seen, Served};
-use dsde_engine::{Emission, Request, RequestTimeline, Slo, StepReport};
+use dsde_bench::{LatencyClasses, Machine, Profile, Run, Seen, Served};
+use dsde_engine::{Emission, Request, RequestTimeline, StepReport};
 use dsde_policy::{Policy, registry};
 use dsde_sampling::Params;
 
-use super::BenchArgs;
 use super::digest::Digest;
 use super::measure::{Subject, Turn, no_time};
 use super::plan::{Traffic, parts};
+use super::{BenchArgs, classes};
 use crate::failure::{OrUsage as _, Outcome};
 use crate::prompts::Ask;
 use crate::session::{Form, Models, Session, Wish};
@@ -26,6 +26,7 @@ use crate::trace::TraceFile;
 pub(super) struct Local<'a> {
     args: &'a BenchArgs,
     session: Session,
+    classes: LatencyClasses,
     policies: &'a [registry::Config],
     trace: Option<&'a TraceFile>,
     /// Where the engine's policy has learned, by cell and policy.
@@ -55,7 +56,15 @@ impl<'a> Local<'a> {
             prefix_cache: false,
         };
         let session = Session::open(models, &wish)?;
-        Ok(Self { args, session, policies, trace, current: None, kept: HashMap::new() })
+        Ok(Self {
+            args,
+            session,
+            classes: classes::classes(args),
+            policies,
+            trace,
+            current: None,
+            kept: HashMap::new(),
+        })
     }
 
     pub(super) fn machine(&self) -> Machine {
@@ -75,15 +84,12 @@ impl<'a> Local<'a> {
         }
     }
 
-    fn slo(&self) -> Slo {
-        self.args.slo()
-    }
-
     fn closed(&mut self, turn: &Turn<'_, Request>) -> Outcome<(Run, Seen)> {
         let concurrency: NonZeroUsize = turn.cell.traffic.concurrency_max().try_into()?;
         let mut watch = Watch::default();
-        let answers = closed_loop(&mut self.session.engine, turn.cell.requests(), concurrency, &mut watch)?;
-        let seen = watch.seen(self.slo());
+        let requests = targeted(&self.classes, turn.cell.requests());
+        let answers = closed_loop(&mut self.session.engine, requests, concurrency, &mut watch)?;
+        let seen = watch.seen(&self.classes);
         let conditions = turn.cell.conditions(turn.policy);
         let digest = (conditions.temperature == 0.0).then(|| digest(&answers));
         let run = Run::closed(conditions, turn.round, &seen).ok_or_else(no_time)?;
@@ -92,11 +98,11 @@ impl<'a> Local<'a> {
 
     fn changing(&mut self, turn: &Turn<'_, Request>, profile: &Profile) -> Outcome<Vec<(Run, Seen)>> {
         let mut watch = Watch::default();
-        let requests = turn.cell.load.requests();
+        let requests = targeted(&self.classes, turn.cell.load.requests());
         let served = profiled_loop(&mut self.session.engine, requests, profile, &mut watch)?;
         let whole = served.iter().fold(Served::default(), |whole, part| whole.and(part));
         let mut runs = parts(turn, profile, &served);
-        let seen = watch.seen(self.slo());
+        let seen = watch.seen(&self.classes);
         let conditions = turn.cell.conditions(turn.policy);
         let run = Run::profiled(conditions, turn.round, &whole, &seen).ok_or_else(no_time)?;
         runs.push((run, seen));
@@ -116,7 +122,6 @@ impl Subject for Local<'_> {
         if self.args.stop_at_eos {
             request.stop.tokens = self.session.eos_tokens().to_vec();
         }
-        request.slo = self.slo();
         request.check(&shape).map_err(|error| ask.blame(error))?;
         Ok(request)
     }
@@ -124,7 +129,7 @@ impl Subject for Local<'_> {
     fn warm_up(&mut self, turn: &Turn<'_, Request>, n_requests: u32) -> Outcome {
         self.set_policy(turn);
         let concurrency = turn.cell.traffic.concurrency_max().try_into()?;
-        let requests = turn.cell.load.requests().take(n_requests as usize);
+        let requests = targeted(&self.classes, turn.cell.load.requests()).take(n_requests as usize);
         closed_loop(&mut self.session.engine, requests, concurrency, &mut ())?;
         Ok(())
     }
@@ -144,16 +149,27 @@ impl Subject for Local<'_> {
     }
 }
 
+/// The requests with the latency targets of their classes.
+fn targeted(
+    classes: &LatencyClasses,
+    requests: impl Iterator<Item = Request>,
+) -> impl Iterator<Item = Request> {
+    requests.enumerate().map(|(i, request)| Request { slo: classes.slo(i), ..request })
+}
+
 /// Timelines of the requests that ended, and all gaps.
 #[derive(Default)]
 struct Watch {
+    /// Of the timelines.
+    request_idxs: Vec<usize>,
     timelines: Vec<RequestTimeline>,
     gaps: Gaps,
 }
 
 impl Watch {
-    fn seen(self, slo: Slo) -> Seen {
-        Seen { timelines: self.timelines, gaps: self.gaps.gaps, slo }
+    fn seen(self, classes: &LatencyClasses) -> Seen {
+        let attained = classes.attained(self.request_idxs.into_iter().zip(&self.timelines));
+        Seen { timelines: self.timelines, gaps: self.gaps.gaps, attained }
     }
 }
 
@@ -162,7 +178,8 @@ impl Observer for Watch {
         self.gaps.emitted(request_idx, emission);
     }
 
-    fn answered(&mut self, _request_idx: usize, choices: &[Choice]) {
+    fn answered(&mut self, request_idx: usize, choices: &[Choice]) {
+        self.request_idxs.extend(choices.iter().map(|_| request_idx));
         self.timelines.extend(choices.iter().map(|choice| choice.timeline));
     }
 

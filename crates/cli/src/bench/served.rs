@@ -4,17 +4,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dsde_bench::observed::{self, Observed, Piece};
-use dsde_bench::{Failures, Message, Profile, Prompt, Run, Seen};
-use dsde_engine::Slo;
+use dsde_bench::{Failures, LatencyClasses, Message, Profile, Prompt, Run, Seen};
+use dsde_engine::RequestTimeline;
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::BenchArgs;
 use super::digest::Digest;
 use super::loads::{Asked, share_of};
 use super::measure::{Subject, Turn, no_time};
 use super::plan::{Traffic, parts};
+use super::{BenchArgs, classes};
 use crate::failure::{Outcome, usage};
 use crate::prompts::Ask;
 use crate::remote::{Client, Counters, Error, Fields, Remote, Route, ServerUrl, base_fields, messages};
@@ -35,7 +35,7 @@ pub(super) struct Served {
     route: Route,
     /// Of every request.
     fields: Fields,
-    slo: Slo,
+    classes: LatencyClasses,
     /// Whether requests name policies.
     has_policies: bool,
 }
@@ -64,7 +64,7 @@ impl Served {
             fields.insert("ignore_eos".to_owned(), true.into());
         }
         let route = if args.raw { Route::Text } else { Route::Chat };
-        Ok(Self { remote, route, fields, slo: args.slo(), has_policies })
+        Ok(Self { remote, route, fields, classes: classes::classes(args), has_policies })
     }
 
     /// The model's name at the server.
@@ -87,10 +87,15 @@ impl Served {
         })
     }
 
-    fn flight(&self) -> Flight {
-        let slo_ms = [self.slo.ttft_ms_max, self.slo.tpot_ms_max];
-        let asking = Asking { client: self.remote.client.clone(), route: self.route, slo_ms };
-        Flight { asking, begun: Instant::now(), running: JoinSet::new(), requests: Vec::new(), failures: 0 }
+    fn flight(&self) -> Flight<'_> {
+        Flight {
+            asking: Asking { client: self.remote.client.clone(), route: self.route, slo_ms: [None; 2] },
+            classes: &self.classes,
+            begun: Instant::now(),
+            running: JoinSet::new(),
+            requests: Vec::new(),
+            failures: 0,
+        }
     }
 
     fn closed<'a>(
@@ -157,7 +162,7 @@ impl Subject for Served {
         let counted = before.and_then(|before| self.counters()?.since(&before));
         any_answered(&progress)?;
         let is_told = tell_of_plain_answers(&mut progress);
-        let seen = seen(&progress, self.slo);
+        let seen = seen(&progress, &self.classes);
         let (mut runs, run) = match turn.cell.traffic {
             Traffic::Closed(_) => (Vec::new(), Run::closed(conditions, turn.round, &seen)),
             Traffic::Changing(profile) => {
@@ -212,8 +217,10 @@ struct Asking {
 }
 
 /// Requests in flight, and what became of all so far.
-struct Flight {
+struct Flight<'a> {
+    /// Without targets.
     asking: Asking,
+    classes: &'a LatencyClasses,
     begun: Instant,
     /// Says whether the request was answered.
     running: JoinSet<bool>,
@@ -222,7 +229,7 @@ struct Flight {
     failures: usize,
 }
 
-impl Flight {
+impl Flight<'_> {
     async fn run(&mut self, mut waiting: impl Iterator<Item = Fields>, concurrency: usize) {
         self.top_up(&mut waiting, concurrency);
         while let Some(ended) = self.running.join_next().await {
@@ -257,9 +264,11 @@ impl Flight {
     fn top_up(&mut self, waiting: &mut impl Iterator<Item = Fields>, wanted: usize) {
         let room = wanted.saturating_sub(self.running.len());
         for fields in waiting.take(room) {
+            let slo = self.classes.slo(self.requests.len());
+            let asking = Asking { slo_ms: [slo.ttft_ms_max, slo.tpot_ms_max], ..self.asking.clone() };
             let progress = Arc::<Mutex<Progress>>::default();
             self.requests.push(progress.clone());
-            self.running.spawn(answer(self.asking.clone(), fields, progress, self.begun));
+            self.running.spawn(answer(asking, fields, progress, self.begun));
         }
     }
 
@@ -327,12 +336,14 @@ fn any_answered(progress: &[Progress]) -> Outcome {
     }
 }
 
-fn seen(progress: &[Progress], slo: Slo) -> Seen {
-    let answered = || progress.iter().filter(|request| request.is_answered());
+fn seen(progress: &[Progress], classes: &LatencyClasses) -> Seen {
+    let answered = || progress.iter().enumerate().filter(|(_, request)| request.is_answered());
+    let timeline = |(i, request): (usize, &Progress)| Some((i, request.observed.timeline()?));
+    let ended: Vec<(usize, RequestTimeline)> = answered().filter_map(timeline).collect();
     Seen {
-        timelines: answered().filter_map(|request| request.observed.timeline()).collect(),
-        gaps: answered().flat_map(|request| request.observed.gaps()).collect(),
-        slo,
+        attained: classes.attained(ended.iter().map(|(i, timeline)| (*i, timeline))),
+        gaps: answered().flat_map(|(_, request)| request.observed.gaps()).collect(),
+        timelines: ended.into_iter().map(|(_, timeline)| timeline).collect(),
     }
 }
 
