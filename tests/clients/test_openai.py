@@ -1,6 +1,7 @@
 """The official OpenAI client against a running server (DSDE_URL, DSDE_KEY); run.sh starts one."""
 
 import asyncio
+import json
 import os
 import unittest
 
@@ -101,6 +102,77 @@ class Chat(unittest.TestCase):
         with self.assertRaises(openai.BadRequestError) as caught:
             create(**{**GREEDY, "messages": [{"role": "user", "content": "dog " * 20000}]})
         self.assertEqual(caught.exception.code, "context_length_exceeded")
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather in a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": ["Paris", "Rome"]}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
+            "required": ["city", "days"],
+        },
+    },
+}
+MUST_CALL = {"type": "function", "function": {"name": "get_weather"}}
+
+
+class Tools(unittest.TestCase):
+    """A conversation of two turns: a call, its result, and an answer to it."""
+
+    def setUp(self):
+        self.client = client()
+
+    def tearDown(self):
+        self.client.close()
+
+    def message(self, streamed, messages, **more):
+        """Reason and message of a greedy answer, whichever way it comes."""
+        asked = {"model": "demo", "temperature": 0, "max_tokens": 80, "messages": messages, "tools": [WEATHER], **more}
+        if not streamed:
+            choice = self.client.chat.completions.create(**asked).choices[0]
+            return choice.finish_reason, choice.message
+        with self.client.chat.completions.stream(**asked) as stream:
+            choice = stream.get_final_completion().choices[0]
+        return choice.finish_reason, choice.message
+
+    def conversation(self, streamed, policy):
+        more = {"extra_body": {"policy": policy}}
+        messages = [{"role": "user", "content": "What is the weather in Paris?"}]
+        reason, message = self.message(streamed, messages, tool_choice=MUST_CALL, **more)
+        self.assertEqual(reason, "tool_calls")
+        self.assertFalse(message.content)
+        (call,) = message.tool_calls
+        self.assertEqual((call.type, call.function.name), ("function", "get_weather"))
+        arguments = json.loads(call.function.arguments)
+        self.assertIn(arguments["city"], ("Paris", "Rome"))
+        self.assertIn(arguments["days"], range(1, 10))
+        function = {"name": call.function.name, "arguments": call.function.arguments}
+        called = {"role": "assistant", "tool_calls": [{"id": call.id, "type": "function", "function": function}]}
+        result = {"role": "tool", "tool_call_id": call.id, "content": "Sunny, 21 degrees."}
+        reason, message = self.message(streamed, [*messages, called, result], **more)
+        self.assertIn(reason, ("stop", "length"))
+        self.assertTrue(message.content)
+        self.assertFalse(message.tool_calls)
+        return call.function.arguments, message.content
+
+    def test_two_turns_are_the_same_under_auto_and_off_whole_and_streamed(self):
+        first = self.conversation(False, "off")
+        print("tool conversation:", first)
+        for streamed, policy in ((True, "off"), (False, "auto"), (True, "auto")):
+            self.assertEqual(self.conversation(streamed, policy), first, (streamed, policy))
+
+    def test_tools_may_be_required_or_forbidden(self):
+        hello = [{"role": "user", "content": "Hello."}]
+        reason, message = self.message(False, hello, tool_choice="required", parallel_tool_calls=False)
+        self.assertEqual((reason, len(message.tool_calls)), ("tool_calls", 1))
+        _, message = self.message(False, hello, tool_choice="none")
+        self.assertFalse(message.tool_calls)
+        with self.assertRaises(openai.BadRequestError) as caught:
+            self.message(False, hello, tool_choice={"type": "function", "function": {"name": "other"}})
+        self.assertEqual(caught.exception.param, "tool_choice")
 
 
 class Completions(unittest.TestCase):

@@ -228,10 +228,7 @@ impl Session {
     /// If there is no chat template or it refuses the conversation.
     pub(crate) fn encode_chat(&self, messages: &[Message]) -> anyhow::Result<Vec<u32>> {
         let template = self.template.as_ref().ok_or(dsde_model::error::Error::NoChatTemplate)?;
-        let message = |message: &Message| text::Message {
-            role: message.role.clone(),
-            content: message.content.clone(),
-        };
+        let message = |message: &Message| text::Message::new(&message.role, &message.content);
         let messages: Vec<text::Message> = messages.iter().map(message).collect();
         let prompt = template.prompt(&messages, today())?;
         Ok(self.tokenizer.encode(&prompt)?)

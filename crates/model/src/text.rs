@@ -1,4 +1,4 @@
-//! Text in and out: tokenizer, chat template, forms of answers, and the assembly of streamed bytes into characters.
+//! Text in and out: tokenizer, chat template, forms of answers and what they say beside text, and the assembly of streamed bytes into characters.
 //!
 //! The key decision: a token *is* its bytes. The text of a sequence is the concatenation of the bytes of its tokens, looked up
 //! in a table ([`Vocabulary`](dsde_engine::Vocabulary)), so streaming, stop strings and whole texts agree by construction; a
@@ -7,7 +7,9 @@
 //! Chat templates are programs written by strangers. They run in an interpreter without files, clock or network, within limits
 //! on work, recursion and output.
 
+mod answer;
 mod chat;
+mod conversation;
 mod date;
 mod decoder;
 mod grammar;
@@ -16,9 +18,11 @@ mod template_config;
 mod tokenizer;
 mod utf8;
 
-pub use chat::{ChatTemplate, Message};
+pub use answer::{AnswerReader, CallFormat, ExpectedCalls, HELD_BYTES_MAX, Part, ReasoningFormat};
+pub use chat::ChatTemplate;
+pub use conversation::{Call, Conversation, Message, RESERVED_VARIABLES};
 pub use date::Date;
-pub use grammar::{Grammars, SCHEMA_BYTES_MAX};
+pub use grammar::{CALLS_BYTES_MAX, Function, Grammars, SCHEMA_BYTES_MAX, Thoughts};
 pub use tokenizer::Tokenizer;
 pub use utf8::Utf8Stream;
 

@@ -187,7 +187,7 @@ fn prompt(files: &[(&str, Value)]) -> Result<String, Error> {
         fs::write(folder.path().join(name), text.unwrap_or_else(|| contents.to_string())).unwrap();
     }
     let template = ChatTemplate::open(folder.path())?;
-    template.prompt(&[dsde_model::text::Message { role: "user".to_owned(), content: "hi".to_owned() }], None)
+    template.prompt(&[dsde_model::text::Message::new("user", "hi")], None)
 }
 
 #[test]

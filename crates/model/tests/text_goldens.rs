@@ -34,7 +34,7 @@ fn streamed(tokenizer: &Tokenizer, tokens: &[u32]) -> String {
 }
 
 fn message(role: &str, content: &str) -> Message {
-    Message { role: role.to_string(), content: content.to_string() }
+    Message::new(role, content)
 }
 
 fn template(source: &str) -> ChatTemplate {

@@ -14,7 +14,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use dsde_engine::Grammar;
 use dsde_model::Error as TextError;
-use dsde_model::text::{Grammars, Message};
+use dsde_model::text::{Conversation, Grammars, Thoughts};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 use tokio::runtime::Handle;
@@ -29,6 +29,8 @@ use crate::live::{self, Board};
 use crate::metrics::Metrics;
 use crate::openai::error::ApiError;
 use crate::openai::fields::ResponseFormat;
+use crate::openai::messages::TypedConversation;
+use crate::openai::tools::CallForm;
 use crate::openai::{chat, completions, models, tokens};
 use crate::service::Phase;
 use crate::{head, page, policies};
@@ -79,6 +81,13 @@ impl Ids {
     }
 }
 
+/// A conversation as the model reads it.
+pub(crate) struct ChatPrompt {
+    pub(crate) tokens: Vec<u32>,
+    /// Whether the answer begins with thoughts.
+    pub(crate) thoughts: Thoughts,
+}
+
 /// The client's id of a request, or one of ours.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestId(pub(crate) String);
@@ -102,16 +111,19 @@ impl App {
     /// Tokens of a conversation.
     pub(crate) async fn encode_chat(
         self: &Arc<Self>,
-        messages: Vec<Message>,
+        conversation: TypedConversation,
         add_generation_prompt: bool,
-    ) -> Result<Vec<u32>, ApiError> {
+    ) -> Result<ChatPrompt, ApiError> {
         self.on_text(move |text| {
             let template = text.template.as_ref().ok_or(TextError::NoChatTemplate)?;
+            let TypedConversation { messages, tools, variables } = &conversation;
+            let conversation = Conversation { messages, tools, variables: Some(variables) };
             let prompt = match add_generation_prompt {
-                true => template.prompt(&messages, (text.today)())?,
-                false => template.transcript(&messages, (text.today)())?,
+                true => template.prompt(conversation, (text.today)())?,
+                false => template.transcript(conversation, (text.today)())?,
             };
-            text.tokenizer.encode(&prompt)
+            let thoughts = Thoughts::after(&prompt, template.reasoning_format());
+            Ok(ChatPrompt { tokens: text.tokenizer.encode(&prompt)?, thoughts })
         })
         .await
     }
@@ -140,17 +152,47 @@ impl App {
 
     /// What an answer of a form may say, compiled for this model; few at a time, so that nobody else's text waits for them.
     ///
+    /// * `thoughts`: what may come before the form.
+    ///
     /// # Errors
     /// 400 if the schema cannot be followed, or takes too long.
     pub(crate) async fn grammar(
         self: &Arc<Self>,
         format: Option<&ResponseFormat>,
+        thoughts: Thoughts,
     ) -> Result<Option<Arc<dyn Grammar>>, ApiError> {
         let schema = match format {
             None | Some(ResponseFormat::Text) => return Ok(None),
             Some(ResponseFormat::JsonObject) => None,
             Some(ResponseFormat::JsonSchema { json_schema }) => Some(json_schema.schema.clone()),
         };
+        let compile = move |grammars: &Grammars| match schema {
+            Some(schema) => grammars.json_schema(schema, thoughts),
+            None => grammars.json_object(thoughts),
+        };
+        self.compiled("response_format", compile).await.map(Some)
+    }
+
+    /// What an answer may say that must call a function, compiled as any other form.
+    ///
+    /// # Errors
+    /// As [`App::grammar`].
+    pub(crate) async fn call_grammar(
+        self: &Arc<Self>,
+        form: CallForm,
+        thoughts: Thoughts,
+    ) -> Result<Arc<dyn Grammar>, ApiError> {
+        let compile = move |grammars: &Grammars| {
+            grammars.calls(form.format, &form.functions, form.are_parallel, thoughts)
+        };
+        self.compiled("tools", compile).await
+    }
+
+    async fn compiled(
+        self: &Arc<Self>,
+        field: &'static str,
+        compile: impl FnOnce(&Grammars) -> Result<Arc<dyn Grammar>, TextError> + Send + 'static,
+    ) -> Result<Arc<dyn Grammar>, ApiError> {
         let place = self.compiling.clone().acquire_owned().await;
         let place = place.map_err(|_| ApiError::internal("no grammar can be compiled"))?;
         let grammars = self.grammars.clone();
@@ -163,12 +205,10 @@ impl App {
                     grammars.get_or_init(|| new)
                 }
             };
-            schema.map_or_else(|| grammars.json_object(), |schema| grammars.json_schema(schema))
+            compile(grammars)
         });
         let compiled = timeout(COMPILE_MAX, compiled).await;
-        compiled
-            .map_err(|_| ApiError::bad_field("response_format", "the schema takes too long to compile"))?
-            .map(Some)
+        compiled.map_err(|_| ApiError::bad_field(field, "the schema takes too long to compile"))?
     }
 
     /// Runs work on text where it holds up no connection.

@@ -27,7 +27,7 @@ const TOKENS_MAX: u64 = 24;
 
 /// What plain decoding without a server says.
 fn generated(question: &str) -> String {
-    let messages = [Message { role: "user".to_owned(), content: question.to_owned() }];
+    let messages = [Message::new("user", question)];
     let prompt = embedded::chat_template().prompt(&messages, None).unwrap();
     plain(embedded::tokenizer().encode(&prompt).unwrap(), TOKENS_MAX as u32)
 }

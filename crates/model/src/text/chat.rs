@@ -1,20 +1,25 @@
 //! Chat templates: the Jinja program that a model's authors publish to turn messages into a prompt.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Enumerator, Object, Value};
+use minijinja::value::{Serde, Value};
 use minijinja::{Environment, ErrorKind, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
+use super::answer::{CallFormat, ReasoningFormat};
+use super::conversation::{Conversation, Message, RESERVED_VARIABLES};
 use super::{Date, TEXT_BYTES_MAX, python_json, template_config};
 use crate::checkpoint::{check_folder, read_optional};
 use crate::error::Error;
 
 const CONFIG: &str = "tokenizer_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
+/// Name of the template.
+const CHAT: &str = "chat";
+/// Name of the one for conversations with tools, where a model has two.
+const TOOL_USE: &str = "tool_use";
 /// Longest template, in bytes; published ones stay under 50 kB.
 const TEMPLATE_BYTES_MAX: u64 = 1 << 20;
 /// Work of one rendering: an instruction costs one, data one per 64 bytes. Published templates need under 200 per message, and
@@ -26,19 +31,16 @@ const STACK_BYTES: usize = 512 * FUEL as usize;
 /// Nested calls of macros; published templates nest two.
 const RECURSION_MAX: usize = 64;
 
-/// One message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// Who wrote it, in the template's words: `system`, `user`, `assistant`, ...
-    pub role: String,
-    /// What was written.
-    pub content: String,
-}
-
 /// A compiled chat template with the texts of the tokens it may mention.
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    /// Takes conversations with tools, if they have a template of their own.
+    has_tool_template: bool,
+    /// Whether a tool that it is given is part of the prompt.
+    knows_tools: bool,
+    call_format: Option<CallFormat>,
+    reasoning_format: Option<ReasoningFormat>,
     bos_token: Value,
     eos_token: Value,
 }
@@ -60,7 +62,7 @@ impl ChatTemplate {
     /// Compiles a template.
     ///
     /// * `config`: text of `tokenizer_config.json`. Its `chat_template` is a text, or a list of named ones of which `default`
-    ///   is taken.
+    ///   is taken, and `tool_use` where there are tools.
     /// * `template`: text of `chat_template.jinja`; takes precedence.
     ///
     /// # Errors
@@ -68,16 +70,40 @@ impl ChatTemplate {
     pub fn parse(config: &[u8], template: Option<&str>) -> Result<Self, Error> {
         let config: Json = serde_json::from_slice(config)
             .map_err(|source| Error::Json { file: CONFIG.to_string(), source })?;
-        let source = match template {
-            Some(template) => template,
-            None => default_template(&config["chat_template"])?,
+        let (source, of_tools) = match template {
+            Some(template) => (template, None),
+            None => (default_template(&config["chat_template"])?, named(&config["chat_template"], TOOL_USE)),
         };
         let mut environment = environment();
-        environment
-            .add_template_owned("chat", source.to_string())
-            .map_err(|source| Error::ChatTemplate { source })?;
+        let mut add = |name: &'static str, source: &str| {
+            let added = environment.add_template_owned(name, source.to_string());
+            added.map_err(|source| Error::ChatTemplate { source })
+        };
+        add(CHAT, source)?;
+        of_tools.map(|source| add(TOOL_USE, source)).transpose()?;
         let (bos_token, eos_token) = (token_text(&config["bos_token"]), token_text(&config["eos_token"]));
-        Ok(Self { environment, bos_token, eos_token })
+        let mut template = Self {
+            environment,
+            has_tool_template: of_tools.is_some(),
+            knows_tools: false,
+            call_format: CallFormat::of_template(of_tools.unwrap_or(source)),
+            reasoning_format: ReasoningFormat::of_template(source),
+            bos_token,
+            eos_token,
+        };
+        template.knows_tools = template.writes_tools();
+        Ok(template)
+    }
+
+    /// Whether the prompt of a conversation with a tool names it.
+    fn writes_tools(&self) -> bool {
+        const NAME: &str = "probe_of_tools";
+        let messages = [Message::new("user", "Hello.")];
+        let parameters = json!({"type": "object", "properties": {}});
+        let function = json!({"name": NAME, "description": "Nothing.", "parameters": parameters});
+        let tools = [json!({"type": "function", "function": function})];
+        let conversation = Conversation { messages: &messages, tools: &tools, variables: None };
+        self.prompt(conversation, Date::new(2025, 1, 1)).is_ok_and(|prompt| prompt.contains(NAME))
     }
 
     /// The prompt after which the model writes the assistant's next message.
@@ -87,25 +113,54 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::ChatTemplate`] if the template refuses the messages (many insist on alternating roles), fails, or exceeds its
     /// limits; [`Error::TextTooLong`] if it writes more than [`TEXT_BYTES_MAX`].
-    pub fn prompt(&self, messages: &[Message], today: Option<Date>) -> Result<String, Error> {
-        self.render(messages, true, today)
+    pub fn prompt<'a>(
+        &self,
+        conversation: impl Into<Conversation<'a>>,
+        today: Option<Date>,
+    ) -> Result<String, Error> {
+        self.render(conversation.into(), true, today)
     }
 
     /// The conversation as the model saw it in training, without a beginning of the next message.
     ///
     /// # Errors
     /// As [`ChatTemplate::prompt`].
-    pub fn transcript(&self, messages: &[Message], today: Option<Date>) -> Result<String, Error> {
-        self.render(messages, false, today)
+    pub fn transcript<'a>(
+        &self,
+        conversation: impl Into<Conversation<'a>>,
+        today: Option<Date>,
+    ) -> Result<String, Error> {
+        self.render(conversation.into(), false, today)
+    }
+
+    /// Whether the template knows that functions can be called.
+    pub fn knows_tools(&self) -> bool {
+        self.knows_tools
+    }
+
+    /// How the model writes calls of functions; `None` if it calls none, or in another way.
+    pub fn call_format(&self) -> Option<CallFormat> {
+        self.call_format.filter(|_| self.knows_tools)
+    }
+
+    /// How the model marks thoughts before its answers; `None` if it has none, or marks them in another way.
+    pub fn reasoning_format(&self) -> Option<ReasoningFormat> {
+        self.reasoning_format
     }
 
     fn render(
         &self,
-        messages: &[Message],
+        conversation: Conversation<'_>,
         add_generation_prompt: bool,
         today: Option<Date>,
     ) -> Result<String, Error> {
-        let messages: Vec<Value> = messages.iter().cloned().map(Value::from_object).collect();
+        let Conversation { messages, tools, variables } = conversation;
+        let messages: Vec<Value> = messages.iter().map(Message::to_value).collect();
+        let variables = variables.into_iter().flatten();
+        let variables = variables
+            .filter(|(name, _)| !RESERVED_VARIABLES.contains(&name.as_str()))
+            .map(|(name, value)| (name.as_str(), Value::from(Serde(value))));
+        let rest = Value::from_pairs(std::iter::once(("documents", Value::from(()))).chain(variables));
         // Absent things are undefined, except those that the reference implementation always passes as none.
         let context = context! {
             messages,
@@ -113,30 +168,16 @@ impl ChatTemplate {
             bos_token => self.bos_token.clone(),
             eos_token => self.eos_token.clone(),
             strftime_now => today.map_or(Value::UNDEFINED, strftime_now),
-            tools => (),
-            documents => (),
+            tools => if tools.is_empty() { Value::from(()) } else { Value::from(Serde(tools)) },
+            ..rest
         };
-        let render = || self.environment.get_template("chat")?.render(context);
+        let name = if self.has_tool_template && !tools.is_empty() { TOOL_USE } else { CHAT };
+        let render = || self.environment.get_template(name)?.render(context);
         let text = on_own_stack(render).map_err(|source| Error::ChatTemplate { source })?;
         if text.len() > TEXT_BYTES_MAX {
             return Err(Error::TextTooLong { expected: TEXT_BYTES_MAX, got: text.len() });
         }
         Ok(text)
-    }
-}
-
-/// A message as templates see it: a mapping whose keys keep their order.
-impl Object for Message {
-    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        match key.as_str()? {
-            "role" => Some(Value::from(self.role.as_str())),
-            "content" => Some(Value::from(self.content.as_str())),
-            _ => None,
-        }
-    }
-
-    fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Str(&["role", "content"])
     }
 }
 
@@ -183,12 +224,13 @@ fn default_template(field: &Json) -> Result<&str, Error> {
     match field {
         Json::Null => Err(Error::NoChatTemplate),
         Json::String(template) => Ok(template),
-        Json::Array(named) => {
-            let default = named.iter().find(|entry| entry["name"] == "default");
-            default.and_then(|entry| entry["template"].as_str()).ok_or_else(|| unusable(field))
-        }
-        _ => Err(unusable(field)),
+        _ => named(field, "default").ok_or_else(|| unusable(field)),
     }
+}
+
+/// One of several templates.
+fn named<'a>(field: &'a Json, name: &str) -> Option<&'a str> {
+    field.as_array()?.iter().find(|entry| entry["name"] == name)?["template"].as_str()
 }
 
 fn unusable(field: &Json) -> Error {

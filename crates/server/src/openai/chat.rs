@@ -5,21 +5,21 @@ use std::sync::Arc;
 use axum::extract::{Extension, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
-use dsde_engine::EmittedToken;
-use dsde_model::text::{Message, Tokenizer};
+use dsde_engine::{EmittedToken, Grammar};
+use dsde_model::text::{AnswerReader, ChatTemplate, Part, Thoughts, Tokenizer};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::call_ids::CallIds;
 use super::error::ApiError;
 use super::fields::Fields;
 use super::generation::{Order, Piece, Wire, respond};
+use super::messages::{TypedConversation, TypedMessage, typed_messages, variables};
 use super::tokens::token_text;
+use super::tools::{Tools, TypedTools};
 use crate::app::{App, RequestId};
 use crate::body::JsonBody;
 use crate::stamp::Stamp;
-
-/// Most messages of a conversation; the template's own bounds on work are tighter for long ones.
-pub(crate) const MESSAGES_MAX: usize = 4096;
 
 /// The body as typed.
 #[derive(Debug, Deserialize)]
@@ -28,30 +28,16 @@ pub(crate) struct ChatBody {
     logprobs: Option<bool>,
     top_logprobs: Option<u32>,
     add_generation_prompt: Option<bool>,
+    tools: Option<Vec<Value>>,
+    tool_choice: Option<Value>,
+    parallel_tool_calls: Option<bool>,
+    chat_template_kwargs: Option<Map<String, Value>>,
+    /// A variable of the template, as Qwen's services call it.
+    enable_thinking: Option<bool>,
+    /// A variable of the template, as OpenAI calls it.
+    reasoning_effort: Option<String>,
     #[serde(flatten)]
     fields: Fields,
-}
-
-/// A message as typed.
-#[derive(Debug, Deserialize)]
-pub(crate) struct TypedMessage {
-    role: String,
-    content: Option<Content>,
-    #[serde(flatten)]
-    rest: Map<String, Value>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "expected a string or a list of text parts")]
-enum Content {
-    Text(String),
-    Parts(Vec<Part>),
-}
-
-#[derive(Debug, Deserialize)]
-struct Part {
-    r#type: String,
-    text: Option<String>,
 }
 
 /// Answers a conversation.
@@ -62,7 +48,12 @@ pub(crate) async fn chat(
     headers: HeaderMap,
     JsonBody(body): JsonBody<ChatBody>,
 ) -> Result<Response, ApiError> {
-    let ChatBody { messages, logprobs, top_logprobs, add_generation_prompt, fields } = body;
+    let ChatBody { messages, logprobs, top_logprobs, add_generation_prompt, fields, .. } = body;
+    let ChatBody { tools, tool_choice, parallel_tool_calls, chat_template_kwargs, .. } = body;
+    let of_template = [
+        ("enable_thinking", body.enable_thinking.map(Value::from)),
+        ("reasoning_effort", body.reasoning_effort.map(Value::from)),
+    ];
     app.check_model(fields.model.as_deref())?;
     fields.check()?;
     let logprobs = match (logprobs.unwrap_or(false), top_logprobs) {
@@ -72,14 +63,24 @@ pub(crate) async fn chat(
             return Err(ApiError::bad_field("top_logprobs", "`top_logprobs` needs `logprobs` to be true"));
         }
     };
-    let messages = typed_messages(messages)?;
-    let prompt = app.encode_chat(messages, add_generation_prompt.unwrap_or(true)).await?;
+    let template = app.text.template.as_ref();
+    let tools = TypedTools { tools, tool_choice, parallel_tool_calls }.checked(template)?;
+    let conversation = TypedConversation {
+        messages: typed_messages(messages, template.is_some_and(ChatTemplate::knows_tools))?,
+        tools: tools.as_ref().map(|tools| tools.typed.clone()).unwrap_or_default(),
+        variables: variables(chat_template_kwargs, of_template)?,
+    };
+    let prompt = app.encode_chat(conversation, add_generation_prompt.unwrap_or(true)).await?;
+    let thoughts = prompt.thoughts;
     let context_len_max = app.engine.shape.context_len_max;
     // An answer may fill the context; a prompt that leaves no room for one is refused by the engine.
     let rest = |prompt_len: usize| context_len_max.saturating_sub(prompt_len as u32).max(1);
-    let mut requests = fields.requests(vec![prompt], logprobs, &headers, &app.text.eos_tokens, rest)?;
-    let grammar = app.grammar(fields.response_format()).await?;
+    let mut requests =
+        fields.requests(vec![prompt.tokens], logprobs, &headers, &app.text.eos_tokens, rest)?;
+    let grammar = form(&app, &fields, tools.as_ref(), thoughts).await?;
     requests.iter_mut().for_each(|request| request.grammar = grammar.clone());
+    let calls = tools.as_ref().map(Tools::expected_calls);
+    let reasoning = template.and_then(ChatTemplate::reasoning_format);
     let order = Order {
         requests,
         is_streamed: fields.is_streamed(),
@@ -87,60 +88,35 @@ pub(crate) async fn chat(
         detail: fields.detail(),
         request_id,
         stamp,
+        reader: AnswerReader::new(reasoning, thoughts.have_begun(), calls),
     };
-    respond(&app, ChatWire { tokenizer: app.text.tokenizer.clone() }, order).await
+    let ids = CallIds::new(tools.as_ref().and_then(Tools::id_len));
+    respond(&app, ChatWire { tokenizer: app.text.tokenizer.clone(), ids }, order).await
 }
 
-/// Messages in the template's words.
-///
-/// # Errors
-/// 400 if there are none or too many, or one is more than text.
-pub(crate) fn typed_messages(messages: Vec<TypedMessage>) -> Result<Vec<Message>, ApiError> {
-    if messages.is_empty() || messages.len() > MESSAGES_MAX {
-        let message = format!("`messages` must have 1 to {MESSAGES_MAX} entries, got {}", messages.len());
-        return Err(ApiError::bad_field("messages", message));
+/// The form of the answer: that of a call if there must be one, else the one that is asked for.
+async fn form(
+    app: &Arc<App>,
+    fields: &Fields,
+    tools: Option<&Tools>,
+    thoughts: Thoughts,
+) -> Result<Option<Arc<dyn Grammar>>, ApiError> {
+    const FIELD: &str = "tool_choice";
+    let Some(form) = tools.and_then(Tools::required) else {
+        return app.grammar(fields.response_format(), thoughts).await;
+    };
+    if fields.has_form() {
+        let message = "an answer that must call a function cannot have another form";
+        return Err(ApiError::bad_field(FIELD, message));
     }
-    messages.into_iter().enumerate().map(|(i, message)| message.checked(i)).collect()
-}
-
-impl TypedMessage {
-    fn checked(self, index: usize) -> Result<Message, ApiError> {
-        let refuse = |what: &str| {
-            let message = format!("messages[{index}]: {what}");
-            Err(ApiError::bad_field(format!("messages[{index}]"), message))
-        };
-        let calls = ["tool_calls", "function_call", "tool_call_id", "audio"];
-        if let Some(name) = calls.into_iter().find(|name| self.rest.get(*name).is_some_and(|v| !v.is_null()))
-        {
-            return refuse(&format!("`{name}` is not supported by this server"));
-        }
-        let content = match self.content {
-            Some(Content::Text(text)) => text,
-            Some(Content::Parts(parts)) => {
-                let mut text = String::new();
-                for part in parts {
-                    match (part.r#type.as_str(), part.text) {
-                        ("text", Some(part)) => text += &part,
-                        (kind, _) => {
-                            return refuse(&format!(
-                                "only parts with `type` text and a `text` are supported, got {kind}"
-                            ));
-                        }
-                    }
-                }
-                text
-            }
-            None => return refuse("`content` is missing"),
-        };
-        // The newer name of the same role; templates know the older one.
-        let role = if self.role == "developer" { "system".to_owned() } else { self.role };
-        Ok(Message { role, content })
-    }
+    fields.check_end_is_free(FIELD)?;
+    app.call_grammar(form, thoughts).await.map(Some)
 }
 
 /// Writes choices as messages.
 struct ChatWire {
     tokenizer: Arc<Tokenizer>,
+    ids: CallIds,
 }
 
 impl ChatWire {
@@ -161,6 +137,33 @@ impl ChatWire {
             .collect();
         if content.is_empty() { Value::Null } else { json!({"content": content}) }
     }
+
+    /// A message beside calls has no content if it says nothing else.
+    fn message(&self, choice: usize, parts: &[Part]) -> Value {
+        let (mut reasoning, mut content) = (String::new(), String::new());
+        let mut calls: Vec<(&str, String)> = Vec::new();
+        for part in parts {
+            match (part, calls.last_mut()) {
+                (Part::Reasoning(text), _) => reasoning.push_str(text),
+                (Part::Content(text), _) => content.push_str(text),
+                (Part::Call(name), _) => calls.push((name, String::new())),
+                (Part::Arguments(text), last) => last.into_iter().for_each(|call| call.1.push_str(text)),
+            }
+        }
+        let mut message = json!({"role": "assistant", "content": content});
+        if !reasoning.is_empty() {
+            message["reasoning_content"] = json!(reasoning);
+        }
+        if !calls.is_empty() {
+            let numbered = calls.iter().enumerate();
+            message["tool_calls"] =
+                numbered.map(|(i, (name, arguments))| self.ids.call(choice, i, name, arguments)).collect();
+            if content.is_empty() {
+                message["content"] = Value::Null;
+            }
+        }
+        message
+    }
 }
 
 impl Wire for ChatWire {
@@ -174,13 +177,29 @@ impl Wire for ChatWire {
         Some(json!({"index": choice, "delta": delta, "logprobs": null, "finish_reason": null}))
     }
 
-    fn piece(&self, choice: usize, piece: &Piece<'_>) -> Value {
-        json!({
-            "index": choice,
-            "delta": {"content": piece.text},
-            "logprobs": self.logprobs(piece.tokens),
-            "finish_reason": null,
-        })
+    fn piece(&self, choice: usize, piece: &Piece<'_>) -> Vec<Value> {
+        let mut n_calls = piece.n_calls;
+        let mut delta = |part: &Part| match part {
+            Part::Reasoning(text) => json!({"reasoning_content": text}),
+            Part::Content(text) => json!({"content": text}),
+            Part::Call(name) => {
+                n_calls += 1;
+                let call = self.ids.call(choice, n_calls - 1, name, "");
+                json!({"tool_calls": [with_index(call, n_calls - 1)]})
+            }
+            Part::Arguments(text) => {
+                let call = json!({"function": {"arguments": text}});
+                json!({"tool_calls": [with_index(call, n_calls.saturating_sub(1))]})
+            }
+        };
+        let mut deltas: Vec<Value> = piece.parts.iter().map(&mut delta).collect();
+        if deltas.is_empty() {
+            deltas.push(json!({"content": ""}));
+        }
+        // Tokens are told once, with the first of what they became.
+        let mut logprobs = self.logprobs(piece.tokens);
+        let chunk = |delta| json!({"index": choice, "delta": delta, "logprobs": logprobs.take(), "finish_reason": null});
+        deltas.into_iter().map(chunk).collect()
     }
 
     fn ending(&self, choice: usize, reason: &'static str) -> Value {
@@ -190,9 +209,15 @@ impl Wire for ChatWire {
     fn whole(&self, choice: usize, piece: &Piece<'_>, reason: &'static str) -> Value {
         json!({
             "index": choice,
-            "message": {"role": "assistant", "content": piece.text},
+            "message": self.message(choice, piece.parts),
             "logprobs": self.logprobs(piece.tokens),
             "finish_reason": reason,
         })
     }
+}
+
+/// Numbers a call among those of its message.
+fn with_index(mut call: Value, index: usize) -> Value {
+    call["index"] = json!(index);
+    call
 }

@@ -6,7 +6,7 @@ use axum::extract::{Extension, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use dsde_engine::EmittedToken;
-use dsde_model::text::Tokenizer;
+use dsde_model::text::{AnswerReader, Thoughts, Tokenizer};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -70,7 +70,7 @@ pub(crate) async fn complete(
     };
     let mut requests =
         fields.requests(prompts, logprobs, &headers, &app.text.eos_tokens, |_| TOKENS_MAX_DEFAULT)?;
-    let grammar = app.grammar(fields.response_format()).await?;
+    let grammar = app.grammar(fields.response_format(), Thoughts::None).await?;
     requests.iter_mut().for_each(|request| request.grammar = grammar.clone());
     let order = Order {
         requests,
@@ -79,6 +79,7 @@ pub(crate) async fn complete(
         detail: fields.detail(),
         request_id,
         stamp,
+        reader: AnswerReader::default(),
     };
     respond(&app, wire, order).await
 }
@@ -153,9 +154,9 @@ impl Wire for CompletionWire {
         Some(json!({"index": choice, "text": text, "logprobs": null, "finish_reason": null}))
     }
 
-    fn piece(&self, choice: usize, piece: &Piece<'_>) -> Value {
-        let logprobs = self.logprobs(piece);
-        json!({"index": choice, "text": piece.text, "logprobs": logprobs, "finish_reason": null})
+    fn piece(&self, choice: usize, piece: &Piece<'_>) -> Vec<Value> {
+        let (text, logprobs) = (piece.text(), self.logprobs(piece));
+        vec![json!({"index": choice, "text": text, "logprobs": logprobs, "finish_reason": null})]
     }
 
     fn ending(&self, choice: usize, reason: &'static str) -> Value {
@@ -163,7 +164,7 @@ impl Wire for CompletionWire {
     }
 
     fn whole(&self, choice: usize, piece: &Piece<'_>, reason: &'static str) -> Value {
-        let text = format!("{}{}", self.echoed(choice).unwrap_or_default(), piece.text);
+        let text = format!("{}{}", self.echoed(choice).unwrap_or_default(), piece.text());
         json!({"index": choice, "text": text, "logprobs": self.logprobs(piece), "finish_reason": reason})
     }
 }

@@ -129,10 +129,19 @@ impl Fields {
             None => Ok(()),
             Some(name) => Err(ApiError::bad_field(name, format!("`{name}` is not supported by this server"))),
         }?;
-        let ends_by_form = !matches!(self.response_format, None | Some(ResponseFormat::Text));
-        if ends_by_form && (self.ignore_eos == Some(true) || self.min_tokens.is_some_and(|n| n > 0)) {
-            let message = "`response_format` decides where the answer ends; `ignore_eos` and `min_tokens` cannot be honoured";
-            return Err(ApiError::bad_field("response_format", message));
+        if self.has_form() { self.check_end_is_free("response_format") } else { Ok(()) }
+    }
+
+    /// Refuses fields that decide where the answer ends, because `field` does.
+    ///
+    /// # Errors
+    /// 400 with the name of `field`.
+    pub(crate) fn check_end_is_free(&self, field: &str) -> Result<(), ApiError> {
+        if self.ignore_eos == Some(true) || self.min_tokens.is_some_and(|n| n > 0) {
+            let message = format!(
+                "`{field}` decides where the answer ends; `ignore_eos` and `min_tokens` cannot be honoured"
+            );
+            return Err(ApiError::bad_field(field, message));
         }
         Ok(())
     }
@@ -140,6 +149,11 @@ impl Fields {
     /// The form that the answer is to have, if any.
     pub(crate) fn response_format(&self) -> Option<&ResponseFormat> {
         self.response_format.as_ref()
+    }
+
+    /// Whether the answer is to have a form.
+    pub(crate) fn has_form(&self) -> bool {
+        !matches!(self.response_format, None | Some(ResponseFormat::Text))
     }
 
     /// Continuations per prompt.

@@ -8,19 +8,20 @@ use axum::Json;
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use dsde_engine::{EmittedToken, FinishReason, Request, RequestTimeline};
-use dsde_model::text::{Tokenizer, Utf8Stream};
+use dsde_engine::{EmittedToken, Request, RequestTimeline};
+use dsde_model::text::{AnswerReader, Part, Tokenizer};
 use futures_util::stream::{self, StreamExt};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::choice::Choice;
 use super::error::ApiError;
 use super::origins::origins;
 use super::span::{Beginning, GenerationSpan};
 use super::statistics::{Detail, metrics};
 use crate::app::{App, RequestId};
 use crate::engine_thread::Submission;
-use crate::inbox::{Done, Inbox, Loss, Reader, SpeculativeStep, Update, Wake};
+use crate::inbox::{Inbox, Loss, Reader, Update, Wake};
 use crate::stamp::Stamp;
 
 /// Keeps proxies from collecting a stream before they pass it on.
@@ -30,11 +31,21 @@ const UNBUFFERED: (HeaderName, HeaderValue) =
 /// A part of a choice.
 pub(crate) struct Piece<'a> {
     /// What became certain.
-    pub(crate) text: &'a str,
+    pub(crate) parts: &'a [Part],
     /// The tokens of it; text may lag behind.
     pub(crate) tokens: &'a [EmittedToken],
-    /// Characters of the choice before it.
+    /// Characters of the choice's text before it.
     pub(crate) offset: usize,
+    /// Calls of functions before it.
+    pub(crate) n_calls: usize,
+}
+
+impl Piece<'_> {
+    /// The text alone.
+    pub(crate) fn text(&self) -> String {
+        let text = |part: &Part| if let Part::Content(text) = part { Some(text.clone()) } else { None };
+        self.parts.iter().filter_map(text).collect()
+    }
 }
 
 /// How the choices of an answer are written.
@@ -51,8 +62,8 @@ pub(crate) trait Wire: Send + Sync + 'static {
     /// What a stream begins with, before the first piece of a choice.
     fn opening(&self, choice: usize) -> Option<Value>;
 
-    /// A part of a choice in a stream.
-    fn piece(&self, choice: usize, piece: &Piece<'_>) -> Value;
+    /// A part of a choice in a stream, as one chunk or several.
+    fn piece(&self, choice: usize, piece: &Piece<'_>) -> Vec<Value>;
 
     /// The end of a choice in a stream.
     fn ending(&self, choice: usize, reason: &'static str) -> Value;
@@ -70,6 +81,8 @@ pub(crate) struct Order {
     pub(crate) request_id: RequestId,
     /// Of the connection that waits for the answer.
     pub(crate) stamp: Arc<Stamp>,
+    /// Takes a choice apart; before the beginning of one.
+    pub(crate) reader: AnswerReader,
 }
 
 /// Generates.
@@ -107,21 +120,6 @@ pub(crate) async fn respond<W: Wire>(app: &Arc<App>, wire: W, order: Order) -> R
     }
 }
 
-/// One choice as far as it has come.
-#[derive(Default)]
-struct Choice {
-    utf8: Utf8Stream,
-    /// Of a whole answer.
-    text: String,
-    /// Of a whole answer.
-    tokens: Vec<EmittedToken>,
-    /// Characters sent in a stream.
-    n_chars: usize,
-    is_opened: bool,
-    speculative_steps: Vec<SpeculativeStep>,
-    done: Option<Done>,
-}
-
 struct Generation<W> {
     wire: W,
     reader: Reader,
@@ -155,7 +153,9 @@ impl<W: Wire> Generation<W> {
         Self {
             wire,
             reader,
-            choices: (0..n_choices).map(|_| Choice::default()).collect(),
+            choices: (0..n_choices)
+                .map(|_| Choice { reader: order.reader.clone(), ..Choice::default() })
+                .collect(),
             n: order.requests.first().map_or(1, |request| request.n_choices as usize),
             prompt_tokens: order.requests.iter().map(|request| request.prompt.len()).sum(),
             has_logprobs: order.requests.iter().any(|request| request.params.logprobs.is_some()),
@@ -180,19 +180,21 @@ impl<W: Wire> Generation<W> {
         while let Some(updates) = self.reader.next().await {
             for Update { choice, delta, end } in updates {
                 let choice = &mut self.choices[choice];
-                choice.text += &choice.utf8.push(&delta.text);
                 choice.tokens.extend(delta.tokens);
                 choice.speculative_steps.extend(delta.speculative_steps);
+                let is_ended = end.is_some();
                 if let Some(end) = end {
                     choice.done = Some(end.inspect_err(|&loss| self.span.lost(loss))?);
-                    choice.text += &choice.utf8.finish();
                 }
+                let parts = choice.read(&delta.text, is_ended);
+                choice.count(&parts);
+                parts.into_iter().for_each(|part| part.push_to(&mut choice.parts));
             }
         }
         self.answered();
         let whole = |(i, choice): (usize, &Choice)| {
-            let piece = Piece { text: &choice.text, tokens: &choice.tokens, offset: 0 };
-            self.with_origins(self.wire.whole(i, &piece, reason(choice)), &choice.tokens)
+            let piece = Piece { parts: &choice.parts, tokens: &choice.tokens, offset: 0, n_calls: 0 };
+            self.with_origins(self.wire.whole(i, &piece, choice.reason()), &choice.tokens)
         };
         let choices: Vec<Value> = self.choices.iter().enumerate().map(whole).collect();
         let answer = self.envelope(W::OBJECT, &choices);
@@ -252,23 +254,27 @@ impl<W: Wire> Generation<W> {
         let Update { choice: i, delta, end } = update;
         let choice = &mut self.choices[i];
         choice.speculative_steps.extend(delta.speculative_steps);
-        let mut text = choice.utf8.push(&delta.text);
+        let is_ended = end.is_some();
         if let Some(end) = end {
             choice.done = Some(end?);
-            text += &choice.utf8.finish();
         }
+        let said = choice.read(&delta.text, is_ended);
         let mut parts = Vec::new();
         if !std::mem::replace(&mut choice.is_opened, true) {
             parts.extend(self.wire.opening(i));
         }
         let tells_tokens = self.has_logprobs || self.origins.is_some();
-        let (offset, done) = (choice.n_chars, choice.done.is_some().then(|| reason(choice)));
-        choice.n_chars += text.chars().count();
-        if !text.is_empty() || (tells_tokens && !delta.tokens.is_empty()) {
-            let piece = Piece { text: &text, tokens: &delta.tokens, offset };
-            parts.push(self.with_origins(self.wire.piece(i, &piece), &delta.tokens));
+        let (offset, n_calls) = (choice.n_chars, choice.n_calls);
+        choice.count(&said);
+        let done = choice.done.is_some().then(|| choice.reason());
+        if !said.is_empty() || (tells_tokens && !delta.tokens.is_empty()) {
+            let piece = Piece { parts: &said, tokens: &delta.tokens, offset, n_calls };
+            let mut written = self.wire.piece(i, &piece);
+            if let Some(first) = written.first_mut() {
+                *first = self.with_origins(first.take(), &delta.tokens);
+            }
+            parts.extend(written);
         }
-        let is_ended = done.is_some();
         parts.extend(done.map(|reason| self.wire.ending(i, reason)));
         let n_parts = parts.len();
         // Tokens without text, such as half a character, are sent with a later one; its time counts.
@@ -346,13 +352,6 @@ struct Envelope<'a> {
 impl Envelope<'_> {
     fn event(&self) -> Event {
         Event::default().json_data(self).expect("texts and numbers can be written as JSON")
-    }
-}
-
-fn reason(choice: &Choice) -> &'static str {
-    match choice.done.as_ref().map(|done| done.reason) {
-        Some(FinishReason::Length) => "length",
-        _ => "stop",
     }
 }
 

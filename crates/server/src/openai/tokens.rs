@@ -5,12 +5,13 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use dsde_engine::Vocabulary as _;
-use dsde_model::text::Tokenizer;
+use dsde_model::text::{ChatTemplate, Tokenizer};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::chat::{TypedMessage, typed_messages};
 use super::error::ApiError;
+use super::messages::{TypedConversation, TypedMessage, typed_messages, variables};
+use super::tools::TypedTools;
 use crate::app::App;
 use crate::body::JsonBody;
 
@@ -20,6 +21,8 @@ pub(crate) struct TokenizeBody {
     model: Option<String>,
     prompt: Option<String>,
     messages: Option<Vec<TypedMessage>>,
+    tools: Option<Vec<Value>>,
+    chat_template_kwargs: Option<Map<String, Value>>,
     add_special_tokens: Option<bool>,
     add_generation_prompt: Option<bool>,
     return_token_strs: Option<bool>,
@@ -42,7 +45,14 @@ pub(crate) async fn tokenize(
         (Some(prompt), None) => app.encode_text(prompt, body.add_special_tokens.unwrap_or(true)).await?,
         (None, Some(messages)) => {
             let add_generation_prompt = body.add_generation_prompt.unwrap_or(true);
-            app.encode_chat(typed_messages(messages)?, add_generation_prompt).await?
+            let template = app.text.template.as_ref();
+            let tools = TypedTools { tools: body.tools, ..TypedTools::default() }.checked(template)?;
+            let conversation = TypedConversation {
+                messages: typed_messages(messages, template.is_some_and(ChatTemplate::knows_tools))?,
+                tools: tools.map(|tools| tools.typed).unwrap_or_default(),
+                variables: variables(body.chat_template_kwargs, [])?,
+            };
+            app.encode_chat(conversation, add_generation_prompt).await?.tokens
         }
         _ => return Err(ApiError::bad_request("exactly one of `prompt` and `messages` is needed")),
     };
