@@ -105,6 +105,42 @@ impl From<Verification> for Rule {
     }
 }
 
+/// Whether the model's authors have a say in how tokens are drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GenerationConfig {
+    /// What generation_config.json recommends stands in for what nobody asked for.
+    #[default]
+    Model,
+    /// It is not asked.
+    None,
+}
+
+/// Where defaults of sampling come from.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct DefaultsArgs {
+    /// Whether temperature, top-p, top-k, min-p and repetition penalty are those of the model's generation_config.json where
+    /// nobody asks for others; `dsde inspect` shows them.
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        hide_possible_values = true,
+        value_name = "model|none",
+        help_heading = "Model"
+    )]
+    pub(crate) generation_config: GenerationConfig,
+}
+
+/// As typed.
+impl fmt::Display for GenerationConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Model => "model",
+            Self::None => "none",
+        })
+    }
+}
+
 /// Which policy plans speculation lengths.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct PolicyArgs {
@@ -125,25 +161,28 @@ pub(crate) struct SamplingArgs {
     #[arg(long, value_name = "N", value_parser = positive_up_to(u32::MAX))]
     pub(crate) max_tokens: Option<NonZeroU32>,
 
-    /// 0 is greedy; higher is more random, at most 100.
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
-    pub(crate) temperature: f32,
+    /// 0 is greedy; higher is more random, at most 100. Default: the model's own, else 0.
+    #[arg(long, value_name = "T")]
+    pub(crate) temperature: Option<f32>,
 
-    /// Draw from the smallest set of tokens with this probability, above 0 and at most 1; 1 is off.
-    #[arg(long, value_name = "P", default_value_t = 1.0)]
-    pub(crate) top_p: f32,
+    /// Draw from the smallest set of tokens with this probability, above 0 and at most 1; 1 is off. Default: the model's own,
+    /// else 1.
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f32>,
 
-    /// Draw from the K most probable tokens; 0 is off.
-    #[arg(long, value_name = "K", default_value_t = 0)]
-    pub(crate) top_k: u32,
+    /// Draw from the K most probable tokens; 0 is off. Default: the model's own, else 0.
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<u32>,
 
-    /// Draw from tokens with at least this share of the largest probability, 0 to 1; 0 is off.
-    #[arg(long, value_name = "P", default_value_t = 0.0)]
-    pub(crate) min_p: f32,
+    /// Draw from tokens with at least this share of the largest probability, 0 to 1; 0 is off. Default: the model's own,
+    /// else 0.
+    #[arg(long, value_name = "P")]
+    pub(crate) min_p: Option<f32>,
 
-    /// Makes tokens of prompt and output less likely (above 1) or more likely, 0.01 to 100; 1 is off.
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
-    pub(crate) repetition_penalty: f32,
+    /// Makes tokens of prompt and output less likely (above 1) or more likely, 0.01 to 100; 1 is off. Default: the model's
+    /// own, else 1.
+    #[arg(long, value_name = "X")]
+    pub(crate) repetition_penalty: Option<f32>,
 
     /// Subtracted from the logits of tokens in the output, -2 to 2; 0 is off.
     #[arg(long, value_name = "X", default_value_t = 0.0)]

@@ -11,7 +11,7 @@ use clap::Args;
 use dsde_bench::Message;
 use dsde_bench::workload::LINE_BYTES_MAX;
 
-use crate::args::{ModelArgs, PolicyArgs, SamplingArgs};
+use crate::args::{DefaultsArgs, ModelArgs, PolicyArgs, SamplingArgs};
 use crate::failure::{OrUsage as _, Outcome};
 use crate::interrupt::Interrupt;
 use crate::remote::RemoteArgs;
@@ -52,6 +52,9 @@ pub(crate) struct ChatArgs {
 
     #[command(flatten)]
     model: ModelArgs,
+
+    #[command(flatten)]
+    defaults: DefaultsArgs,
 
     #[command(flatten)]
     remote: RemoteArgs,

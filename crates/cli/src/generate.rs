@@ -12,7 +12,7 @@ use dsde_engine::{Emission, FinishReason, Request, StepReport};
 use dsde_model::text::Utf8Stream;
 
 use crate::answer::{self, answers};
-use crate::args::{CONCURRENCY_MAX, ModelArgs, PolicyArgs, SamplingArgs, positive_up_to};
+use crate::args::{CONCURRENCY_MAX, DefaultsArgs, ModelArgs, PolicyArgs, SamplingArgs, positive_up_to};
 use crate::failure::{OrUsage as _, Outcome};
 use crate::prompts::{self, Ask};
 use crate::sampling::{Sampling, Wanted};
@@ -35,8 +35,8 @@ completion_tokens, steps, drafted, verified, accepted, ttft_ms, tpot_ms; also ch
 
 /// Continue one prompt or a file of them
 ///
-/// Prompts go through the model's chat template unless --raw is given. Greedy unless --temperature is given; greedy output
-/// is the same under every policy. The text goes to stdout and everything else to stderr.
+/// Prompts go through the model's chat template unless --raw is given. Greedy unless --temperature is given or the model's
+/// own generation_config.json recommends another one; greedy output is the same under every policy. The text goes to stdout and everything else to stderr.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES, allow_negative_numbers = true)]
 pub(crate) struct GenerateArgs {
@@ -80,6 +80,9 @@ pub(crate) struct GenerateArgs {
 
     #[command(flatten)]
     model: ModelArgs,
+
+    #[command(flatten)]
+    defaults: DefaultsArgs,
 }
 
 /// Runs the command.
@@ -98,7 +101,8 @@ pub(crate) fn run(args: GenerateArgs) -> Outcome {
     let mut session = Session::open(&models.under(&wish.policy), &wish)?;
     session.engine.set_trace(trace.as_ref().map(TraceFile::sink));
     let wanted = Wanted { n_choices: args.n.get(), logprobs: args.logprobs };
-    let sampling = Sampling::new(&args.sampling, wanted, session.eos_tokens());
+    let sampling =
+        Sampling::new(&args.sampling, wanted, session.eos_tokens(), &session.sampling(args.defaults));
     sampling.check(&session.engine.shape()).or_usage()?;
     let request = |(index, ask): (usize, &Ask)| request(&session, &sampling, index, ask);
     let requests: Vec<Request> = asks.iter().enumerate().map(request).collect::<Outcome<_>>()?;

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use clap::{Args, Subcommand};
 use dsde_model::backend::{Backend as _, Cpu};
-use dsde_model::config::ModelConfig;
+use dsde_model::config::{ModelConfig, SamplingDefaults};
 use dsde_model::executor::{Checkpoints, block_bytes};
 use dsde_sampling::Rule;
 use serde::Serialize;
@@ -15,6 +15,7 @@ use crate::failure::Outcome;
 use crate::inflate::{self, InflateArgs};
 use crate::machine;
 use crate::opened::{Opened, Role, chat_template};
+use crate::sampling::shortest;
 use crate::session::Models;
 use crate::speculation::{Draft, Source};
 use crate::stores::{Stores, bytes};
@@ -75,11 +76,24 @@ struct Model {
     context_len_max: u32,
     eos_tokens: Vec<u32>,
     bos_token: Option<u32>,
+    /// What the authors recommend; `null` where they recommend nothing.
+    sampling: Sampling,
     tied_embeddings: bool,
     chat_template: bool,
     /// In memory, less the padding of packed matrices.
     weight_bytes: usize,
     kv_bytes_per_token: usize,
+}
+
+#[derive(Serialize)]
+struct Sampling {
+    temperature: Option<f64>,
+    top_p: Option<f64>,
+    top_k: Option<u32>,
+    min_p: Option<f64>,
+    repetition_penalty: Option<f64>,
+    #[serde(skip)]
+    text: String,
 }
 
 #[derive(Serialize)]
@@ -173,10 +187,24 @@ impl Model {
             context_len_max: config.context_len_max,
             eos_tokens: config.eos_tokens.clone(),
             bos_token: config.bos_token,
+            sampling: Sampling::new(&config.sampling),
             tied_embeddings: config.tie_embeddings,
             chat_template: chat_template(source).is_ok(),
             weight_bytes: opened.checkpoint.weight_bytes(),
             kv_bytes_per_token: block_bytes(backend, config) / backend.block_len(),
+        }
+    }
+}
+
+impl Sampling {
+    fn new(defaults: &SamplingDefaults) -> Self {
+        Self {
+            temperature: defaults.temperature.map(shortest),
+            top_p: defaults.top_p.map(shortest),
+            top_k: defaults.top_k,
+            min_p: defaults.min_p.map(shortest),
+            repetition_penalty: defaults.repetition_penalty.map(shortest),
+            text: defaults.to_string(),
         }
     }
 }
@@ -244,6 +272,9 @@ fn print_model(out: &mut impl Write, model: &Model) -> io::Result<()> {
         model.eos_tokens,
         if model.chat_template { "chat template" } else { "no chat template" }
     )?;
+    if !model.sampling.text.is_empty() {
+        writeln!(out, "  sampling unless asked otherwise: {}", model.sampling.text)?;
+    }
     writeln!(
         out,
         "  {} of weights, {} of keys and values per token",

@@ -1,6 +1,7 @@
 //! From typed sampling options to requests.
 
 use dsde_engine::{Refused, Request, Shape, Stop};
+use dsde_model::config::SamplingDefaults;
 use dsde_sampling::Params;
 use serde_json::Value;
 
@@ -30,15 +31,25 @@ pub(crate) struct Wanted {
 
 impl Sampling {
     /// * `eos_tokens`: end the text unless it is to be ignored.
-    pub(crate) fn new(args: &SamplingArgs, wanted: Wanted, eos_tokens: &[u32]) -> Self {
+    /// * `defaults`: the model's own, for what is not given.
+    pub(crate) fn new(
+        args: &SamplingArgs,
+        wanted: Wanted,
+        eos_tokens: &[u32],
+        defaults: &SamplingDefaults,
+    ) -> Self {
+        let off = Params::greedy();
         let tokens = if args.ignore_eos { Vec::new() } else { eos_tokens.to_vec() };
         Self {
             params: Params {
-                temperature: args.temperature,
-                top_k: args.top_k,
-                top_p: args.top_p,
-                min_p: args.min_p,
-                repetition_penalty: args.repetition_penalty,
+                temperature: args.temperature.or(defaults.temperature).unwrap_or(off.temperature),
+                top_k: args.top_k.or(defaults.top_k).unwrap_or(off.top_k),
+                top_p: args.top_p.or(defaults.top_p).unwrap_or(off.top_p),
+                min_p: args.min_p.or(defaults.min_p).unwrap_or(off.min_p),
+                repetition_penalty: args
+                    .repetition_penalty
+                    .or(defaults.repetition_penalty)
+                    .unwrap_or(off.repetition_penalty),
                 presence_penalty: args.presence_penalty,
                 frequency_penalty: args.frequency_penalty,
                 logit_bias: args.logit_bias.clone(),
@@ -72,8 +83,8 @@ impl Sampling {
     }
 }
 
-/// The options as fields of a request to a server. Those without effect are left out, and so is the seed of greedy requests:
-/// servers may refuse or slow down what they do not need.
+/// The options as fields of a request to a server. Those that are not given and those without effect are left out, and so is
+/// the seed of greedy requests: servers may refuse or slow down what they do not need. Greedy unless a temperature is given.
 pub(crate) fn fields(args: &SamplingArgs) -> Fields {
     let mut fields = Fields::new();
     let mut set = |name: &str, value: Value, is_given: bool| {
@@ -82,11 +93,13 @@ pub(crate) fn fields(args: &SamplingArgs) -> Fields {
         }
     };
     set("max_tokens", args.max_tokens.map_or(MAX_TOKENS_DEFAULT, u32::from).into(), true);
-    set("temperature", shortest(args.temperature).into(), true);
-    set("top_p", shortest(args.top_p).into(), args.top_p != 1.0);
-    set("top_k", args.top_k.into(), args.top_k != 0);
-    set("min_p", shortest(args.min_p).into(), args.min_p != 0.0);
-    set("repetition_penalty", shortest(args.repetition_penalty).into(), args.repetition_penalty != 1.0);
+    let mut set_number =
+        |name: &str, value: Option<f32>| set(name, value.map(shortest).into(), value.is_some());
+    set_number("temperature", Some(args.temperature.unwrap_or(0.0)));
+    set_number("top_p", args.top_p);
+    set_number("min_p", args.min_p);
+    set_number("repetition_penalty", args.repetition_penalty);
+    set("top_k", args.top_k.into(), args.top_k.is_some());
     set("presence_penalty", shortest(args.presence_penalty).into(), args.presence_penalty != 0.0);
     set("frequency_penalty", shortest(args.frequency_penalty).into(), args.frequency_penalty != 0.0);
     let bias = args.logit_bias.iter().map(|(token, bias)| (token.to_string(), shortest(*bias).into()));

@@ -13,7 +13,7 @@ use clap::Args;
 use clap::builder::{NonEmptyStringValueParser, TypedValueParser};
 use dsde_server::{Config, Text};
 
-use crate::args::{CONCURRENCY_MAX, ModelArgs, PolicyArgs, positive_up_to, whole_number_in};
+use crate::args::{CONCURRENCY_MAX, DefaultsArgs, ModelArgs, PolicyArgs, positive_up_to, whole_number_in};
 use crate::failure::Outcome;
 use crate::opened::chat_template;
 use crate::session::{Form, Models, Session, Wish};
@@ -107,6 +107,9 @@ pub(crate) struct ServeArgs {
 
     #[command(flatten)]
     model: ModelArgs,
+
+    #[command(flatten)]
+    defaults: DefaultsArgs,
 }
 
 /// Runs the command.
@@ -127,7 +130,8 @@ pub(crate) fn run() -> Outcome {
     let rule = args.policy.verification.into();
     let wish = Wish { policy, rule, form, n_sequences: args.max_concurrency, prefix_cache: true };
     let session = Session::open(&models, &wish)?;
-    let config = server_config(&args, &models.target, wish.policy.to_string());
+    let mut config = server_config(&args, &models.target, wish.policy.to_string());
+    config.sampling = session.sampling(args.defaults);
     warn_if_open(&args.host, &config);
     let banner = banner(&session, &models, &config, args.max_concurrency);
     let Session { mut engine, tokenizer, template, eos_tokens, .. } = session;
@@ -201,7 +205,7 @@ fn banner(session: &Session, models: &Models, config: &Config, max_concurrency: 
          model {target}, draft {draft}, policy {policy}\n  \
          kernels {kernels}\n  \
          weights {weights}; key/value stores {stores}\n  \
-         {max_concurrency} sequences at once, {waiting} waiting, context {context} tokens, {keys}",
+         {max_concurrency} sequences at once, {waiting} waiting, context {context} tokens, {keys}{sampling}",
         version = env!("CARGO_PKG_VERSION"),
         names = config.model_names.join(", "),
         target = models.target,
@@ -211,6 +215,10 @@ fn banner(session: &Session, models: &Models, config: &Config, max_concurrency: 
         stores = bytes(memory.kv_bytes),
         waiting = config.waiting_max,
         context = shape.context_len_max,
+        sampling = match config.sampling.to_string() {
+            none if none.is_empty() => none,
+            some => format!("\n  the model's own sampling unless a request has another: {some}"),
+        },
         keys = if config.api_keys.is_empty() { "no key needed" } else { "a key is needed" },
     )
 }

@@ -7,13 +7,14 @@ use std::time::Duration;
 use dsde_bench::{Machine, Message, Prompt};
 use dsde_engine::{Drafter, Engine, MonotonicClock, PromptLookup};
 use dsde_model::backend::{Backend as _, Cpu};
+use dsde_model::config::SamplingDefaults;
 use dsde_model::executor::{Checkpoints, KvSize, ModelExecutor};
 use dsde_model::text::{self, ChatTemplate, Tokenizer};
 use dsde_policy::{CostProfile, Policy, registry};
 use dsde_sampling::Rule;
 use dsde_sampling::proposal::NODES_MAX;
 
-use crate::args::ModelArgs;
+use crate::args::{DefaultsArgs, GenerationConfig, ModelArgs};
 use crate::failure::{OrUsage as _, Outcome, usage};
 use crate::machine;
 use crate::opened::{Opened, Role, chat_template};
@@ -108,7 +109,9 @@ pub(crate) fn check_folder(option: &str, source: &Source) -> Outcome {
         return Ok(());
     };
     let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+    let is_cache = path.join("snapshots").is_dir() && !path.join("config.json").exists();
     let reason = match () {
+        () if is_cache => "a repository in a cache of Hugging Face; give a folder inside its `snapshots`",
         () if path.is_dir() => return Ok(()),
         () if !path.exists() => "no such folder; give a model folder or `demo`",
         () if is_gguf => {
@@ -153,6 +156,8 @@ pub(crate) struct Session {
     pub(crate) template: Option<ChatTemplate>,
     /// Tokens that end a text.
     pub(crate) eos_tokens: Vec<u32>,
+    /// How the model's authors recommend to sample.
+    recommended: SamplingDefaults,
     bound: Bound,
     cost_profile: CostProfile,
 }
@@ -187,6 +192,7 @@ impl Session {
         };
         let tokenizer = Arc::new(target.tokenizer);
         let eos_tokens = target.checkpoint.config().eos_tokens.clone();
+        let recommended = target.checkpoint.config().sampling;
         let mut engine = Engine::new(
             engine_config(models, wish),
             wish.policy.build(),
@@ -196,7 +202,8 @@ impl Session {
         )
         .or_usage()?;
         let cost_profile = engine.profile_costs(PROFILE_TIME)?;
-        let mut session = Self { engine, tokenizer, template, eos_tokens, bound: stores.bound, cost_profile };
+        let mut session =
+            Self { engine, tokenizer, template, eos_tokens, recommended, bound: stores.bound, cost_profile };
         session.engine.set_policy(session.policy(&wish.policy));
         Ok(session)
     }
@@ -242,6 +249,14 @@ impl Session {
     /// Tokens that end a text.
     pub(crate) fn eos_tokens(&self) -> &[u32] {
         &self.eos_tokens
+    }
+
+    /// Values for what nobody asks for.
+    pub(crate) fn sampling(&self, args: DefaultsArgs) -> SamplingDefaults {
+        match args.generation_config {
+            GenerationConfig::Model => self.recommended,
+            GenerationConfig::None => SamplingDefaults::default(),
+        }
     }
 
     /// What bounds the context.

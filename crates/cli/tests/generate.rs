@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::process::{Command, Stdio};
 
 use common::{dsde, dsde_with_stdin};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const PROMPTS: &str = r#"{"prompt": "Describe a river in three sentences."}
 {"messages": [{"role": "user", "content": "Anna has 4 boxes of 12 pens. How many pens does she have?"}], "domain": "math"}
@@ -41,6 +41,35 @@ fn greedy_tokens_do_not_depend_on_policy_draft_batch_or_threads() {
         let options: Vec<&str> = options.split(' ').collect();
         assert_eq!(tokens(&options), plain, "{options:?}");
     }
+}
+
+/// The embedded target as a folder whose authors recommend something.
+fn folder_recommending(sampling: &Value) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let target = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/target");
+    for file in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(target.join(file), folder.path().join(file)).expect("a copy");
+    }
+    std::fs::write(folder.path().join("generation_config.json"), sampling.to_string()).expect("a file");
+    folder
+}
+
+#[test]
+fn what_the_authors_recommend_is_the_default_of_sampling_and_no_more() {
+    let recommended = json!({"eos_token_id": 2, "do_sample": true, "temperature": 1.5, "top_k": 50});
+    let folder = folder_recommending(&recommended);
+    let model = ["--model", folder.path().to_str().expect("UTF-8"), "--policy", "off"];
+    let tokens = |more: &[&str]| tokens(&[&model, more].concat());
+    let (greedy, typed) =
+        (tokens(&["--temperature", "0"]), tokens(&["--temperature", "1.5", "--top-k", "50"]));
+    assert_ne!(greedy, typed);
+    assert_eq!(tokens(&[]), typed, "the seed is the same");
+    assert_eq!(tokens(&["--generation-config", "none"]), greedy);
+    let inspected = dsde(&["inspect", "--json", "--model", model[1]]).json_lines();
+    let shown =
+        json!({"temperature": 1.5, "top_p": null, "top_k": 50, "min_p": null, "repetition_penalty": null});
+    assert_eq!(inspected[0]["model"]["sampling"], shown);
+    assert!(dsde(&["inspect", "--model", model[1]]).stdout.contains("temperature 1.5, top-k 50"));
 }
 
 #[test]

@@ -109,6 +109,24 @@ fn models_that_are_not_there_are_named() {
 }
 
 #[test]
+fn files_and_caches_are_told_from_model_folders() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("snapshots")).unwrap();
+    let check = |path: &std::path::Path, expected: &str| {
+        let path = path.to_str().unwrap();
+        check_refused(&["inspect", "--model", path], &[path, expected]);
+    };
+    check(folder.path(), "give a folder inside its `snapshots`");
+    for (name, expected) in
+        [("x.gguf", "GGUF files are not read yet"), ("x.safetensors", "give the folder that holds")]
+    {
+        let file = folder.path().join(name);
+        std::fs::write(&file, "GGUF").unwrap();
+        check(&file, expected);
+    }
+}
+
+#[test]
 fn commands_must_exist() {
     check_refused(&["fly"], &["fly"]);
     check_refused(&["generate", "--prompt", "a", "--file", "b"], &["--file"]);

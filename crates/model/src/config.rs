@@ -5,6 +5,7 @@
 
 mod fields;
 mod rope;
+mod sampling;
 mod unsupported;
 
 use std::ops::RangeInclusive;
@@ -15,6 +16,7 @@ use crate::error::Error;
 use fields::Fields;
 pub(crate) use fields::shown;
 pub use rope::{Rope, RopeScaling};
+pub use sampling::SamplingDefaults;
 
 /// Largest vocabulary; published models stay under 300 000 tokens.
 pub(crate) const VOCAB_LEN_MAX: usize = 1 << 20;
@@ -92,6 +94,8 @@ pub struct ModelConfig {
     pub eos_tokens: Vec<u32>,
     /// Token that begins a text, where the model has one.
     pub bos_token: Option<u32>,
+    /// How its authors recommend to sample.
+    pub sampling: SamplingDefaults,
 }
 
 impl Family {
@@ -182,6 +186,7 @@ impl ModelConfig {
             has_qk_norm: family == Family::Qwen3,
             eos_tokens: special_tokens("eos_token_id", fields, generation, vocab_len)?,
             bos_token: bos_token(fields, generation, vocab_len),
+            sampling: generation.map_or_else(SamplingDefaults::default, SamplingDefaults::parse),
         })
     }
 }

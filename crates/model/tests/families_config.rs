@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use dsde_model::config::{Family, ModelConfig, Rope, RopeScaling};
+use dsde_model::config::{Family, ModelConfig, Rope, RopeScaling, SamplingDefaults};
 use dsde_model::error::Error;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -250,6 +250,33 @@ fn a_token_that_begins_a_text_may_be_wrong_because_nothing_uses_it() {
     assert_eq!(parsed(json!({"bos_token_id": 999})).unwrap().bos_token, None);
     assert_eq!(parsed(json!({"bos_token_id": "<s>"})).unwrap().bos_token, None);
     assert_eq!(parsed(json!({"bos_token_id": 127})).unwrap().bos_token, Some(127));
+}
+
+#[test]
+fn recommended_sampling_is_read_and_nonsense_in_it_ignored() {
+    let config = changed(&json!({})).to_string();
+    let sampling = |generation: Value| {
+        let generation = generation.to_string();
+        ModelConfig::parse(config.as_bytes(), Some(generation.as_bytes())).unwrap().sampling
+    };
+    let qwen3 =
+        sampling(json!({"do_sample": true, "temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.0}));
+    let expected = SamplingDefaults {
+        temperature: Some(0.6),
+        top_p: Some(0.95),
+        top_k: Some(20),
+        min_p: Some(0.0),
+        repetition_penalty: None,
+    };
+    assert_eq!(qwen3, expected);
+    assert_eq!(qwen3.to_string(), "temperature 0.6, top-p 0.95, top-k 20, min-p 0");
+    assert_eq!(sampling(json!({"eos_token_id": 2})), SamplingDefaults::default());
+    assert_eq!(SamplingDefaults::default().to_string(), "");
+    assert_eq!(sampling(json!({"do_sample": false, "temperature": 0.6})).temperature, Some(0.0));
+    assert_eq!(sampling(json!({"top_k": -1})).top_k, Some(0));
+    let nonsense =
+        json!({"temperature": -1, "top_p": 0, "top_k": 1.0e20, "min_p": 2, "repetition_penalty": "x"});
+    assert_eq!(sampling(nonsense), SamplingDefaults::default());
 }
 
 #[test]

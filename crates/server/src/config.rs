@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use dsde_model::config::SamplingDefaults;
 use dsde_model::text::{ChatTemplate, Date, Tokenizer};
 
 /// Names, keys and bounds.
@@ -14,6 +15,8 @@ pub struct Config {
     pub api_keys: Vec<String>,
     /// The policy, as typed; shown by `/version` and `/v1/live`.
     pub policy: String,
+    /// Values for what a request leaves out of how to sample; where they say nothing, the API's own. None.
+    pub sampling: SamplingDefaults,
     /// Longest request body, bytes. 4 MiB: a context of a million tokens in English.
     pub body_bytes_max: usize,
     /// Longest request head, bytes. 64 KiB: cookies and proxies' headers fit, a flood does not.
@@ -44,6 +47,7 @@ impl Config {
             model_names: vec![model_name.into()],
             api_keys: Vec::new(),
             policy: policy.into(),
+            sampling: SamplingDefaults::default(),
             body_bytes_max: 4 << 20,
             head_bytes_max: 64 << 10,
             connections_max: 1024,

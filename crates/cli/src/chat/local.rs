@@ -39,7 +39,8 @@ impl Partner {
         };
         let session = Session::open(&models.under(&wish.policy), &wish)?;
         let wanted = Wanted { n_choices: 1, logprobs: None };
-        let sampling = Sampling::new(&args.sampling, wanted, session.eos_tokens());
+        let sampling =
+            Sampling::new(&args.sampling, wanted, session.eos_tokens(), &session.sampling(args.defaults));
         sampling.check(&session.engine.shape()).or_usage()?;
         Ok(Self { session, sampling, n_turns: 0 })
     }

@@ -164,6 +164,7 @@ mod tests {
         ("threads", "9"),
         ("kv-blocks", "10"),
         ("context", "11"),
+        ("generation-config", "none"),
     ];
 
     fn from(typed: &[&str], variables: &[(&str, &str)], file: Option<&str>) -> Outcome<ServeArgs> {

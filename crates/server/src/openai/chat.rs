@@ -75,8 +75,9 @@ pub(crate) async fn chat(
     let context_len_max = app.engine.shape.context_len_max;
     // An answer may fill the context; a prompt that leaves no room for one is refused by the engine.
     let rest = |prompt_len: usize| context_len_max.saturating_sub(prompt_len as u32).max(1);
+    let sampling = &app.config.sampling;
     let mut requests =
-        fields.requests(vec![prompt.tokens], logprobs, &headers, &app.text.eos_tokens, rest)?;
+        fields.requests(vec![prompt.tokens], logprobs, &headers, &app.text.eos_tokens, sampling, rest)?;
     let grammar = form(&app, &fields, tools.as_ref(), thoughts).await?;
     requests.iter_mut().for_each(|request| request.grammar = grammar.clone());
     let calls = tools.as_ref().map(Tools::expected_calls);

@@ -68,8 +68,10 @@ pub(crate) async fn complete(
         echoed: if is_echoed { texts(&prompts) } else { Vec::new() },
         n: fields.n() as usize,
     };
+    let sampling = &app.config.sampling;
+    let tokens_max = |_| TOKENS_MAX_DEFAULT;
     let mut requests =
-        fields.requests(prompts, logprobs, &headers, &app.text.eos_tokens, |_| TOKENS_MAX_DEFAULT)?;
+        fields.requests(prompts, logprobs, &headers, &app.text.eos_tokens, sampling, tokens_max)?;
     let grammar = app.grammar(fields.response_format(), Thoughts::None).await?;
     requests.iter_mut().for_each(|request| request.grammar = grammar.clone());
     let order = Order {

@@ -6,6 +6,7 @@ use std::hash::BuildHasher as _;
 
 use axum::http::HeaderMap;
 use dsde_engine::{Request, Slo, Stop};
+use dsde_model::config::SamplingDefaults;
 use dsde_policy::{Config, Error};
 use dsde_sampling::Params;
 use serde::Deserialize;
@@ -179,6 +180,7 @@ impl Fields {
     /// Requests for the engine, one per prompt.
     ///
     /// * `headers`: may carry latency targets; fields take precedence.
+    /// * `defaults`: the model's own, for what is left out.
     /// * `tokens_max_default`: bound of a prompt of the given length, where none is asked for.
     ///
     /// # Errors
@@ -189,6 +191,7 @@ impl Fields {
         logprobs: Option<u32>,
         headers: &HeaderMap,
         eos_tokens: &[u32],
+        defaults: &SamplingDefaults,
         tokens_max_default: impl Fn(usize) -> u32,
     ) -> Result<Vec<Request>, ApiError> {
         let n_choices = self.n();
@@ -199,7 +202,7 @@ impl Fields {
             );
             return Err(ApiError::bad_field("n", message));
         }
-        let params = self.params(logprobs)?;
+        let params = self.params(logprobs, defaults)?;
         let (stop, slo, policy) = (self.stop(eos_tokens), self.slo(headers)?, self.policy()?);
         let request = |(index, prompt): (usize, Vec<u32>)| {
             let asked = self.max_completion_tokens.or(self.max_tokens);
@@ -220,20 +223,24 @@ impl Fields {
         Ok(prompts.into_iter().enumerate().map(request).collect())
     }
 
-    fn params(&self, logprobs: Option<u32>) -> Result<Params, ApiError> {
+    fn params(&self, logprobs: Option<u32>, defaults: &SamplingDefaults) -> Result<Params, ApiError> {
         let off = Params::greedy();
         let top_k = match self.top_k {
-            None | Some(-1) => 0,
+            None => defaults.top_k.unwrap_or(0),
+            Some(-1) => 0,
             Some(top_k) => u32::try_from(top_k).map_err(|_| {
                 ApiError::bad_field("top_k", format!("`top_k` must be -1 (off) or more, got {top_k}"))
             })?,
         };
         Ok(Params {
-            temperature: self.temperature.unwrap_or(1.0),
+            temperature: self.temperature.or(defaults.temperature).unwrap_or(1.0),
             top_k,
-            top_p: self.top_p.unwrap_or(off.top_p),
-            min_p: self.min_p.unwrap_or(off.min_p),
-            repetition_penalty: self.repetition_penalty.unwrap_or(off.repetition_penalty),
+            top_p: self.top_p.or(defaults.top_p).unwrap_or(off.top_p),
+            min_p: self.min_p.or(defaults.min_p).unwrap_or(off.min_p),
+            repetition_penalty: self
+                .repetition_penalty
+                .or(defaults.repetition_penalty)
+                .unwrap_or(off.repetition_penalty),
             presence_penalty: self.presence_penalty.unwrap_or(off.presence_penalty),
             frequency_penalty: self.frequency_penalty.unwrap_or(off.frequency_penalty),
             logit_bias: self.logit_bias()?,
@@ -332,7 +339,8 @@ mod tests {
     fn requests(value: Value, headers: &HeaderMap) -> Result<Vec<Request>, ApiError> {
         let fields = fields(value);
         fields.check()?;
-        fields.requests(vec![vec![1, 2], vec![3]], None, headers, &[9], |prompt_len| 100 - prompt_len as u32)
+        let defaults = SamplingDefaults::default();
+        fields.requests(vec![vec![1, 2], vec![3]], None, headers, &[9], &defaults, |len| 100 - len as u32)
     }
 
     #[track_caller]
@@ -349,6 +357,23 @@ mod tests {
         assert_eq!((got[0].tokens_max, got[1].tokens_max), (98, 99));
         assert_eq!(got[0].stop.tokens, [9]);
         assert_ne!(got[1].params.seed, got[0].params.seed, "prompts draw from streams of their own");
+    }
+
+    #[test]
+    fn the_models_own_defaults_stand_in_for_what_is_left_out_and_for_nothing_else() {
+        let defaults = SamplingDefaults {
+            temperature: Some(0.6),
+            top_p: Some(0.95),
+            top_k: Some(20),
+            min_p: Some(0.05),
+            repetition_penalty: Some(1.1),
+        };
+        let params = |value: Value| fields(value).params(None, &defaults).unwrap();
+        let sampled = |p: Params| (p.temperature, p.top_p, p.top_k, p.min_p, p.repetition_penalty);
+        assert_eq!(sampled(params(json!({}))), (0.6, 0.95, 20, 0.05, 1.1));
+        assert_eq!(sampled(params(json!({"temperature": 0, "top_k": -1}))), (0.0, 0.95, 0, 0.05, 1.1));
+        let explicit = json!({"temperature": 1, "top_p": 1, "top_k": 0, "min_p": 0, "repetition_penalty": 1});
+        assert_eq!(sampled(params(explicit)), (1.0, 1.0, 0, 0.0, 1.0));
     }
 
     #[test]
