@@ -164,7 +164,7 @@ fn thoughts_are_parted_from_the_answer() {
     check(&thinker(false, None), text, &[thought.clone(), content("Yes. </think>")]);
     let begun = "\nI <think> so,\n then </think>Yes.";
     check(&thinker(true, None), begun, &[thought.clone(), content("Yes.")]);
-    check(&thinker(true, None), "I <think> so,\n then", &[thought.clone()]);
+    check(&thinker(true, None), "I <think> so,\n then", std::slice::from_ref(&thought));
     check(&thinker(true, None), "a <</think>b", &[Part::Reasoning("a <".to_owned()), content("b")]);
     check(&thinker(false, None), "No <think>thoughts</think>", &[content("No <think>thoughts</think>")]);
     check(&thinker(false, None), " <thin", &[content(" <thin")]);
