@@ -179,6 +179,78 @@ class Tools(unittest.TestCase):
         self.assertEqual(caught.exception.param, "tool_choice")
 
 
+class Responses(unittest.TestCase):
+    """The newer route of the API: items in, items out, typed events, and nothing stored."""
+
+    ASKED = {"model": "demo", "input": HELLO[0]["content"], "temperature": 0, "max_output_tokens": 40}
+    TOOL = {"type": "function", **WEATHER["function"]}
+
+    def setUp(self):
+        self.client = client()
+
+    def tearDown(self):
+        self.client.close()
+
+    def response(self, streamed, **more):
+        """A greedy response, whichever way it comes."""
+        asked = {**self.ASKED, **more}
+        if not streamed:
+            return self.client.responses.create(**asked)
+        with self.client.responses.stream(**asked) as stream:
+            return stream.get_final_response()
+
+    def test_text_is_that_of_chat_under_auto_and_off_whole_and_streamed(self):
+        expected = self.client.chat.completions.create(**GREEDY).choices[0].message.content
+        for streamed in (False, True):
+            for policy in ("off", "auto"):
+                response = self.response(streamed, extra_body={"policy": policy}, store=True)
+                self.assertEqual(response.output_text, expected, (streamed, policy))
+                self.assertFalse(response.store)
+                self.assertEqual(response.usage.output_tokens_details.reasoning_tokens, 0)
+
+    def test_events_are_numbered_and_add_up(self):
+        events = list(self.client.responses.create(**self.ASKED, stream=True))
+        self.assertEqual([event.sequence_number for event in events], list(range(len(events))))
+        kinds = [event.type for event in events]
+        opening = ["created", "in_progress", "output_item.added", "content_part.added"]
+        self.assertEqual(kinds[:4], [f"response.{kind}" for kind in opening])
+        text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+        self.assertEqual(events[-1].response.output_text, text)
+        self.assertIn(kinds[-1], ("response.completed", "response.incomplete"))
+
+    def conversation(self, streamed, policy):
+        more = {"tools": [self.TOOL], "extra_body": {"policy": policy}, "max_output_tokens": 80}
+        items = [{"role": "user", "content": "What is the weather in Paris?"}]
+        choice = {"type": "function", "name": "get_weather"}
+        response = self.response(streamed, input=items, tool_choice=choice, **more)
+        (call,) = response.output
+        self.assertEqual((call.type, call.name, response.status), ("function_call", "get_weather", "completed"))
+        self.assertIn(json.loads(call.arguments)["city"], ("Paris", "Rome"))
+        result = {"type": "function_call_output", "call_id": call.call_id, "output": "Sunny, 21 degrees."}
+        response = self.response(streamed, input=[*items, call.to_dict(), result], **more)
+        self.assertEqual([item.type for item in response.output], ["message"])
+        return call.arguments, response.output_text
+
+    def test_two_turns_with_a_call_are_the_same_under_auto_and_off(self):
+        first = self.conversation(False, "off")
+        for streamed, policy in ((True, "off"), (False, "auto"), (True, "auto")):
+            self.assertEqual(self.conversation(streamed, policy), first, (streamed, policy))
+
+    def test_answers_have_a_form(self):
+        city = {"type": "string", "enum": ["Paris", "Rome"]}
+        schema = {"type": "object", "properties": {"city": city}, "required": ["city"], "additionalProperties": False}
+        form = {"format": {"type": "json_schema", "name": "place", "schema": schema, "strict": True}}
+        response = self.response(False, text=form)
+        self.assertIn(json.loads(response.output_text)["city"], ("Paris", "Rome"))
+
+    def test_nothing_is_stored(self):
+        with self.assertRaises(openai.BadRequestError) as caught:
+            self.response(False, previous_response_id="resp_1")
+        self.assertEqual(caught.exception.param, "previous_response_id")
+        response = self.response(False, max_output_tokens=4)
+        self.assertEqual((response.status, response.incomplete_details.reason), ("incomplete", "max_output_tokens"))
+
+
 class Completions(unittest.TestCase):
     def test_text_lists_tokens_and_echo(self):
         with client() as c:

@@ -31,7 +31,7 @@ use crate::openai::error::ApiError;
 use crate::openai::fields::ResponseFormat;
 use crate::openai::messages::TypedConversation;
 use crate::openai::tools::CallForm;
-use crate::openai::{chat, completions, models, tokens};
+use crate::openai::{chat, completions, models, responses, tokens};
 use crate::service::Phase;
 use crate::{head, page, policies};
 
@@ -243,6 +243,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     let guarded = Router::new()
         .route("/v1/chat/completions", post(chat::chat))
         .route("/v1/completions", post(completions::complete))
+        .route("/v1/responses", post(responses::respond_to))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*name}", get(models::one))
         .route("/tokenize", post(tokens::tokenize))

@@ -48,9 +48,10 @@ const FILES: [(&str, &str, &str); 12] = [
 ];
 
 /// Method, path, and what it is for.
-const ROUTES: [(&str, &str, &str); 14] = [
+const ROUTES: [(&str, &str, &str); 15] = [
     ("POST", "/v1/chat/completions", "answers a conversation"),
     ("POST", "/v1/completions", "continues a text"),
+    ("POST", "/v1/responses", "answers a list of items, and keeps nothing"),
     ("GET", "/v1/models", "names of the model"),
     ("GET", "/v1/models/NAME", "one of them"),
     ("GET", "/v1/policies", "policies and their parameters"),

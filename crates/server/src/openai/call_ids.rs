@@ -9,6 +9,7 @@ const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 const ID_LEN: usize = 24;
 
 /// Names the calls of one answer: at random, and the same as often as it is asked.
+#[derive(Clone)]
 pub(crate) struct CallIds {
     seed: RandomState,
     /// What the model's template insists on.
@@ -21,7 +22,8 @@ impl CallIds {
         Self { seed: RandomState::new(), len }
     }
 
-    fn id(&self, choice: usize, index: usize) -> String {
+    /// The id of a call.
+    pub(crate) fn id(&self, choice: usize, index: usize) -> String {
         let digit = |i: usize| {
             let hash = self.seed.hash_one((choice, index, i));
             char::from(DIGITS[(hash % DIGITS.len() as u64) as usize])

@@ -48,6 +48,21 @@ pub(crate) async fn chat(
     headers: HeaderMap,
     JsonBody(body): JsonBody<ChatBody>,
 ) -> Result<Response, ApiError> {
+    let (order, ids) = order(&app, body, &headers, request_id, stamp).await?;
+    respond(&app, ChatWire { tokenizer: app.text.tokenizer.clone(), ids }, order).await
+}
+
+/// What is to be generated for a conversation, and how its calls are named.
+///
+/// # Errors
+/// 400 with the field that cannot be honoured.
+pub(crate) async fn order(
+    app: &Arc<App>,
+    body: ChatBody,
+    headers: &HeaderMap,
+    request_id: RequestId,
+    stamp: Arc<Stamp>,
+) -> Result<(Order, CallIds), ApiError> {
     let ChatBody { messages, logprobs, top_logprobs, add_generation_prompt, fields, .. } = body;
     let ChatBody { tools, tool_choice, parallel_tool_calls, chat_template_kwargs, .. } = body;
     let of_template = [
@@ -77,8 +92,8 @@ pub(crate) async fn chat(
     let rest = |prompt_len: usize| context_len_max.saturating_sub(prompt_len as u32).max(1);
     let sampling = &app.config.sampling;
     let mut requests =
-        fields.requests(vec![prompt.tokens], logprobs, &headers, &app.text.eos_tokens, sampling, rest)?;
-    let grammar = form(&app, &fields, tools.as_ref(), thoughts).await?;
+        fields.requests(vec![prompt.tokens], logprobs, headers, &app.text.eos_tokens, sampling, rest)?;
+    let grammar = form(app, &fields, tools.as_ref(), thoughts).await?;
     requests.iter_mut().for_each(|request| request.grammar = grammar.clone());
     let calls = tools.as_ref().map(Tools::expected_calls);
     let reasoning = template.and_then(ChatTemplate::reasoning_format);
@@ -91,8 +106,7 @@ pub(crate) async fn chat(
         stamp,
         reader: AnswerReader::new(reasoning, thoughts.have_begun(), calls),
     };
-    let ids = CallIds::new(tools.as_ref().and_then(Tools::id_len));
-    respond(&app, ChatWire { tokenizer: app.text.tokenizer.clone(), ids }, order).await
+    Ok((order, CallIds::new(tools.as_ref().and_then(Tools::id_len))))
 }
 
 /// The form of the answer: that of a call if there must be one, else the one that is asked for.
@@ -169,16 +183,16 @@ impl ChatWire {
 
 impl Wire for ChatWire {
     const OPERATION: &'static str = "chat";
-    const ID: &'static str = "chatcmpl";
+    const ID: &'static str = "chatcmpl-";
     const OBJECT: &'static str = "chat.completion";
     const CHUNK_OBJECT: &'static str = "chat.completion.chunk";
 
-    fn opening(&self, choice: usize) -> Option<Value> {
+    fn opening(&mut self, choice: usize) -> Vec<Value> {
         let delta = json!({"role": "assistant", "content": ""});
-        Some(json!({"index": choice, "delta": delta, "logprobs": null, "finish_reason": null}))
+        vec![json!({"index": choice, "delta": delta, "logprobs": null, "finish_reason": null})]
     }
 
-    fn piece(&self, choice: usize, piece: &Piece<'_>) -> Vec<Value> {
+    fn piece(&mut self, choice: usize, piece: &Piece<'_>) -> Vec<Value> {
         let mut n_calls = piece.n_calls;
         let mut delta = |part: &Part| match part {
             Part::Reasoning(text) => json!({"reasoning_content": text}),
@@ -203,8 +217,8 @@ impl Wire for ChatWire {
         deltas.into_iter().map(chunk).collect()
     }
 
-    fn ending(&self, choice: usize, reason: &'static str) -> Value {
-        json!({"index": choice, "delta": {}, "logprobs": null, "finish_reason": reason})
+    fn ending(&mut self, choice: usize, reason: &'static str) -> Vec<Value> {
+        vec![json!({"index": choice, "delta": {}, "logprobs": null, "finish_reason": reason})]
     }
 
     fn whole(&self, choice: usize, piece: &Piece<'_>, reason: &'static str) -> Value {

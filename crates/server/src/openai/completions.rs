@@ -147,22 +147,22 @@ impl CompletionWire {
 
 impl Wire for CompletionWire {
     const OPERATION: &'static str = "text_completion";
-    const ID: &'static str = "cmpl";
+    const ID: &'static str = "cmpl-";
     const OBJECT: &'static str = "text_completion";
     const CHUNK_OBJECT: &'static str = "text_completion";
 
-    fn opening(&self, choice: usize) -> Option<Value> {
-        let text = self.echoed(choice)?;
-        Some(json!({"index": choice, "text": text, "logprobs": null, "finish_reason": null}))
+    fn opening(&mut self, choice: usize) -> Vec<Value> {
+        let echo = |text| json!({"index": choice, "text": text, "logprobs": null, "finish_reason": null});
+        self.echoed(choice).map(echo).into_iter().collect()
     }
 
-    fn piece(&self, choice: usize, piece: &Piece<'_>) -> Vec<Value> {
+    fn piece(&mut self, choice: usize, piece: &Piece<'_>) -> Vec<Value> {
         let (text, logprobs) = (piece.text(), self.logprobs(piece));
         vec![json!({"index": choice, "text": text, "logprobs": logprobs, "finish_reason": null})]
     }
 
-    fn ending(&self, choice: usize, reason: &'static str) -> Value {
-        json!({"index": choice, "text": "", "logprobs": null, "finish_reason": reason})
+    fn ending(&mut self, choice: usize, reason: &'static str) -> Vec<Value> {
+        vec![json!({"index": choice, "text": "", "logprobs": null, "finish_reason": reason})]
     }
 
     fn whole(&self, choice: usize, piece: &Piece<'_>, reason: &'static str) -> Value {

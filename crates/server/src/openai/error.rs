@@ -100,8 +100,22 @@ impl ApiError {
         Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout_error", message)
     }
 
+    /// The same for a route where the field has another name; `None` keeps the one it has.
+    pub(crate) fn renamed(mut self, name: impl Fn(&str) -> Option<String>) -> Self {
+        if let Some((old, new)) = self.param.as_ref().and_then(|old| Some((old, name(old)?))) {
+            self.message = self.message.replace(old, &new);
+            self.param = Some(new);
+        }
+        self
+    }
+
     fn with_code(self, code: &'static str) -> Self {
         Self { code: Some(code), ..self }
+    }
+
+    /// What is wrong, in words.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
     }
 
     /// The body, which is also what a stream carries that fails on the way.

@@ -1,4 +1,4 @@
-//! From checked requests to an answer, whole or streamed; chat and text completions differ only in how a choice is written.
+//! From checked requests to an answer, whole or streamed; the routes differ only in how it is written.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -59,17 +59,40 @@ pub(crate) trait Wire: Send + Sync + 'static {
     /// What a part of a stream is called.
     const CHUNK_OBJECT: &'static str;
 
+    /// Ends a stream, if anything does beside its last event.
+    const LAST: Option<&'static str> = Some("[DONE]");
+
     /// What a stream begins with, before the first piece of a choice.
-    fn opening(&self, choice: usize) -> Option<Value>;
+    fn opening(&mut self, choice: usize) -> Vec<Value>;
 
     /// A part of a choice in a stream, as one chunk or several.
-    fn piece(&self, choice: usize, piece: &Piece<'_>) -> Vec<Value>;
+    fn piece(&mut self, choice: usize, piece: &Piece<'_>) -> Vec<Value>;
 
     /// The end of a choice in a stream.
-    fn ending(&self, choice: usize, reason: &'static str) -> Value;
+    fn ending(&mut self, choice: usize, reason: &'static str) -> Vec<Value>;
 
     /// A whole choice.
     fn whole(&self, choice: usize, piece: &Piece<'_>, reason: &'static str) -> Value;
+
+    /// A whole answer, of what [`Wire::whole`] made of its choices.
+    fn answer(&self, answer: Envelope<'_>) -> Response {
+        Json(answer).into_response()
+    }
+
+    /// An event of a stream, of what the wire made of one choice.
+    fn event(chunk: &Envelope<'_>) -> Event {
+        Event::default().json_data(chunk).expect("texts and numbers can be written as JSON")
+    }
+
+    /// What a stream says after all choices have ended; `None` leaves the usage to those who ask for it.
+    fn closing(&mut self, _usage: &Value, _metrics: Option<Value>) -> Option<Value> {
+        None
+    }
+
+    /// What a stream says last that is lost on the way.
+    fn lost(&mut self, error: &ApiError) -> Event {
+        Event::default().data(error.body().to_string())
+    }
 }
 
 /// What is to be generated, and what the answer says beyond the choices.
@@ -142,7 +165,7 @@ struct Generation<W> {
 
 impl<W: Wire> Generation<W> {
     fn new(app: &App, wire: W, order: &Order, reader: Reader, n_choices: usize) -> Self {
-        let id = format!("{}-{}", W::ID, order.request_id.0);
+        let id = format!("{}{}", W::ID, order.request_id.0);
         let span = GenerationSpan::begin(&Beginning {
             operation: W::OPERATION,
             model: app.config.model_name(),
@@ -199,7 +222,7 @@ impl<W: Wire> Generation<W> {
         let choices: Vec<Value> = self.choices.iter().enumerate().map(whole).collect();
         let answer = self.envelope(W::OBJECT, &choices);
         let answer = Envelope { usage: Some(self.usage()), metrics: self.metrics(), ..answer };
-        Ok(Json(answer).into_response())
+        Ok(self.wire.answer(answer))
     }
 
     /// Answers with a stream of events.
@@ -224,29 +247,34 @@ impl<W: Wire> Generation<W> {
                     for update in updates {
                         if let Err(loss) = self.chunks(update, &mut events) {
                             self.span.lost(loss);
-                            events.push(Event::default().data(ApiError::from(loss).body().to_string()));
-                            events.push(self.over());
+                            events.push(self.wire.lost(&ApiError::from(loss)));
+                            events.extend(self.over());
                             break;
                         }
                     }
                 }
                 None => {
                     self.answered();
-                    if self.includes_usage {
-                        let chunk = self.envelope(W::CHUNK_OBJECT, &[]);
-                        let chunk = Envelope { usage: Some(self.usage()), metrics: self.metrics(), ..chunk };
-                        events.push(chunk.event());
-                    }
-                    events.push(self.over());
+                    events.extend(self.closing());
+                    events.extend(self.over());
                 }
             }
         }
         Some(events)
     }
 
-    fn over(&mut self) -> Event {
+    fn closing(&mut self) -> Option<Event> {
+        let (usage, metrics) = (self.usage(), self.metrics());
+        if let Some(last) = self.wire.closing(&usage, metrics.clone()) {
+            return Some(W::event(&self.envelope(W::CHUNK_OBJECT, &[last])));
+        }
+        let chunk = self.envelope(W::CHUNK_OBJECT, &[]);
+        self.includes_usage.then(|| W::event(&Envelope { usage: Some(usage), metrics, ..chunk }))
+    }
+
+    fn over(&mut self) -> Option<Event> {
         self.is_over = true;
-        Event::default().data("[DONE]")
+        W::LAST.map(|last| Event::default().data(last))
     }
 
     /// The chunks of one update.
@@ -275,7 +303,7 @@ impl<W: Wire> Generation<W> {
             }
             parts.extend(written);
         }
-        parts.extend(done.map(|reason| self.wire.ending(i, reason)));
+        parts.extend(done.into_iter().flat_map(|reason| self.wire.ending(i, reason)));
         let n_parts = parts.len();
         // Tokens without text, such as half a character, are sent with a later one; its time counts.
         if let Some(emitted) = delta.emitted.filter(|_| n_parts > 0) {
@@ -288,7 +316,7 @@ impl<W: Wire> Generation<W> {
                 metrics: if is_last && !self.includes_usage { self.metrics() } else { None },
                 ..self.envelope(W::CHUNK_OBJECT, std::slice::from_ref(&part))
             };
-            events.push(chunk.event());
+            events.push(W::event(&chunk));
         }
         Ok(())
     }
@@ -337,22 +365,16 @@ impl<W: Wire> Generation<W> {
 
 /// What answers and chunks have around their choices.
 #[derive(Serialize)]
-struct Envelope<'a> {
+pub(crate) struct Envelope<'a> {
     id: &'a str,
     object: &'static str,
     created: u64,
     model: &'a str,
-    choices: &'a [Value],
+    pub(crate) choices: &'a [Value],
     #[serde(skip_serializing_if = "Option::is_none")]
-    usage: Option<Value>,
+    pub(crate) usage: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    metrics: Option<Value>,
-}
-
-impl Envelope<'_> {
-    fn event(&self) -> Event {
-        Event::default().json_data(self).expect("texts and numbers can be written as JSON")
-    }
+    pub(crate) metrics: Option<Value>,
 }
 
 /// Of the wall clock; 0 if it makes no sense.
