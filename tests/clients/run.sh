@@ -1,20 +1,29 @@
 #!/usr/bin/env bash
-# Drives `dsde serve` with the official OpenAI clients for Python and, where npm is installed, for Node.
+# Drives `dsde serve` with the official OpenAI clients for Python and, where npm is installed, for Node; with requests as coding
+# agents send them; and with LiteLLM and LangChain.
 #
 # usage: tests/clients/run.sh [DSDE]   (default: target/release/dsde, else target/debug/dsde)
-# Needs python3 with venv, and a package index for the first run. Without them nothing is checked, and the script says so and
-# ends with code 77.
+# Needs python3 with venv, and a package index for the first run. Without them nothing is checked, and without the packages of
+# LiteLLM and LangChain these are not; the script says so and ends with code 77.
 set -euo pipefail
 
 # shellcheck source=tests/common.sh
 . "$(dirname "$0")/../common.sh"
 venv=${DSDE_CLIENTS_VENV:-$root/target/clients-venv}
 
-if [ ! -x "$venv/bin/python" ] || ! "$venv/bin/python" -c 'import openai' 2>/dev/null; then
-    if ! { python3 -m venv "$venv" && "$venv/bin/pip" install --quiet -r "$here/requirements.txt"; }; then
-        skip "The packages of $here/requirements.txt cannot be installed."
-    fi
+# Installs a list of packages, once per content of the list.
+install_packages() {
+    local list=$here/$1 installed=$venv/$1
+    cmp -s "$list" "$installed" && return
+    [ -x "$venv/bin/python" ] || python3 -m venv "$venv" || return
+    "$venv/bin/pip" install --quiet -r "$list" && cp "$list" "$installed"
+}
+
+if ! install_packages requirements.txt; then
+    skip "The packages of $here/requirements.txt cannot be installed."
 fi
+has_frameworks=false
+if install_packages requirements-frameworks.txt; then has_frameworks=true; fi
 
 node_place=${DSDE_CLIENTS_NODE:-$root/target/clients-node}
 has_node=false
@@ -42,7 +51,18 @@ if [ -z "$url" ]; then
     cat "$log" >&2
     exit 1
 fi
-PYTHONDONTWRITEBYTECODE=1 DSDE_URL=$url DSDE_KEY=test-key "$venv/bin/python" "$here/test_openai.py" -v
+# Runs the tests of a file of Python.
+check() {
+    PYTHONDONTWRITEBYTECODE=1 DSDE_URL=$url DSDE_KEY=test-key "$venv/bin/python" "$here/$1" -v
+}
+check test_openai.py
+check test_agents.py
 if $has_node; then
     (cd "$node_place" && DSDE_URL=$url DSDE_KEY=test-key node --test openai.test.mjs)
 fi
+if ! $has_frameworks; then
+    echo "SKIPPED: LITELLM AND LANGCHAIN WERE NOT CHECKED." \
+        "The packages of $here/requirements-frameworks.txt cannot be installed." >&2
+    exit 77
+fi
+check test_frameworks.py
