@@ -196,11 +196,11 @@ pub(crate) struct SamplingArgs {
     #[arg(long, value_name = "TOKEN=BIAS", value_parser = logit_bias, allow_hyphen_values = true)]
     pub(crate) logit_bias: Vec<(u32, f32)>,
 
-    /// Random draws of prompt i (from 0) use the seed S + i. Greedy results, and sampled ones without a draft model, depend
-    /// on nothing else; with one, sampled results follow the same law, but which text is drawn depends on how far was
-    /// speculated, and so possibly on what runs beside it.
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    pub(crate) seed: u64,
+    /// Random draws of prompt i (from 0) use the seed S + i, and sampled text depends on nothing else: neither on drafts and
+    /// policy nor on what runs beside it. A guess is then accepted where it is what the target draws, which happens a little
+    /// less often than without a seed. Without one, text is drawn anew each time.
+    #[arg(long, value_name = "S")]
+    pub(crate) seed: Option<u64>,
 
     /// End before this text appears; may be given several times.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]

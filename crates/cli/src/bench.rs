@@ -129,7 +129,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "R", default_value = "3", value_parser = positive_up_to(REPEATS_MAX))]
     repeat: NonZeroU32,
 
-    /// Request i (from 0) of every run uses the seed S + i.
+    /// Of the random draws; another one draws other text. A server (--url) draws as it likes.
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
 

@@ -88,6 +88,7 @@ pub(crate) fn run(args: DemoArgs) -> Outcome {
         form: Form::Chat,
         n_sequences: n_prompts,
         prefix_cache: false,
+        draws: 0,
     };
     let mut session = Session::open(&models, &wish)?;
     let request = |item: &dsde_bench::Item| {

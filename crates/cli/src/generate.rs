@@ -16,7 +16,7 @@ use crate::args::{CONCURRENCY_MAX, DefaultsArgs, ModelArgs, PolicyArgs, Sampling
 use crate::failure::{OrUsage as _, Outcome};
 use crate::prompts::{self, Ask};
 use crate::sampling::{Sampling, Wanted};
-use crate::session::{Form, Models, Session, Wish};
+use crate::session::{Form, Models, Session, Wish, fresh_draws};
 use crate::speculation::policy_for;
 use crate::trace::TraceFile;
 
@@ -96,6 +96,7 @@ pub(crate) fn run(args: GenerateArgs) -> Outcome {
         form: if args.raw { Form::Raw } else { Form::Chat },
         n_sequences: in_flight(args.concurrency, asks.len()).saturating_mul(args.n),
         prefix_cache: true,
+        draws: fresh_draws(),
     };
     let trace = args.trace.as_deref().map(TraceFile::create).transpose()?;
     let mut session = Session::open(&models.under(&wish.policy), &wish)?;

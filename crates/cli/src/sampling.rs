@@ -76,7 +76,7 @@ impl Sampling {
     pub(crate) fn request(&self, index: usize, prompt: Vec<u32>, max_tokens_own: Option<u32>) -> Request {
         let tokens_max = self.max_tokens.or(max_tokens_own).unwrap_or(MAX_TOKENS_DEFAULT);
         let mut request = Request::new(prompt, self.params.clone(), tokens_max);
-        request.params.seed = self.params.seed.wrapping_add(index as u64);
+        request.params.seed = self.params.seed.map(|seed| seed.wrapping_add(index as u64));
         request.stop = self.stop.clone();
         request.n_choices = self.n_choices;
         request
@@ -109,11 +109,11 @@ pub(crate) fn fields(args: &SamplingArgs) -> Fields {
     fields
 }
 
-/// `fields` of one request, drawn with a seed unless it is greedy.
-pub(crate) fn fields_with_seed(fields: &Fields, seed: u64) -> Fields {
+/// `fields` of one request, with the seed if there is one, unless the request is greedy.
+pub(crate) fn fields_with_seed(fields: &Fields, seed: Option<u64>) -> Fields {
     let mut fields = fields.clone();
     let is_greedy = fields.get("temperature").and_then(Value::as_f64) == Some(0.0);
-    if !is_greedy {
+    if let Some(seed) = seed.filter(|_| !is_greedy) {
         // The API has signed seeds.
         fields.insert("seed".to_owned(), seed.cast_signed().into());
     }
@@ -139,7 +139,7 @@ mod tests {
     fn greedy_requests_have_no_seed() {
         let with = |temperature: f64| {
             let fields = Fields::from_iter([("temperature".to_owned(), temperature.into())]);
-            fields_with_seed(&fields, 7).get("seed").cloned()
+            fields_with_seed(&fields, Some(7)).get("seed").cloned()
         };
         assert_eq!(with(0.0), None);
         assert_eq!(with(0.7), Some(7.into()));

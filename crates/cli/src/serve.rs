@@ -16,7 +16,7 @@ use dsde_server::{Config, Text};
 use crate::args::{CONCURRENCY_MAX, DefaultsArgs, ModelArgs, PolicyArgs, positive_up_to, whole_number_in};
 use crate::failure::Outcome;
 use crate::opened::chat_template;
-use crate::session::{Form, Models, Session, Wish};
+use crate::session::{Form, Models, Session, Wish, fresh_draws};
 use crate::speculation::{Source, policy_for};
 use crate::stores::bytes;
 use crate::today::today;
@@ -128,7 +128,14 @@ pub(crate) fn run() -> Outcome {
         }
     };
     let rule = args.policy.verification.into();
-    let wish = Wish { policy, rule, form, n_sequences: args.max_concurrency, prefix_cache: true };
+    let wish = Wish {
+        policy,
+        rule,
+        form,
+        n_sequences: args.max_concurrency,
+        prefix_cache: true,
+        draws: fresh_draws(),
+    };
     let session = Session::open(&models, &wish)?;
     let mut config = server_config(&args, &models.target, wish.policy.to_string());
     config.sampling = session.sampling(args.defaults);

@@ -1,5 +1,6 @@
 //! Models, text and engine of a command, ready to serve.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,6 +136,13 @@ pub(crate) struct Wish {
     pub(crate) n_sequences: NonZeroU32,
     /// Whether prefixes of earlier prompts are kept.
     pub(crate) prefix_cache: bool,
+    /// Key of the draws of requests without a seed.
+    pub(crate) draws: u64,
+}
+
+/// A key of draws that nobody can guess: those of a `RandomState` are random.
+pub(crate) fn fresh_draws() -> u64 {
+    RandomState::new().hash_one(0)
 }
 
 /// How text becomes a prompt.
@@ -285,6 +293,7 @@ fn engine_config(models: &Models, wish: &Wish) -> dsde_engine::Config {
             Draft::None => Drafter::None,
         },
         prefix_cache: wish.prefix_cache,
+        seed: wish.draws,
         ..dsde_engine::Config::default()
     }
 }

@@ -161,7 +161,7 @@ struct Position {
 #[derive(Serialize)]
 struct Divergence {
     kld: f32,
-    tv: f32,
+    rejection: f32,
     draft_entropy: f32,
     target_entropy: f32,
 }
@@ -259,8 +259,8 @@ impl From<&DraftPosition> for Position {
 
 impl From<&PositionSignals> for Divergence {
     fn from(signals: &PositionSignals) -> Self {
-        let PositionSignals { kld, tv, draft_entropy, target_entropy } = *signals;
-        Self { kld, tv, draft_entropy, target_entropy }
+        let PositionSignals { kld, rejection, draft_entropy, target_entropy } = *signals;
+        Self { kld, rejection, draft_entropy, target_entropy }
     }
 }
 

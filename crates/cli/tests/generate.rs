@@ -35,6 +35,12 @@ fn greedy_tokens_do_not_depend_on_policy_draft_batch_or_threads() {
         "--draft ngram",
         "--draft ngram --policy fixed:k=5",
         "--draft none",
+        "--policy auto --concurrency 1 --threads 1",
+        "--policy auto --concurrency 4 --threads 2",
+        "--policy fixed:k=3 --verification token",
+        "--policy tetris --concurrency 4",
+        "--policy ddd --concurrency 4",
+        "--policy dsde --kv-blocks 12",
         "--draft demo --concurrency 1 --threads 1",
         "--kv-blocks 12",
     ] {
@@ -111,7 +117,7 @@ fn an_answer_has_these_fields() {
 const SAMPLED: [&str; 4] = ["--temperature", "1.5", "--seed", "5"];
 
 #[test]
-fn sampled_tokens_without_a_draft_model_depend_on_nothing_but_prompt_and_seed() {
+fn sampled_tokens_with_a_seed_depend_on_nothing_but_prompt_and_seed() {
     let with = |options: &str| {
         let options: Vec<&str> = options.split(' ').collect();
         tokens(&[&SAMPLED, &options[..]].concat())
@@ -122,6 +128,12 @@ fn sampled_tokens_without_a_draft_model_depend_on_nothing_but_prompt_and_seed() 
         "--policy off --concurrency 4 --threads 2",
         "--policy off --kv-blocks 12",
         "--draft none",
+        "--policy auto --concurrency 1 --threads 1",
+        "--policy auto --concurrency 4 --threads 2",
+        "--policy fixed:k=3 --verification token",
+        "--policy tetris --concurrency 4",
+        "--policy ddd --concurrency 4",
+        "--policy dsde --kv-blocks 12",
         "--draft ngram --policy fixed:k=4 --concurrency 1 --threads 1",
         "--draft ngram --policy fixed:k=4 --concurrency 4 --threads 2",
         "--draft ngram --policy fixed:k=4 --verification token",
@@ -133,9 +145,9 @@ fn sampled_tokens_without_a_draft_model_depend_on_nothing_but_prompt_and_seed() 
 }
 
 #[test]
-fn sampled_tokens_with_a_draft_model_are_the_same_in_the_same_run() {
-    let sampled = || tokens(&[&SAMPLED, &["--policy", "fixed:k=3"][..]].concat());
-    assert_eq!(sampled(), sampled());
+fn without_a_seed_text_is_drawn_anew() {
+    let sampled = || tokens(&["--temperature", "1.5"]);
+    assert_ne!(sampled(), sampled());
 }
 
 #[test]

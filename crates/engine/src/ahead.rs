@@ -125,7 +125,7 @@ impl Chain<'_> {
 #[cfg(test)]
 mod tests {
     use dsde_policy::DraftPosition;
-    use dsde_sampling::Params;
+    use dsde_sampling::{Params, Stream};
 
     use super::*;
 
@@ -140,6 +140,7 @@ mod tests {
             seq_idx: 9,
             seq: SeqId(seq),
             params,
+            stream: Stream::Own { key: 0, number: seq },
             history,
             prompt_len: 1,
             proposal,

@@ -136,6 +136,7 @@ impl Sequence {
             seq_idx: 0,
             seq: self.id,
             params: &self.params,
+            stream: self.stream,
             history: &self.tokens,
             prompt_len: self.prompt_len,
             proposal: &self.turn.proposal,

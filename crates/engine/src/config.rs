@@ -35,6 +35,9 @@ pub struct Config {
     pub drafter: Drafter,
     /// Whether full blocks are kept for later requests with the same prefix.
     pub prefix_cache: bool,
+    /// Key of the draws of requests without a seed. 0: the same requests in the same order draw the same; a server takes a
+    /// number that nobody can guess.
+    pub seed: u64,
 }
 
 impl Default for Config {
@@ -47,6 +50,7 @@ impl Default for Config {
             sl_limit: 16,
             drafter: Drafter::None,
             prefix_cache: true,
+            seed: 0,
         }
     }
 }

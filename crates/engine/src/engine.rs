@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use dsde_policy::{Mixture, Policy};
+use dsde_policy::{Mixture, Policy, SeqId};
+use dsde_sampling::Stream;
 
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Drafter};
@@ -15,7 +16,6 @@ use crate::sequence::Sequence;
 use crate::step::Scratch;
 use crate::trace::TraceSink;
 use crate::vocabulary::Vocabulary;
-use dsde_policy::SeqId;
 
 /// Serves requests one step at a time. Not a thread and not a future: the owner calls [`Engine::step`] while there is work.
 pub struct Engine<E, C> {
@@ -94,7 +94,9 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         for choice in 0..request.n_choices {
             let seq_id = SeqId(self.next_seq);
             self.next_seq += 1;
-            let mut seq = Sequence::new(seq_id, (choice > 0).then_some(leader), id, choice, &request);
+            let leader = (choice > 0).then_some(leader);
+            let stream = stream(&request, choice, seq_id, self.config.seed);
+            let mut seq = Sequence::new(seq_id, leader, id, choice, &request, stream);
             seq.timeline.arrival = arrival;
             self.scheduler.waiting.insert(seq.rank(), seq);
         }
@@ -214,6 +216,14 @@ impl<E: Executor, C: Clock> Engine<E, C> {
             reason,
             timeline: seq.timeline,
         }));
+    }
+}
+
+/// Whose random numbers a choice of a request draws from.
+fn stream(request: &Request, choice: u32, id: SeqId, key: u64) -> Stream {
+    match request.params.seed {
+        Some(seed) => Stream::Seeded { seed, choice: request.first_choice.wrapping_add(choice) },
+        None => Stream::Own { key, number: id.0 },
     }
 }
 

@@ -1,7 +1,7 @@
 //! The port behind which tensors live: a real model, a scripted one in tests, a pretended one in simulation.
 
 use dsde_policy::{DraftPosition, PositionSignals, Prune, SeqId, Signals};
-use dsde_sampling::{Params, Proposal, TokenLogprobs, Verdict};
+use dsde_sampling::{CounterDraws, Params, Proposal, Stream, TokenLogprobs, Verdict};
 
 use crate::ahead::DraftAhead;
 use crate::rows::{BlockCopy, RowBatch, SlotMove};
@@ -55,6 +55,8 @@ pub struct DraftDraw<'a> {
     pub seq: SeqId,
     /// Sampling parameters.
     pub params: &'a Params,
+    /// Whose random numbers it draws from.
+    pub stream: Stream,
     /// Prompt and emitted tokens.
     pub history: &'a [u32],
     /// Length of the prompt inside `history`.
@@ -75,6 +77,11 @@ pub struct DraftDraw<'a> {
 }
 
 impl DraftDraw<'_> {
+    /// The random draws of this step.
+    pub fn draws(&self) -> CounterDraws {
+        CounterDraws { stream: self.stream, position: self.history.len() as u32 }
+    }
+
     /// Rows at the end of the sequence's that tokens are wanted after.
     pub fn n_rows(&self) -> u32 {
         self.beam.map_or(1, |beam| beam.n_rows)
@@ -111,6 +118,8 @@ pub struct TargetDraw<'a> {
     pub seq: SeqId,
     /// Sampling parameters.
     pub params: &'a Params,
+    /// Whose random numbers it draws from.
+    pub stream: Stream,
     /// Prompt and emitted tokens.
     pub history: &'a [u32],
     /// Length of the prompt inside `history`.
@@ -131,6 +140,11 @@ pub struct TargetDraw<'a> {
 }
 
 impl TargetDraw<'_> {
+    /// The random draws of this step.
+    pub fn draws(&self) -> CounterDraws {
+        CounterDraws { stream: self.stream, position: self.history.len() as u32 }
+    }
+
     /// Row, of the `1 + proposal.len()` last ones, that says what follows `parent`; `None` is the last known token.
     pub fn target_row(&self, parent: Option<u32>) -> usize {
         parent.map_or(0, |node| 1 + node as usize)

@@ -43,8 +43,10 @@ pub struct Request {
     pub tokens_max: u32,
     /// Stop tokens have probability zero before this many tokens.
     pub tokens_min: u32,
-    /// Independent continuations of the same prompt; choice `c > 0` has its own random stream derived from the seed.
+    /// Independent continuations of the same prompt; each has random numbers of its own.
     pub n_choices: u32,
+    /// Number of the first choice among all that share the seed; equal requests with equal seeds and other numbers differ.
+    pub first_choice: u32,
     /// Lower runs first; equal priorities run in order of arrival.
     pub priority: i32,
     /// Latency targets.
@@ -76,6 +78,7 @@ impl Request {
             tokens_max,
             tokens_min: 0,
             n_choices: 1,
+            first_choice: 0,
             priority: 0,
             slo: Slo::default(),
             policy: None,

@@ -12,7 +12,7 @@ use dsde_policy::{DraftPosition, PositionSignals, SeqId};
 use dsde_sampling::distribution::{Adjustment, Scratch, adjust, argmax, softmax};
 use dsde_sampling::divergence;
 use dsde_sampling::{
-    CounterDraws, Divergence, Draws, Evidence, Params, Purpose, Rows, Rule, Weights, branches, mask, verify,
+    Divergence, Draws, Evidence, Params, Purpose, Rows, Rule, Weights, branches, mask, verify,
 };
 
 use crate::executor::{DraftDraw, Drafted, Executor, ExecutorError, Shape, TargetDraw, Verification};
@@ -195,7 +195,7 @@ impl ScriptedExecutor {
         } else {
             softmax(&mut row, draw.params, &mut self.scratch);
             kept.probabilities.extend_from_slice(&row);
-            draws(draw.params, draw.history).token(Purpose::Draft, index, Weights::Row(&row))
+            draw.draws().token(Purpose::Draft, index, Weights::Row(&row))
         };
         drafted.push(Drafted {
             token,
@@ -248,7 +248,7 @@ impl ScriptedExecutor {
             target: Rows::new(&target, vocab_len),
             draft: is_drawn.then(|| Rows::new(&kept.probabilities, vocab_len)),
         };
-        let verdict = verify(draw.params, self.rule, &evidence, &mut draws(draw.params, draw.history));
+        let verdict = verify(draw.params, self.rule, &evidence, &mut draw.draws());
         let wants_signals = draw.signals.divergence && draw.is_model_drafted;
         let signals =
             if wants_signals { signals(draw, &logits, &kept.logits, vocab_len) } else { Vec::new() };
@@ -337,10 +337,6 @@ impl Executor for ScriptedExecutor {
     }
 }
 
-fn draws(params: &Params, history: &[u32]) -> CounterDraws {
-    CounterDraws { seed: params.seed, position: history.len() as u32 }
-}
-
 /// Shape of a distribution that nobody asked for.
 const CERTAIN: divergence::Shape = divergence::Shape { entropy: 0.0, top_prob: 1.0 };
 
@@ -359,7 +355,7 @@ fn signals(draw: &TargetDraw<'_>, target: &[f32], draft: &[f32], vocab_len: usiz
             let found = Divergence::of_logits(target.row(draw.target_row(parent)), q, temperature);
             PositionSignals {
                 kld: found.kld,
-                tv: found.tv,
+                rejection: draw.params.rejection(found.tv),
                 draft_entropy: found.draft_entropy,
                 target_entropy: found.target_entropy,
             }

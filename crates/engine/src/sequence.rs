@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use dsde_policy::{DraftPosition, SeqId};
-use dsde_sampling::{Params, Proposal};
+use dsde_sampling::{Params, Proposal, Stream};
 
 use crate::block_pool::Prefix;
 use crate::constraint::Constraint;
@@ -34,6 +34,8 @@ pub(crate) struct Sequence {
     /// Whose prompt blocks it shares once they are computed: the first choice of the same request.
     pub(crate) leader: Option<SeqId>,
     pub(crate) params: Params,
+    /// Whose random numbers it draws from; those of nobody else unless the request has a seed.
+    pub(crate) stream: Stream,
     /// What the answer has followed so far of its form, if it has one.
     pub(crate) constraint: Option<Box<dyn Constraint>>,
     /// Whether emitted tokens carry rejected ones.
@@ -136,6 +138,7 @@ impl Sequence {
         request_id: RequestId,
         choice: u32,
         request: &Request,
+        stream: Stream,
     ) -> Self {
         let prompt_len = request.prompt.len() as u32;
         Self {
@@ -145,7 +148,8 @@ impl Sequence {
             priority: request.priority,
             slo: request.slo,
             leader,
-            params: Params { seed: choice_seed(request.params.seed, choice), ..request.params.clone() },
+            stream,
+            params: request.params.clone(),
             constraint: request.grammar.as_ref().map(|grammar| grammar.begin()),
             tells_rejected: request.tells_rejected,
             stop_tokens: request.stop.tokens.clone(),
@@ -248,11 +252,4 @@ impl Sequence {
         self.carried.clear();
         self.turn.clear();
     }
-}
-
-/// Seed of choice `choice`: the first one keeps the user's seed.
-fn choice_seed(seed: u64, choice: u32) -> u64 {
-    /// Odd, close to 2^64 divided by the golden ratio: successive multiples are spread evenly.
-    const STRIDE: u64 = 0x9E37_79B9_7F4A_7C15;
-    seed.wrapping_add(u64::from(choice).wrapping_mul(STRIDE))
 }

@@ -188,6 +188,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
                     seq_idx: rows.n_seqs() - 1,
                     seq: seq.id,
                     params: &seq.params,
+                    stream: seq.stream,
                     history: &seq.tokens,
                     prompt_len: seq.prompt_len,
                     proposal: &seq.turn.proposal,

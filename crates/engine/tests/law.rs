@@ -1,8 +1,8 @@
 //! Sampled output follows the target's law through the whole engine, for every policy, rule and drafter.
 //!
-//! 20,000 requests that differ only in their seed emit four tokens each; the joint counts of the four are compared with
-//! the law computed from the script by Pearson's chi-square. Seeds are fixed, so the test is deterministic; over random
-//! seeds it would fail a correct engine with probability 1e-6 per case (threshold by Wilson and Hilferty).
+//! 20,000 requests that differ only in their draws emit four tokens each; the joint counts of the four are compared with
+//! the law computed from the script by Pearson's chi-square. Draws are fixed, so the test is deterministic; over random
+//! ones it would fail a correct engine with probability 1e-6 per case (threshold by Wilson and Hilferty).
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
@@ -27,8 +27,8 @@ const Z: f64 = 4.753;
 
 const SCRIPT: Script = Script { vocab_len: 4, agreement: 0.5, sharpness: 3.0, seed: 3 };
 
-fn params(seed: u64) -> Params {
-    Params { temperature: 0.8, seed, ..Params::greedy() }
+fn params() -> Params {
+    Params { temperature: 0.8, ..Params::greedy() }
 }
 
 /// Probability of each continuation of `prompt` under plain sampling.
@@ -47,7 +47,7 @@ fn law_of(prompt: &[u32], may_follow: impl Fn(&[u32], u32) -> bool) -> BTreeMap<
             let mut row = SCRIPT.target_logits(prompt.iter().chain(&tokens).copied());
             let forbidden = (0..).zip(&mut row).filter(|(token, _)| !may_follow(&tokens, *token));
             forbidden.for_each(|(_, logit)| *logit = f32::NEG_INFINITY);
-            softmax(&mut row, &params(0), &mut Scratch::default());
+            softmax(&mut row, &params(), &mut Scratch::default());
             for (token, &p) in row.iter().enumerate() {
                 let next = [&tokens[..], &[token as u32]].concat();
                 longer.insert(next, probability * f64::from(p));
@@ -60,7 +60,7 @@ fn law_of(prompt: &[u32], may_follow: impl Fn(&[u32], u32) -> bool) -> BTreeMap<
 
 /// Chi-square over its bound; above 1 the counts do not follow the law.
 fn excess(counts: &BTreeMap<Vec<u32>, f64>, law: &BTreeMap<Vec<u32>, f64>) -> f64 {
-    let n = N_REQUESTS as f64;
+    let n: f64 = counts.values().sum();
     let mut statistic = 0.0;
     let mut n_cells = 0.0;
     // Cells with fewer than 5 expected draws are pooled.
@@ -98,7 +98,7 @@ fn sample(prompt: &[u32], config: Config, policy: Box<dyn Policy>, rule: Rule) -
     sample_chosen(prompt, config, policy, rule, |_| None)
 }
 
-/// * `choice`: policy of the request with a seed, if not `policy`.
+/// * `choice`: policy of the request with a number, if not `policy`.
 fn sample_chosen(
     prompt: &[u32],
     config: Config,
@@ -106,10 +106,10 @@ fn sample_chosen(
     rule: Rule,
     choice: impl Fn(u64) -> Option<registry::Config>,
 ) -> Sample {
-    sample_requests(prompt, config, policy, rule, |request, seed| request.policy = choice(seed))
+    sample_requests(prompt, config, policy, rule, |request, i| request.policy = choice(i))
 }
 
-/// * `change`: changes the request with a seed.
+/// * `change`: changes the request with a number.
 fn sample_requests(
     prompt: &[u32],
     config: Config,
@@ -120,9 +120,9 @@ fn sample_requests(
     let executor = ScriptedExecutor::new(SCRIPT, shape(200), rule);
     let mut engine = engine_of(Config { waiting_max: 1 << 20, ..config }, "off", executor);
     engine.set_policy(policy);
-    for seed in 0..N_REQUESTS {
-        let mut request = Request::new(prompt.to_vec(), params(seed), TOKENS as u32);
-        change(&mut request, seed);
+    for i in 0..N_REQUESTS {
+        let mut request = Request::new(prompt.to_vec(), params(), TOKENS as u32);
+        change(&mut request, i);
         engine.submit(request).unwrap();
     }
     let mut sample = Sample { counts: BTreeMap::new(), planned: 0, drafted: 0, verified: 0, accepted: 0 };
@@ -141,10 +141,7 @@ fn sample_requests(
     sample
 }
 
-#[test]
-fn every_policy_and_rule_keeps_the_law() {
-    let prompt = [1, 2, 0, 1];
-    let law = law(&prompt);
+fn policies() -> Vec<String> {
     let mut policies: Vec<String> = registry::ENTRIES.iter().map(|entry| entry.name.to_owned()).collect();
     policies.retain(|name| name != "fixed");
     policies.extend(
@@ -158,10 +155,18 @@ fn every_policy_and_rule_keeps_the_law() {
         ]
         .map(str::to_owned),
     );
+    policies.extend(["beams:1x3", "beams:2x2", "reranked:2x2", "mixed"].map(str::to_owned));
+    policies
+}
+
+#[test]
+fn every_policy_and_rule_keeps_the_law() {
+    let prompt = [1, 2, 0, 1];
+    let law = law(&prompt);
+    let mut policies = policies();
     // Thresholds in the middle of what this draft offers: many proposals are stopped and many are not.
     let stopping = ["adaedl:lambda=0.6", "confidence:p_min=0.6"];
     policies.extend(stopping.map(str::to_owned));
-    policies.extend(["beams:1x3", "beams:2x2", "reranked:2x2", "mixed"].map(str::to_owned));
     // Policies that plan for the whole batch speculate less or not at all in larger ones.
     let config = Config { sequences_max: 24, ..model_config() };
     for rule in [Rule::TokenWise, Rule::Block] {
@@ -181,6 +186,51 @@ fn every_policy_and_rule_keeps_the_law() {
     }
 }
 
+/// Two requests that are equal, seed included, say the same; over all seeds it follows the law.
+#[test]
+fn equal_requests_with_equal_seeds_keep_the_law() {
+    let prompt = [1, 2, 0, 1];
+    let law = law(&prompt);
+    let config = Config { sequences_max: 24, ..model_config() };
+    for policy in policies() {
+        let share_seed = |request: &mut Request, i: u64| request.params.seed = Some(i / 2);
+        let mut sample = sample_requests(&prompt, config, common::policy(&policy), Rule::Block, share_seed);
+        assert_eq!(sample.accepted > 0, policy != "off", "{policy} is not vacuous");
+        for count in sample.counts.values_mut() {
+            assert_eq!(*count % 2.0, 0.0, "{policy}: pairs say the same");
+            *count /= 2.0;
+        }
+        let excess = excess(&sample.counts, &law);
+        assert!(excess < 1.0, "{policy}: chi-square is {excess} of its bound");
+    }
+}
+
+/// Pairs of requests with different prompts, one seed or none, under policies that rank positions of one against those of the
+/// other.
+#[test]
+fn pairs_that_are_ranked_against_each_other_keep_the_law() {
+    let prompts = [[1, 2, 0, 1], [3, 0, 2, 2]];
+    let ranking = ["tetris:base_k=1,extra=1", "dspark", "adaptive_verification", "adaserve:w_max=1", "auto"];
+    for (policy, is_seeded) in ranking.into_iter().flat_map(|policy| [(policy, false), (policy, true)]) {
+        let executor = ScriptedExecutor::new(SCRIPT, shape(100), Rule::Block);
+        let mut engine = engine_of(model_config(), policy, executor);
+        let mut counts = [BTreeMap::new(), BTreeMap::new()];
+        for seed in 0..N_REQUESTS {
+            for prompt in prompts {
+                let params = Params { seed: is_seeded.then_some(seed), ..params() };
+                engine.submit(Request::new(prompt.to_vec(), params, TOKENS as u32)).unwrap();
+            }
+            for ((id, _), output) in run(&mut engine) {
+                *counts[(id.0 % 2) as usize].entry(output.tokens).or_insert(0.0) += 1.0;
+            }
+        }
+        for (counts, prompt) in counts.iter().zip(&prompts) {
+            let excess = excess(counts, &law(prompt));
+            assert!(excess < 1.0, "{policy}, seeds {is_seeded}: chi-square is {excess} of its bound");
+        }
+    }
+}
+
 /// Four policies share every batch: one that trims, one that stops, one that learns from costs, one that calibrates.
 #[test]
 fn policies_side_by_side_keep_the_law() {
@@ -189,7 +239,7 @@ fn policies_side_by_side_keep_the_law() {
     let chosen = [None, Some("tetris"), Some("adaedl:lambda=0.6"), Some("auto")];
     for rule in [Rule::TokenWise, Rule::Block] {
         let config = Config { sequences_max: 24, ..model_config() };
-        let choice = |seed: u64| chosen[seed as usize % chosen.len()].map(|text| text.parse().unwrap());
+        let choice = |i: u64| chosen[i as usize % chosen.len()].map(|text| text.parse().unwrap());
         let sample = sample_chosen(&prompt, config, common::policy("dsde"), rule, choice);
         assert!(sample.accepted > 0);
         let excess = excess(&sample.counts, &law);

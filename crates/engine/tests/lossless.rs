@@ -226,7 +226,7 @@ fn a_perfect_draft_is_always_accepted() {
         let executor = ScriptedExecutor::new(script, shape(200), Rule::TokenWise);
         let mut engine: Engine<_, _> = engine_of(model_config(), "fixed:k=5", executor);
         for i in 0..6 {
-            let params = Params { temperature, seed: u64::from(i), ..Params::greedy() };
+            let params = Params { temperature, ..Params::greedy() };
             engine.submit(dsde_engine::Request::new(prompt(i, 3 + i), params, 41)).unwrap();
         }
         for output in run(&mut engine).values() {

@@ -76,7 +76,7 @@ proptest! {
             match action {
                 Action::Submit { salt, prompt_len, tokens_max, n_choices, priority, is_greedy, chosen } => {
                     let temperature = if is_greedy { 0.0 } else { 0.9 };
-                    let params = Params { temperature, seed: u64::from(salt), ..Params::greedy() };
+                    let params = Params { temperature, seed: (salt % 2 == 0).then_some(u64::from(salt)), ..Params::greedy() };
                     let policy = chosen.map(|i| CHOSEN[i].parse().unwrap());
                     let request = Request { n_choices, priority, policy, ..Request::new(prompt(salt, prompt_len), params, tokens_max) };
                     let id = engine.submit(request.clone()).unwrap();
@@ -126,7 +126,7 @@ proptest! {
 
     /// The same requests in the same order give the same tokens: nothing depends on time, addresses or hashing.
     #[test]
-    fn a_run_can_be_replayed(seeds in prop::collection::vec(any::<u64>(), 1..6), policy in 0..POLICIES.len()) {
+    fn a_run_can_be_replayed(seeds in prop::collection::vec(any::<Option<u64>>(), 1..6), policy in 0..POLICIES.len()) {
         let outcome = || {
             let mut engine = engine(model_config(), POLICIES[policy], 40);
             for (i, &seed) in seeds.iter().enumerate() {

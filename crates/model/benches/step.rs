@@ -8,7 +8,7 @@ use dsde_model::backend::Cpu;
 use dsde_model::embedded;
 use dsde_model::executor::{Checkpoints, Config, KvSize, ModelExecutor};
 use dsde_policy::Signals;
-use dsde_sampling::{Params, Proposal, Rule};
+use dsde_sampling::{Params, Proposal, Rule, Stream};
 
 /// Stored positions of every sequence.
 const CONTEXT_LEN: usize = 255;
@@ -46,6 +46,7 @@ impl Batch {
             seq_idx,
             seq: SeqId(seq_idx as u64),
             params: &self.params,
+            stream: Stream::Own { key: 0, number: seq_idx as u64 },
             history: &self.history,
             prompt_len: 10,
             proposal: &self.proposal,
@@ -63,6 +64,7 @@ impl Batch {
             seq_idx,
             seq: SeqId(seq_idx as u64),
             params: &self.params,
+            stream: Stream::Own { key: 0, number: seq_idx as u64 },
             history: &self.history,
             prompt_len: 10,
             proposal,

@@ -328,8 +328,8 @@ fn log_likelihood(predicted: f64, label: f64) -> f64 {
 /// 1 for accepted, 0 for the first rejected; for a sampled draft the exact probability if it is known.
 fn label(outcome: &Outcome<'_>, index: u32) -> f64 {
     match outcome.signals.get(index as usize) {
-        Some(signals) if outcome.temperature > 0.0 && signals.tv.is_finite() => {
-            1.0 - f64::from(signals.tv).clamp(0.0, 1.0)
+        Some(signals) if outcome.temperature > 0.0 && signals.rejection.is_finite() => {
+            1.0 - f64::from(signals.rejection).clamp(0.0, 1.0)
         }
         _ => f64::from(u8::from(index < outcome.accepted)),
     }
@@ -390,7 +390,7 @@ mod tests {
 
     #[test]
     fn total_variation_is_the_label_of_a_sampled_draft_only() {
-        let signals = [PositionSignals { tv: 0.25, ..PositionSignals::default() }];
+        let signals = [PositionSignals { rejection: 0.25, ..PositionSignals::default() }];
         let sampled = Outcome { temperature: 1.0, signals: &signals, ..outcome(1, 2, 1) };
         assert_eq!([label(&sampled, 0), label(&sampled, 1)], [0.75, 0.0]);
         let greedy = Outcome { signals: &signals, ..outcome(1, 1, 1) };

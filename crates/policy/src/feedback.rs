@@ -9,8 +9,9 @@ use crate::view::SeqId;
 pub struct PositionSignals {
     /// KL(target || draft) over the full vocabulary, nats, both clamped below at 1e-8.
     pub kld: f32,
-    /// Total variation distance, `1 - sum(min(p, q))`, in `0..=1`; the exact rejection probability of a sampled draft.
-    pub tv: f32,
+    /// Probability that a sampled draft is rejected, in `0..=1`: the total variation distance, `1 - sum(min(p, q))`. Of requests
+    /// with a seed, whose drafts must be what the target draws, a bound a little above it.
+    pub rejection: f32,
     /// Entropy of the draft, nats.
     pub draft_entropy: f32,
     /// Entropy of the target, nats.

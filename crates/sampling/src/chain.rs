@@ -82,9 +82,9 @@ impl<'a> Chain<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::CounterDraws;
+    use crate::{CounterDraws, Stream};
 
-    const DRAWS: CounterDraws = CounterDraws { seed: 1, position: 1 };
+    const DRAWS: CounterDraws = CounterDraws { stream: Stream::Own { key: 1, number: 0 }, position: 1 };
 
     #[test]
     fn a_token_the_draft_could_not_draw_is_never_accepted() {

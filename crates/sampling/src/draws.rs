@@ -1,7 +1,8 @@
 //! Random decisions as an argument, and the distributions they are made from.
 
 use crate::lanes::{self, LANES, Sums};
-use crate::rng::{Purpose, uniform};
+use crate::race::winner;
+use crate::rng::{Purpose, Stream, uniform};
 
 /// Answers the random decisions of one step of one sequence.
 ///
@@ -15,19 +16,21 @@ pub trait Draws {
     fn token(&mut self, purpose: Purpose, index: u32, weights: Weights<'_>) -> u32;
 }
 
-/// Production draws: pure functions of seed, sequence length and index.
+/// Production draws: pure functions of stream, sequence length and index.
 ///
-/// Drafts and acceptances are keyed by the length at the *beginning of the step* and the index. A key of absolute position
-/// alone would be wrong: a step that rejects position 7 has already drawn positions 8 and 9, its verdict may depend on those
-/// draws, and the next step would draw them again. Every step emits a token, so the length at its beginning is new.
+/// Of a sequence with a stream of its own, drafts and acceptances are keyed by the length at the *beginning of the step* and the
+/// index. A key of absolute position alone would be wrong: a step that rejects position 7 has already drawn positions 8 and
+/// 9, its verdict may depend on those draws, and the next step would draw them again. Every step emits a token, so the length
+/// at its beginning is new. Tokens from the target are keyed by the absolute position they will stand at; exactly one is
+/// emitted per position at most.
 ///
-/// Tokens from the target are keyed by the absolute position they will stand at; exactly one is emitted per position at
-/// most. Proposals that were not sampled are judged by these draws alone, so for them even sampled output is the same token
-/// for token with speculation off and on.
+/// With a seed every token, drafted or decided, is the winner of the race for its absolute position ([`winner`]). What the
+/// target draws is then a function of seed and text before it: the same whoever drafts, however far, whoever runs beside it,
+/// and whoever has the same seed.
 #[derive(Clone, Copy, Debug)]
 pub struct CounterDraws {
-    /// Seed of the request.
-    pub seed: u64,
+    /// Whose numbers are used.
+    pub stream: Stream,
     /// Length of prompt and output when the step began.
     pub position: u32,
 }
@@ -35,15 +38,18 @@ pub struct CounterDraws {
 impl Draws for CounterDraws {
     #[inline(always)]
     fn accept(&mut self, index: u32, probability: f64) -> bool {
-        uniform(self.seed, self.position, Purpose::Accept, index) < probability
+        uniform(self.stream, self.position, Purpose::Accept, index) < probability
     }
 
     #[inline(always)]
     fn token(&mut self, purpose: Purpose, index: u32, weights: Weights<'_>) -> u32 {
-        weights.pick(match purpose {
-            Purpose::Target => uniform(self.seed, self.position + index, purpose, 0),
-            Purpose::Draft | Purpose::Accept => uniform(self.seed, self.position, purpose, index),
-        })
+        match (self.stream, weights) {
+            (Stream::Seeded { .. }, Weights::Row(row)) => winner(self.stream, self.position + index, row),
+            _ => weights.pick(match purpose {
+                Purpose::Target => uniform(self.stream, self.position + index, purpose, 0),
+                Purpose::Draft | Purpose::Accept => uniform(self.stream, self.position, purpose, index),
+            }),
+        }
     }
 }
 
@@ -214,7 +220,8 @@ mod tests {
     #[test]
     fn a_step_draws_each_number_under_its_own_key() {
         let row = [1.0; 1 << 12];
-        let step = |position| CounterDraws { seed: 9, position };
+        let stream = Stream::Own { key: 9, number: 0 };
+        let step = |position| CounterDraws { stream, position };
         let draw = |mut draws: CounterDraws, purpose, index| draws.token(purpose, index, Weights::Row(&row));
         // The token at position 12 is the same whether two guesses stood before it or none.
         assert_eq!(draw(step(10), Purpose::Target, 2), draw(step(12), Purpose::Target, 0));
@@ -223,8 +230,19 @@ mod tests {
     }
 
     #[test]
+    fn with_a_seed_a_guess_is_what_the_target_will_draw() {
+        let row = [1.0; 1 << 12];
+        let step = |position| CounterDraws { stream: Stream::Seeded { seed: 9, choice: 1 }, position };
+        let draw = |mut draws: CounterDraws, purpose, index| draws.token(purpose, index, Weights::Row(&row));
+        let token = draw(step(12), Purpose::Target, 0);
+        assert_eq!(draw(step(10), Purpose::Target, 2), token);
+        assert_eq!(draw(step(10), Purpose::Draft, 2), token);
+        assert_ne!(draw(step(13), Purpose::Target, 0), token);
+    }
+
+    #[test]
     fn certain_answers_need_no_luck() {
-        let mut draws = CounterDraws { seed: 1, position: 2 };
+        let mut draws = CounterDraws { stream: Stream::Own { key: 1, number: 0 }, position: 2 };
         assert!((0..1000).all(|index| draws.accept(index, 1.0) && !draws.accept(index, 0.0)));
     }
 

@@ -146,7 +146,7 @@ pub fn max(row: &[f32]) -> f32 {
 
 /// Whether some value is at least `floor`.
 #[inline(always)]
-pub fn reaches(values: &Lanes, floor: f32) -> bool {
+pub fn reaches<const N: usize>(values: &[f32; N], floor: f32) -> bool {
     let mut found = false;
     for value in values {
         found |= *value >= floor;

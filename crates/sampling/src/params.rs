@@ -23,8 +23,10 @@ pub struct Params {
     pub frequency_penalty: f32,
     /// Added to single logits, each in `[-100, 100]`, as `(token, bias)`.
     pub logit_bias: Vec<(u32, f32)>,
-    /// Key of every random draw of this sequence.
-    pub seed: u64,
+    /// With a seed the text is a function of request and seed: that of plain decoding, whoever drafts and however far. A guess
+    /// is accepted if it is what the target draws. Without one it is accepted by a [`Rule`](crate::Rule), which accepts more,
+    /// and the draws are those of no other sequence.
+    pub seed: Option<u64>,
     /// How many most probable tokens to report per emitted token; `Some(0)` reports the emitted one only.
     pub logprobs: Option<u32>,
 }
@@ -48,7 +50,7 @@ impl Params {
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
             logit_bias: Vec::new(),
-            seed: 0,
+            seed: None,
             logprobs: None,
         }
     }
@@ -56,6 +58,14 @@ impl Params {
     /// Whether the most probable token is always taken.
     pub fn is_greedy(&self) -> bool {
         self.temperature == 0.0
+    }
+
+    /// Probability that a sampled token is rejected whose draft is so far from the target: the distance itself where a rule
+    /// judges; with a seed, where both race with the same numbers, at most this.
+    ///
+    /// * `tv`: total variation distance of the processed distributions, in `0..=1`.
+    pub fn rejection(&self, tv: f32) -> f32 {
+        if self.seed.is_some() { 2.0 * tv / (1.0 + tv) } else { tv }
     }
 
     /// Whether logits depend on the tokens before them through a penalty.

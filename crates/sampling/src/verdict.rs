@@ -11,8 +11,8 @@ use crate::{Params, Proposal};
 
 /// Which verification rule judges sampled chains of a draft model.
 ///
-/// Other proposals need no choice: greedy requests, tokens that were not sampled (prompt lookup) and branching proposals are
-/// judged by [`walk`](crate::walk).
+/// Other proposals need no choice: requests that are greedy or have a seed, tokens that were not sampled (prompt lookup) and
+/// branching proposals are judged by [`walk`](crate::walk).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Rule {
     /// Accept position by position (Leviathan et al., arXiv:2211.17192).
@@ -99,9 +99,10 @@ pub struct Evidence<'a> {
 
 /// Judges a proposal; the emitted tokens (accepted path, then `next`) follow the target's distribution.
 ///
-/// Greedy requests and proposals that are no sampled chain are judged by walking the tree, sampled chains by `rule`.
+/// Requests that are greedy or have a seed, and proposals that are no sampled chain, are judged by walking the tree, sampled
+/// chains by `rule`.
 ///
-/// The caller owes one thing: whether a sampled token stands in the proposal may depend on anything known before it was
+/// The caller owes two things where a rule judges. No other sequence has the same draws. And whether a sampled token stands in the proposal may depend on anything known before it was
 /// drawn, and never on the token itself ([`law`](crate::law) shows what happens otherwise).
 ///
 /// Call from a `#[target_feature]` function for faster code with the same result.
@@ -122,7 +123,7 @@ pub fn verify(params: &Params, rule: Rule, evidence: &Evidence<'_>, draws: &mut 
         return walk(proposal, |row_idx, _| argmax(target.row(row_idx)));
     }
     match draft {
-        Some(draft) if proposal.is_chain() => {
+        Some(draft) if proposal.is_chain() && params.seed.is_none() => {
             let chain = Chain::new(proposal.tokens(), target, draft);
             match rule {
                 Rule::TokenWise => token_wise(&chain, draws),

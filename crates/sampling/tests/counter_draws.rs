@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 
 use dsde_sampling::law::{self, Drafted, Model, Models};
-use dsde_sampling::{CounterDraws, Draws, Params, Proposal, Purpose, Rule, Scratch, Weights, rng, softmax};
+use dsde_sampling::{
+    CounterDraws, Draws, Params, Proposal, Purpose, Rule, Scratch, Stream, Weights, rng, softmax,
+};
 
 const N: u32 = 20_000;
 const SIGMAS: f64 = 4.0;
@@ -16,7 +18,7 @@ const SIGMAS: f64 = 4.0;
 fn model(seed: u64, vocab_len: u32, temperature: f32) -> impl Fn(&[u32]) -> Vec<f32> {
     let params = Params { temperature, top_p: 0.98, ..Params::greedy() };
     let row = |last| {
-        let logit = |token| 4.0 * rng::uniform(seed, last, Purpose::Draft, token) as f32;
+        let logit = |token| 4.0 * rng::uniform(own(seed), last, Purpose::Draft, token) as f32;
         let mut row: Vec<f32> = (0..vocab_len).map(logit).collect();
         softmax(&mut row, &params, &mut Scratch::default());
         row
@@ -85,9 +87,19 @@ fn generated<D: Draws>(
     tokens
 }
 
-/// Production draws of a request.
-fn production(seed: u64) -> impl Fn(u32) -> CounterDraws {
-    move |position| CounterDraws { seed, position }
+/// The stream of sequence `number`.
+fn own(number: u64) -> Stream {
+    Stream::Own { key: 0, number }
+}
+
+/// Production draws of sequence `number`.
+fn production(number: u64) -> impl Fn(u32) -> CounterDraws {
+    move |position| CounterDraws { stream: own(number), position }
+}
+
+/// Production draws of a request with a seed.
+fn seeded(seed: u64) -> impl Fn(u32) -> CounterDraws {
+    move |position| CounterDraws { stream: Stream::Seeded { seed, choice: 0 }, position }
 }
 
 #[test]
@@ -138,16 +150,45 @@ fn guesses_that_were_not_sampled_change_nothing() {
     }
 }
 
+/// What a seed draws with `draft_len` guesses per step, and how many of them were right.
+fn seeded_run(models: Models<'_>, draft_len: u32, len: usize, seed: u64) -> (Vec<u32>, usize) {
+    let (mut tokens, mut n_accepted) = (Vec::new(), 0);
+    while tokens.len() < len {
+        let mut draws = seeded(seed)(tokens.len() as u32);
+        let drafted = models.drafted(&tokens, &mut draws, |_, drafted| drafted < draft_len);
+        let guessed = Drafted { rows: None, ..drafted };
+        let emitted = models.emitted(&tokens, &guessed, Rule::Block, &mut draws);
+        n_accepted += emitted.len() - 1;
+        tokens.extend(emitted);
+    }
+    tokens.truncate(len);
+    (tokens, n_accepted)
+}
+
+#[test]
+fn with_a_seed_guesses_change_nothing_and_the_law_holds() {
+    let (target, draft) = (model(3, 6, 0.8), model(4, 6, 0.8));
+    let models = Models { target: &target, draft: &draft };
+    check("seeded", &target, 3, |seed| seeded_run(models, 2, 3, seed).0);
+    for seed in 0..500 {
+        let plain = seeded_run(models, 0, 12, seed).0;
+        assert!((1..5).all(|draft_len| seeded_run(models, draft_len, 12, seed).0 == plain), "seed {seed}");
+    }
+    // A draft that is the target always guesses right.
+    let perfect = Models { target: &target, draft: &target };
+    assert_eq!(seeded_run(perfect, 3, 12, 1).1, 9);
+}
+
 /// Draws keyed by absolute position and purpose alone, which looks natural and is wrong.
 struct Positional(CounterDraws);
 
 impl Draws for Positional {
     fn accept(&mut self, index: u32, probability: f64) -> bool {
-        rng::uniform(self.0.seed, self.0.position + index, Purpose::Accept, 0) < probability
+        rng::uniform(self.0.stream, self.0.position + index, Purpose::Accept, 0) < probability
     }
 
     fn token(&mut self, purpose: Purpose, index: u32, weights: Weights<'_>) -> u32 {
-        weights.pick(rng::uniform(self.0.seed, self.0.position + index, purpose, 0))
+        weights.pick(rng::uniform(self.0.stream, self.0.position + index, purpose, 0))
     }
 }
 
@@ -156,7 +197,7 @@ fn keys_that_ignore_the_step_are_caught() {
     let (target, draft) = (|_: &[u32]| vec![1.0 / 3.0, 2.0 / 3.0], |_: &[u32]| vec![2.0 / 3.0, 1.0 / 3.0]);
     let models = Models { target: &target, draft: &draft };
     let statistic = statistic(&target, 3, |seed| {
-        generated(models, Rule::Block, 3, 3, |position| Positional(CounterDraws { seed, position }))
+        generated(models, Rule::Block, 3, 3, |position| Positional(production(seed)(position)))
     });
     assert!(statistic.chi_square > statistic.bound, "{statistic:?}");
 }

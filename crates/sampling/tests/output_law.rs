@@ -1,7 +1,7 @@
 //! The output law, proved: every sequence of draws over tiny vocabularies, every rule, exact probabilities.
 
 use dsde_sampling::law::{self, Drafted, Law, Models, Script};
-use dsde_sampling::{Params, Proposal, Purpose, Rule, Scratch, branches, rng};
+use dsde_sampling::{Params, Proposal, Purpose, Rule, Scratch, Stream, branches, rng};
 
 /// Rows are `f32`, so laws agree to a few times 6e-8 per token.
 const TOLERANCE: f64 = 1e-6;
@@ -12,13 +12,14 @@ const RULES: [Rule; 2] = [Rule::TokenWise, Rule::Block];
 ///
 /// * `zeros`: share of tokens that are impossible.
 fn random_model(seed: u64, vocab_len: u32, zeros: f64) -> impl Fn(&[u32]) -> Vec<f32> {
+    let stream = Stream::Own { key: seed, number: 0 };
     move |prefix| {
         let state = prefix.iter().fold(1, |state, token| state * (vocab_len + 1) + token + 1);
         let weight = |token| {
             let is_zero =
-                rng::uniform(seed, state, Purpose::Accept, token) < zeros && token != state % vocab_len;
+                rng::uniform(stream, state, Purpose::Accept, token) < zeros && token != state % vocab_len;
             // Cubes make some tokens rare.
-            let weight = rng::uniform(seed, state, Purpose::Draft, token).powi(3) + 1e-3;
+            let weight = rng::uniform(stream, state, Purpose::Draft, token).powi(3) + 1e-3;
             if is_zero { 0.0 } else { weight }
         };
         let weights: Vec<f64> = (0..vocab_len).map(weight).collect();
@@ -248,7 +249,8 @@ fn greedy_output_is_the_targets_whatever_was_guessed() {
             target: dsde_sampling::Rows::new(&rows, 3),
             draft: None,
         };
-        let mut draws = dsde_sampling::CounterDraws { seed: 0, position: 0 };
+        let mut draws =
+            dsde_sampling::CounterDraws { stream: Stream::Own { key: 0, number: 0 }, position: 0 };
         let verdict = dsde_sampling::verify(&Params::greedy(), Rule::Block, &evidence, &mut draws);
         let emitted = verdict.emitted(&proposal);
         let n_right = proposal.tokens().iter().zip(&plain).take_while(|(a, b)| a == b).count();

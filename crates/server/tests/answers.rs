@@ -86,6 +86,7 @@ async fn n_choices_of_several_prompts_come_in_order_and_repeat_with_their_seed()
     let off = start(Setup { policy: "off", ..Setup::default() }).await;
     let plain = off.post("/v1/completions", body.clone()).await;
     assert_eq!(texts(&plain), texts(&off.post("/v1/completions", body.clone()).await));
+    assert_eq!(texts(&plain), texts(&first), "speculation changes no text that has a seed");
     assert_ne!(texts(&plain)[0], texts(&plain)[1], "choices have streams of their own");
     let mut streamed_texts = Vec::new();
     let events = off.events("/v1/completions", with(body, json!({"stream": true}))).await;
@@ -93,6 +94,26 @@ async fn n_choices_of_several_prompts_come_in_order_and_repeat_with_their_seed()
         streamed_texts.push(streamed(&events, choice));
     }
     assert_eq!(streamed_texts, texts(&plain));
+}
+
+#[tokio::test]
+async fn no_two_choices_of_a_request_and_no_two_requests_without_a_seed_say_the_same() {
+    let server = start(Setup::default()).await;
+    let asked = |seed: Value| {
+        json!({
+            "prompt": ["a b c", "a b c", "a b c"], "n": 3, "temperature": 1.3, "max_tokens": 24, "ignore_eos": true,
+            "seed": seed,
+        })
+    };
+    let mut texts = std::collections::HashSet::new();
+    for seed in [json!(null), json!(null), json!(42)] {
+        let answer = server.post("/v1/completions", asked(seed)).await;
+        for choice in answer["choices"].as_array().unwrap() {
+            let text = choice["text"].as_str().unwrap().to_owned();
+            assert!(texts.insert(text.clone()), "{text}");
+        }
+    }
+    assert_eq!(texts.len(), 27);
 }
 
 #[tokio::test]

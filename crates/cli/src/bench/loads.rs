@@ -49,9 +49,6 @@ fn read_workloads(names: &[String]) -> Outcome<Vec<Workload>> {
 
 /// What is sent for a prompt.
 pub(super) trait Asked: Clone {
-    /// Sets the seed of its random draws.
-    fn set_seed(&mut self, seed: u64);
-
     /// Leaves it `part` of `whole` of its tokens, at least one.
     fn shorten(&mut self, part: u32, whole: u32);
 }
@@ -63,10 +60,6 @@ pub(super) fn share_of(tokens: u32, part: u32, whole: u32) -> u32 {
 }
 
 impl Asked for Request {
-    fn set_seed(&mut self, seed: u64) {
-        self.params.seed = seed;
-    }
-
     fn shorten(&mut self, part: u32, whole: u32) {
         self.tokens_max = share_of(self.tokens_max, part, whole);
     }
@@ -80,19 +73,12 @@ pub(super) struct Load<R> {
     pub(super) temperature: f32,
     /// One per line that is used; the others repeat them.
     distinct: Vec<R>,
-    /// Of the first request.
-    seed: u64,
 }
 
 impl<R: Asked> Load<R> {
     /// The requests in order, each made when it is asked for.
     pub(super) fn requests(&self) -> impl Iterator<Item = R> {
-        let seeds = (0_u64..).map(|i| self.seed.wrapping_add(i));
-        self.distinct.iter().cycle().zip(seeds).map(|(request, seed)| {
-            let mut request = request.clone();
-            request.set_seed(seed);
-            request
-        })
+        self.distinct.iter().cycle().cloned()
     }
 }
 
@@ -141,7 +127,7 @@ impl<R: Asked> Loads<R> {
             let used = &asks[..asks.len().min(n_requests as usize)];
             for &temperature in &args.temperature {
                 let distinct = used.iter().map(|ask| request(ask, temperature)).collect::<Outcome<_>>()?;
-                loads.push(Load { name: name.clone(), temperature, distinct, seed: args.seed });
+                loads.push(Load { name: name.clone(), temperature, distinct });
             }
         }
         Ok(Self { loads, traffics, n_requests: args.requests })
@@ -164,7 +150,7 @@ impl<R: Asked> Loads<R> {
 impl<R> Load<R> {
     /// A greedy load that repeats a request.
     pub(super) fn of_one(request: R) -> Self {
-        Self { name: "one".to_owned(), temperature: 0.0, distinct: vec![request], seed: 0 }
+        Self { name: "one".to_owned(), temperature: 0.0, distinct: vec![request] }
     }
 }
 
@@ -183,10 +169,10 @@ mod tests {
     }
 
     #[test]
-    fn a_load_repeats_its_lines_with_further_seeds() {
+    fn a_load_repeats_its_lines() {
         let distinct = [7, 8].map(|token| Request::new(vec![token], Params::greedy(), 1)).to_vec();
-        let load = Load { name: "two".to_owned(), temperature: 0.0, distinct, seed: 5 };
-        let requests = load.requests().take(3).map(|request| (request.prompt[0], request.params.seed));
-        assert_eq!(requests.collect::<Vec<_>>(), [(7, 5), (8, 6), (7, 7)]);
+        let load = Load { name: "two".to_owned(), temperature: 0.0, distinct };
+        let requests = load.requests().take(3).map(|request| request.prompt[0]);
+        assert_eq!(requests.collect::<Vec<_>>(), [7, 8, 7]);
     }
 }

@@ -54,6 +54,7 @@ impl<'a> Local<'a> {
             form: if args.raw { Form::Raw } else { Form::Chat },
             n_sequences: n_sequences.expect("every command has a traffic"),
             prefix_cache: false,
+            draws: args.seed,
         };
         let session = Session::open(models, &wish)?;
         Ok(Self {

@@ -18,7 +18,7 @@ use super::{BenchArgs, classes};
 use crate::failure::{Outcome, usage};
 use crate::prompts::Ask;
 use crate::remote::{Client, Counters, Error, Fields, Remote, Route, ServerUrl, base_fields, messages};
-use crate::sampling::{fields_with_seed, shortest};
+use crate::sampling::shortest;
 
 /// Further attempts after a refusal.
 const RETRIES_MAX: u32 = 5;
@@ -41,10 +41,6 @@ pub(super) struct Served {
 }
 
 impl Asked for Fields {
-    fn set_seed(&mut self, seed: u64) {
-        *self = fields_with_seed(self, seed);
-    }
-
     fn shorten(&mut self, part: u32, whole: u32) {
         if let Some(tokens) = self.get("max_tokens").and_then(Value::as_u64) {
             let tokens = share_of(u32::try_from(tokens).unwrap_or(u32::MAX), part, whole);

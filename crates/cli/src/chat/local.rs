@@ -14,7 +14,7 @@ use crate::failure::{OrUsage as _, Outcome};
 use crate::generate::{Printer as _, Streaming};
 use crate::interrupt::Interrupt;
 use crate::sampling::{Sampling, Wanted};
-use crate::session::{Form, Models, Session, Wish};
+use crate::session::{Form, Models, Session, Wish, fresh_draws};
 use crate::speculation::policy_for;
 
 /// Answers by an engine of its own.
@@ -36,6 +36,7 @@ impl Partner {
             form: Form::Chat,
             n_sequences: NonZeroU32::MIN,
             prefix_cache: true,
+            draws: fresh_draws(),
         };
         let session = Session::open(&models.under(&wish.policy), &wish)?;
         let wanted = Wanted { n_choices: 1, logprobs: None };

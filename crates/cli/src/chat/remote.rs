@@ -20,7 +20,7 @@ pub(super) struct Partner {
     /// Of every request.
     fields: Fields,
     /// Seed of the first turn.
-    seed: u64,
+    seed: Option<u64>,
     /// Turns so far; each has its own seed.
     n_turns: u64,
     /// Tokens of the conversation and its characters, when the server last counted.
@@ -78,7 +78,8 @@ impl Partner {
     }
 
     fn request(&self, kept: &[Message]) -> Fields {
-        let mut request = fields_with_seed(&self.fields, self.seed.wrapping_add(self.n_turns));
+        let mut request =
+            fields_with_seed(&self.fields, self.seed.map(|seed| seed.wrapping_add(self.n_turns)));
         request.insert("messages".to_owned(), messages(kept));
         request
     }

@@ -3,8 +3,7 @@
 use dsde_engine::{Beam, DraftDraw, Drafted};
 use dsde_policy::DraftPosition;
 use dsde_sampling::{
-    Adjustment, CounterDraws, Draws, Purpose, Scratch, Shape, Weights, adjust, argmax, branches, mask,
-    softmax,
+    Adjustment, Draws, Purpose, Scratch, Shape, Weights, adjust, argmax, branches, mask, softmax,
 };
 
 use super::drafted::{Basis, DraftedRows};
@@ -58,7 +57,7 @@ fn draw_token(
     kept: &mut DraftedRows,
     scratch: &mut Scratch,
 ) -> Drafted {
-    let DraftDraw { params, history, proposal, .. } = *draw;
+    let DraftDraw { params, proposal, .. } = *draw;
     adjust_row(draw, proposal.len() as usize, row, scratch);
     let mut shape = keep_logits(draw, row, kept);
     let token = if params.is_greedy() {
@@ -69,8 +68,7 @@ fn draw_token(
         softmax(row, params, scratch);
         shape = shape.or_else(|| shape_of_probabilities(draw, row));
         kept.keep_probabilities(row);
-        let mut draws = CounterDraws { seed: params.seed, position: history.len() as u32 };
-        draws.token(Purpose::Draft, proposal.len(), Weights::Row(row))
+        draw.draws().token(Purpose::Draft, proposal.len(), Weights::Row(row))
     };
     kept.finish_row();
     Drafted { token, position: position(draw, shape, 0.0) }

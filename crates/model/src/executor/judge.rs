@@ -3,8 +3,8 @@
 use dsde_engine::{TargetDraw, Verification};
 use dsde_policy::PositionSignals;
 use dsde_sampling::{
-    Adjustment, CounterDraws, Divergence, Evidence, Rows, Rule, Scratch, TokenLogprobs, Verdict, adjust,
-    mask, softmax, verify,
+    Adjustment, Divergence, Evidence, Rows, Rule, Scratch, TokenLogprobs, Verdict, adjust, mask, softmax,
+    verify,
 };
 
 use super::drafted::{Basis, DraftedRows};
@@ -31,7 +31,7 @@ impl Kernel for Judge<'_> {
     #[inline(always)]
     fn run(self) -> Verification {
         let Self { draw, rule, rows, kept, scratch } = self;
-        let TargetDraw { params, history, proposal, .. } = *draw;
+        let TargetDraw { params, proposal, .. } = *draw;
         let vocab_len = rows.len() / (1 + proposal.len() as usize);
         let raw = params.logprobs.map(|_| rows.to_vec());
         adjust_rows(draw, rows, vocab_len, scratch);
@@ -52,13 +52,12 @@ impl Kernel for Judge<'_> {
             let processed = compare(draw, Basis::Probabilities, target, draft);
             signals = match basis {
                 Basis::Probabilities => processed,
-                Basis::Logits { .. } => with_tv_of(signals, &processed),
+                Basis::Logits { .. } => with_rejection_of(signals, &processed),
             };
         }
-        let mut draws = CounterDraws { seed: params.seed, position: history.len() as u32 };
         // The nodes of a tree were chosen, not drawn.
         let draft = draft.filter(|_| draw.drafted_as.is_none());
-        let verdict = verify(params, rule, &Evidence { proposal, target, draft }, &mut draws);
+        let verdict = verify(params, rule, &Evidence { proposal, target, draft }, &mut draw.draws());
         let logprobs = match raw {
             Some(raw) => logprobs(draw, &verdict, Rows::new(&raw, vocab_len)),
             None => Vec::new(),
@@ -96,15 +95,19 @@ fn compare(
             Basis::Logits { temperature } => Divergence::of_logits(p, q, temperature),
             Basis::Probabilities => Divergence::of_probabilities(p, q),
         };
-        signals.push(PositionSignals { kld, tv, draft_entropy, target_entropy });
+        let rejection = draw.params.rejection(tv);
+        signals.push(PositionSignals { kld, rejection, draft_entropy, target_entropy });
     }
     signals
 }
 
-/// Replaces the total variation by that of the processed distributions: the probability that a draft is rejected.
-fn with_tv_of(mut signals: Vec<PositionSignals>, processed: &[PositionSignals]) -> Vec<PositionSignals> {
+/// Replaces the probability of a rejection by that of the processed distributions, which is the true one.
+fn with_rejection_of(
+    mut signals: Vec<PositionSignals>,
+    processed: &[PositionSignals],
+) -> Vec<PositionSignals> {
     for (signal, processed) in signals.iter_mut().zip(processed) {
-        signal.tv = processed.tv;
+        signal.rejection = processed.rejection;
     }
     signals
 }

@@ -64,11 +64,7 @@ fn halves_of_the_threads_give_the_bits_of_one() {
 /// Greedy and sampled requests and two choices of one, side by side.
 fn requests() -> Vec<Request> {
     let prompt = embedded::tokenizer().encode(TEXT).unwrap();
-    let params = |i: u32| Params {
-        temperature: if i % 4 == 3 { 0.9 } else { 0.0 },
-        seed: u64::from(i),
-        ..Params::greedy()
-    };
+    let params = |i: u32| Params { temperature: if i % 4 == 3 { 0.9 } else { 0.0 }, ..Params::greedy() };
     let prompt = |i: u32| prompt[..prompt.len() - i as usize % 3].to_vec();
     let request = |i| Request { n_choices: 1 + i % 2, ..Request::new(prompt(i), params(i), 32) };
     (0..6).map(request).collect()

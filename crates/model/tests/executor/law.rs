@@ -1,6 +1,6 @@
-//! Sampled output follows the target's distribution, through drafts, verdicts, seeds and stores of the executor itself.
+//! Sampled output follows the target's distribution, through drafts, verdicts, draws and stores of the executor itself.
 //!
-//! Many sequences share a prompt and differ in their seeds. Each takes one speculative step with one to three drafted tokens
+//! Many sequences share a prompt and differ in their draws. Each takes one speculative step with one to three drafted tokens
 //! and, if only one token came out of it, a plain one; the first two tokens are counted. The expected counts come from the
 //! target's logits by a softmax written here. Sample size and error probability stand at the constants.
 
@@ -10,7 +10,7 @@ use dsde_model::embedded;
 use dsde_model::executor::ModelExecutor;
 use dsde_model::llama::{Llama, kv_shape};
 use dsde_policy::Signals;
-use dsde_sampling::{Params, Proposal, Rule};
+use dsde_sampling::{Params, Proposal, Rule, Stream};
 
 use crate::pair::{blocks, embedded_pair, open, tiny_pair};
 
@@ -34,8 +34,8 @@ enum Drafter {
     OneHot([u32; 3]),
 }
 
-fn params(seed: u64) -> Params {
-    Params { temperature: 0.8, seed, ..Params::greedy() }
+fn params() -> Params {
+    Params { temperature: 0.8, ..Params::greedy() }
 }
 
 /// One sequence per block `1..=BATCH_LEN`; block 0 holds the prompt.
@@ -43,7 +43,9 @@ struct Trials<'a, B: Backend> {
     executor: ModelExecutor<B>,
     drafter: Drafter,
     prompt: &'a [u32],
-    params: Vec<Params>,
+    params: Params,
+    /// Number of the batch's first sequence.
+    first: u64,
     rows: RowBatch,
 }
 
@@ -58,7 +60,7 @@ impl<'a, B: Backend> Trials<'a, B> {
         let copies: Vec<_> =
             (1..=BATCH_LEN).map(|to| BlockCopy { from: BlockId(0), to: BlockId(to) }).collect();
         executor.copy_blocks(&copies).unwrap();
-        Self { executor, drafter, prompt, params: Vec::new(), rows }
+        Self { executor, drafter, prompt, params: params(), first: 0, rows }
     }
 
     fn push(&mut self, i: usize, context_len: usize, token: u32, proposal: &Proposal) {
@@ -67,7 +69,7 @@ impl<'a, B: Backend> Trials<'a, B> {
 
     /// First two tokens of every sequence of batch `batch_idx`.
     fn run(&mut self, batch_idx: u32) -> Vec<[u32; 2]> {
-        self.params = (0..BATCH_LEN).map(|i| params(u64::from(batch_idx * BATCH_LEN + i))).collect();
+        self.first = u64::from(batch_idx * BATCH_LEN);
         let lens: Vec<u32> = (0..BATCH_LEN).map(|i| 1 + i % 3).collect();
         let proposals = match self.drafter {
             Drafter::Model => self.draft(&lens),
@@ -88,7 +90,7 @@ impl<'a, B: Backend> Trials<'a, B> {
 
     fn draft(&mut self, lens: &[u32]) -> Vec<Proposal> {
         let mut proposals = vec![Proposal::new(); lens.len()];
-        let mut drafted = Vec::new();
+        let (first, mut drafted) = (self.first, Vec::new());
         for round in 0..3 {
             let drawing: Vec<usize> = (0..lens.len()).filter(|&i| lens[i] > round).collect();
             self.rows.clear();
@@ -100,7 +102,8 @@ impl<'a, B: Backend> Trials<'a, B> {
             let draws = drawing.iter().enumerate().map(|(seq_idx, &i)| DraftDraw {
                 seq_idx,
                 seq: SeqId(i as u64),
-                params: &self.params[i],
+                params: &self.params,
+                stream: stream(first + i as u64),
                 history: self.prompt,
                 prompt_len: self.prompt.len() as u32,
                 proposal: &proposals[i],
@@ -119,6 +122,7 @@ impl<'a, B: Backend> Trials<'a, B> {
     }
 
     fn verify(&mut self, histories: &[Vec<u32>], proposals: &[Proposal]) -> Vec<Vec<u32>> {
+        let first = self.first;
         self.rows.clear();
         for (i, (history, proposal)) in histories.iter().zip(proposals).enumerate() {
             self.push(i, history.len() - 1, history[history.len() - 1], proposal);
@@ -126,7 +130,8 @@ impl<'a, B: Backend> Trials<'a, B> {
         let draws = (0..histories.len()).map(|i| TargetDraw {
             seq_idx: i,
             seq: SeqId(i as u64),
-            params: &self.params[i],
+            params: &self.params,
+            stream: stream(first + i as u64),
             history: &histories[i],
             prompt_len: self.prompt.len() as u32,
             proposal: &proposals[i],
@@ -144,6 +149,11 @@ impl<'a, B: Backend> Trials<'a, B> {
         });
         emitted.collect()
     }
+}
+
+/// Of the sequence with a number.
+fn stream(number: u64) -> Stream {
+    Stream::Own { key: 0, number }
 }
 
 fn chain(tokens: &[u32]) -> Proposal {

@@ -8,7 +8,7 @@ use dsde_model::checkpoint::Checkpoint;
 use dsde_model::embedded;
 use dsde_model::executor::{Checkpoints, Config, KvSize, ModelExecutor};
 use dsde_policy::Signals;
-use dsde_sampling::{Params, Proposal, Rule, Verdict};
+use dsde_sampling::{Params, Proposal, Rule, Stream, Verdict};
 
 /// A folder of `tests/fixtures`.
 pub(crate) fn fixture(name: &str) -> PathBuf {
@@ -133,6 +133,7 @@ impl<'a> Decoder<'a> {
             seq_idx: 0,
             seq: self.seq,
             params: self.params,
+            stream: self.stream(),
             history: &self.tokens,
             prompt_len: self.prompt_len,
             proposal,
@@ -153,6 +154,7 @@ impl<'a> Decoder<'a> {
             seq_idx: 0,
             seq: self.seq,
             params: self.params,
+            stream: self.stream(),
             history: &self.tokens,
             prompt_len: self.prompt_len,
             proposal,
@@ -161,6 +163,14 @@ impl<'a> Decoder<'a> {
             prune: None,
             banned: &[],
             signals: self.signals,
+        }
+    }
+
+    /// Numbers of its seed, or else its own.
+    fn stream(&self) -> Stream {
+        match self.params.seed {
+            Some(seed) => Stream::Seeded { seed, choice: 0 },
+            None => Stream::Own { key: 0, number: self.seq.0 },
         }
     }
 

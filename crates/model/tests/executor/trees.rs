@@ -125,8 +125,12 @@ fn trees_do_not_change_greedy_output_of_random_models_in_tight_memory() {
 fn sampled_trees_emit_what_plain_decoding_emits() {
     let requests: Vec<Request> = (0..6)
         .map(|i| {
-            let params =
-                Params { temperature: 0.9, seed: u64::from(i), top_k: 20 * (i % 2), ..Params::greedy() };
+            let params = Params {
+                temperature: 0.9,
+                seed: Some(u64::from(i)),
+                top_k: 20 * (i % 2),
+                ..Params::greedy()
+            };
             Request::new(vec![3 + i, 77, 12, 5], params, 40)
         })
         .collect();

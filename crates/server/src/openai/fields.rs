@@ -1,8 +1,6 @@
 //! Fields that chat and text completions share, and what becomes of them.
 
 use std::collections::BTreeMap;
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher as _;
 
 use axum::http::HeaderMap;
 use dsde_engine::{Request, Slo, Stop};
@@ -209,8 +207,7 @@ impl Fields {
             let tokens_max = asked.unwrap_or_else(|| tokens_max_default(prompt.len()));
             let mut request = Request::new(prompt, params.clone(), tokens_max);
             // The first prompt is drawn as if it were alone.
-            request.params.seed =
-                params.seed.wrapping_add((index as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            request.first_choice = (index as u32).saturating_mul(n_choices);
             request.tokens_min = self.min_tokens.unwrap_or(0);
             request.n_choices = n_choices;
             request.priority = self.priority.unwrap_or(0);
@@ -244,8 +241,7 @@ impl Fields {
             presence_penalty: self.presence_penalty.unwrap_or(off.presence_penalty),
             frequency_penalty: self.frequency_penalty.unwrap_or(off.frequency_penalty),
             logit_bias: self.logit_bias()?,
-            // Without a seed every answer is drawn anew: the keys of a `RandomState` are random.
-            seed: self.seed.map_or_else(|| RandomState::new().hash_one(0), i64::cast_unsigned),
+            seed: self.seed.map(i64::cast_unsigned),
             logprobs,
         })
     }
@@ -353,10 +349,10 @@ mod tests {
     #[test]
     fn defaults_are_those_of_the_api() {
         let got = requests(json!({"seed": 5}), &HeaderMap::new()).unwrap();
-        assert_eq!((got[0].params.temperature, got[0].params.top_p, got[0].params.seed), (1.0, 1.0, 5));
+        assert_eq!((got[0].params.temperature, got[0].params.top_p, got[0].params.seed), (1.0, 1.0, Some(5)));
         assert_eq!((got[0].tokens_max, got[1].tokens_max), (98, 99));
         assert_eq!(got[0].stop.tokens, [9]);
-        assert_ne!(got[1].params.seed, got[0].params.seed, "prompts draw from streams of their own");
+        assert_eq!((got[1].params.seed, got[0].first_choice, got[1].first_choice), (Some(5), 0, 1));
     }
 
     #[test]
@@ -398,7 +394,7 @@ mod tests {
             presence_penalty: 0.2,
             frequency_penalty: 0.3,
             logit_bias: vec![(17, -2.5)],
-            seed: u64::MAX,
+            seed: Some(u64::MAX),
             logprobs: None,
         };
         assert_eq!(got.params, expected);
