@@ -61,6 +61,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "KEY", value_parser = NonEmptyStringValueParser::new())]
     api_key: Vec<String>,
 
+    /// Origin whose web pages may use the server, as https://example.org, or * for all; may be given several times. Default: none.
+    #[arg(long, value_name = "ORIGIN", value_parser = origin)]
+    cors_origin: Vec<String>,
+
     /// Name of the model in requests and answers; may be given several times. Default: the name of its folder, or `demo`.
     #[arg(long, value_name = "NAME")]
     served_model_name: Vec<String>,
@@ -160,12 +164,23 @@ fn server_config(args: &ServeArgs, target: &Source, policy: String) -> Config {
         config.model_names = args.served_model_name.clone();
     }
     config.api_keys = args.api_key.clone();
+    config.cors_origins = args.cors_origin.clone();
     config.waiting_max = args.max_waiting.get();
     config.connections_max = args.max_connections.get();
     config.request_timeout = seconds(args.request_timeout);
     config.drain_delay = Duration::from_secs(args.drain_delay.into());
     config.drain_timeout = seconds(args.drain_timeout);
     config
+}
+
+/// An origin as browsers write it.
+fn origin(text: &str) -> Result<String, String> {
+    let host = text.split_once("://").map(|(_, host)| host);
+    let is_host = |host: &str| !host.is_empty() && host.is_ascii() && !host.contains(['/', '*', ' ', '?']);
+    match text == "*" || host.is_some_and(is_host) {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err("expected a scheme and a host without a path, as https://example.org, or *".to_owned()),
+    }
 }
 
 /// The last part of the folder's path; of a snapshot in a cache of Hugging Face, the repository's name.

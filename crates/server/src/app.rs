@@ -28,12 +28,12 @@ use crate::engine_thread::EngineHandle;
 use crate::live::{self, Board};
 use crate::metrics::Metrics;
 use crate::openai::error::ApiError;
-use crate::openai::fields::ResponseFormat;
+use crate::openai::fields::form::{AskedForm, Form};
 use crate::openai::messages::TypedConversation;
 use crate::openai::tools::CallForm;
 use crate::openai::{chat, completions, models, responses, tokens};
 use crate::service::Phase;
-use crate::{head, page, policies};
+use crate::{cors, head, openapi, page, paths, policies};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -98,10 +98,10 @@ impl App {
         *self.phase.borrow() == Phase::Draining
     }
 
-    /// Refuses models that are not served; no name means the only one there is.
+    /// Refuses models that are not served; no name, or an empty one, means the only one there is.
     pub(crate) fn check_model(&self, name: Option<&str>) -> Result<(), ApiError> {
         match name {
-            Some(name) if !self.config.model_names.iter().any(|known| known == name) => {
+            Some(name) if !name.is_empty() && !self.config.model_names.iter().any(|known| known == name) => {
                 Err(ApiError::unknown_model(name, &self.config.model_names))
             }
             _ => Ok(()),
@@ -155,22 +155,23 @@ impl App {
     /// * `thoughts`: what may come before the form.
     ///
     /// # Errors
-    /// 400 if the schema cannot be followed, or takes too long.
+    /// 400 if the form cannot be followed, or takes too long.
     pub(crate) async fn grammar(
         self: &Arc<Self>,
-        format: Option<&ResponseFormat>,
+        asked: Option<&AskedForm>,
         thoughts: Thoughts,
     ) -> Result<Option<Arc<dyn Grammar>>, ApiError> {
-        let schema = match format {
-            None | Some(ResponseFormat::Text) => return Ok(None),
-            Some(ResponseFormat::JsonObject) => None,
-            Some(ResponseFormat::JsonSchema { json_schema }) => Some(json_schema.schema.clone()),
+        let Some(AskedForm { form, field }) = asked.cloned() else {
+            return Ok(None);
         };
-        let compile = move |grammars: &Grammars| match schema {
-            Some(schema) => grammars.json_schema(schema, thoughts),
-            None => grammars.json_object(thoughts),
+        let compile = move |grammars: &Grammars| match form {
+            Form::JsonObject => grammars.json_object(thoughts),
+            Form::JsonSchema(schema) => grammars.json_schema(schema, thoughts),
+            Form::Regex(regex) => grammars.regex(&regex, thoughts),
+            Form::Choice(texts) => grammars.choice(&texts, thoughts),
+            Form::Grammar(text) => grammars.grammar(&text, thoughts),
         };
-        self.compiled("response_format", compile).await.map(Some)
+        self.compiled(field, compile).await.map(Some)
     }
 
     /// What an answer may say that must call a function, compiled as any other form.
@@ -208,7 +209,9 @@ impl App {
             compile(grammars)
         });
         let compiled = timeout(COMPILE_MAX, compiled).await;
-        compiled.map_err(|_| ApiError::bad_field(field, "the schema takes too long to compile"))?
+        let compiled =
+            compiled.map_err(|_| ApiError::bad_field(field, "the form takes too long to compile"))?;
+        compiled.map_err(|error| error.of_field(field))
     }
 
     /// Runs work on text where it holds up no connection.
@@ -238,6 +241,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     let open = Router::new()
         .route("/", get(page::root))
         .route("/page/{*name}", get(page::file))
+        .route("/openapi.json", get(openapi::description))
         .route("/health", get(health))
         .route("/ready", get(ready));
     let guarded = Router::new()
@@ -253,13 +257,16 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/policies", get(policies::list))
         .route("/v1/live", get(live::live))
         .route_layer(from_fn_with_state(app.clone(), authenticate));
-    open.merge(guarded)
+    let routes = open
+        .merge(guarded)
         .fallback(unknown_route)
         .method_not_allowed_fallback(unknown_method)
         .layer(DefaultBodyLimit::max(app.config.body_bytes_max))
         .layer(from_fn_with_state(app.clone(), head::bound))
         .layer(from_fn_with_state(app.clone(), accompany))
-        .with_state(app)
+        .layer(from_fn_with_state(app.clone(), cors::allow))
+        .with_state(app);
+    paths::tidied(routes)
 }
 
 /// Gives every request an id and a span, and counts errors.

@@ -13,6 +13,8 @@ pub struct Config {
     pub model_names: Vec<String>,
     /// Accepted keys; none lets everybody in.
     pub api_keys: Vec<String>,
+    /// Origins whose pages may use the server, as browsers write them (`https://example.org`); `*` are all, none is none.
+    pub cors_origins: Vec<String>,
     /// The policy, as typed; shown by `/version` and `/v1/live`.
     pub policy: String,
     /// Values for what a request leaves out of how to sample; where they say nothing, the API's own. None.
@@ -46,6 +48,7 @@ impl Config {
         Self {
             model_names: vec![model_name.into()],
             api_keys: Vec::new(),
+            cors_origins: Vec::new(),
             policy: policy.into(),
             sampling: SamplingDefaults::default(),
             body_bytes_max: 4 << 20,

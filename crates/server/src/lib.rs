@@ -6,19 +6,22 @@
 //! bound, and its requests are cancelled between two steps.
 //!
 //! Everything a client can send is bounded and checked here or by the engine; errors have the shape that OpenAI's clients
-//! understand. Keys and plain HTTP only: encryption, and access from other origins, belong to a proxy in front.
+//! understand. Keys and plain HTTP only: encryption belongs to a proxy in front.
 
 mod app;
 mod body;
 mod config;
 mod connections;
+mod cors;
 mod engine_thread;
 mod head;
 mod inbox;
 mod live;
 mod metrics;
 mod openai;
+mod openapi;
 mod page;
+mod paths;
 mod policies;
 mod run;
 mod service;

@@ -48,7 +48,7 @@ const FILES: [(&str, &str, &str); 12] = [
 ];
 
 /// Method, path, and what it is for.
-const ROUTES: [(&str, &str, &str); 15] = [
+pub(crate) const ROUTES: [(&str, &str, &str); 16] = [
     ("POST", "/v1/chat/completions", "answers a conversation"),
     ("POST", "/v1/completions", "continues a text"),
     ("POST", "/v1/responses", "answers a list of items, and keeps nothing"),
@@ -62,6 +62,7 @@ const ROUTES: [(&str, &str, &str); 15] = [
     ("GET", "/ready", "whether new requests are welcome"),
     ("GET", "/metrics", "Prometheus text"),
     ("GET", "/version", "version, model and policy"),
+    ("GET", "/openapi.json", "what may be asked, for programs"),
     ("GET", "/page/FILE", "files of the page"),
     ("GET", "/", "the page for browsers, this list for others"),
 ];

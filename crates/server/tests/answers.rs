@@ -53,6 +53,12 @@ async fn a_chat_answer_has_the_shape_of_the_api() {
         ["prompt_tokens", "completion_tokens", "total_tokens"].map(|key| usage[key].as_u64().unwrap());
     assert!(prompt > 0 && completion > 0 && total == prompt + completion);
     assert!(answer.get("metrics").is_none(), "statistics come only when asked for");
+    let details = &usage["completion_tokens_details"];
+    let [accepted, rejected] = ["accepted_prediction_tokens", "rejected_prediction_tokens"]
+        .map(|key| details[key].as_u64().unwrap());
+    assert!(accepted + rejected > 0 && accepted <= completion, "{usage}");
+    let again = server.post("/v1/chat/completions", chat("Hello.")).await;
+    assert!(again["usage"]["prompt_tokens_details"]["cached_tokens"].is_u64());
 }
 
 #[tokio::test]
@@ -158,6 +164,13 @@ async fn logprobs_have_an_entry_per_token_and_agree_with_the_text() {
     let logprobs = &completion["choices"][0]["logprobs"];
     for key in ["tokens", "token_logprobs", "top_logprobs", "text_offset"] {
         assert_eq!(logprobs[key].as_array().unwrap().len(), 6, "{key}");
+    }
+    let unlikely = json!({"prompt": "The dog", "logprobs": 0, "temperature": 5, "max_tokens": 6, "seed": 1});
+    let completion = server.post("/v1/completions", unlikely).await;
+    let logprobs = &completion["choices"][0]["logprobs"];
+    for (i, token) in logprobs["tokens"].as_array().unwrap().iter().enumerate() {
+        let top = &logprobs["top_logprobs"][i];
+        assert_eq!(top[token.as_str().unwrap()], logprobs["token_logprobs"][i], "the emitted one is there");
     }
 }
 

@@ -19,6 +19,18 @@ fn endless() -> Value {
     json!({"prompt": "Once upon a time", "max_tokens": 2000, "ignore_eos": true, "temperature": 0})
 }
 
+/// Field and message of a refusal with 400.
+async fn check_field(server: &Server, path: &str, body: Value, param: &str, message: &str) {
+    let response = server.send(path, &body).await;
+    let status = response.status().as_u16();
+    let error: Value = response.json().await.expect("an error has a JSON body");
+    assert_eq!((status, &error["error"]["param"]), (400, &json!(param)), "{body}: {error}");
+    let text = error["error"]["message"].as_str().expect("an error has a message");
+    assert!(text.contains(message), "{body}: {text}");
+    let own_words = ["tokens_max", "n_choices", "tokens_min", "u32", "line 1", "ttft_ms_max must"];
+    assert!(!own_words.iter().any(|word| text.contains(word)), "{text}");
+}
+
 async fn check_error(server: &Server, path: &str, body: Value, status: u16, message: &str) {
     let response = server.send(path, &body).await;
     let got = response.status().as_u16();
@@ -36,27 +48,41 @@ async fn mistakes_are_named() {
     check_error(s, CHAT, json!({}), 400, "missing field `messages`").await;
     check_error(s, CHAT, json!({"messages": []}), 400, "1 to 4096 entries, got 0").await;
     check_error(s, CHAT, with(chat("x"), json!({"model": "gpt"})), 404, "this server has: demo").await;
-    check_error(s, CHAT, with(chat("x"), json!({"temperature": -1})), 400, "temperature must be in").await;
-    check_error(s, CHAT, with(chat("x"), json!({"top_p": 0})), 400, "top_p").await;
-    check_error(s, CHAT, with(chat("x"), json!({"n": 0})), 400, "n_choices must be in 1").await;
+    check_error(
+        s,
+        CHAT,
+        with(chat("x"), json!({"temperature": -1})),
+        400,
+        "`temperature` must be in 0 to 100",
+    )
+    .await;
+    check_error(s, CHAT, with(chat("x"), json!({"top_p": 1.5})), 400, "top_p").await;
+    check_error(s, CHAT, with(chat("x"), json!({"n": 0})), 400, "`n` must be from 1").await;
     check_error(s, CHAT, with(chat("x"), json!({"n": 129})), 400, "at most 128").await;
-    check_error(s, CHAT, with(chat("x"), json!({"max_tokens": 0})), 400, "tokens_max").await;
-    check_error(s, CHAT, with(chat("x"), json!({"max_tokens": -1})), 400, "invalid value").await;
-    check_error(s, CHAT, with(chat("x"), json!({"stop": vec!["a"; 17]})), 400, "number of stop strings")
+    check_error(s, CHAT, with(chat("x"), json!({"max_tokens": 0})), 400, "`max_tokens` must be at least 1")
         .await;
-    check_error(s, CHAT, with(chat("x"), json!({"stop": [""]})), 400, "bytes of a stop string").await;
+    check_error(s, CHAT, with(chat("x"), json!({"max_tokens": -2})), 400, "got -2").await;
+    check_error(
+        s,
+        CHAT,
+        with(chat("x"), json!({"stop": vec!["a"; 17]})),
+        400,
+        "the number of strings in `stop`",
+    )
+    .await;
+    check_error(s, CHAT, with(chat("x"), json!({"stop": [""]})), 400, "each string in `stop`").await;
     check_error(s, CHAT, with(chat("x"), json!({"logprobs": true, "top_logprobs": 21})), 400, "at most 20")
         .await;
     check_error(s, CHAT, with(chat("x"), json!({"top_logprobs": 2})), 400, "needs `logprobs`").await;
     check_error(s, CHAT, with(chat("x"), json!({"logit_bias": {"999999": 1}})), 400, "vocabulary").await;
-    check_error(s, CHAT, with(chat("x"), json!({"slo_ttft_ms": -5})), 400, "ttft_ms_max").await;
+    check_error(s, CHAT, with(chat("x"), json!({"slo_ttft_ms": -5})), 400, "`slo_ttft_ms`").await;
     check_error(s, CHAT, with(chat("x"), json!({"tools": [{}]})), 400, "`tools` is not supported").await;
     let image = json!([{"type": "image_url", "image_url": {"url": "http://x"}}]);
     check_error(s, CHAT, json!({"messages": [{"role": "user", "content": image}]}), 400, "got image_url")
         .await;
     check_error(s, "/v1/completions", json!({"prompt": []}), 400, "1 to 128 prompts, got 0").await;
     check_error(s, "/v1/completions", json!({"prompt": [99_999_999]}), 400, "outside the vocabulary").await;
-    check_error(s, "/v1/completions", json!({"prompt": {"a": 1}}), 400, "to be a string").await;
+    check_error(s, "/v1/completions", json!({"prompt": {"a": 1}}), 400, "must be a string").await;
     check_error(s, "/v1/completions", json!({"prompt": vec!["a"; 129]}), 400, "got 129").await;
     check_error(s, "/detokenize", json!({"tokens": [99_999_999]}), 400, "outside the vocabulary").await;
     check_error(s, "/tokenize", json!({}), 400, "exactly one").await;
@@ -66,6 +92,57 @@ async fn mistakes_are_named() {
     let lengths = format!("{} tokens, at most {}", CONTEXT + 10, CONTEXT - 1);
     check_error(s, "/v1/completions", json!({"prompt": long}), 400, &lengths).await;
     server.post(CHAT, chat("still alive")).await;
+}
+
+#[tokio::test]
+async fn mistakes_carry_the_path_of_their_field() {
+    let server = start(Setup::default()).await;
+    let chat_field = async |more: Value, param: &str, message: &str| {
+        check_field(&server, CHAT, with(chat("x"), more), param, message).await;
+    };
+    chat_field(json!({"max_tokens": -5}), "max_tokens", "must be at least 1, or -1 for no bound, got -5")
+        .await;
+    chat_field(json!({"max_tokens": "many"}), "max_tokens", "must be a whole number, got \"many\"").await;
+    chat_field(json!({"n": 0}), "n", "from 1 to 128, got 0").await;
+    chat_field(json!({"n": -1}), "n", "a whole number from 0").await;
+    chat_field(json!({"min_tokens": 9, "max_tokens": 3}), "min_tokens", "from 0 to 3, got 9").await;
+    chat_field(json!({"temperature": -1}), "temperature", "in 0 to 100, got -1").await;
+    chat_field(json!({"top_p": 2}), "top_p", "above 0 and at most 1, got 2").await;
+    chat_field(json!({"stream": "yes"}), "stream", "must be true or false").await;
+    chat_field(json!({"stream_options": {"include_usage": 3}}), "stream_options.include_usage", "got 3")
+        .await;
+    chat_field(json!({"stop": 7}), "stop", "a string or a list of strings").await;
+    chat_field(json!({"logit_bias": {"999999": 1}}), "logit_bias", "vocabulary").await;
+    chat_field(json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs", "at most 20, got 21").await;
+    chat_field(json!({"slo_tpot_ms": 0}), "slo_tpot_ms", "a positive number").await;
+    chat_field(json!({"messages": [{"role": "user", "content": 1}]}), "messages[0].content", "a string or")
+        .await;
+    chat_field(json!({"messages": [{"content": "x"}]}), "messages[0].role", "missing field").await;
+    chat_field(json!({"messages": "x"}), "messages", "must be a list, got \"x\"").await;
+    chat_field(json!({"extra_body": {"top_k": 1}}), "extra_body", "beside the other fields").await;
+    chat_field(json!({"n_predict": 4}), "n_predict", "use `max_tokens`").await;
+    let long = json!({"messages": [{"role": "user", "content": "a ".repeat(4000)}]});
+    chat_field(long, "messages", "fit the context").await;
+    check_field(&server, "/v1/completions", json!({"prompt": ""}), "prompt", "").await;
+    check_field(&server, "/detokenize", json!({"tokens": [1, -1]}), "tokens[1]", "got -1").await;
+    server.post(CHAT, chat("still alive")).await;
+}
+
+#[tokio::test]
+async fn neutral_values_are_accepted() {
+    let server = start(Setup::default()).await;
+    let plain = server.post(CHAT, chat("Hello.")).await;
+    for neutral in [
+        json!({"model": "", "modalities": ["text"], "top_p": 0, "tools": [], "tool_choice": "none"}),
+        json!({"max_completion_tokens": null, "stop": "", "logit_bias": [], "metadata": {}, "store": false}),
+        json!({"n": 1.0, "max_tokens": 24.0, "seed": 1.0, "top_logprobs": 0, "logprobs": false}),
+        json!({"stream": null, "stream_options": null, "response_format": null, "user": "me", "audio": null}),
+    ] {
+        let answer = server.post(CHAT, with(chat("Hello."), neutral.clone())).await;
+        assert_eq!(answer["choices"], plain["choices"], "{neutral}");
+    }
+    let unbounded = server.post(CHAT, with(chat("Hello."), json!({"max_tokens": -1}))).await;
+    assert_eq!(unbounded["choices"][0]["finish_reason"], "stop");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! `response_format`: answers that are JSON of a schema, with speculation on, and the same as without.
+//! Answers of a form: JSON of a schema, texts of an expression, a choice or a grammar, with speculation on, and the same as without.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
@@ -89,13 +89,69 @@ async fn schemas_that_cannot_be_followed_are_refused_and_hurt_nobody() {
     };
     let of_schema =
         |schema: Value| json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema}});
-    refused(json!({"type": "poem"}), "unknown variant").await;
-    refused(json!({"type": "json_schema"}), "missing field").await;
+    refused(json!({"type": "poem"}), "must have the type").await;
+    refused(json!({"type": "json_schema"}), "with a `schema`").await;
     refused(of_schema(json!([1, 2])), "must be an object").await;
     refused(of_schema(json!({"type": "no such"})), "cannot be followed").await;
     refused(of_schema(json!({"type": "string", "pattern": "(("})), "cannot be followed").await;
     refused(of_schema(json!({"description": "x".repeat(70_000)})), "at most 65536 bytes").await;
     let contradicting = json!({"response_format": {"type": "json_object"}, "min_tokens": 5});
     assert_eq!(server.send(CHAT, &with(chat("x"), contradicting)).await.status(), 400);
+    server.post(CHAT, asked(json!({}))).await;
+}
+
+#[tokio::test]
+async fn texts_of_other_forms_are_those_of_plain_decoding() {
+    let server = start(Setup::default()).await;
+    let gbnf = "root ::= animal (\" and \" root)? \".\"\nanimal ::= (\"a \" | \"the \") (\"dog\" | \"cat\")";
+    for (form, pattern) in [
+        (json!({"structured_outputs": {"regex": "[A-Z][a-z]{2,9} is [0-9]{1,3}\\."}}), 0),
+        (json!({"regex": "(yes|no), [a-z ]{5,30}"}), 1),
+        (json!({"guided_choice": ["a dog", "a doghouse", "the sea"]}), 2),
+        (json!({"response_format": {"type": "grammar", "grammar": gbnf}}), 3),
+        (json!({"grammar": gbnf}), 3),
+        (json!({"guided_grammar": "start: \"x\" start | \"y\"\n"}), 4),
+        (json!({"format": "json"}), 5),
+        (json!({"response_format": {"type": "json_object", "schema": schema()}}), 5),
+    ] {
+        let body = with(with(chat("Tell me about a dog."), form.clone()), json!({"max_tokens": 120}));
+        let off = server.post(CHAT, with(body.clone(), json!({"policy": "off"}))).await;
+        for policy in ["auto", "fixed:k=5", "dsde"] {
+            let greedy = server.post(CHAT, with(body.clone(), json!({"policy": policy}))).await;
+            assert_eq!(content(&greedy["choices"][0]), content(&off["choices"][0]), "{policy} {form}");
+        }
+        if off["choices"][0]["finish_reason"] == "stop" {
+            let text = content(&off["choices"][0]);
+            let is_right = match pattern {
+                0 => text.ends_with('.') && text.contains(" is "),
+                1 => text.starts_with("yes, ") || text.starts_with("no, "),
+                2 => ["a dog", "a doghouse", "the sea"].contains(&text),
+                3 => text.ends_with('.') && (text.starts_with("a ") || text.starts_with("the ")),
+                4 => text.trim_start_matches('x') == "y",
+                _ => serde_json::from_str::<Value>(text).unwrap().is_object(),
+            };
+            assert!(is_right, "{form}: {text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn forms_that_cannot_be_had_are_blamed_on_their_field() {
+    let server = start(Setup::default()).await;
+    for (form, param, message) in [
+        (json!({"regex": "(("}), "regex", "cannot be followed"),
+        (json!({"guided_grammar": "start: nothing\n"}), "guided_grammar", "cannot be followed"),
+        (json!({"grammar": "root ::= x"}), "grammar", "there is no rule `x`"),
+        (json!({"guided_choice": [""]}), "guided_choice", "none of them is empty"),
+        (json!({"guided_json": {"$ref": "#"}}), "guided_json", "no answer can have it"),
+        (json!({"regex": "a", "format": "json"}), "format", "ask for two"),
+        (json!({"regex": "a", "ignore_eos": true}), "regex", "decides where the answer ends"),
+    ] {
+        let response = server.send(CHAT, &with(chat("x"), form.clone())).await;
+        assert_eq!(response.status(), 400, "{form}");
+        let error: Value = response.json().await.unwrap();
+        assert_eq!(error["error"]["param"], param, "{error}");
+        assert!(error["error"]["message"].as_str().unwrap().contains(message), "{error}");
+    }
     server.post(CHAT, asked(json!({}))).await;
 }

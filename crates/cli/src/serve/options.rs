@@ -148,6 +148,7 @@ mod tests {
         ("host", "127.0.0.2"),
         ("port", "9000"),
         ("api-key", "secret"),
+        ("cors-origin", "https://example.org"),
         ("served-model-name", "mine"),
         ("max-concurrency", "4"),
         ("max-waiting", "5"),

@@ -1,14 +1,16 @@
-//! Forms of answers: JSON, of any kind or of a schema, as masks over the vocabulary.
+//! Forms of answers as masks over the vocabulary: JSON, of any kind or of a schema, and what a regular expression, a list of
+//! texts or a grammar describes.
 //!
-//! A schema is compiled once per request and followed token by token; both are bounded in work and memory, because schemas come
+//! A form is compiled once per request and followed token by token; both are bounded in work and memory, because forms come
 //! from strangers. White space between the parts of a document is left out, so that no answer can consist of it.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use dsde_engine::{Constraint, ConstraintError, Grammar, Vocabulary as _};
-use llguidance::api::TopLevelGrammar;
+use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
@@ -17,11 +19,13 @@ use super::{CallFormat, ReasoningFormat, Tokenizer};
 use crate::error::Error;
 
 mod calls;
+mod gbnf;
+mod schema;
 
 use calls::Lark;
 pub use calls::{Function, Thoughts};
 
-/// Longest schema, bytes of compact JSON.
+/// Longest schema, bytes of compact JSON; longest regular expression, grammar, or list of texts, bytes.
 pub const SCHEMA_BYTES_MAX: usize = 64 << 10;
 /// Longest grammar of calls, bytes; the schemas of all functions are part of it.
 pub const CALLS_BYTES_MAX: usize = 4 * SCHEMA_BYTES_MAX;
@@ -30,7 +34,17 @@ const LEXER_STATES_MAX: usize = 4000;
 /// Most symbols of a schema's grammar.
 const GRAMMAR_SIZE_MAX: usize = 50_000;
 
-/// Compiles schemas for one vocabulary.
+/// Most brackets of a grammar that are open at once.
+const OPEN_MAX: usize = 1000;
+/// Stack for compiling, bytes, which is used up by rules that refer to each other in a chain: 64 KiB hold some 8000 of them, and
+/// each takes some KiB in a debug build. Only what is used becomes memory.
+const STACK_BYTES: usize = 256 << 20;
+/// Name of a form that something may come before.
+const FORM: &str = "form";
+/// Longest reason that is repeated, characters.
+const REASON_MAX: usize = 300;
+
+/// Compiles forms for one vocabulary.
 pub struct Grammars {
     factory: ParserFactory,
     /// Tokens of the markers that have one of their own.
@@ -83,20 +97,58 @@ impl Grammars {
     /// # Errors
     /// If the schema is no object or too long, says what is not supported, or takes too much to compile.
     pub fn json_schema(&self, mut schema: Value, thoughts: Thoughts) -> Result<Arc<dyn Grammar>, Error> {
-        let len = schema.to_string().len();
-        if len > SCHEMA_BYTES_MAX {
-            return Err(failed(format!("the schema must have at most {SCHEMA_BYTES_MAX} bytes, got {len}")));
-        }
+        check_len("schema", schema.to_string().len())?;
         let Some(fields) = schema.as_object_mut() else {
             return Err(failed("the schema must be an object"));
         };
         // Also replaces what a stranger may have put there.
-        fields.insert("x-guidance".to_owned(), json!({"whitespace_flexible": false}));
-        if thoughts == Thoughts::None {
-            return self.compiled(TopLevelGrammar::from_json_schema(schema));
+        fields.insert("x-guidance".to_owned(), json!({"whitespace_flexible": false, "coerce_one_of": true}));
+        schema::drop_annotations(&mut schema);
+        self.compiled(self.behind(thoughts, GrammarWithLexer::from_json_schema(schema)))
+    }
+
+    /// What a regular expression matches as a whole, with or without anchors at its ends.
+    ///
+    /// # Errors
+    /// If it is too long, is none, looks around or back, or takes too much to compile.
+    pub fn regex(&self, regex: &str, thoughts: Thoughts) -> Result<Arc<dyn Grammar>, Error> {
+        check_len("regular expression", regex.len())?;
+        self.compiled(self.behind(thoughts, GrammarWithLexer::from_regex(without_anchors(regex))))
+    }
+
+    /// One of some texts.
+    ///
+    /// # Errors
+    /// If there are none, one is empty, or they are too long together.
+    pub fn choice(&self, texts: &[String], thoughts: Thoughts) -> Result<Arc<dyn Grammar>, Error> {
+        if texts.is_empty() || texts.iter().any(String::is_empty) {
+            return Err(failed("a choice is between at least one text, and none of them is empty"));
         }
-        let token = |marker: &str| self.markers.get(marker).copied();
-        self.compiled(TopLevelGrammar::from_lark(Lark::new(thoughts, &token).json(&schema)))
+        check_len("list of texts", texts.iter().map(String::len).sum())?;
+        let texts: Vec<String> = texts.iter().map(|text| json!(text).to_string()).collect();
+        let lark = format!("start: TEXT\nTEXT: {}\n", texts.join(" | "));
+        self.compiled(self.behind(thoughts, GrammarWithLexer::from_lark(lark)))
+    }
+
+    /// What a grammar describes, written for llama.cpp (GBNF, which has `::=`) or in llguidance's variant of Lark.
+    ///
+    /// # Errors
+    /// If it is too long, is none, or takes too much to compile.
+    pub fn grammar(&self, text: &str, thoughts: Thoughts) -> Result<Arc<dyn Grammar>, Error> {
+        check_len("grammar", text.len())?;
+        let lark = if gbnf::is_gbnf(text) { gbnf::to_lark(text).map_err(failed)? } else { text.to_owned() };
+        let mut n_open = 0_usize;
+        for byte in lark.bytes() {
+            match byte {
+                b'(' | b'[' | b'{' => n_open += 1,
+                b')' | b']' | b'}' => n_open = n_open.saturating_sub(1),
+                _ => {}
+            }
+            if n_open > OPEN_MAX {
+                return Err(failed(format!("at most {OPEN_MAX} brackets may be open at once")));
+            }
+        }
+        self.compiled(self.behind(thoughts, GrammarWithLexer::from_lark(lark)))
     }
 
     /// One call of a function, or several if they may be parallel and the format knows that; their arguments are of the
@@ -122,9 +174,28 @@ impl Grammars {
         self.compiled(TopLevelGrammar::from_lark(lark))
     }
 
+    /// A form behind what may come before it.
+    fn behind(&self, thoughts: Thoughts, form: GrammarWithLexer) -> TopLevelGrammar {
+        if thoughts == Thoughts::None {
+            return TopLevelGrammar::from_grammar(form);
+        }
+        let token = |marker: &str| self.markers.get(marker).copied();
+        let whole = GrammarWithLexer::from_lark(Lark::new(thoughts, &token).form(FORM));
+        let form = GrammarWithLexer { name: Some(FORM.to_owned()), ..form };
+        TopLevelGrammar { grammars: vec![whole, form], max_tokens: None }
+    }
+
     fn compiled(&self, grammar: TopLevelGrammar) -> Result<Arc<dyn Grammar>, Error> {
-        let mut matcher = Matcher::new(self.factory.create_parser(grammar));
-        matcher.compute_mask().map_err(failed)?;
+        let compile = || {
+            let mut matcher = Matcher::new(self.factory.create_parser(grammar));
+            matcher.compute_mask().map_err(|error| failed(told(&error.to_string())))?;
+            Ok(matcher)
+        };
+        let matcher = thread::scope(|scope| {
+            let builder = thread::Builder::new().name("grammar".to_owned()).stack_size(STACK_BYTES);
+            let compiling = builder.spawn_scoped(scope, compile).map_err(failed)?;
+            compiling.join().unwrap_or_else(|_| Err(failed("it cannot be compiled")))
+        })?;
         Ok(Arc::new(Compiled(Mutex::new(matcher))))
     }
 }
@@ -133,7 +204,35 @@ fn failed(reason: impl fmt::Display) -> Error {
     Error::Grammar { reason: reason.to_string() }
 }
 
-/// A schema before any answer.
+fn check_len(what: &str, len: usize) -> Result<(), Error> {
+    match len > SCHEMA_BYTES_MAX {
+        true => Err(failed(format!("the {what} must have at most {SCHEMA_BYTES_MAX} bytes, got {len}"))),
+        false => Ok(()),
+    }
+}
+
+/// The library's reason without what it tells its own authors.
+fn told(reason: &str) -> String {
+    if reason.contains("NoExtensionBias") {
+        return "no answer can have it".to_owned();
+    }
+    let reason = reason.split("\n<").next().unwrap_or_default().trim();
+    let reason =
+        reason.replace("Unimplemented keys:", "it has keywords that are not supported:").replace('\n', " ");
+    reason.chars().take(REASON_MAX).collect()
+}
+
+/// An expression that matches a whole text needs none.
+fn without_anchors(regex: &str) -> &str {
+    let regex = regex.strip_prefix('^').unwrap_or(regex);
+    match regex.strip_suffix('$') {
+        // A dollar behind an odd number of backslashes is a character.
+        Some(rest) if (rest.len() - rest.trim_end_matches('\\').len()) % 2 == 0 => rest,
+        _ => regex,
+    }
+}
+
+/// A form before any answer.
 struct Compiled(Mutex<Matcher>);
 
 impl fmt::Debug for Compiled {
@@ -149,7 +248,7 @@ impl Grammar for Compiled {
     }
 }
 
-/// A schema as far as an answer has followed it.
+/// A form as far as an answer has followed it.
 struct Followed(Matcher);
 
 impl fmt::Debug for Followed {
@@ -194,7 +293,6 @@ mod tests {
         Grammars::new(&embedded::tokenizer(), &embedded::target().config().eos_tokens).unwrap()
     }
 
-    /// How much of a text the schema lets pass, token by token, and whether the answer may end there.
     fn followed(schema: Value, text: &str) -> (String, bool) {
         follows(grammars().json_schema(schema, Thoughts::None).unwrap().begin(), text)
     }
@@ -333,5 +431,105 @@ mod tests {
         assert!(!constraint.advance(&[token]).unwrap());
         let rest = "\n{\"name\": \"g\", \"arguments\": {}}\n</tool_call>";
         assert_eq!(follows(constraint, rest), (rest.to_owned(), true));
+    }
+
+    #[track_caller]
+    fn check(grammar: Result<Arc<dyn Grammar>, Error>, whole: &[&str], broken: &[&str]) {
+        let grammar = grammar.unwrap();
+        for text in whole {
+            assert_eq!(follows(grammar.begin(), text), ((*text).to_owned(), true), "{text}");
+        }
+        for text in broken {
+            assert_ne!(follows(grammar.begin(), text), ((*text).to_owned(), true), "{text}");
+        }
+    }
+
+    #[test]
+    fn expressions_match_whole_answers() {
+        let grammars = grammars();
+        check(grammars.regex("[a-c]{2}/[0-9]+", Thoughts::None), &["ab/12"], &["ab/", "abc/1", "xab/12"]);
+        check(grammars.regex("^(yes|no)$", Thoughts::None), &["yes", "no"], &["yesno", "maybe"]);
+        check(grammars.regex("a\\$", Thoughts::None), &["a$"], &["a"]);
+    }
+
+    #[test]
+    fn a_choice_is_one_of_its_texts() {
+        let texts = ["a dog", "a dog's \"home\"\n", "ä"].map(str::to_owned);
+        check(
+            grammars().choice(&texts, Thoughts::None),
+            &["a dog", "a dog's \"home\"\n", "ä"],
+            &["a", "a dogs", "a dog a dog"],
+        );
+    }
+
+    #[test]
+    fn grammars_may_be_written_in_two_ways() {
+        let grammars = grammars();
+        let lark = "start: item (\", \" item)*\nitem: WORD | \"[\" start \"]\"\nWORD: /[a-z]+/\n";
+        let gbnf =
+            "# a list\nroot ::= item (\", \" item)*\nitem ::= word\n  | \"[\" root \"]\"\nword ::= [a-z]+";
+        for text in [lark, gbnf] {
+            check(grammars.grammar(text, Thoughts::None), &["a", "a, [b, [c]], d"], &["a,b", "[a", "A"]);
+        }
+        let flat = "root ::= (\"if\" | [a-z]+) \"!\"? ws\nws ::= [ \\t]*";
+        check(grammars.grammar(flat, Thoughts::None), &["if", "ifx!", "ix  "], &["!", "if!!"]);
+        let json = r#"root ::= value
+value ::= object | string | [0-9]+ | ("true" | "false") ws
+object ::= "{" ws (string ":" ws value ("," ws string ":" ws value)*)? "}" ws
+string ::= "\"" ([^"\\\x00-\x1F] | "\\" ["\\/bfnrt])* "\"" ws
+ws ::= [ \t\n]{0,3}"#;
+        check(
+            grammars.grammar(json, Thoughts::None),
+            &[r#"{"a": {"b\"": 12}, "c":true}"#, "{}"],
+            &["{", r#"{"a":}"#],
+        );
+    }
+
+    #[test]
+    fn forms_that_make_no_sense_or_too_much_of_it_are_refused_in_plain_words() {
+        let grammars = grammars();
+        let refused = |form: Result<Arc<dyn Grammar>, Error>, message: &str| {
+            let got = form.unwrap_err().to_string();
+            assert!(got.contains(message), "{got}");
+            assert!(!["verbose", "NoExtension", "backtrace"].iter().any(|word| got.contains(word)), "{got}");
+            assert!(got.len() < 500, "{got}");
+        };
+        refused(grammars.json_schema(json!({"$ref": "#"}), Thoughts::None), "no answer can have it");
+        refused(
+            grammars.json_schema(json!({"contains": {"type": "null"}}), Thoughts::None),
+            "keywords that are not supported",
+        );
+        refused(grammars.regex("((", Thoughts::None), "");
+        refused(grammars.regex("(?=a)b", Thoughts::None), "");
+        refused(grammars.regex(&"(".repeat(60_000), Thoughts::None), "");
+        refused(grammars.regex(&"a".repeat(70_000), Thoughts::None), "at most 65536 bytes");
+        refused(grammars.regex("(((a{1,1000}){1,1000}){1,1000}){1,1000}b", Thoughts::None), "");
+        refused(grammars.choice(&[], Thoughts::None), "at least one text");
+        refused(grammars.choice(&[String::new()], Thoughts::None), "none of them is empty");
+        refused(grammars.grammar("start: nothing\n", Thoughts::None), "");
+        refused(grammars.grammar("start: start\n", Thoughts::None), "");
+        refused(grammars.grammar("root ::= root", Thoughts::None), "");
+        refused(grammars.grammar("", Thoughts::None), "");
+        refused(
+            grammars.grammar(&format!("start: {}", "(".repeat(60_000)), Thoughts::None),
+            "brackets may be open",
+        );
+        let chain: String = (0..5000).map(|i| format!("a{i}:a{}\n", i + 1)).collect();
+        let _ = grammars.grammar(&format!("start: a0\n{chain}a5000: \"x\"\n"), Thoughts::None);
+        let chain: String = (0..5000).map(|i| format!("A{i}:A{}\n", i + 1)).collect();
+        let _ = grammars.grammar(&format!("start: A0\n{chain}A5000: \"x\"\n"), Thoughts::None);
+    }
+
+    #[test]
+    fn annotations_are_no_reason_to_refuse() {
+        let set =
+            json!({"type": "array", "items": {"type": "string", "format": "path"}, "uniqueItems": true});
+        assert_eq!(followed(set, r#"["a","a"]"#), (r#"["a","a"]"#.to_owned(), true));
+        for format in schema::FORMATS {
+            assert!(
+                grammars().json_schema(json!({"type": "string", "format": format}), Thoughts::None).is_ok(),
+                "{format}"
+            );
+        }
     }
 }

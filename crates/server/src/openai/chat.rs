@@ -7,6 +7,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use dsde_engine::{EmittedToken, Grammar};
 use dsde_model::text::{AnswerReader, ChatTemplate, Part, Thoughts, Tokenizer};
+use dsde_sampling::Params;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -18,8 +19,11 @@ use super::messages::{TypedConversation, TypedMessage, typed_messages, variables
 use super::tokens::token_text;
 use super::tools::{Tools, TypedTools};
 use crate::app::{App, RequestId};
-use crate::body::JsonBody;
+use crate::body::FieldsBody;
 use crate::stamp::Stamp;
+
+/// One more than may be asked for.
+const TOP_LOGPROBS_MORE: u32 = Params::LOGPROBS_MAX + 1;
 
 /// The body as typed.
 #[derive(Debug, Deserialize)]
@@ -36,8 +40,6 @@ pub(crate) struct ChatBody {
     enable_thinking: Option<bool>,
     /// A variable of the template, as OpenAI calls it.
     reasoning_effort: Option<String>,
-    #[serde(flatten)]
-    fields: Fields,
 }
 
 /// Answers a conversation.
@@ -46,9 +48,9 @@ pub(crate) async fn chat(
     Extension(request_id): Extension<RequestId>,
     Extension(stamp): Extension<Arc<Stamp>>,
     headers: HeaderMap,
-    JsonBody(body): JsonBody<ChatBody>,
+    FieldsBody(body, fields): FieldsBody<ChatBody>,
 ) -> Result<Response, ApiError> {
-    let (order, ids) = order(&app, body, &headers, request_id, stamp).await?;
+    let (order, ids) = order(&app, body, &fields, &headers, request_id, stamp).await?;
     respond(&app, ChatWire { tokenizer: app.text.tokenizer.clone(), ids }, order).await
 }
 
@@ -59,11 +61,12 @@ pub(crate) async fn chat(
 pub(crate) async fn order(
     app: &Arc<App>,
     body: ChatBody,
+    fields: &Fields,
     headers: &HeaderMap,
     request_id: RequestId,
     stamp: Arc<Stamp>,
 ) -> Result<(Order, CallIds), ApiError> {
-    let ChatBody { messages, logprobs, top_logprobs, add_generation_prompt, fields, .. } = body;
+    let ChatBody { messages, logprobs, top_logprobs, add_generation_prompt, .. } = body;
     let ChatBody { tools, tool_choice, parallel_tool_calls, chat_template_kwargs, .. } = body;
     let of_template = [
         ("enable_thinking", body.enable_thinking.map(Value::from)),
@@ -72,6 +75,10 @@ pub(crate) async fn order(
     app.check_model(fields.model.as_deref())?;
     fields.check()?;
     let logprobs = match (logprobs.unwrap_or(false), top_logprobs) {
+        (true, Some(top @ TOP_LOGPROBS_MORE..)) => {
+            let message = format!("`top_logprobs` must be at most {}, got {top}", TOP_LOGPROBS_MORE - 1);
+            return Err(ApiError::bad_field("top_logprobs", message));
+        }
         (true, top) => Some(top.unwrap_or(0)),
         (false, None | Some(0)) => None,
         (false, Some(_)) => {
@@ -118,9 +125,9 @@ async fn form(
 ) -> Result<Option<Arc<dyn Grammar>>, ApiError> {
     const FIELD: &str = "tool_choice";
     let Some(form) = tools.and_then(Tools::required) else {
-        return app.grammar(fields.response_format(), thoughts).await;
+        return app.grammar(fields.form(), thoughts).await;
     };
-    if fields.has_form() {
+    if fields.form().is_some() {
         let message = "an answer that must call a function cannot have another form";
         return Err(ApiError::bad_field(FIELD, message));
     }
@@ -183,6 +190,7 @@ impl ChatWire {
 
 impl Wire for ChatWire {
     const OPERATION: &'static str = "chat";
+    const PROMPT: &'static str = "messages";
     const ID: &'static str = "chatcmpl-";
     const OBJECT: &'static str = "chat.completion";
     const CHUNK_OBJECT: &'static str = "chat.completion.chunk";

@@ -11,11 +11,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
-use super::fields::{CHOICES_MAX, Fields};
+use super::fields::CHOICES_MAX;
 use super::generation::{Order, Piece, Wire, respond};
 use super::tokens::token_text;
 use crate::app::{App, RequestId};
-use crate::body::JsonBody;
+use crate::body::FieldsBody;
 use crate::stamp::Stamp;
 
 /// Tokens of an answer where nobody asks for a number; the API's own default.
@@ -27,14 +27,12 @@ pub(crate) struct CompletionBody {
     prompt: TypedPrompt,
     logprobs: Option<u32>,
     echo: Option<bool>,
-    #[serde(flatten)]
-    fields: Fields,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(
     untagged,
-    expecting = "expected `prompt` to be a string, a list of strings, a list of token ids, or a list of such lists"
+    expecting = "expected a string, a list of strings, a list of token ids, or a list of such lists"
 )]
 enum TypedPrompt {
     Text(String),
@@ -49,9 +47,9 @@ pub(crate) async fn complete(
     Extension(request_id): Extension<RequestId>,
     Extension(stamp): Extension<Arc<Stamp>>,
     headers: HeaderMap,
-    JsonBody(body): JsonBody<CompletionBody>,
+    FieldsBody(body, fields): FieldsBody<CompletionBody>,
 ) -> Result<Response, ApiError> {
-    let CompletionBody { prompt, logprobs, echo, fields } = body;
+    let CompletionBody { prompt, logprobs, echo } = body;
     app.check_model(fields.model.as_deref())?;
     fields.check()?;
     let is_echoed = echo.unwrap_or(false);
@@ -72,7 +70,7 @@ pub(crate) async fn complete(
     let tokens_max = |_| TOKENS_MAX_DEFAULT;
     let mut requests =
         fields.requests(prompts, logprobs, &headers, &app.text.eos_tokens, sampling, tokens_max)?;
-    let grammar = app.grammar(fields.response_format(), Thoughts::None).await?;
+    let grammar = app.grammar(fields.form(), Thoughts::None).await?;
     requests.iter_mut().for_each(|request| request.grammar = grammar.clone());
     let order = Order {
         requests,
@@ -134,7 +132,9 @@ impl CompletionWire {
             logprobs.push(of_token.logprob);
             let entry =
                 |&(token, logprob): &(u32, f32)| (token_text(&self.tokenizer, token).0, json!(logprob));
-            top.push(of_token.top.iter().map(entry).collect::<Map<String, Value>>());
+            // The emitted token is always there, so that nobody has to look for it twice.
+            let emitted = [(*token, of_token.logprob)];
+            top.push(of_token.top.iter().chain(&emitted).map(entry).collect::<Map<String, Value>>());
         }
         match texts.is_empty() {
             true => Value::Null,
@@ -147,6 +147,7 @@ impl CompletionWire {
 
 impl Wire for CompletionWire {
     const OPERATION: &'static str = "text_completion";
+    const PROMPT: &'static str = "prompt";
     const ID: &'static str = "cmpl-";
     const OBJECT: &'static str = "text_completion";
     const CHUNK_OBJECT: &'static str = "text_completion";

@@ -12,6 +12,9 @@ use crate::inbox::Loss;
 /// Seconds after which a refused client may try again; an answer takes about as long.
 const RETRY_AFTER: &str = "1";
 
+/// What the engine calls the field that a prompt comes from.
+const PROMPT: &str = "prompt";
+
 /// An answer with an error status.
 #[derive(Debug)]
 pub(crate) struct ApiError {
@@ -118,6 +121,18 @@ impl ApiError {
         &self.message
     }
 
+    /// The same, where prompts come from the field `name`.
+    pub(crate) fn of_prompt(mut self, name: &str) -> Self {
+        self.param = self.param.map(|param| if param == PROMPT { name.to_owned() } else { param });
+        self
+    }
+
+    /// The same, blamed on a field if on none yet.
+    pub(crate) fn of_field(self, name: &str) -> Self {
+        let param = self.param.clone().or_else(|| Some(name.to_owned()));
+        Self { param, ..self }
+    }
+
     /// The body, which is also what a stream carries that fails on the way.
     pub(crate) fn body(&self) -> Value {
         let Self { kind, message, param, code, .. } = self;
@@ -143,16 +158,50 @@ impl IntoResponse for ApiError {
 }
 
 impl From<Refused> for ApiError {
+    /// The engine's refusals in the words of the API.
     fn from(refused: Refused) -> Self {
         let message = refused.to_string();
         match refused {
-            Refused::QueueFull { .. } => Self::busy(message),
-            Refused::Policies(_) => Self::busy(message),
+            Refused::QueueFull { .. } | Refused::Policies(_) => Self::busy(message),
             Refused::PromptTooLong { .. } => {
-                Self::bad_field("prompt", message).with_code("context_length_exceeded")
+                Self::bad_field(PROMPT, message).with_code("context_length_exceeded")
             }
+            Refused::EmptyPrompt => Self::bad_field(PROMPT, message),
+            Refused::OutOfRange { name, got, min, max } => out_of_range(name, got, min, max),
+            Refused::Slo { name, got } => {
+                let name = if name == "ttft_ms_max" { "slo_ttft_ms" } else { "slo_tpot_ms" };
+                let message = format!("`{name}` must be a positive number of milliseconds, got {got}");
+                Self::bad_field(name, message)
+            }
+            Refused::Sampling(error) => of_sampling(&error),
             _ => Self::bad_request(message),
         }
+    }
+}
+
+fn out_of_range(name: &str, got: usize, min: usize, max: usize) -> ApiError {
+    let (param, of_field) = match name {
+        "tokens_max" => ("max_tokens", ""),
+        "tokens_min" => ("min_tokens", ""),
+        "n_choices" => ("n", ""),
+        "number of stop tokens" => ("stop_token_ids", "the number of "),
+        "number of stop strings" => ("stop", "the number of strings in "),
+        "bytes of a stop string" => ("stop", "the length in bytes of each string in "),
+        other => (other, ""),
+    };
+    ApiError::bad_field(param, format!("{of_field}`{param}` must be from {min} to {max}, got {got}"))
+}
+
+fn of_sampling(error: &dsde_sampling::Error) -> ApiError {
+    match error {
+        dsde_sampling::Error::OutOfRange { name, expected, got } => {
+            let expected = expected.replace("..=", " to ");
+            ApiError::bad_field(*name, format!("`{name}` must be {expected}, got {got}"))
+        }
+        dsde_sampling::Error::BiasOutsideVocabulary { .. } => {
+            ApiError::bad_field("logit_bias", error.to_string())
+        }
+        _ => ApiError::bad_request(error.to_string()),
     }
 }
 

@@ -1,5 +1,8 @@
 //! Fields that chat and text completions share, and what becomes of them.
 
+pub(crate) mod foreign;
+pub(crate) mod form;
+
 use std::collections::BTreeMap;
 
 use axum::http::HeaderMap;
@@ -8,10 +11,12 @@ use dsde_model::config::SamplingDefaults;
 use dsde_policy::{Config, Error};
 use dsde_sampling::Params;
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use self::form::{AskedForm, FormFields};
 use super::error::ApiError;
 use super::statistics::Detail;
+use crate::body::{names_of, typed};
 
 /// Most continuations of one HTTP request, over all its prompts.
 pub(crate) const CHOICES_MAX: usize = 128;
@@ -19,41 +24,13 @@ pub(crate) const CHOICES_MAX: usize = 128;
 /// Longest name of a policy with its parameters, bytes; the longest table anyone wrote fits ten times.
 const POLICY_BYTES_MAX: usize = 1024;
 
-/// A field that would change the answer in a way this server does not know is refused; others are ignored.
-const REFUSED: [&str; 25] = [
-    "allowed_token_ids",
-    "bad_words",
-    "best_of",
-    "chat_template",
-    "chat_template_kwargs",
-    "continue_final_message",
-    "documents",
-    "function_call",
-    "functions",
-    "guided_choice",
-    "guided_grammar",
-    "guided_json",
-    "guided_regex",
-    "include_stop_str_in_output",
-    "length_penalty",
-    "logits_processors",
-    "modalities",
-    "prompt_logprobs",
-    "structured_outputs",
-    "suffix",
-    "thinking_token_budget",
-    "tool_choice",
-    "tools",
-    "truncate_prompt_tokens",
-    "use_beam_search",
-];
-
 /// Shared fields as typed. Names and meanings are OpenAI's, and vLLM's beyond those.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Fields {
     pub(crate) model: Option<String>,
-    max_tokens: Option<u32>,
-    max_completion_tokens: Option<u32>,
+    /// -1 is no bound.
+    max_tokens: Option<i64>,
+    max_completion_tokens: Option<i64>,
     min_tokens: Option<u32>,
     temperature: Option<f32>,
     top_p: Option<f32>,
@@ -73,13 +50,12 @@ pub(crate) struct Fields {
     slo_ttft_ms: Option<f64>,
     slo_tpot_ms: Option<f64>,
     policy: Option<String>,
-    response_format: Option<ResponseFormat>,
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
     spec_decode_metrics: Option<Detail>,
     token_origins: Option<bool>,
-    #[serde(flatten)]
-    rest: Map<String, Value>,
+    #[serde(skip)]
+    form: Option<AskedForm>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -89,46 +65,32 @@ enum OneOrMany {
     Many(Vec<String>),
 }
 
-/// The form that an answer is to have.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub(crate) enum ResponseFormat {
-    /// Any.
-    Text,
-    /// A JSON object.
-    JsonObject,
-    /// JSON of a schema.
-    JsonSchema {
-        /// The schema and what surrounds it.
-        json_schema: NamedSchema,
-    },
-}
-
-/// A schema as typed; its name is for people, and it is always followed strictly.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-pub(crate) struct NamedSchema {
-    pub(crate) schema: Value,
-}
-
 #[derive(Debug, Default, Deserialize)]
 struct StreamOptions {
     include_usage: Option<bool>,
 }
 
 impl Fields {
-    /// Refuses fields that cannot be honoured.
+    /// Whether a field of this name is read.
+    pub(crate) fn has(name: &str) -> bool {
+        [names_of::<Self>(), names_of::<FormFields>()].concat().contains(&name)
+    }
+
+    /// The shared fields of a body.
     ///
     /// # Errors
-    /// 400 with the name of the first one.
+    /// 400 if one has not its type, or an answer is to have two forms.
+    pub(crate) fn typed(fields: &Value) -> Result<Self, ApiError> {
+        let form = typed::<FormFields>(fields)?.asked()?;
+        Ok(Self { form, ..typed(fields)? })
+    }
+
+    /// Refuses fields that contradict each other.
+    ///
+    /// # Errors
+    /// 400 with the name of one.
     pub(crate) fn check(&self) -> Result<(), ApiError> {
-        match REFUSED
-            .into_iter()
-            .find(|name| self.rest.get(*name).is_some_and(|value| !is_neutral(name, value)))
-        {
-            None => Ok(()),
-            Some(name) => Err(ApiError::bad_field(name, format!("`{name}` is not supported by this server"))),
-        }?;
-        if self.has_form() { self.check_end_is_free("response_format") } else { Ok(()) }
+        self.form().map_or(Ok(()), |asked| self.check_end_is_free(asked.field))
     }
 
     /// Refuses fields that decide where the answer ends, because `field` does.
@@ -146,13 +108,8 @@ impl Fields {
     }
 
     /// The form that the answer is to have, if any.
-    pub(crate) fn response_format(&self) -> Option<&ResponseFormat> {
-        self.response_format.as_ref()
-    }
-
-    /// Whether the answer is to have a form.
-    pub(crate) fn has_form(&self) -> bool {
-        !matches!(self.response_format, None | Some(ResponseFormat::Text))
+    pub(crate) fn form(&self) -> Option<&AskedForm> {
+        self.form.as_ref()
     }
 
     /// Continuations per prompt.
@@ -200,10 +157,9 @@ impl Fields {
             );
             return Err(ApiError::bad_field("n", message));
         }
-        let params = self.params(logprobs, defaults)?;
+        let (params, asked) = (self.params(logprobs, defaults)?, self.tokens_max()?);
         let (stop, slo, policy) = (self.stop(eos_tokens), self.slo(headers)?, self.policy()?);
         let request = |(index, prompt): (usize, Vec<u32>)| {
-            let asked = self.max_completion_tokens.or(self.max_tokens);
             let tokens_max = asked.unwrap_or_else(|| tokens_max_default(prompt.len()));
             let mut request = Request::new(prompt, params.clone(), tokens_max);
             // The first prompt is drawn as if it were alone.
@@ -220,6 +176,20 @@ impl Fields {
         Ok(prompts.into_iter().enumerate().map(request).collect())
     }
 
+    /// The bound that is asked for, if any; the context is one in any case.
+    fn tokens_max(&self) -> Result<Option<u32>, ApiError> {
+        let newer = self.max_completion_tokens.map(|n| ("max_completion_tokens", n));
+        match newer.or(self.max_tokens.map(|n| ("max_tokens", n))) {
+            None => Ok(None),
+            Some((_, -1)) => Ok(Some(u32::MAX)),
+            Some((name, n @ ..1)) => {
+                let message = format!("`{name}` must be at least 1, or -1 for no bound, got {n}");
+                Err(ApiError::bad_field(name, message))
+            }
+            Some((_, n)) => Ok(Some(u32::try_from(n).unwrap_or(u32::MAX))),
+        }
+    }
+
     fn params(&self, logprobs: Option<u32>, defaults: &SamplingDefaults) -> Result<Params, ApiError> {
         let off = Params::greedy();
         let top_k = match self.top_k {
@@ -232,7 +202,11 @@ impl Fields {
         Ok(Params {
             temperature: self.temperature.or(defaults.temperature).unwrap_or(1.0),
             top_k,
-            top_p: self.top_p.or(defaults.top_p).unwrap_or(off.top_p),
+            // 0 keeps the most probable token, as the smallest number does.
+            top_p: self
+                .top_p
+                .or(defaults.top_p)
+                .map_or(off.top_p, |p| if p == 0.0 { f32::MIN_POSITIVE } else { p }),
             min_p: self.min_p.or(defaults.min_p).unwrap_or(off.min_p),
             repetition_penalty: self
                 .repetition_penalty
@@ -264,6 +238,7 @@ impl Fields {
         }
         let strings = match &self.stop {
             None => Vec::new(),
+            Some(OneOrMany::One(string)) if string.is_empty() => Vec::new(),
             Some(OneOrMany::One(string)) => vec![string.clone()],
             Some(OneOrMany::Many(strings)) => strings.clone(),
         };
@@ -304,23 +279,6 @@ fn header_ms(headers: &HeaderMap, name: &'static str) -> Result<Option<f64>, Api
     })
 }
 
-/// Whether a field that would be refused asks for what happens anyway.
-fn is_neutral(name: &str, value: &Value) -> bool {
-    match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::Array(list) => list.is_empty(),
-        Value::Object(map) => map.is_empty(),
-        Value::String(text) => {
-            text.is_empty() || (name == "tool_choice" && matches!(text.as_str(), "none" | "auto"))
-        }
-        Value::Number(number) => match name {
-            "best_of" | "length_penalty" => number.as_f64() == Some(1.0),
-            _ => false,
-        },
-        Value::Bool(true) => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
@@ -328,12 +286,9 @@ mod tests {
 
     use super::*;
 
-    fn fields(value: Value) -> Fields {
-        serde_json::from_value(value).unwrap()
-    }
-
     fn requests(value: Value, headers: &HeaderMap) -> Result<Vec<Request>, ApiError> {
-        let fields = fields(value);
+        foreign::check(&value, Fields::has)?;
+        let fields = Fields::typed(&value)?;
         fields.check()?;
         let defaults = SamplingDefaults::default();
         fields.requests(vec![vec![1, 2], vec![3]], None, headers, &[9], &defaults, |len| 100 - len as u32)
@@ -364,7 +319,7 @@ mod tests {
             min_p: Some(0.05),
             repetition_penalty: Some(1.1),
         };
-        let params = |value: Value| fields(value).params(None, &defaults).unwrap();
+        let params = |value: Value| Fields::typed(&value).unwrap().params(None, &defaults).unwrap();
         let sampled = |p: Params| (p.temperature, p.top_p, p.top_k, p.min_p, p.repetition_penalty);
         assert_eq!(sampled(params(json!({}))), (0.6, 0.95, 20, 0.05, 1.1));
         assert_eq!(sampled(params(json!({"temperature": 0, "top_k": -1}))), (0.0, 0.95, 0, 0.05, 1.1));
@@ -419,16 +374,35 @@ mod tests {
         );
         check_refused(json!({"policy": "x".repeat(1025)}), "at most 1024 bytes, got 1025");
         check_refused(json!({"top_k": -2}), "`top_k`");
+        check_refused(
+            json!({"max_tokens": -5}),
+            "`max_tokens` must be at least 1, or -1 for no bound, got -5",
+        );
+        check_refused(
+            json!({"max_tokens": 9, "max_completion_tokens": 0}),
+            "`max_completion_tokens` must be",
+        );
         check_refused(json!({"logit_bias": {"x": 1}}), "token ids");
         check_refused(json!({"n": 65}), "at most 128, got 2 times 65");
     }
 
     #[test]
-    fn neutral_values_are_not_refused() {
-        let value = json!({
-            "tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "best_of": 1, "suffix": null,
-            "functions": null, "use_beam_search": false, "guided_json": null, "policy": null, "length_penalty": 1.0,
-        });
-        assert!(requests(value, &HeaderMap::new()).is_ok());
+    fn neutral_values_are_those_of_absent_fields() {
+        let absent = requests(json!({"seed": 1}), &HeaderMap::new()).unwrap();
+        for neutral in [
+            json!({"max_tokens": null, "max_completion_tokens": null, "min_tokens": 0}),
+            json!({"temperature": null, "top_p": null, "top_k": -1, "min_p": 0, "presence_penalty": 0, "stop": null}),
+            json!({"top_k": 0, "top_p": 1, "temperature": 1, "repetition_penalty": 1, "frequency_penalty": 0}),
+            json!({"stop": "", "stop_token_ids": [], "logit_bias": {}, "n": 1, "ignore_eos": false, "priority": 0}),
+            json!({"stop": [], "response_format": {"type": "text"}, "policy": null, "stream_options": null}),
+        ] {
+            let mut value = neutral.clone();
+            value["seed"] = json!(1);
+            assert_eq!(requests(value, &HeaderMap::new()).unwrap(), absent, "{neutral}");
+        }
+        let unbounded = requests(json!({"max_tokens": -1, "top_p": 0}), &HeaderMap::new()).unwrap();
+        assert_eq!((unbounded[0].tokens_max, unbounded[0].params.top_p), (u32::MAX, f32::MIN_POSITIVE));
+        let large = requests(json!({"max_tokens": 99_999_999_999_u64}), &HeaderMap::new()).unwrap();
+        assert_eq!(large[0].tokens_max, u32::MAX);
     }
 }

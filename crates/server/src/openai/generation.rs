@@ -52,6 +52,8 @@ impl Piece<'_> {
 pub(crate) trait Wire: Send + Sync + 'static {
     /// What is done, in OpenTelemetry's words.
     const OPERATION: &'static str;
+    /// The field that prompts come from.
+    const PROMPT: &'static str;
     /// Begins the id of an answer.
     const ID: &'static str;
     /// What an answer is called.
@@ -135,7 +137,7 @@ pub(crate) async fn respond<W: Wire>(app: &Arc<App>, wire: W, order: Order) -> R
     let deadline = Instant::now() + app.config.request_timeout;
     if let Err(rejected) = app.engine.submit(Submission { requests: order.requests, inbox, deadline }).await {
         generation.span.refused();
-        return Err(rejected.into());
+        return Err(ApiError::from(rejected).of_prompt(W::PROMPT));
     }
     match order.is_streamed {
         true => Ok(generation.stream(app)),
@@ -341,12 +343,18 @@ impl<W: Wire> Generation<W> {
     /// The prompt counts once, however many choices continue it.
     fn usage(&self) -> Value {
         let completion_tokens: usize = self.timelines().map(|timeline| timeline.emitted as usize).sum();
+        let sum = |of: fn(&RequestTimeline) -> u32| self.timelines().map(of).sum::<u32>();
         let cached: u32 = self.timelines().step_by(self.n).map(|timeline| timeline.cached_tokens).sum();
         json!({
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": completion_tokens,
             "total_tokens": self.prompt_tokens + completion_tokens,
             "prompt_tokens_details": {"cached_tokens": cached},
+            "completion_tokens_details": {
+                // What was kept of the last proposal may be cut off by a stop condition.
+                "accepted_prediction_tokens": sum(|timeline| timeline.accepted.min(timeline.emitted)),
+                "rejected_prediction_tokens": sum(|timeline| timeline.verified - timeline.accepted),
+            },
         })
     }
 

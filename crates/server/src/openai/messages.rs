@@ -142,7 +142,7 @@ impl Content {
             Self::Parts(parts) => parts,
         };
         let text = |part: ContentPart| match (part.r#type.as_str(), part.text) {
-            ("text", Some(text)) => Ok(text),
+            ("text" | "input_text" | "output_text", Some(text)) => Ok(text),
             (kind, _) => Err(format!("only parts with `type` text and a `text` are supported, got {kind}")),
         };
         parts.into_iter().map(text).collect()

@@ -24,7 +24,7 @@ use super::chat::{self, ChatBody};
 use super::error::ApiError;
 use super::generation::{Envelope, Piece, Wire, respond, seconds_since_epoch};
 use crate::app::{App, RequestId};
-use crate::body::JsonBody;
+use crate::body::{FieldsBody, JsonBody};
 use crate::stamp::Stamp;
 
 /// Answers a list of items.
@@ -38,9 +38,8 @@ pub(crate) async fn respond_to(
     let mut asked = Asked::read(body)?;
     let id = request_id.0.clone();
     let answered = async {
-        let body: ChatBody = serde_json::from_value(asked.chat.take())
-            .map_err(|error| ApiError::bad_request(format!("the body is not as expected: {error}")))?;
-        let (order, ids) = chat::order(&app, body, &headers, request_id, stamp).await?;
+        let FieldsBody::<ChatBody>(body, fields) = FieldsBody::of(&asked.chat.take())?;
+        let (order, ids) = chat::order(&app, body, &fields, &headers, request_id, stamp).await?;
         let mut repeated = std::mem::take(&mut asked.repeated);
         let params = order.requests.first().map(|request| &request.params);
         repeated.extend(params.into_iter().flat_map(drawing));

@@ -80,9 +80,9 @@ impl<'a> Lark<'a> {
         lark
     }
 
-    /// The answer is JSON.
-    pub(super) fn json(mut self, schema: &Value) -> String {
-        let _ = writeln!(self.text, "answer: %json {schema}");
+    /// The answer is of another grammar.
+    pub(super) fn form(mut self, name: &str) -> String {
+        let _ = writeln!(self.text, "answer: @{name}");
         self.text
     }
 

@@ -1,0 +1,108 @@
+//! What a schema says that nothing can be made of: it is left out, and the rest is followed.
+
+use serde_json::{Map, Value};
+
+/// Formats of texts that are followed; any other is an annotation, as the standard has it.
+pub(super) const FORMATS: [&str; 10] =
+    ["date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid"];
+
+/// Keywords that say something about a document which cannot be told while it is written.
+const DROPPED: [&str; 1] = ["uniqueItems"];
+
+/// Leaves out what cannot be followed, in the schema and all that are part of it.
+pub(super) fn drop_annotations(schema: &mut Value) {
+    let Some(fields) = schema.as_object_mut() else {
+        return;
+    };
+    fields.retain(|name, value| !is_annotation(name, value));
+    for (name, value) in fields.iter_mut() {
+        match name.as_str() {
+            "additionalItems"
+            | "additionalProperties"
+            | "contains"
+            | "else"
+            | "if"
+            | "not"
+            | "propertyNames"
+            | "then"
+            | "unevaluatedItems"
+            | "unevaluatedProperties" => drop_annotations(value),
+            "allOf" | "prefixItems" => each(value),
+            "anyOf" | "oneOf" => {
+                keep_followed(value);
+                each(value);
+            }
+            "items" if value.is_array() => each(value),
+            "items" => drop_annotations(value),
+            "$defs" | "definitions" | "dependentSchemas" | "patternProperties" | "properties" => {
+                value.as_object_mut().into_iter().flat_map(Map::values_mut).for_each(drop_annotations);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn each(list: &mut Value) {
+    list.as_array_mut().into_iter().flatten().for_each(drop_annotations);
+}
+
+fn is_annotation(name: &str, value: &Value) -> bool {
+    match name {
+        "format" => value.as_str().is_some_and(|format| !FORMATS.contains(&format)),
+        _ => DROPPED.contains(&name) && value.is_boolean(),
+    }
+}
+
+/// Leaves out alternatives that no automaton can follow while there are others; an answer that takes one of those is right, too.
+fn keep_followed(alternatives: &mut Value) {
+    let Some(list) = alternatives.as_array_mut() else {
+        return;
+    };
+    let looks_around = |schema: &Value| {
+        let pattern = schema["pattern"].as_str().unwrap_or_default();
+        ["(?=", "(?!", "(?<=", "(?<!"].iter().any(|sign| pattern.contains(sign))
+    };
+    if !list.iter().all(looks_around) {
+        list.retain(|schema| !looks_around(schema));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(mut schema: Value, expected: Value) {
+        drop_annotations(&mut schema);
+        assert_eq!(schema, expected);
+    }
+
+    #[test]
+    fn annotations_are_left_out_wherever_a_schema_stands() {
+        let set =
+            json!({"type": "array", "items": {"type": "string", "format": "path"}, "uniqueItems": true});
+        let list = json!({"type": "array", "items": {"type": "string"}});
+        check(set.clone(), list.clone());
+        check(json!({"properties": {"a": set.clone()}}), json!({"properties": {"a": list.clone()}}));
+        check(json!({"$defs": {"a": {"anyOf": [set]}}}), json!({"$defs": {"a": {"anyOf": [list]}}}));
+        check(json!({"type": "string", "format": "date"}), json!({"type": "string", "format": "date"}));
+    }
+
+    #[test]
+    fn names_and_values_that_look_like_annotations_stay() {
+        let schema = json!({
+            "properties": {"format": {"enum": [{"format": "x", "uniqueItems": true}]}, "uniqueItems": {}},
+            "required": ["format"], "default": {"format": "x"},
+        });
+        check(schema.clone(), schema);
+    }
+
+    #[test]
+    fn alternatives_that_look_around_give_way_to_others() {
+        let decimal = json!({"type": "string", "pattern": "^(?!^[-+.]*$)[+-]?0*\\d*\\.?\\d*$"});
+        check(json!({"anyOf": [{"type": "number"}, decimal]}), json!({"anyOf": [{"type": "number"}]}));
+        check(json!({"anyOf": [decimal]}), json!({"anyOf": [decimal]}));
+    }
+}
