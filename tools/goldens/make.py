@@ -1,8 +1,10 @@
 """Writes the reference values that the tests of crates/model compare with; see README.md."""
 
+import make_jinja
 import make_logits
 import make_texts
 
 if __name__ == "__main__":
     make_logits.main()
     make_texts.main()
+    make_jinja.main()

@@ -67,12 +67,24 @@ pub(crate) struct ModelArgs {
     /// Longest sequence in tokens, prompt and output together. Default: the model's own limit.
     #[arg(long, value_name = "N", help_heading = "Model", value_parser = whole_number_in(CONTEXT_MIN..=u32::MAX))]
     pub(crate) context: Option<u32>,
+
+    /// Let messages spell control tokens, such as `<|im_end|>`. Without it, what a message says stays text, and only the chat
+    /// template's own words become tokens that steer the model.
+    #[arg(long, help_heading = "Model")]
+    pub(crate) allow_control_tokens: bool,
 }
 
 impl ModelArgs {
     /// The embedded pair.
     pub(crate) fn demo(threads: Option<NonZeroU32>) -> Self {
-        Self { model: None, draft: None, threads, kv_blocks: None, context: None }
+        Self {
+            model: None,
+            draft: None,
+            threads,
+            kv_blocks: None,
+            context: None,
+            allow_control_tokens: false,
+        }
     }
 }
 

@@ -160,7 +160,8 @@ fn tell_of_cut_answers(session: &Session, n_cut: usize) {
 
 fn request(session: &Session, sampling: &Sampling, index: usize, ask: &Ask) -> Outcome<Request> {
     let prompt = session.encode(&ask.prompt).map_err(|error| ask.blame(error))?;
-    let request = sampling.request(index, prompt, ask.max_tokens);
+    let mut request = sampling.request(index, prompt, ask.max_tokens);
+    request.drops_leading_space = session.drops_leading_space();
     request.check(&session.engine.shape()).map_err(|error| ask.blame(error))?;
     Ok(request)
 }

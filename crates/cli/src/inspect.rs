@@ -171,6 +171,7 @@ impl Model {
     fn new(source: &Source, opened: &Opened, backend: &Cpu) -> Self {
         let config = opened.config();
         let embeddings = opened.checkpoint.embeddings();
+        let template = chat_template(source);
         Self {
             source: source.to_string(),
             architecture: config.family.architecture(),
@@ -185,11 +186,11 @@ impl Model {
             vocab_len: config.vocab_len,
             n_embeddings: config.n_embeddings,
             context_len_max: config.context_len_max,
-            eos_tokens: config.eos_tokens.clone(),
+            eos_tokens: opened.eos_tokens(template.as_ref().ok()),
             bos_token: config.bos_token,
             sampling: Sampling::new(&config.sampling),
             tied_embeddings: config.tie_embeddings,
-            chat_template: chat_template(source).is_ok(),
+            chat_template: template.is_ok(),
             weight_bytes: opened.checkpoint.weight_bytes(),
             kv_bytes_per_token: block_bytes(backend, config) / backend.block_len(),
         }

@@ -67,6 +67,19 @@ impl Opened {
         self.checkpoint.config()
     }
 
+    /// Tokens that end a text: what any file says, and what ends a turn of `template`.
+    pub(crate) fn eos_tokens(&self, template: Option<&ChatTemplate>) -> Vec<u32> {
+        let mut tokens = self.config().eos_tokens.clone();
+        let end_of_turn = template.and_then(|template| template.end_of_turn(&self.tokenizer));
+        let named = self.tokenizer.end_tokens().iter().copied().chain(end_of_turn);
+        for token in named.filter(|&token| (token as usize) < self.config().vocab_len) {
+            if !tokens.contains(&token) {
+                tokens.push(token);
+            }
+        }
+        tokens
+    }
+
     /// Opens the checkpoint of this model again, which came from `source`.
     pub(crate) fn reopen(&self, source: &Source, role: Role) -> DraftSource {
         let (source, n_tokens) = (source.clone(), self.tokenizer.vocab_len());

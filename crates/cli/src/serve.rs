@@ -124,13 +124,11 @@ pub(crate) fn run() -> Outcome {
     let models = Models::new(&args.model)?.with_kv_bytes(args.kv_memory);
     let policy = policy_for(args.policy.policy.clone(), &models.draft)?;
     let models = models.under(&policy);
-    let form = match chat_template(&models.target) {
-        Ok(_) => Form::Chat,
-        Err(error) => {
-            tracing::warn!("there is no chat template, so only completions are served: {error}");
-            Form::Raw
-        }
-    };
+    let usable = chat_template(&models.target).map_err(|error| error.to_string());
+    let form = if usable.is_ok() { Form::Chat } else { Form::Raw };
+    if let Err(reason) = &usable {
+        tracing::warn!("only completions are served: {reason}");
+    }
     let rule = args.policy.verification.into();
     let wish = Wish {
         policy,
@@ -148,7 +146,7 @@ pub(crate) fn run() -> Outcome {
     let Session { mut engine, tokenizer, template, eos_tokens, .. } = session;
     let trace = args.trace.as_deref().map(TraceFile::create).transpose()?;
     engine.set_trace(trace.as_ref().map(TraceFile::sink));
-    let text = Text { tokenizer, template, eos_tokens, today };
+    let text = Text { tokenizer, template, template_fault: usable.err(), eos_tokens, today };
     let listening = |address: SocketAddr| {
         // Nothing can be done about a stderr that is gone.
         let _ = writeln!(io::stderr(), "{banner}\nready: http://{address}");

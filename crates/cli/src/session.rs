@@ -41,6 +41,7 @@ pub(crate) struct Models {
     n_threads: u32,
     kv: KvSize,
     context: Option<u32>,
+    allows_control_tokens: bool,
 }
 
 impl Models {
@@ -60,6 +61,7 @@ impl Models {
             n_threads: n_threads(args.threads),
             kv: args.kv_blocks.map_or(KvSize::Auto, |n_blocks| KvSize::Blocks(n_blocks.get())),
             context: args.context,
+            allows_control_tokens: args.allow_control_tokens,
         })
     }
 
@@ -183,8 +185,18 @@ impl Session {
         }
         let template = match wish.form {
             Form::Raw => None,
-            Form::Chat => Some(chat_template(&models.target).or_usage()?),
+            Form::Chat => {
+                let template = chat_template(&models.target).or_usage()?;
+                Some(match models.allows_control_tokens {
+                    true => template,
+                    false => template.for_tokenizer(&target.tokenizer).or_usage()?,
+                })
+            }
         };
+        if let Some(Err(error)) = template.as_ref().map(ChatTemplate::try_out) {
+            tracing::warn!("the chat template fails on a first question, so chats may be refused: {error}");
+        }
+        let eos_tokens = target.eos_tokens(template.as_ref());
         let backend = models.backend();
         let checkpoints =
             Checkpoints { target: &target.checkpoint, draft: draft.as_ref().map(|draft| &draft.checkpoint) };
@@ -199,7 +211,6 @@ impl Session {
             _ => executor,
         };
         let tokenizer = Arc::new(target.tokenizer);
-        let eos_tokens = target.checkpoint.config().eos_tokens.clone();
         let recommended = target.checkpoint.config().sampling;
         let mut engine = Engine::new(
             engine_config(models, wish),
@@ -246,12 +257,17 @@ impl Session {
         let message = |message: &Message| text::Message::new(&message.role, &message.content);
         let messages: Vec<text::Message> = messages.iter().map(message).collect();
         let prompt = template.prompt(&messages, today())?;
-        Ok(self.tokenizer.encode(&prompt)?)
+        Ok(self.tokenizer.encode_prompt(&prompt)?)
     }
 
     /// Bytes that a token adds to the text.
     pub(crate) fn token_bytes(&self, token: u32) -> &[u8] {
         dsde_engine::Vocabulary::token_bytes(&*self.tokenizer, token)
+    }
+
+    /// Whether answers begin with a space that is no part of them: those to a conversation, with some tokenizers.
+    pub(crate) fn drops_leading_space(&self) -> bool {
+        self.template.is_some() && self.tokenizer.has_leading_space()
     }
 
     /// Tokens that end a text.

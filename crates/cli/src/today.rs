@@ -1,4 +1,4 @@
-//! The date, for chat templates that mention it.
+//! Date and time, for chat templates that mention them.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -6,10 +6,11 @@ use dsde_model::text::Date;
 
 const SECONDS_PER_DAY: u64 = 86_400;
 
-/// Today in UTC; `None` if the machine's clock makes no sense.
+/// Now in UTC; `None` if the machine's clock makes no sense.
 pub(crate) fn today() -> Option<Date> {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
-    date_of(since_epoch.as_secs() / SECONDS_PER_DAY)
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
+    let of_day = (since_epoch % SECONDS_PER_DAY) as u32;
+    date_of(since_epoch / SECONDS_PER_DAY)?.at(of_day / 3600, of_day / 60 % 60, of_day % 60)
 }
 
 /// The date so many days after 1 January 1970; found by asking for dates that may not exist.

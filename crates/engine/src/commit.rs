@@ -6,6 +6,7 @@ use crate::executor::Verification;
 use crate::report::{EmittedToken, FinishReason, Origin};
 use crate::rows::{Slot, SlotMove};
 use crate::sequence::Sequence;
+use crate::stop::Visibility;
 use crate::vocabulary::Vocabulary;
 
 /// What one sequence gained in a step.
@@ -133,6 +134,9 @@ fn emit(
             break;
         }
     }
+    if !gain.text.is_empty() && std::mem::take(&mut seq.drops_leading_space) && gain.text[0] == b' ' {
+        gain.text.remove(0);
+    }
     if seq.tells_rejected {
         tell_rejected(&seq.turn.proposal, &verdict.path, &mut gain.tokens);
     }
@@ -181,7 +185,14 @@ fn emit_one(
     if seq.stop_tokens.contains(&token) {
         seq.stop_strings.flush(&mut gain.text);
         gain.finish = Some(FinishReason::Stop);
-    } else if seq.stop_strings.push(vocabulary.token_bytes(token), &mut gain.text) {
+        return;
+    }
+    let (bytes, visibility) = match vocabulary.special_bytes(token) {
+        [] => (vocabulary.token_bytes(token), Visibility::Shown),
+        special if seq.shows_special_tokens => (special, Visibility::Shown),
+        special => (special, Visibility::Hidden),
+    };
+    if seq.stop_strings.push(bytes, visibility, &mut gain.text) {
         gain.finish = Some(FinishReason::Stop);
     }
 }

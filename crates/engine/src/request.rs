@@ -17,7 +17,8 @@ pub struct RequestId(pub u64);
 pub struct Stop {
     /// Ends after any of these tokens, which stays in the output as a token but not as text. Put end-of-text here.
     pub tokens: Vec<u32>,
-    /// Ends before any of these strings appears in the text; the string itself is not emitted. UTF-8, not empty.
+    /// Ends before any of these strings appears in the text, special tokens counted as theirs; the string itself is not emitted.
+    /// UTF-8, not empty.
     pub strings: Vec<String>,
 }
 
@@ -57,6 +58,11 @@ pub struct Request {
     pub grammar: Option<Arc<dyn Grammar>>,
     /// Whether emitted tokens carry the drafted tokens that were rejected beside them. Changes no token.
     pub tells_rejected: bool,
+    /// Whether special tokens are part of the text; those that end it never are. Changes no token.
+    pub shows_special_tokens: bool,
+    /// Whether the text leaves out a space that it begins with, as it must where vocabularies mark words by the space before
+    /// them and the answer begins a text. Changes no token.
+    pub drops_leading_space: bool,
 }
 
 impl Request {
@@ -84,6 +90,8 @@ impl Request {
             policy: None,
             grammar: None,
             tells_rejected: false,
+            shows_special_tokens: false,
+            drops_leading_space: false,
         }
     }
 

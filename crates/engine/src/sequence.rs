@@ -40,6 +40,10 @@ pub(crate) struct Sequence {
     pub(crate) constraint: Option<Box<dyn Constraint>>,
     /// Whether emitted tokens carry rejected ones.
     pub(crate) tells_rejected: bool,
+    /// Whether the text holds special tokens.
+    pub(crate) shows_special_tokens: bool,
+    /// Whether the text, of which there is none yet, leaves out a first space.
+    pub(crate) drops_leading_space: bool,
     pub(crate) stop_tokens: Vec<u32>,
     pub(crate) stop_strings: StopStrings,
     pub(crate) tokens_max: u32,
@@ -152,6 +156,8 @@ impl Sequence {
             params: request.params.clone(),
             constraint: request.grammar.as_ref().map(|grammar| grammar.begin()),
             tells_rejected: request.tells_rejected,
+            shows_special_tokens: request.shows_special_tokens,
+            drops_leading_space: request.drops_leading_space,
             stop_tokens: request.stop.tokens.clone(),
             stop_strings: StopStrings::new(&request.stop.strings),
             tokens_max: request.tokens_max,

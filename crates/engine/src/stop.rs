@@ -1,42 +1,64 @@
 //! Stop strings on a stream of bytes: nothing is released that could still turn out to be the start of one.
+//!
+//! Special tokens are part of the stream, so a stop string can name them, but their bytes are not released.
 
 /// Releases text once no stop string can begin in it any more.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StopStrings {
     strings: Vec<Vec<u8>>,
     held: Vec<u8>,
+    /// Of each held byte.
+    visibility: Vec<Visibility>,
+}
+
+/// Whether bytes are part of the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Visibility {
+    Shown,
+    Hidden,
 }
 
 impl StopStrings {
     /// Watches for `strings`, none of them empty.
     pub(crate) fn new(strings: &[String]) -> Self {
         debug_assert!(strings.iter().all(|s| !s.is_empty()));
-        Self { strings: strings.iter().map(|s| s.as_bytes().to_vec()).collect(), held: Vec::new() }
+        let strings = strings.iter().map(|s| s.as_bytes().to_vec()).collect();
+        Self { strings, ..Self::default() }
     }
 
     /// Takes the bytes of one token, appends to `released` what is safe; `true` if a stop string is now complete, in which
     /// case the text before it has been released and the rest is dropped.
-    pub(crate) fn push(&mut self, bytes: &[u8], released: &mut Vec<u8>) -> bool {
+    pub(crate) fn push(&mut self, bytes: &[u8], visibility: Visibility, released: &mut Vec<u8>) -> bool {
         if self.strings.is_empty() {
-            released.extend_from_slice(bytes);
+            if visibility == Visibility::Shown {
+                released.extend_from_slice(bytes);
+            }
             return false;
         }
         self.held.extend_from_slice(bytes);
+        self.visibility.resize(self.held.len(), visibility);
         let first_match = self.strings.iter().filter_map(|s| find(&self.held, s)).min();
         let (safe_len, is_match) = match first_match {
             Some(start) => (start, true),
             None => (self.held.len() - self.longest_start(), false),
         };
-        released.extend(self.held.drain(..safe_len));
+        self.release(safe_len, released);
         if is_match {
             self.held.clear();
+            self.visibility.clear();
         }
         is_match
     }
 
     /// Releases what was held back, at the end of a sequence that ended for another reason.
     pub(crate) fn flush(&mut self, released: &mut Vec<u8>) {
-        released.append(&mut self.held);
+        self.release(self.held.len(), released);
+    }
+
+    fn release(&mut self, len: usize, released: &mut Vec<u8>) {
+        let bytes = self.held.drain(..len).zip(self.visibility.drain(..len));
+        released
+            .extend(bytes.filter(|&(_, visibility)| visibility == Visibility::Shown).map(|(byte, _)| byte));
     }
 
     /// Length of the longest suffix of the held bytes with which a stop string begins.
@@ -61,7 +83,11 @@ mod tests {
         let stops: Vec<String> = stops.iter().map(|s| s.to_string()).collect();
         let mut matcher = StopStrings::new(&stops);
         let mut text = Vec::new();
-        let is_match = pieces.iter().any(|piece| matcher.push(piece.as_bytes(), &mut text));
+        // A piece in angle brackets is a special token.
+        let visibility =
+            |piece: &str| if piece.starts_with('<') { Visibility::Hidden } else { Visibility::Shown };
+        let is_match =
+            pieces.iter().any(|piece| matcher.push(piece.as_bytes(), visibility(piece), &mut text));
         if !is_match {
             matcher.flush(&mut text);
         }
@@ -92,12 +118,21 @@ mod tests {
     }
 
     #[test]
+    fn special_tokens_stop_and_are_not_shown() {
+        check(&["<end>"], &["a", "<end>", "b"], "a", true);
+        check(&["b<end>c"], &["ab", "<end>", "cd"], "a", true);
+        check(&["b<end>c"], &["ab", "<end>", "d"], "abd", false);
+        check(&["END"], &["a", "<end>", "b"], "ab", false);
+        check(&[], &["a", "<end>", "b"], "ab", false);
+    }
+
+    #[test]
     fn held_text_is_not_released_early() {
         let mut matcher = StopStrings::new(&["END".to_owned()]);
         let mut text = Vec::new();
-        assert!(!matcher.push(b"aEN", &mut text));
+        assert!(!matcher.push(b"aEN", Visibility::Shown, &mut text));
         assert_eq!(text, b"a");
-        assert!(!matcher.push(b"x", &mut text));
+        assert!(!matcher.push(b"x", Visibility::Shown, &mut text));
         assert_eq!(text, b"aENx");
     }
 }

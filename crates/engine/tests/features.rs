@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::*;
 use dsde_engine::{
     Config, ConfigError, Constraint, ConstraintError, Drafter, FinishReason, Grammar, Origin, Refused,
-    Request, RequestId, Script, ScriptedExecutor, Slo, Stop,
+    Request, RequestId, Script, ScriptedExecutor, Slo, Stop, Vocabulary,
 };
 use dsde_sampling::{Params, Rule};
 
@@ -50,6 +50,61 @@ fn a_stop_string_across_tokens_is_cut_off() {
         let output = &run(&mut engine)[&(id, 0)];
         assert_eq!((output.text.as_str(), output.reason()), (&text[..kept], FinishReason::Stop), "{policy}");
         assert_eq!(output.tokens, expected[..kept + 3]);
+    }
+}
+
+/// Every token is a space, but for a special one.
+struct Spaces {
+    special: u32,
+}
+
+impl Vocabulary for Spaces {
+    fn token_bytes(&self, token: u32) -> &[u8] {
+        if token == self.special { b"" } else { b" " }
+    }
+
+    fn special_bytes(&self, token: u32) -> &[u8] {
+        if token == self.special { b"<x>" } else { b"" }
+    }
+}
+
+/// Text and tokens of an answer of 40 tokens, of which the first special one has `n` before it.
+fn with_special_token(policy: &str, change: impl Fn(&mut Request)) -> (String, usize, usize) {
+    let prompt = prompt(3, 5);
+    let expected = Script::default().greedy_continuation(&prompt, 40);
+    let special = expected[10];
+    let n = expected.iter().position(|&token| token == special).unwrap();
+    let mut engine = engine_with_words(policy, Spaces { special });
+    let mut request = greedy(prompt, 40);
+    change(&mut request);
+    let id = engine.submit(request).unwrap();
+    let output = run(&mut engine).remove(&(id, 0)).unwrap();
+    (output.text, output.tokens.len(), n)
+}
+
+#[test]
+fn a_special_token_can_be_stopped_at_and_is_shown_only_if_asked_for() {
+    for policy in ["off", "fixed:k=6", "ahead:4:fixed:k=3", "beams:6x3"] {
+        for stop in ["<x>", " <x>"] {
+            let (text, n_tokens, n) = with_special_token(policy, |request| {
+                request.stop.strings = vec![stop.to_owned()];
+            });
+            assert_eq!((text.len(), n_tokens), (n - (stop.len() - 3), n + 1), "{policy} {stop}");
+        }
+        let (hidden, ..) = with_special_token(policy, |_| ());
+        assert_eq!(hidden.trim_start(), "", "{policy}");
+        let (shown, _, n) = with_special_token(policy, |request| request.shows_special_tokens = true);
+        assert_eq!(shown.find("<x>"), Some(n), "{policy}");
+        assert_eq!(shown.replace("<x>", ""), hidden, "{policy}");
+    }
+}
+
+#[test]
+fn one_leading_space_can_be_dropped() {
+    for policy in ["off", "fixed:k=6"] {
+        let (whole, ..) = with_special_token(policy, |_| ());
+        let (dropped, ..) = with_special_token(policy, |request| request.drops_leading_space = true);
+        assert_eq!(dropped.len(), whole.len() - 1, "{policy}");
     }
 }
 

@@ -141,7 +141,8 @@ impl Family {
 impl ModelConfig {
     /// Reads the texts of `config.json` and, where there is one, `generation_config.json`.
     ///
-    /// Token ids of end and begin come from the generation configuration, else from the configuration.
+    /// The token that begins a text comes from the generation configuration, else from the configuration; those that end one
+    /// come from both, since each file knows ends that the other lacks.
     ///
     /// A sliding window of `w` positions changes nothing for a sequence of at most `w`, so a model that has one is served
     /// up to that length (with a warning if that is less than it was trained for) instead of refused.
@@ -184,7 +185,7 @@ impl ModelConfig {
             has_output_bias: has_attention_bias,
             has_mlp_bias: family == Family::Llama && fields.flag("mlp_bias")?,
             has_qk_norm: family == Family::Qwen3,
-            eos_tokens: special_tokens("eos_token_id", fields, generation, vocab_len)?,
+            eos_tokens: end_tokens(fields, generation, vocab_len)?,
             bos_token: bos_token(fields, generation, vocab_len),
             sampling: generation.map_or_else(SamplingDefaults::default, SamplingDefaults::parse),
         })
@@ -254,6 +255,21 @@ fn bos_token(config: Fields<'_>, generation: Option<Fields<'_>>, vocab_len: usiz
             None
         }
     }
+}
+
+fn end_tokens(
+    config: Fields<'_>,
+    generation: Option<Fields<'_>>,
+    vocab_len: usize,
+) -> Result<Vec<u32>, Error> {
+    const FIELD: &str = "eos_token_id";
+    let mut tokens = generation.map_or(Ok(Vec::new()), |fields| fields.tokens(FIELD, vocab_len))?;
+    for token in config.tokens(FIELD, vocab_len)? {
+        if !tokens.contains(&token) {
+            tokens.push(token);
+        }
+    }
+    Ok(tokens)
 }
 
 fn special_tokens(

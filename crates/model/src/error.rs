@@ -239,6 +239,17 @@ pub enum Error {
         /// Its bytes.
         got: usize,
     },
+    /// A text that the tokenizer's normaliser could make too long.
+    #[error("text must have at most {expected} bytes once normalised, this tokenizer may need {got}")]
+    TextGrows {
+        /// Accepted bytes.
+        expected: u64,
+        /// What it may have.
+        got: u64,
+    },
+    /// A conversation that spells control tokens and holds every character that could stand for a part of them.
+    #[error("the conversation holds all private characters of Unicode; leave some out")]
+    PrivateCharacters,
     /// The tokenizer failed on a text.
     #[error("tokenising failed: {source}")]
     Encode {

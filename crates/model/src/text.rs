@@ -13,10 +13,11 @@ mod conversation;
 mod date;
 mod decoder;
 mod grammar;
-mod python_json;
+mod jinja;
 mod template_config;
 mod tokenizer;
 mod utf8;
+mod veil;
 
 pub use answer::{AnswerReader, CallFormat, ExpectedCalls, HELD_BYTES_MAX, Part, ReasoningFormat};
 pub use chat::ChatTemplate;
@@ -25,6 +26,7 @@ pub use date::Date;
 pub use grammar::{CALLS_BYTES_MAX, Function, Grammars, SCHEMA_BYTES_MAX, Thoughts};
 pub use tokenizer::Tokenizer;
 pub use utf8::Utf8Stream;
+pub use veil::Prompt;
 
 /// Longest text that is tokenised or that a chat template may write, in bytes: a context of a million tokens in English.
 pub const TEXT_BYTES_MAX: usize = 4 << 20;

@@ -136,14 +136,14 @@ fn a_sliding_window_limits_the_context() {
 }
 
 #[test]
-fn the_generation_config_decides_on_special_tokens() {
+fn texts_end_as_either_file_says_and_begin_as_the_generation_config_does() {
     let config = changed(&json!({"bos_token_id": 1})).to_string();
     let tokens = |generation: &str| {
         let config = ModelConfig::parse(config.as_bytes(), Some(generation.as_bytes())).unwrap();
         (config.eos_tokens, config.bos_token)
     };
-    assert_eq!(tokens(r#"{"eos_token_id": [5, 6], "bos_token_id": 4}"#), (vec![5, 6], Some(4)));
-    assert_eq!(tokens(r#"{"eos_token_id": 5}"#), (vec![5], Some(1)));
+    assert_eq!(tokens(r#"{"eos_token_id": [5, 6], "bos_token_id": 4}"#), (vec![5, 6, 2], Some(4)));
+    assert_eq!(tokens(r#"{"eos_token_id": 5}"#), (vec![5, 2], Some(1)));
     assert_eq!(tokens(r#"{"eos_token_id": null}"#), (vec![2], Some(1)));
 }
 

@@ -187,7 +187,8 @@ fn prompt(files: &[(&str, Value)]) -> Result<String, Error> {
         fs::write(folder.path().join(name), text.unwrap_or_else(|| contents.to_string())).unwrap();
     }
     let template = ChatTemplate::open(folder.path())?;
-    template.prompt(&[dsde_model::text::Message::new("user", "hi")], None)
+    let messages = [dsde_model::text::Message::new("user", "hi")];
+    template.prompt(&messages, None).map(|prompt| prompt.text().to_owned())
 }
 
 #[test]

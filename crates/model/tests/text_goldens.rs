@@ -44,7 +44,7 @@ fn template(source: &str) -> ChatTemplate {
 /// What the template makes of one user message, or its complaint.
 fn prompt(source: &str) -> Result<String, String> {
     let user = [message("user", "hi")];
-    template(source).prompt(&user, None).map_err(|e| e.to_string())
+    template(source).prompt(&user, None).map(|prompt| prompt.text().to_string()).map_err(|e| e.to_string())
 }
 
 #[test]
@@ -96,6 +96,43 @@ fn every_byte_is_a_token_of_a_byte_level_vocabulary() {
         .collect();
     bytes.sort_unstable();
     assert_eq!(bytes, (0..=u8::MAX).collect::<Vec<_>>());
+}
+
+#[test]
+fn special_tokens_have_texts_of_their_own() {
+    let tokenizer = embedded::tokenizer();
+    let chat = "<|im_start|>user\nhi<|im_end|>";
+    let tokens = tokenizer.encode(chat).unwrap();
+    assert_eq!(tokenizer.decode_with_special(&tokens), chat);
+    assert_eq!(
+        (tokenizer.special_bytes(tokens[0]), tokenizer.special_bytes(3)),
+        (&b"<|im_start|>"[..], &b""[..])
+    );
+    assert_eq!(tokenizer.special_token_at("<|im_end|>\n"), tokens.last().copied());
+    assert_eq!(tokenizer.special_token_at("a<|im_end|>"), None);
+}
+
+#[test]
+fn every_file_may_name_the_token_that_ends_a_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |file: &str, text: &str| std::fs::write(folder.path().join(file), text).unwrap();
+    let file = include_bytes!("../../../models/target/tokenizer.json");
+    std::fs::write(folder.path().join("tokenizer.json"), file).unwrap();
+    let ends = || Tokenizer::open(folder.path()).unwrap().end_tokens().to_vec();
+    assert_eq!(ends(), [0; 0]);
+    let [end_of_text, end_of_turn] =
+        ["<|endoftext|>", "<|im_end|>"].map(|text| embedded_tokenizer().token(text).unwrap());
+    write("tokenizer_config.json", r#"{"eos_token": {"content": "<|im_end|>"}}"#);
+    assert_eq!(ends(), [end_of_turn]);
+    write("special_tokens_map.json", r#"{"eos_token": "<|endoftext|>"}"#);
+    assert_eq!(ends(), [end_of_turn, end_of_text]);
+    for nothing in ["{}", r#"{"eos_token": null}"#, r#"{"eos_token": "<none>"}"#] {
+        write("special_tokens_map.json", nothing);
+        assert_eq!(ends(), [end_of_turn], "{nothing}");
+    }
+    // The template tells, too.
+    assert_eq!(embedded::chat_template().end_of_turn(embedded_tokenizer()), Some(end_of_turn));
+    assert_eq!(template("{{ messages[-1].content }}.").end_of_turn(embedded_tokenizer()), None);
 }
 
 /// Text of all kinds: any characters, words, white space.
@@ -197,6 +234,27 @@ fn unusable_tokenizers_are_refused() {
 }
 
 #[test]
+fn hostile_normalizers_fail_one_text_and_nothing_else() {
+    let replace =
+        |pattern: Value, content: &str| json!({"type": "Replace", "pattern": pattern, "content": content});
+    let empty =
+        tiny(|file| file["normalizer"] = replace(json!({"String": ""}), "x")).unwrap_err().to_string();
+    assert!(empty.ends_with("a normalizer that replaces must have a pattern, got an empty one"), "{empty}");
+    let chain: Vec<Value> = vec![replace(json!({"String": "a"}), "aaaaaaaa"); 12];
+    let growing =
+        tiny(|file| file["normalizer"] = json!({"type": "Sequence", "normalizers": chain})).unwrap();
+    let error = growing.encode("ab").unwrap_err();
+    assert!(matches!(error, Error::TextGrows { expected: 67_108_864, .. }), "{error}");
+    assert_eq!(growing.encode("").unwrap(), [0; 0]);
+    // Expressions that match nothing, or the end of every line, must not take the process down.
+    for pattern in ["", "$", "b*?"] {
+        if let Ok(tokenizer) = tiny(|file| file["normalizer"] = replace(json!({"Regex": pattern}), "a")) {
+            let _ = tokenizer.encode("ab");
+        }
+    }
+}
+
+#[test]
 fn vocabularies_are_compared_token_by_token() {
     let tokenizer = tiny(|_| ()).unwrap();
     tokenizer.same_tokens(&tiny(|file| file["pre_tokenizer"] = Value::Null).unwrap(), 6).unwrap();
@@ -224,8 +282,8 @@ fn chat_templates_agree_with_the_reference() {
         let messages = case["messages"].as_array().unwrap();
         let messages: Vec<_> =
             messages.iter().map(|m| message(&text(m, "role"), &text(m, "content"))).collect();
-        assert_eq!(template.prompt(&messages, None).unwrap(), text(case, "prompt"), "{case}");
-        assert_eq!(template.transcript(&messages, None).unwrap(), text(case, "transcript"), "{case}");
+        assert_eq!(template.prompt(&messages, None).unwrap().text(), text(case, "prompt"), "{case}");
+        assert_eq!(template.transcript(&messages, None).unwrap().text(), text(case, "transcript"), "{case}");
     }
 }
 
@@ -234,14 +292,14 @@ fn the_embedded_template_is_chat_ml() {
     let messages = [message("system", "Be brief."), message("user", "Hi")];
     let expected =
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
-    assert_eq!(embedded::chat_template().prompt(&messages, None).unwrap(), expected);
+    assert_eq!(embedded::chat_template().prompt(&messages, None).unwrap().text(), expected);
 }
 
 #[test]
 fn templates_are_found_where_models_keep_them() {
     let render = |config: Value, file: Option<&str>| {
         let template = ChatTemplate::parse(config.to_string().as_bytes(), file);
-        template.and_then(|t| t.prompt(&[], None)).map_err(|e| e.to_string())
+        template.and_then(|t| t.prompt(&[], None)).map(|p| p.text().to_string()).map_err(|e| e.to_string())
     };
     let named = |name: &str| json!({"chat_template": [{"name": "x", "template": "X"}, {"name": name, "template": "D"}]});
     assert_eq!(render(json!({"chat_template": "config"}), None).unwrap(), "config");
@@ -264,9 +322,9 @@ fn folders_hold_templates_in_either_file() {
     let open = || ChatTemplate::open(folder.path()).and_then(|t| t.prompt(&[], None));
     assert!(matches!(open(), Err(Error::NoChatTemplate)));
     std::fs::write(folder.path().join("tokenizer_config.json"), r#"{"chat_template": "config"}"#).unwrap();
-    assert_eq!(open().unwrap(), "config");
+    assert_eq!(open().unwrap().text(), "config");
     std::fs::write(folder.path().join("chat_template.jinja"), "file").unwrap();
-    assert_eq!(open().unwrap(), "file");
+    assert_eq!(open().unwrap().text(), "file");
 }
 
 #[test]
@@ -279,10 +337,10 @@ fn templates_may_refuse_a_conversation() {
 fn the_date_is_what_the_caller_says() {
     let source = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% else %}no date{% endif %}";
     let today = Date::new(2025, 9, 1);
-    assert_eq!(template(source).prompt(&[], today).unwrap(), "01 Sep 2025");
-    assert_eq!(template(source).prompt(&[], None).unwrap(), "no date");
-    let error = template("{{ strftime_now('%H') }}").prompt(&[], today).unwrap_err().to_string();
-    assert!(error.contains("strftime_now does not know %H"), "{error}");
+    assert_eq!(template(source).prompt(&[], today).unwrap().text(), "01 Sep 2025");
+    assert_eq!(template(source).prompt(&[], None).unwrap().text(), "no date");
+    let error = template("{{ strftime_now('%Q') }}").prompt(&[], today).unwrap_err().to_string();
+    assert!(error.contains("strftime_now does not know %Q"), "{error}");
 }
 
 #[test]

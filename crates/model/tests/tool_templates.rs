@@ -119,7 +119,8 @@ fn calling(calls: Vec<Call>) -> Message {
 fn prompt(source: &str, messages: &[Message], variables: Value) -> Result<String, String> {
     let (tools, variables): (_, Map<String, Value>) = (tools(), serde_json::from_value(variables).unwrap());
     let conversation = Conversation { messages, tools: &tools, variables: Some(&variables) };
-    template(source).prompt(conversation, None).map_err(|error| error.to_string())
+    let prompt = template(source).prompt(conversation, None);
+    prompt.map(|prompt| prompt.text().to_owned()).map_err(|error| error.to_string())
 }
 
 #[test]
@@ -214,8 +215,8 @@ fn conversations_with_tools_may_have_a_template_of_their_own() {
     ]});
     let template = ChatTemplate::parse(named.to_string().as_bytes(), None).unwrap();
     let messages = [Message::new("user", "Go.")];
-    assert_eq!(template.prompt(&messages, None).unwrap(), "plain");
+    assert_eq!(template.prompt(&messages, None).unwrap().text(), "plain");
     let tools = tools();
     let conversation = Conversation { messages: &messages, tools: &tools, variables: None };
-    assert_eq!(template.prompt(conversation, None).unwrap(), "1 <tool_call>");
+    assert_eq!(template.prompt(conversation, None).unwrap().text(), "1 <tool_call>");
 }

@@ -114,6 +114,9 @@ impl App {
         conversation: TypedConversation,
         add_generation_prompt: bool,
     ) -> Result<ChatPrompt, ApiError> {
+        if let Some(reason) = &self.text.template_fault {
+            return Err(ApiError::bad_request(reason));
+        }
         self.on_text(move |text| {
             let template = text.template.as_ref().ok_or(TextError::NoChatTemplate)?;
             let TypedConversation { messages, tools, variables } = &conversation;
@@ -122,8 +125,8 @@ impl App {
                 true => template.prompt(conversation, (text.today)())?,
                 false => template.transcript(conversation, (text.today)())?,
             };
-            let thoughts = Thoughts::after(&prompt, template.reasoning_format());
-            Ok(ChatPrompt { tokens: text.tokenizer.encode(&prompt)?, thoughts })
+            let thoughts = Thoughts::after(prompt.text(), template.reasoning_format());
+            Ok(ChatPrompt { tokens: text.tokenizer.encode_prompt(&prompt)?, thoughts })
         })
         .await
     }

@@ -76,6 +76,8 @@ pub struct Text {
     pub tokenizer: Arc<Tokenizer>,
     /// `None`: there are no conversations, only completions.
     pub template: Option<ChatTemplate>,
+    /// Why there is no template, where this is known.
+    pub template_fault: Option<String>,
     /// Tokens that end a text.
     pub eos_tokens: Vec<u32>,
     /// The date, for templates that mention it.

@@ -29,7 +29,7 @@ const TOKENS_MAX: u64 = 24;
 fn generated(question: &str) -> String {
     let messages = [Message::new("user", question)];
     let prompt = embedded::chat_template().prompt(&messages, None).unwrap();
-    plain(embedded::tokenizer().encode(&prompt).unwrap(), TOKENS_MAX as u32)
+    plain(embedded::tokenizer().encode_prompt(&prompt).unwrap(), TOKENS_MAX as u32)
 }
 
 #[tokio::test]

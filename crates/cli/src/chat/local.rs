@@ -87,7 +87,8 @@ impl super::Partner for Partner {
             Ok(prompt) => prompt,
             Err(unanswered) => return Ok(Err(unanswered)),
         };
-        let request = self.sampling.request(self.n_turns, prompt, None);
+        let mut request = self.sampling.request(self.n_turns, prompt, None);
+        request.drops_leading_space = self.session.drops_leading_space();
         if let Err(refused) = request.check(&self.session.engine.shape()) {
             let reason = format!("this message cannot be answered: {refused}; it was not sent");
             return Ok(Err(Unanswered(reason)));

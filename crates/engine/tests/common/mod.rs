@@ -98,7 +98,14 @@ pub fn engine(config: Config, policy_text: &str, n_blocks: u32) -> TestEngine {
 }
 
 pub fn engine_of<E: Executor>(config: Config, policy_text: &str, executor: E) -> Engine<E, CountingClock> {
-    Engine::new(config, policy(policy_text), Arc::new(Letters::new()), executor, CountingClock::default())
+    let words = Arc::new(Letters::new());
+    Engine::new(config, policy(policy_text), words, executor, CountingClock::default()).unwrap()
+}
+
+/// An engine whose texts are made of these words.
+pub fn engine_with_words(policy_text: &str, words: impl Vocabulary + 'static) -> TestEngine {
+    let executor = ScriptedExecutor::new(Script::default(), shape(100), Rule::Block);
+    Engine::new(model_config(), policy(policy_text), Arc::new(words), executor, CountingClock::default())
         .unwrap()
 }
 

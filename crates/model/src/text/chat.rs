@@ -2,15 +2,14 @@
 
 use std::path::Path;
 
-use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, Value};
 use minijinja::{Environment, ErrorKind, context};
-use minijinja_contrib::pycompat::unknown_method_callback;
 use serde_json::{Value as Json, json};
 
 use super::answer::{CallFormat, ReasoningFormat};
 use super::conversation::{Conversation, Message, RESERVED_VARIABLES};
-use super::{Date, TEXT_BYTES_MAX, python_json, template_config};
+use super::veil::{ControlTokens, Prompt, Veil};
+use super::{Date, TEXT_BYTES_MAX, Tokenizer, jinja, template_config};
 use crate::checkpoint::{check_folder, read_optional};
 use crate::error::Error;
 
@@ -22,19 +21,14 @@ const CHAT: &str = "chat";
 const TOOL_USE: &str = "tool_use";
 /// Longest template, in bytes; published ones stay under 50 kB.
 const TEMPLATE_BYTES_MAX: u64 = 1 << 20;
-/// Work of one rendering: an instruction costs one, data one per 64 bytes. Published templates need under 200 per message, and
-/// the longest text, passed through five filters, 330 000; memory stays under 32 MB.
-const FUEL: u64 = 500_000;
-/// Stack of one rendering. The interpreter follows nested lists by recursion, in at most 400 bytes per level as measured, and
-/// a unit of fuel nests at most one level: no template can overflow it. Untouched pages cost nothing.
-const STACK_BYTES: usize = 512 * FUEL as usize;
-/// Nested calls of macros; published templates nest two.
-const RECURSION_MAX: usize = 64;
 
 /// A compiled chat template with the texts of the tokens it may mention.
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    source: String,
+    /// What messages must not become; `None`: they may.
+    controls: Option<ControlTokens>,
     /// Takes conversations with tools, if they have a template of their own.
     has_tool_template: bool,
     /// Whether a tool that it is given is part of the prompt.
@@ -74,9 +68,9 @@ impl ChatTemplate {
             Some(template) => (template, None),
             None => (default_template(&config["chat_template"])?, named(&config["chat_template"], TOOL_USE)),
         };
-        let mut environment = environment();
+        let mut environment = jinja::environment();
         let mut add = |name: &'static str, source: &str| {
-            let added = environment.add_template_owned(name, source.to_string());
+            let added = jinja::add(&mut environment, name, source);
             added.map_err(|source| Error::ChatTemplate { source })
         };
         add(CHAT, source)?;
@@ -84,6 +78,8 @@ impl ChatTemplate {
         let (bos_token, eos_token) = (token_text(&config["bos_token"]), token_text(&config["eos_token"]));
         let mut template = Self {
             environment,
+            source: format!("{source}{}", of_tools.unwrap_or_default()),
+            controls: None,
             has_tool_template: of_tools.is_some(),
             knows_tools: false,
             call_format: CallFormat::of_template(of_tools.unwrap_or(source)),
@@ -103,7 +99,25 @@ impl ChatTemplate {
         let function = json!({"name": NAME, "description": "Nothing.", "parameters": parameters});
         let tools = [json!({"type": "function", "function": function})];
         let conversation = Conversation { messages: &messages, tools: &tools, variables: None };
-        self.prompt(conversation, Date::new(2025, 1, 1)).is_ok_and(|prompt| prompt.contains(NAME))
+        self.prompt(conversation, Date::new(2025, 1, 1)).is_ok_and(|prompt| prompt.text().contains(NAME))
+    }
+
+    /// The template such that nothing in a conversation becomes a control token of `tokenizer`; see [`Prompt`].
+    ///
+    /// # Errors
+    /// If the tokenizer cannot normalise its own tokens.
+    pub fn for_tokenizer(mut self, tokenizer: &Tokenizer) -> Result<Self, Error> {
+        self.controls = Some(tokenizer.control_tokens(&self.source)?);
+        Ok(self)
+    }
+
+    /// Renders a first question, to see that the template works at all.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::prompt`].
+    pub fn try_out(&self) -> Result<(), Error> {
+        let question = Message::new("user", "Hello.");
+        self.prompt(&[question][..], Date::new(2025, 1, 1)).map(|_| ())
     }
 
     /// The prompt after which the model writes the assistant's next message.
@@ -117,7 +131,7 @@ impl ChatTemplate {
         &self,
         conversation: impl Into<Conversation<'a>>,
         today: Option<Date>,
-    ) -> Result<String, Error> {
+    ) -> Result<Prompt, Error> {
         self.render(conversation.into(), true, today)
     }
 
@@ -129,7 +143,7 @@ impl ChatTemplate {
         &self,
         conversation: impl Into<Conversation<'a>>,
         today: Option<Date>,
-    ) -> Result<String, Error> {
+    ) -> Result<Prompt, Error> {
         self.render(conversation.into(), false, today)
     }
 
@@ -148,19 +162,42 @@ impl ChatTemplate {
         self.reasoning_format
     }
 
+    /// The special token that the template writes behind an answer.
+    pub fn end_of_turn(&self, tokenizer: &Tokenizer) -> Option<u32> {
+        /// In no template.
+        const ANSWER: &str = "An answer (7f3a).";
+        let messages = [Message::new("user", "A question."), Message::new("assistant", ANSWER)];
+        let transcript = self.transcript(&messages[..], Date::new(2025, 1, 1)).ok()?;
+        let (_, after) = transcript.text().rsplit_once(ANSWER)?;
+        tokenizer.special_token_at(after.trim_start())
+    }
+
     fn render(
         &self,
         conversation: Conversation<'_>,
         add_generation_prompt: bool,
         today: Option<Date>,
-    ) -> Result<String, Error> {
+    ) -> Result<Prompt, Error> {
         let Conversation { messages, tools, variables } = conversation;
         let messages: Vec<Value> = messages.iter().map(Message::to_value).collect();
         let variables = variables.into_iter().flatten();
         let variables = variables
             .filter(|(name, _)| !RESERVED_VARIABLES.contains(&name.as_str()))
             .map(|(name, value)| (name.as_str(), Value::from(Serde(value))));
+        let is_of_tools = self.has_tool_template && !tools.is_empty();
+        let tools = if tools.is_empty() { Value::from(()) } else { Value::from(Serde(tools)) };
         let rest = Value::from_pairs(std::iter::once(("documents", Value::from(()))).chain(variables));
+        let mut veil = self
+            .controls
+            .as_ref()
+            .map(|controls| Veil::new(controls, &messages, &[&tools, &rest], &self.source));
+        let (messages, tools, rest) = match &mut veil {
+            Some(veil) => {
+                let messages = messages.iter().map(|message| veil.over_message(message));
+                (messages.collect::<Result<_, _>>()?, veil.over(&tools)?, veil.over(&rest)?)
+            }
+            None => (messages, tools, rest),
+        };
         // Absent things are undefined, except those that the reference implementation always passes as none.
         let context = context! {
             messages,
@@ -168,50 +205,24 @@ impl ChatTemplate {
             bos_token => self.bos_token.clone(),
             eos_token => self.eos_token.clone(),
             strftime_now => today.map_or(Value::UNDEFINED, strftime_now),
-            tools => if tools.is_empty() { Value::from(()) } else { Value::from(Serde(tools)) },
+            tools,
             ..rest
         };
-        let name = if self.has_tool_template && !tools.is_empty() { TOOL_USE } else { CHAT };
-        let render = || self.environment.get_template(name)?.render(context);
-        let text = on_own_stack(render).map_err(|source| Error::ChatTemplate { source })?;
+        let name = if is_of_tools { TOOL_USE } else { CHAT };
+        let text = jinja::render(&self.environment, name, context)
+            .map_err(|source| Error::ChatTemplate { source })?;
         if text.len() > TEXT_BYTES_MAX {
             return Err(Error::TextTooLong { expected: TEXT_BYTES_MAX, got: text.len() });
         }
-        Ok(text)
+        Ok(match veil {
+            Some(veil) => veil.lift(text),
+            None => Prompt::from(text),
+        })
     }
 }
 
-/// An interpreter that behaves as the one templates are written for, within limits.
-fn environment() -> Environment<'static> {
-    let mut environment = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    environment.set_syntax(syntax.expect("the default delimiters are valid"));
-    environment.set_fuel(Some(FUEL));
-    environment.set_recursion_limit(RECURSION_MAX);
-    // Errors would otherwise carry, and print, the conversation.
-    environment.set_debug(false);
-    environment.set_unknown_method_callback(unknown_method_callback);
-    environment.add_filter("tojson", python_json::tojson);
-    environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-    });
-    environment
-}
-
-/// Runs on a thread with [`STACK_BYTES`] of stack.
-fn on_own_stack(
-    render: impl FnOnce() -> Result<String, minijinja::Error> + Send,
-) -> Result<String, minijinja::Error> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("chat-template".to_string()).stack_size(STACK_BYTES);
-        let rendering = thread.spawn_scoped(scope, render).map_err(|source| {
-            minijinja::Error::new(ErrorKind::InvalidOperation, "no thread to render on").with_source(source)
-        })?;
-        rendering.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
-}
-
-fn strftime_now(today: Date) -> Value {
+/// The function that tells templates the date.
+pub(super) fn strftime_now(today: Date) -> Value {
     Value::from_function(move |format: &str| {
         today.format(format).map_err(|directive| {
             let message = format!("strftime_now does not know {directive}");

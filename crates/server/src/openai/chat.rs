@@ -100,8 +100,11 @@ pub(crate) async fn order(
     let sampling = &app.config.sampling;
     let mut requests =
         fields.requests(vec![prompt.tokens], logprobs, headers, &app.text.eos_tokens, sampling, rest)?;
-    let grammar = form(app, &fields, tools.as_ref(), thoughts).await?;
-    requests.iter_mut().for_each(|request| request.grammar = grammar.clone());
+    let grammar = form(app, fields, tools.as_ref(), thoughts).await?;
+    for request in &mut requests {
+        request.grammar = grammar.clone();
+        request.drops_leading_space = app.text.tokenizer.has_leading_space();
+    }
     let calls = tools.as_ref().map(Tools::expected_calls);
     let reasoning = template.and_then(ChatTemplate::reasoning_format);
     let order = Order {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Extension, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
-use dsde_engine::EmittedToken;
+use dsde_engine::{EmittedToken, Vocabulary as _};
 use dsde_model::text::{AnswerReader, Thoughts, Tokenizer};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -58,13 +58,13 @@ pub(crate) async fn complete(
             "`echo` together with `logprobs` is not supported: prompts have no log-probabilities here";
         return Err(ApiError::bad_field("echo", message));
     }
+    let echoed = is_echoed.then(|| prompt.texts(&app.text.tokenizer));
     let prompts = tokens(&app, prompt).await?;
-    let texts =
-        |prompts: &[Vec<u32>]| prompts.iter().map(|prompt| app.text.tokenizer.decode(prompt)).collect();
     let wire = CompletionWire {
         tokenizer: app.text.tokenizer.clone(),
-        echoed: if is_echoed { texts(&prompts) } else { Vec::new() },
+        echoed: echoed.unwrap_or_default(),
         n: fields.n() as usize,
+        shows_special_tokens: fields.shows_special_tokens(),
     };
     let sampling = &app.config.sampling;
     let tokens_max = |_| TOKENS_MAX_DEFAULT;
@@ -82,6 +82,19 @@ pub(crate) async fn complete(
         reader: AnswerReader::default(),
     };
     respond(&app, wire, order).await
+}
+
+impl TypedPrompt {
+    /// What was typed, as text.
+    fn texts(&self, tokenizer: &Tokenizer) -> Vec<String> {
+        let text = |tokens: &Vec<u32>| tokenizer.decode_with_special(tokens);
+        match self {
+            Self::Text(text) => vec![text.clone()],
+            Self::Texts(texts) => texts.clone(),
+            Self::Tokens(tokens) => vec![text(tokens)],
+            Self::TokenLists(lists) => lists.iter().map(text).collect(),
+        }
+    }
 }
 
 async fn tokens(app: &Arc<App>, prompt: TypedPrompt) -> Result<Vec<Vec<u32>>, ApiError> {
@@ -109,6 +122,7 @@ struct CompletionWire {
     echoed: Vec<String>,
     /// Choices per prompt.
     n: usize,
+    shows_special_tokens: bool,
 }
 
 impl CompletionWire {
@@ -127,7 +141,9 @@ impl CompletionWire {
             };
             let (text, _) = token_text(&self.tokenizer, *token);
             offsets.push(offset);
-            offset += text.chars().count();
+            if self.shows_special_tokens || self.tokenizer.special_bytes(*token).is_empty() {
+                offset += text.chars().count();
+            }
             texts.push(text);
             logprobs.push(of_token.logprob);
             let entry =

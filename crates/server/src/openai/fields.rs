@@ -45,6 +45,8 @@ pub(crate) struct Fields {
     stop: Option<OneOrMany>,
     stop_token_ids: Option<Vec<u32>>,
     ignore_eos: Option<bool>,
+    /// Absent: they are left out.
+    skip_special_tokens: Option<bool>,
     n: Option<u32>,
     priority: Option<i32>,
     slo_ttft_ms: Option<f64>,
@@ -117,6 +119,11 @@ impl Fields {
         self.n.unwrap_or(1)
     }
 
+    /// Whether special tokens are part of the text.
+    pub(crate) fn shows_special_tokens(&self) -> bool {
+        self.skip_special_tokens == Some(false)
+    }
+
     /// Whether the answer is streamed.
     pub(crate) fn is_streamed(&self) -> bool {
         self.stream.unwrap_or(false)
@@ -171,6 +178,7 @@ impl Fields {
             request.slo = slo;
             request.policy = policy.clone();
             request.tells_rejected = self.token_origins.unwrap_or(false);
+            request.shows_special_tokens = self.shows_special_tokens();
             request
         };
         Ok(prompts.into_iter().enumerate().map(request).collect())
@@ -333,7 +341,7 @@ mod tests {
             "max_tokens": 3, "max_completion_tokens": 4, "min_tokens": 2, "temperature": 0.5, "top_p": 0.9, "top_k": 7,
             "min_p": 0.1, "presence_penalty": 0.2, "frequency_penalty": 0.3, "repetition_penalty": 1.1,
             "logit_bias": {"17": -2.5}, "seed": -1, "stop": ["a", "b"], "stop_token_ids": [4], "ignore_eos": true, "n": 2,
-            "priority": -3, "policy": "fixed:k=03", "slo_ttft_ms": 100.0, "unknown": {"x": 1}, "user": "me",
+            "priority": -3, "skip_special_tokens": false, "policy": "fixed:k=03", "slo_ttft_ms": 100.0, "unknown": {"x": 1}, "user": "me",
         });
         let headers = HeaderMap::from_iter([
             ("x-slo-ttft-ms".parse().unwrap(), HeaderValue::from_static("5")),
@@ -357,6 +365,7 @@ mod tests {
         assert_eq!(got.stop, Stop { tokens: vec![4], strings: vec!["a".to_owned(), "b".to_owned()] });
         assert_eq!(got.slo, Slo { ttft_ms_max: Some(100.0), tpot_ms_max: Some(12.5) });
         assert_eq!(got.policy.as_ref().unwrap().to_string(), "fixed:k=3");
+        assert!(got.shows_special_tokens);
     }
 
     #[test]

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use dsde_engine::Vocabulary as _;
 use dsde_model::text::{ChatTemplate, Tokenizer};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -77,11 +76,11 @@ pub(crate) async fn detokenize(
         let message = format!("token {token} is outside the vocabulary of {vocab_len} tokens");
         return Err(ApiError::bad_field("tokens", message));
     }
-    Ok(Json(json!({"prompt": app.text.tokenizer.decode(&body.tokens)})))
+    Ok(Json(json!({"prompt": app.text.tokenizer.decode_with_special(&body.tokens)})))
 }
 
-/// Text and bytes that a token adds; bytes that are no UTF-8 become U+FFFD in the text. Special tokens add nothing.
+/// Text and bytes of a token, special ones included; bytes that are no UTF-8 become U+FFFD in the text.
 pub(crate) fn token_text(tokenizer: &Tokenizer, token: u32) -> (String, &[u8]) {
-    let bytes = tokenizer.token_bytes(token);
+    let bytes = tokenizer.spelled(token);
     (String::from_utf8_lossy(bytes).into_owned(), bytes)
 }

@@ -57,9 +57,11 @@ pub fn engine(policy: &str, sequences_max: u32) -> Engine<ModelExecutor<Cpu>, Mo
 }
 
 pub async fn start(setup: Setup) -> Server {
+    let tokenizer = embedded::tokenizer();
     let text = Text {
-        tokenizer: Arc::new(embedded::tokenizer()),
-        template: Some(embedded::chat_template()),
+        template: Some(embedded::chat_template().for_tokenizer(&tokenizer).unwrap()),
+        template_fault: None,
+        tokenizer: Arc::new(tokenizer),
         eos_tokens: embedded::target().config().eos_tokens.clone(),
         today: || None,
     };
