@@ -98,7 +98,16 @@ fn view_of(seq: u64) -> SequenceView {
 
 fn view(sequences: &[SequenceView], step: u64) -> PlanView<'_> {
     let now = Duration::from_millis(step);
-    PlanView { step, sequences, prefill_rows: 0, n_waiting: 0, blocks_free: 100, blocks_total: 100, now }
+    PlanView {
+        step,
+        sequences,
+        prefill_rows: 0,
+        n_waiting: 0,
+        blocks_free: 100,
+        blocks_total: 100,
+        block_len: 16,
+        now,
+    }
 }
 
 /// Two models and where two sequences stand.

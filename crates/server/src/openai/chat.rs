@@ -5,8 +5,10 @@ use std::sync::Arc;
 use axum::extract::{Extension, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
-use dsde_engine::{EmittedToken, Grammar};
-use dsde_model::text::{AnswerReader, ChatTemplate, Part, Thoughts, Tokenizer};
+use dsde_engine::{EmittedToken, Grammar, Vocabulary as _};
+use dsde_model::text::{
+    AnswerReader, ChatTemplate, ExpectedCalls, Part, ReasoningFormat, Thoughts, Tokenizer,
+};
 use dsde_sampling::Params;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -101,12 +103,14 @@ pub(crate) async fn order(
     let mut requests =
         fields.requests(vec![prompt.tokens], logprobs, headers, &app.text.eos_tokens, sampling, rest)?;
     let grammar = form(app, fields, tools.as_ref(), thoughts).await?;
+    let calls = tools.as_ref().map(Tools::expected_calls);
+    let reasoning = template.and_then(ChatTemplate::reasoning_format);
+    let has_special_marker = has_special_marker(&app.text.tokenizer, reasoning, calls.as_ref());
     for request in &mut requests {
         request.grammar = grammar.clone();
         request.drops_leading_space = app.text.tokenizer.has_leading_space();
+        request.shows_special_tokens |= has_special_marker;
     }
-    let calls = tools.as_ref().map(Tools::expected_calls);
-    let reasoning = template.and_then(ChatTemplate::reasoning_format);
     let order = Order {
         requests,
         is_streamed: fields.is_streamed(),
@@ -117,6 +121,20 @@ pub(crate) async fn order(
         reader: AnswerReader::new(reasoning, thoughts.have_begun(), calls),
     };
     Ok((order, CallIds::new(tools.as_ref().and_then(Tools::id_len))))
+}
+
+/// Whether a special token of the model begins or ends thoughts or calls: then the reader of the answer must see such tokens.
+fn has_special_marker(
+    tokenizer: &Tokenizer,
+    reasoning: Option<ReasoningFormat>,
+    calls: Option<&ExpectedCalls>,
+) -> bool {
+    let of_thoughts = reasoning.map(ReasoningFormat::markers);
+    let of_calls = calls.map_or(&[][..], |calls| calls.format.markers());
+    let markers = of_thoughts.iter().flatten().chain(of_calls);
+    markers
+        .filter_map(|marker| tokenizer.token(marker))
+        .any(|token| !tokenizer.special_bytes(token).is_empty())
 }
 
 /// The form of the answer: that of a call if there must be one, else the one that is asked for.

@@ -15,6 +15,9 @@ use tokenizers::{
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
+/// A part of a text, and its tokens if it is an added one.
+type Piece = (NormalizedString, Option<Vec<Token>>);
+
 /// Finds added tokens.
 #[derive(Debug)]
 pub(super) struct AddedTokens {
@@ -93,7 +96,7 @@ impl Finder {
         &self,
         piece: NormalizedString,
         is_free: &impl Fn(Range<usize>) -> bool,
-    ) -> Result<Vec<(NormalizedString, Option<Vec<Token>>)>, Failure> {
+    ) -> Result<Vec<Piece>, Failure> {
         let first = piece.offsets_original().0;
         let original = |range: Range<usize>| {
             let range = piece.convert_offsets(Of::Normalized(range)).unwrap_or_default();
