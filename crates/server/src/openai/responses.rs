@@ -128,6 +128,7 @@ impl ResponseWire {
 
 impl Wire for ResponseWire {
     const OPERATION: &'static str = "chat";
+    const PROMPT: &'static str = "input";
     const ID: &'static str = "resp_";
     const OBJECT: &'static str = "response";
     const CHUNK_OBJECT: &'static str = "response";
