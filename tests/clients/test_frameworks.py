@@ -9,6 +9,7 @@ import unittest
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
 import litellm  # noqa: E402
+from langchain_core.exceptions import ContextOverflowError  # noqa: E402
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage  # noqa: E402
 from langchain_core.tools import tool  # noqa: E402
 from langchain_openai import ChatOpenAI  # noqa: E402
@@ -100,6 +101,8 @@ class LiteLlm(unittest.TestCase):
         for provider in self.providers:
             with self.assertRaises(litellm.BadRequestError):
                 self.complete(provider, temperature=-1)
+            with self.assertRaises(litellm.ContextWindowExceededError):
+                self.complete(provider, messages=[{"role": "user", "content": "dog " * 20000}])
 
 
 class LangChain(unittest.TestCase):
@@ -158,6 +161,10 @@ class LangChain(unittest.TestCase):
         raw = loose.invoke("Answer in JSON.")["raw"]
         if raw.response_metadata["finish_reason"] == "stop":
             self.assertIsInstance(json.loads(raw.content), dict)
+
+    def test_errors_have_their_types(self):
+        with self.assertRaises(ContextOverflowError):
+            self.model().invoke("dog " * 20000)
 
 
 if __name__ == "__main__":

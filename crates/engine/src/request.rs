@@ -155,8 +155,12 @@ pub enum Refused {
     /// Nothing to continue.
     #[error("the prompt is empty; at least one token is needed")]
     EmptyPrompt,
-    /// The prompt leaves no room for a token.
-    #[error("the prompt has {prompt_len} tokens, at most {prompt_len_max} fit the context")]
+    /// The prompt leaves no room for a token. Clients that shorten conversations know the case by these words.
+    #[error(
+        "the prompt is too long: this model's maximum context length is {} tokens, one of them for the answer, and the \
+         prompt has {prompt_len}",
+        .prompt_len_max + 1
+    )]
     PromptTooLong {
         /// Length of the prompt, tokens.
         prompt_len: usize,

@@ -383,7 +383,11 @@ fn bad_requests_are_refused_with_what_was_expected() {
     let good = || greedy(prompt(1, 4), 4);
     let cases: Vec<(Request, &str)> = vec![
         (greedy(vec![], 4), "the prompt is empty; at least one token is needed"),
-        (greedy(vec![1; 256], 4), "the prompt has 256 tokens, at most 255 fit the context"),
+        (
+            greedy(vec![1; 256], 4),
+            "the prompt is too long: this model's maximum context length is 256 tokens, one of them for the answer, and \
+             the prompt has 256",
+        ),
         (greedy(vec![31], 4), "token 31 is outside the vocabulary of 31 tokens"),
         (greedy(vec![1], 0), "tokens_max must be in 1..=4294967295, got 0"),
         (Request { tokens_min: 5, ..good() }, "tokens_min must be in 0..=4, got 5"),
