@@ -162,7 +162,7 @@ fn bad_lines_of_files_are_named() {
     for (text, more, parts) in [
         ("{\"prompt\": \"a\"}\n{oops}\n", &[] as &[&str], ["prompts.jsonl:2", "JSON object"]),
         ("{\"prompt\": \"a\"}\n\n{\"text\": 1}\n", &[], ["prompts.jsonl:3", "got neither"]),
-        (&format!("{{\"prompt\": \"a\"}}\n{long}"), &[], ["prompts.jsonl:2", "at most 2047 fit"]),
+        (&format!("{{\"prompt\": \"a\"}}\n{long}"), &[], ["prompts.jsonl:2", "context length is 2048"]),
         (conversation, &["--raw"], ["prompts.jsonl:1", "leave out --raw"]),
         ("", &[], ["prompts.jsonl", "no prompts"]),
     ] {

@@ -122,7 +122,7 @@ async fn mistakes_carry_the_path_of_their_field() {
     chat_field(json!({"extra_body": {"top_k": 1}}), "extra_body", "beside the other fields").await;
     chat_field(json!({"n_predict": 4}), "n_predict", "use `max_tokens`").await;
     let long = json!({"messages": [{"role": "user", "content": "a ".repeat(4000)}]});
-    chat_field(long, "messages", "fit the context").await;
+    chat_field(long, "messages", "the prompt is too long").await;
     check_field(&server, "/v1/completions", json!({"prompt": ""}), "prompt", "").await;
     check_field(&server, "/detokenize", json!({"tokens": [1, -1]}), "tokens[1]", "got -1").await;
     server.post(CHAT, chat("still alive")).await;
