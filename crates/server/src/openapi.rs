@@ -20,6 +20,7 @@ mod tests {
     use crate::openai::completions::CompletionBody;
     use crate::openai::fields::Fields;
     use crate::openai::fields::form::FormFields;
+    use crate::openai::responses;
     use crate::openai::tokens::{DetokenizeBody, TokenizeBody};
     use crate::page::ROUTES;
 
@@ -41,6 +42,7 @@ mod tests {
         check("Shared", [names_of::<Fields>(), names_of::<FormFields>()].concat());
         check("Chat", names_of::<ChatBody>().to_vec());
         check("Completion", names_of::<CompletionBody>().to_vec());
+        check("Response", responses::names());
         check("Tokenize", names_of::<TokenizeBody>().to_vec());
         check("Detokenize", names_of::<DetokenizeBody>().to_vec());
     }

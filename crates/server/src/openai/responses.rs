@@ -27,6 +27,9 @@ use crate::app::{App, RequestId};
 use crate::body::{FieldsBody, JsonBody};
 use crate::stamp::Stamp;
 
+#[cfg(test)]
+pub(crate) use self::asked::names;
+
 /// Answers a list of items.
 pub(crate) async fn respond_to(
     State(app): State<Arc<App>>,

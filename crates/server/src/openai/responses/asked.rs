@@ -77,6 +77,12 @@ const OTHER_NAMES: [(&str, &str); 5] = [
 /// Values of `include` that name what an answer contains anyway; thoughts are told as they are.
 const INCLUDED: [&str; 1] = ["reasoning.encrypted_content"];
 
+/// All fields that are read or known to change nothing.
+#[cfg(test)]
+pub(crate) fn names() -> Vec<&'static str> {
+    [OF_CHAT.as_slice(), &OWN, &WITHOUT_EFFECT].concat()
+}
+
 /// A request of chat, and what the answer repeats.
 #[derive(Debug)]
 pub(super) struct Asked {
