@@ -157,8 +157,8 @@ pub enum Refused {
     EmptyPrompt,
     /// The prompt leaves no room for a token. Clients that shorten conversations know the case by these words.
     #[error(
-        "the prompt is too long: this model's maximum context length is {} tokens, one of them for the answer, and the \
-         prompt has {prompt_len}",
+        "the prompt is too long: this model's maximum context length is {} tokens, and the prompt has {prompt_len} tokens, \
+         at most {prompt_len_max} fit beside an answer",
         .prompt_len_max + 1
     )]
     PromptTooLong {

@@ -385,8 +385,8 @@ fn bad_requests_are_refused_with_what_was_expected() {
         (greedy(vec![], 4), "the prompt is empty; at least one token is needed"),
         (
             greedy(vec![1; 256], 4),
-            "the prompt is too long: this model's maximum context length is 256 tokens, one of them for the answer, and \
-             the prompt has 256",
+            "the prompt is too long: this model's maximum context length is 256 tokens, and the prompt has 256 tokens, \
+             at most 255 fit beside an answer",
         ),
         (greedy(vec![31], 4), "token 31 is outside the vocabulary of 31 tokens"),
         (greedy(vec![1], 0), "tokens_max must be in 1..=4294967295, got 0"),
