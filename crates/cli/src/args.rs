@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 
 use clap::builder::TypedValueParser;
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 use dsde_policy::registry;
 use dsde_sampling::Rule;
 
@@ -70,7 +70,16 @@ pub(crate) struct ModelArgs {
 
     /// Let messages spell control tokens, such as `<|im_end|>`. Without it, what a message says stays text, and only the chat
     /// template's own words become tokens that steer the model.
-    #[arg(long, help_heading = "Model")]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        help_heading = "Model",
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = false,
+        default_missing_value = "true"
+    )]
     pub(crate) allow_control_tokens: bool,
 }
 

@@ -123,9 +123,10 @@ fn file_options(text: &str) -> anyhow::Result<Vec<(String, String)>> {
             let value = match value {
                 toml::Value::String(text) => text,
                 toml::Value::Integer(number) => number.to_string(),
+                toml::Value::Boolean(flag) => flag.to_string(),
                 other => {
                     anyhow::bail!(
-                        "`{key}` must be a text, a whole number or a list of them, got a {}",
+                        "`{key}` must be a text, a whole number, true or false, or a list of them, got a {}",
                         other.type_str()
                     )
                 }
@@ -166,6 +167,7 @@ mod tests {
         ("kv-blocks", "10"),
         ("context", "11"),
         ("generation-config", "none"),
+        ("allow-control-tokens", "true"),
     ];
 
     fn from(typed: &[&str], variables: &[(&str, &str)], file: Option<&str>) -> Outcome<ServeArgs> {
