@@ -76,7 +76,7 @@ async fn mistakes_are_named() {
     check_error(s, CHAT, with(chat("x"), json!({"top_logprobs": 2})), 400, "needs `logprobs`").await;
     check_error(s, CHAT, with(chat("x"), json!({"logit_bias": {"999999": 1}})), 400, "vocabulary").await;
     check_error(s, CHAT, with(chat("x"), json!({"slo_ttft_ms": -5})), 400, "`slo_ttft_ms`").await;
-    check_error(s, CHAT, with(chat("x"), json!({"tools": [{}]})), 400, "`tools` is not supported").await;
+    check_error(s, CHAT, with(chat("x"), json!({"tools": [{}]})), 400, "must have the type function").await;
     let image = json!([{"type": "image_url", "image_url": {"url": "http://x"}}]);
     check_error(s, CHAT, json!({"messages": [{"role": "user", "content": image}]}), 400, "got image_url")
         .await;

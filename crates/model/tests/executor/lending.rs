@@ -95,8 +95,8 @@ fn the_embedded_draft_is_worth_many_blocks() {
     let source = DraftSource::new(|| Ok(embedded::draft()));
     let mut executor = embedded_pair(Cpu::new(1), Rule::Block, 96).with_draft_source(source);
     let n_lent = executor.lend_draft().unwrap();
-    // 96 blocks of 8 KiB and about 2.9 MB of weights in blocks of 48 KiB.
-    assert!((70..90).contains(&n_lent), "{n_lent}");
+    // 96 blocks of 8 KiB and about 2.1 MB of weights, tied embeddings held once, in blocks of 48 KiB.
+    assert!((50..70).contains(&n_lent), "{n_lent}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Where the tokens of an answer came from; asked for by the field `token_origins`.
 
-use dsde_engine::{EmittedToken, Origin};
+use dsde_engine::{EmittedToken, Origin, Vocabulary as _};
 use dsde_model::text::Tokenizer;
 use serde_json::{Value, json};
 
@@ -9,7 +9,9 @@ use super::tokens::token_text;
 /// The value of `token_origins` for one part of a choice: an entry per token.
 pub(crate) fn origins(tokenizer: &Tokenizer, tokens: &[EmittedToken]) -> Value {
     let entry = |emitted: &EmittedToken| {
-        let (text, bytes) = token_text(tokenizer, emitted.token);
+        // Entries add up to the text, of which special tokens are no part.
+        let bytes = tokenizer.token_bytes(emitted.token);
+        let text = String::from_utf8_lossy(bytes);
         let text_of = |&token: &u32| token_text(tokenizer, token).0;
         let texts = |branch: &Vec<u32>| branch.iter().map(text_of).collect::<Vec<_>>();
         json!({
