@@ -61,7 +61,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "KEY", value_parser = NonEmptyStringValueParser::new())]
     api_key: Vec<String>,
 
-    /// Origin whose web pages may use the server, as https://example.org, or * for all; may be given several times. Default: none.
+    /// Origin whose web pages may use the server, as `https://example.org`, or `*` for all; may be given several times. Default: none.
     #[arg(long, value_name = "ORIGIN", value_parser = origin)]
     cors_origin: Vec<String>,
 

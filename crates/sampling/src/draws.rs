@@ -24,7 +24,7 @@ pub trait Draws {
 /// at its beginning is new. Tokens from the target are keyed by the absolute position they will stand at; exactly one is
 /// emitted per position at most.
 ///
-/// With a seed every token, drafted or decided, is the winner of the race for its absolute position ([`winner`]). What the
+/// With a seed every token, drafted or decided, is the winner of the race for its absolute position ([`race`](crate::race)). What the
 /// target draws is then a function of seed and text before it: the same whoever drafts, however far, whoever runs beside it,
 /// and whoever has the same seed.
 #[derive(Clone, Copy, Debug)]

@@ -22,7 +22,7 @@
 //! | [`branches()`] | what a token tree branches into |
 //! | [`proposal`], [`verdict`] | what is judged, the result, and the door [`verify`] |
 //! | [`walk`], [`chain`], [`token`], [`block`] | the rules |
-//! | [`draws`], [`rng`], `race` | random decisions and where they come from |
+//! | [`draws`], [`rng`], [`race`] | random decisions and where they come from |
 //! | [`law`] | the proof by enumeration |
 //! | [`lanes`] | arithmetic under all of it |
 //!
@@ -42,7 +42,7 @@ pub mod logprobs;
 pub mod mask;
 pub mod params;
 pub mod proposal;
-mod race;
+pub mod race;
 pub mod rng;
 pub mod token;
 mod truncation;
