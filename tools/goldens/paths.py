@@ -3,5 +3,5 @@
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FIXTURES = ROOT / "crates/model/tests/fixtures"
+FIXTURES = ROOT / "tests/fixtures"
 EMBEDDED_TOKENIZER = ROOT / "models/target/tokenizer.json"

@@ -5,8 +5,8 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use clap::Args;
-use dsde_model::backend::Dtype;
-use dsde_model::checkpoint::{Checkpoint, TensorView};
+use dsde_checkpoint::Dtype;
+use dsde_checkpoint::{Checkpoint, TensorView};
 use half::{bf16, f16};
 use indicatif::ProgressBar;
 use safetensors::tensor::{self, View};

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::Args;
 use dsde_bench::load::{self, Choice, Observer, closed_loop};
 use dsde_engine::{Emission, FinishReason, Request, StepReport};
-use dsde_model::text::Utf8Stream;
+use dsde_text::Utf8Stream;
 
 use crate::answer::{self, answers};
 use crate::args::{CONCURRENCY_MAX, DefaultsArgs, ModelArgs, PolicyArgs, SamplingArgs, positive_up_to};

@@ -19,7 +19,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::Args;
-use dsde_model::config::ModelConfig;
+use dsde_checkpoint::config::ModelConfig;
 use serde_json::{Map, Value};
 
 use crate::args::positive_up_to;

@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 
 use clap::{Args, Subcommand};
-use dsde_model::backend::{Backend as _, Cpu};
-use dsde_model::config::{ModelConfig, SamplingDefaults};
+use dsde_checkpoint::config::{ModelConfig, SamplingDefaults};
+use dsde_kernels::{Backend as _, Cpu};
 use dsde_model::executor::{Checkpoints, block_bytes};
 use dsde_sampling::Rule;
 use serde::Serialize;

@@ -2,12 +2,11 @@
 
 use std::path::Path;
 
-use dsde_model::Error;
-use dsde_model::checkpoint::Checkpoint;
-use dsde_model::config::ModelConfig;
+use dsde_checkpoint::Checkpoint;
+use dsde_checkpoint::config::ModelConfig;
 use dsde_model::embedded;
 use dsde_model::executor::DraftSource;
-use dsde_model::text::{ChatTemplate, Tokenizer};
+use dsde_text::{ChatTemplate, Tokenizer};
 
 use crate::failure::Outcome;
 use crate::speculation::{Draft, Source};
@@ -42,12 +41,12 @@ impl Opened {
     /// # Errors
     /// As [`Opened::new`].
     pub(crate) fn untrimmed(source: &Source, role: Role) -> Outcome<Self> {
-        let open = || -> Result<Self, Error> {
+        let open = || -> anyhow::Result<Self> {
             Ok(Self { checkpoint: checkpoint(source, role)?, tokenizer: tokenizer(source)? })
         };
         Ok(open().map_err(|error| match source {
-            Source::Demo => anyhow::Error::new(error),
-            Source::Folder(folder) => anyhow::Error::new(error).context(cannot_load(folder)),
+            Source::Demo => error,
+            Source::Folder(folder) => error.context(cannot_load(folder)),
         })?)
     }
 
@@ -90,16 +89,16 @@ impl Opened {
     ///
     /// # Errors
     /// The first difference.
-    pub(crate) fn check_draft(&self, draft: &Self) -> Result<(), Error> {
+    pub(crate) fn check_draft(&self, draft: &Self) -> anyhow::Result<()> {
         let (expected, got) = (self.config().vocab_len, draft.config().vocab_len);
         if expected != got {
-            return Err(Error::VocabularyLen { expected, got });
+            return Err(dsde_model::Error::VocabularyLen { expected, got }.into());
         }
-        self.tokenizer.same_tokens(&draft.tokenizer, expected)
+        Ok(self.tokenizer.same_tokens(&draft.tokenizer, expected)?)
     }
 }
 
-fn checkpoint(source: &Source, role: Role) -> Result<Checkpoint, Error> {
+fn checkpoint(source: &Source, role: Role) -> Result<Checkpoint, dsde_checkpoint::Error> {
     match (source, role) {
         (Source::Demo, Role::Target) => Ok(embedded::target()),
         (Source::Demo, Role::Draft) => Ok(embedded::draft()),
@@ -107,7 +106,7 @@ fn checkpoint(source: &Source, role: Role) -> Result<Checkpoint, Error> {
     }
 }
 
-fn tokenizer(source: &Source) -> Result<Tokenizer, Error> {
+fn tokenizer(source: &Source) -> Result<Tokenizer, dsde_text::Error> {
     match source {
         Source::Demo => Ok(embedded::tokenizer()),
         Source::Folder(folder) => Tokenizer::open(folder),
@@ -122,7 +121,7 @@ fn cannot_load(folder: &Path) -> String {
 ///
 /// # Errors
 /// If it has none or a broken one.
-pub(crate) fn chat_template(source: &Source) -> Result<ChatTemplate, Error> {
+pub(crate) fn chat_template(source: &Source) -> Result<ChatTemplate, dsde_text::Error> {
     match source {
         Source::Demo => Ok(embedded::chat_template()),
         Source::Folder(folder) => ChatTemplate::open(folder),

@@ -1,7 +1,7 @@
 //! From typed sampling options to requests.
 
+use dsde_checkpoint::config::SamplingDefaults;
 use dsde_engine::{Refused, Request, Shape, Stop};
-use dsde_model::config::SamplingDefaults;
 use dsde_sampling::Params;
 use serde_json::Value;
 

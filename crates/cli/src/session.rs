@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dsde_bench::{Machine, Message, Prompt};
+use dsde_checkpoint::config::SamplingDefaults;
 use dsde_engine::{Drafter, Engine, MonotonicClock, PromptLookup};
-use dsde_model::backend::{Backend as _, Cpu};
-use dsde_model::config::SamplingDefaults;
+use dsde_kernels::{Backend as _, Cpu};
 use dsde_model::executor::{Checkpoints, KvSize, ModelExecutor};
-use dsde_model::text::{self, ChatTemplate, Tokenizer};
 use dsde_policy::{CostProfile, Policy, registry};
 use dsde_sampling::Rule;
 use dsde_sampling::proposal::NODES_MAX;
+use dsde_text::{self as text, ChatTemplate, Tokenizer};
 
 use crate::args::{DefaultsArgs, GenerationConfig, ModelArgs};
 use crate::failure::{OrUsage as _, Outcome, usage};
@@ -253,7 +253,7 @@ impl Session {
     /// # Errors
     /// If there is no chat template or it refuses the conversation.
     pub(crate) fn encode_chat(&self, messages: &[Message]) -> anyhow::Result<Vec<u32>> {
-        let template = self.template.as_ref().ok_or(dsde_model::error::Error::NoChatTemplate)?;
+        let template = self.template.as_ref().ok_or(dsde_text::Error::NoChatTemplate)?;
         let message = |message: &Message| text::Message::new(&message.role, &message.content);
         let messages: Vec<text::Message> = messages.iter().map(message).collect();
         let prompt = template.prompt(&messages, today())?;

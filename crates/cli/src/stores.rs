@@ -1,8 +1,8 @@
 //! How large the key/value stores are and what bounds the context: from what was asked, the models, and the machine.
 
+use dsde_checkpoint::Checkpoint;
 use dsde_engine::Shape;
-use dsde_model::backend::Cpu;
-use dsde_model::checkpoint::Checkpoint;
+use dsde_kernels::Cpu;
 use dsde_model::executor::{self, Checkpoints, KvSize};
 use dsde_sampling::Rule;
 

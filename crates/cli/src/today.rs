@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use dsde_model::text::Date;
+use dsde_text::Date;
 
 const SECONDS_PER_DAY: u64 = 86_400;
 

@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use dsde_engine::{BlockId, DraftDraw, Executor, RowBatch, SeqId, TargetDraw};
-use dsde_model::backend::Cpu;
+use dsde_kernels::Cpu;
 use dsde_model::embedded;
 use dsde_model::executor::{Checkpoints, Config, KvSize, ModelExecutor};
 use dsde_policy::Signals;

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput};
-use dsde_model::backend::cpu::{Isa, Kernel};
+use dsde_kernels::cpu::{Isa, Kernel};
 use dsde_sampling::{Divergence, Params, Scratch, argmax, softmax};
 
 /// Tokens, as in Llama 3.

@@ -1,42 +1,4 @@
 //! The pair of models that is part of the program, so that everything runs on a fresh machine; see `models/README.md`.
 
-use crate::checkpoint::{Checkpoint, EmbeddedFiles};
-use crate::text::{ChatTemplate, Tokenizer};
-
-const VALID: &str = "the embedded files are valid; a test opens them";
-
-macro_rules! model_file {
-    ($path:literal) => {
-        include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/", $path))
-    };
-}
-
-/// The target: 5.8 million parameters.
-pub fn target() -> Checkpoint {
-    let files = EmbeddedFiles {
-        config: model_file!("target/config.json"),
-        generation_config: model_file!("target/generation_config.json"),
-        weights: model_file!("target/model.safetensors"),
-    };
-    Checkpoint::embedded(files).expect(VALID)
-}
-
-/// The draft: 0.9 million parameters.
-pub fn draft() -> Checkpoint {
-    let files = EmbeddedFiles {
-        config: model_file!("draft/config.json"),
-        generation_config: model_file!("draft/generation_config.json"),
-        weights: model_file!("draft/model.safetensors"),
-    };
-    Checkpoint::embedded(files).expect(VALID)
-}
-
-/// The tokenizer of both.
-pub fn tokenizer() -> Tokenizer {
-    Tokenizer::parse("embedded tokenizer.json", model_file!("target/tokenizer.json")).expect(VALID)
-}
-
-/// The chat template of both.
-pub fn chat_template() -> ChatTemplate {
-    ChatTemplate::parse(model_file!("target/tokenizer_config.json"), None).expect(VALID)
-}
+pub use dsde_checkpoint::embedded::{draft, target};
+pub use dsde_text::embedded::{chat_template, tokenizer};

@@ -25,9 +25,10 @@ use dsde_engine::{
 };
 use dsde_sampling::Rule;
 
-use crate::backend::Backend;
-use crate::checkpoint::Checkpoint;
-use crate::config::ModelConfig;
+use dsde_checkpoint::Checkpoint;
+use dsde_checkpoint::config::ModelConfig;
+use dsde_kernels::Backend;
+
 use crate::error::Error;
 use crate::llama::{Llama, kv_shape};
 use ahead::Groups;

@@ -12,9 +12,10 @@ use std::ops::Range;
 
 use dsde_engine::RowBatch;
 
-use crate::backend::{AttentionShape, Backend, Epilogue, Input, KvShape, QkTransform, RmsNorm, RopeTable};
-use crate::checkpoint::Checkpoint;
-use crate::config::ModelConfig;
+use dsde_checkpoint::Checkpoint;
+use dsde_checkpoint::config::ModelConfig;
+use dsde_kernels::{AttentionShape, Backend, Epilogue, Input, KvShape, QkTransform, RmsNorm, RopeTable};
+
 use crate::error::Error;
 use crate::rope::rope_table;
 use crate::weights::{Layer, Weights};

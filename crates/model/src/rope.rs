@@ -8,8 +8,8 @@
 
 use std::f64::consts::TAU;
 
-use crate::backend::RopeTable;
-use crate::config::{Rope, RopeScaling};
+use dsde_checkpoint::config::{Rope, RopeScaling};
+use dsde_kernels::RopeTable;
 
 /// Cosines and sines of positions `0..n_positions` for heads of `head_dim` elements.
 pub(crate) fn rope_table(rope: Rope, head_dim: usize, n_positions: usize) -> RopeTable {

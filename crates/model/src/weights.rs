@@ -4,9 +4,11 @@
 //! once. The embedding table is copied as stored, since a pass reads single rows of it; where it doubles as the output
 //! projection there is only that, and rows are gathered from its packed form.
 
-use crate::backend::{Backend, Dense, Dtype, Stacking};
-use crate::checkpoint::Checkpoint;
-use crate::config::ModelConfig;
+use dsde_checkpoint::Checkpoint;
+use dsde_checkpoint::config::ModelConfig;
+use dsde_checkpoint::{Dense, Dtype};
+use dsde_kernels::{Backend, Stacking};
+
 use crate::error::Error;
 
 /// All weights of a model.
@@ -111,7 +113,7 @@ struct Tensors<'a> {
 
 impl Tensors<'_> {
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
-        self.checkpoint.vector(&format!("{}.{name}", self.prefix), len)
+        Ok(self.checkpoint.vector(&format!("{}.{name}", self.prefix), len)?)
     }
 
     /// One matrix from several projections `(name, n_out)` of the same input.

@@ -5,10 +5,10 @@
 use std::fs;
 use std::path::Path;
 
-use dsde_model::backend::Reference;
-use dsde_model::checkpoint::Checkpoint;
-use dsde_model::text::{ChatTemplate, Tokenizer};
-use dsde_model::{Error, Llama};
+use dsde_checkpoint::Checkpoint;
+use dsde_kernels::Reference;
+use dsde_model::Llama;
+use dsde_text::{ChatTemplate, Tokenizer};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -113,12 +113,12 @@ fn without_anything_complete_the_file_is_blamed() {
     let folder = folder(&tensors());
     write_index(folder.path(), &json!({"model.norm.weight": "gone.safetensors"}));
     fs::write(folder.path().join("model.safetensors"), "short").unwrap();
-    assert!(matches!(Checkpoint::open(folder.path()), Err(Error::FileLen { .. })));
+    assert!(matches!(Checkpoint::open(folder.path()), Err(dsde_checkpoint::Error::FileLen { .. })));
 }
 
 #[test]
 fn pointers_of_git_lfs_are_called_so() {
-    let check = |error: Error, file: &str| {
+    let check = |error: &dyn std::error::Error, file: &str| {
         let message = error.to_string();
         assert!(message.contains(&format!("{file} is a pointer of Git LFS")), "{message}");
         assert!(message.contains("git lfs pull"), "{message}");
@@ -126,13 +126,13 @@ fn pointers_of_git_lfs_are_called_so() {
     for file in ["model.safetensors", "config.json"] {
         let folder = folder(&tensors());
         fs::write(folder.path().join(file), POINTER).unwrap();
-        check(Checkpoint::open(folder.path()).unwrap_err(), file);
+        check(&Checkpoint::open(folder.path()).unwrap_err(), file);
     }
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("tokenizer.json"), POINTER).unwrap();
-    check(Tokenizer::open(folder.path()).unwrap_err(), "tokenizer.json");
+    check(&Tokenizer::open(folder.path()).unwrap_err(), "tokenizer.json");
     fs::write(folder.path().join("tokenizer_config.json"), POINTER).unwrap();
-    check(ChatTemplate::open(folder.path()).unwrap_err(), "tokenizer_config.json");
+    check(&ChatTemplate::open(folder.path()).unwrap_err(), "tokenizer_config.json");
 }
 
 #[test]
@@ -175,53 +175,4 @@ fn tensors_that_would_change_the_output_are_refused_by_name() {
     ] {
         assert!(Checkpoint::open(folder(&with(tensor(name, x))).path()).is_ok(), "{name}");
     }
-}
-
-const TEMPLATE: &str = "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}";
-
-/// The prompt that a folder with these files makes of `hi`.
-fn prompt(files: &[(&str, Value)]) -> Result<String, Error> {
-    let folder = tempfile::tempdir().unwrap();
-    for (name, contents) in files {
-        let text = contents.as_str().filter(|_| name.ends_with("jinja")).map(str::to_owned);
-        fs::write(folder.path().join(name), text.unwrap_or_else(|| contents.to_string())).unwrap();
-    }
-    let template = ChatTemplate::open(folder.path())?;
-    let messages = [dsde_model::text::Message::new("user", "hi")];
-    template.prompt(&messages, None).map(|prompt| prompt.text().to_owned())
-}
-
-#[test]
-fn special_tokens_come_from_their_map_where_the_configuration_has_none() {
-    let map = ("special_tokens_map.json", json!({"bos_token": "<s>", "eos_token": {"content": "</s>"}}));
-    let config = |config| ("tokenizer_config.json", config);
-    let template = json!({"chat_template": TEMPLATE});
-    assert_eq!(prompt(&[config(template.clone()), map.clone()]).unwrap(), "<s>hi</s>");
-    assert_eq!(prompt(&[config(template.clone())]).unwrap(), "hi");
-    let own = json!({"chat_template": TEMPLATE, "bos_token": "<b>", "eos_token": null});
-    assert_eq!(prompt(&[config(own), map]).unwrap(), "<b>hi</s>");
-}
-
-#[test]
-fn a_template_may_stand_in_any_of_its_files() {
-    let named = json!([{"name": "tool_use", "template": "t"}, {"name": "default", "template": "named"}]);
-    let (jinja, json, config) = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json");
-    let cases = [
-        (vec![(jinja, json!("jinja")), (json, json!({"chat_template": "json"}))], "jinja"),
-        (vec![(jinja, json!("jinja")), (config, json!({"chat_template": "config"}))], "jinja"),
-        (
-            vec![(json, json!({"chat_template": "json"})), (config, json!({"chat_template": "config"}))],
-            "config",
-        ),
-        (vec![(json, json!({"chat_template": "json"})), (config, json!({"chat_template": null}))], "json"),
-        (vec![(json, json!("text"))], "text"),
-        (vec![(json, json!({"chat_template": named}))], "named"),
-        (vec![(json, named.clone())], "named"),
-        (vec![(config, json!({"chat_template": named}))], "named"),
-        (vec![(config, json!({"chat_template": {"default": "mapped", "tool_use": "t"}}))], "mapped"),
-    ];
-    for (files, expected) in cases {
-        assert_eq!(prompt(&files).unwrap(), expected, "{files:?}");
-    }
-    assert!(matches!(prompt(&[]), Err(Error::NoChatTemplate)));
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dsde_model::config::SamplingDefaults;
-use dsde_model::text::{ChatTemplate, Date, Tokenizer};
+use dsde_checkpoint::config::SamplingDefaults;
+use dsde_text::{ChatTemplate, Date, Tokenizer};
 
 /// Names, keys and bounds.
 #[derive(Clone, Debug)]

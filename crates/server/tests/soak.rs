@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 use clients::Load;
 use common::{Setup, chat, plain, start};
 use dsde_model::embedded;
-use dsde_model::text::Message;
+use dsde_text::Message;
 use reference::{QUESTIONS, References};
 use scrape::{Scrape, settles};
 

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use dsde_model::checkpoint::Checkpoint;
-use dsde_model::config::ModelConfig;
+use dsde_checkpoint::Checkpoint;
+use dsde_checkpoint::config::ModelConfig;
 use indicatif::ProgressBar;
 use safetensors::tensor::{Dtype, View};
 

@@ -7,12 +7,13 @@ use std::sync::{Mutex, PoisonError};
 
 use dsde_engine::{DraftAhead, Executor as _, ExecutorError, RowBatch, TargetDraw, Verification};
 
+use dsde_kernels::Backend;
+
 use super::drafted::DraftedRows;
 use super::drafting::Drafting;
 use super::outputs::OutputPlan;
 use super::parallel::Workers;
 use super::{ModelExecutor, no_draft};
-use crate::backend::Backend;
 
 /// The threads in two groups, and the memory of the one that drafts.
 pub(super) struct Groups<B> {

@@ -3,12 +3,13 @@
 use dsde_engine::{DraftDraw, Drafted, RowBatch};
 use dsde_policy::DraftPosition;
 
+use dsde_kernels::Backend;
+
 use super::Model;
 use super::drafted::DraftedRows;
 use super::draw::Draw;
 use super::outputs::OutputPlan;
 use super::parallel::Workers;
-use crate::backend::Backend;
 
 /// What draft passes work with.
 pub(super) struct Drafting<'a, B: Backend> {

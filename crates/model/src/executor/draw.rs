@@ -6,10 +6,11 @@ use dsde_sampling::{
     Adjustment, Draws, Purpose, Scratch, Shape, Weights, adjust, argmax, branches, mask, softmax,
 };
 
+use dsde_kernels::cpu::Kernel;
+
 use super::drafted::{Basis, DraftedRows};
 use super::path::Path;
 use super::prune::rivals;
-use crate::backend::cpu::Kernel;
 
 /// Drafts the tokens asked for and keeps what their verification will need.
 pub(super) struct Draw<'a> {

@@ -7,9 +7,10 @@ use dsde_sampling::{
     verify,
 };
 
+use dsde_kernels::cpu::Kernel;
+
 use super::drafted::{Basis, DraftedRows};
 use super::path::Path;
-use crate::backend::cpu::Kernel;
 
 /// Judges one proposal.
 pub(super) struct Judge<'a> {

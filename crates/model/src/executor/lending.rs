@@ -2,10 +2,11 @@
 
 use std::fmt;
 
+use dsde_checkpoint::Checkpoint;
+use dsde_checkpoint::config::ModelConfig;
+use dsde_kernels::Backend;
+
 use super::{Model, ModelExecutor, block_bytes};
-use crate::backend::Backend;
-use crate::checkpoint::Checkpoint;
-use crate::config::ModelConfig;
 use crate::error::Error;
 
 /// Opens the draft's checkpoint, as often as it is asked.

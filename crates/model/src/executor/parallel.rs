@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use dsde_sampling::Scratch;
 
-use crate::backend::Backend;
+use dsde_kernels::Backend;
 
 /// Below this many logits jobs run one after the other: waking a thread costs as much as a softmax over them.
 const PARALLEL_LOGITS_MIN: usize = 8192;

@@ -8,8 +8,9 @@ use dsde_engine::{RowBatch, TargetDraw};
 use dsde_policy::Prune;
 use dsde_sampling::Proposal;
 
+use dsde_kernels::Backend;
+
 use super::{Model, ModelExecutor};
-use crate::backend::Backend;
 
 /// What is left of a pass after its first layers.
 pub(super) struct Cut {

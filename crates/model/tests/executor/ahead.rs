@@ -3,7 +3,7 @@
 use dsde_engine::{
     Config, DraftAhead, DraftDraw, Drafted, Executor, Request, RowBatch, TargetDraw, Verification,
 };
-use dsde_model::backend::{Backend, Cpu, Reference};
+use dsde_kernels::{Backend, Cpu, Reference};
 use dsde_model::embedded;
 use dsde_policy::registry::Settings;
 use dsde_policy::{Faser, Off, Signals, faser};

@@ -1,7 +1,7 @@
 //! What a sequence draws does not depend on the batch or on threads.
 
 use dsde_engine::{DraftDraw, Drafted, Executor, RowBatch, TargetDraw, Verification};
-use dsde_model::backend::Cpu;
+use dsde_kernels::Cpu;
 use dsde_model::executor::ModelExecutor;
 use dsde_policy::Signals;
 use dsde_sampling::{Params, Proposal, Rule};

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use dsde_checkpoint::Checkpoint;
 use dsde_engine::{Config, Executor, Request};
-use dsde_model::backend::{Backend, Cpu, Reference};
-use dsde_model::checkpoint::Checkpoint;
+use dsde_kernels::{Backend, Cpu, Reference};
 use dsde_model::embedded;
 use dsde_model::executor::{self, Checkpoints, KvSize, ModelExecutor};
 use dsde_policy::{Fixed, Off};

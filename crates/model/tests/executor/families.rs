@@ -1,7 +1,7 @@
 //! Logits of every family against Hugging Face transformers (see `tests/fixtures/README.md`).
 
 use dsde_engine::RowBatch;
-use dsde_model::backend::{Backend, Cpu, Reference};
+use dsde_kernels::{Backend, Cpu, Reference};
 use dsde_model::llama::{Llama, kv_shape};
 use dsde_sampling::Proposal;
 use safetensors::SafeTensors;

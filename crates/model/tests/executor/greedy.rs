@@ -1,7 +1,7 @@
 //! Greedy output is the same with and without speculation.
 
 use dsde_engine::Executor;
-use dsde_model::backend::{Backend, Cpu, Reference};
+use dsde_kernels::{Backend, Cpu, Reference};
 use dsde_model::embedded;
 use dsde_sampling::{Params, Proposal, Rule};
 

@@ -5,7 +5,7 @@
 //! target's logits by a softmax written here. Sample size and error probability stand at the constants.
 
 use dsde_engine::{BlockCopy, BlockId, DraftDraw, Executor, RowBatch, SeqId, TargetDraw};
-use dsde_model::backend::{Backend, Cpu, Reference};
+use dsde_kernels::{Backend, Cpu, Reference};
 use dsde_model::embedded;
 use dsde_model::executor::ModelExecutor;
 use dsde_model::llama::{Llama, kv_shape};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dsde_engine::{Config, Executor, Request};
-use dsde_model::backend::{Backend, Cpu, Reference};
+use dsde_kernels::{Backend, Cpu, Reference};
 use dsde_model::executor::{DraftSource, MemoryUse, ModelExecutor};
 use dsde_model::{Error, embedded};
 use dsde_policy::{Off, PlanView, Planned, Policy, SeqId, Signals, StepFeedback};

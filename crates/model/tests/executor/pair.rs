@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
+use dsde_checkpoint::Checkpoint;
 use dsde_engine::{BlockId, DraftDraw, Drafted, Executor, RowBatch, SeqId, TargetDraw, Verification};
-use dsde_model::backend::Backend;
-use dsde_model::checkpoint::Checkpoint;
+use dsde_kernels::Backend;
 use dsde_model::embedded;
 use dsde_model::executor::{Checkpoints, Config, KvSize, ModelExecutor};
 use dsde_policy::Signals;
@@ -12,7 +12,7 @@ use dsde_sampling::{Params, Proposal, Rule, Stream, Verdict};
 
 /// A folder of `tests/fixtures`.
 pub(crate) fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(name)
 }
 
 pub(crate) fn open(name: &str) -> Checkpoint {

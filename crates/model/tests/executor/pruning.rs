@@ -1,7 +1,7 @@
 //! Rows that are dropped between two layers of the target change nothing for those that stay.
 
 use dsde_engine::{Config, Request, TargetDraw};
-use dsde_model::backend::{Backend, Cpu, Reference};
+use dsde_kernels::{Backend, Cpu, Reference};
 use dsde_model::embedded;
 use dsde_policy::{Off, PlanView, Planned, Policy, Prune, SeqId, Signals, StepFeedback};
 use dsde_sampling::{Params, Proposal, Rule};

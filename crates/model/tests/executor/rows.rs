@@ -1,7 +1,7 @@
 //! How rows are grouped into passes and batches cannot be seen in their logits.
 
 use dsde_engine::{BlockId, RowBatch};
-use dsde_model::backend::{Backend, Cpu, Reference};
+use dsde_kernels::{Backend, Cpu, Reference};
 use dsde_model::llama::{Llama, kv_shape};
 use dsde_sampling::Proposal;
 

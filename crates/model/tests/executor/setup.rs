@@ -1,7 +1,7 @@
 //! What a constructed executor can hold, and what is refused.
 
 use dsde_engine::{Executor, RowBatch, Shape};
-use dsde_model::backend::{Backend, Reference};
+use dsde_kernels::{Backend, Reference};
 use dsde_model::executor::{Checkpoints, Config, KvSize, MemoryUse, ModelExecutor};
 use dsde_model::llama::{Llama, kv_shape};
 use dsde_model::{Error, embedded};

@@ -1,7 +1,7 @@
 //! What is measured beside the tokens: divergences, draft features, log-probabilities.
 
 use dsde_engine::{DraftDraw, Executor, RowBatch, TargetDraw};
-use dsde_model::backend::{Backend, Reference};
+use dsde_kernels::{Backend, Reference};
 use dsde_model::llama::{Llama, kv_shape};
 use dsde_policy::Signals;
 use dsde_sampling::{Params, Proposal, Rule};

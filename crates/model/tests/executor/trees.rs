@@ -5,7 +5,7 @@ use std::sync::Arc;
 use dsde_engine::{
     Beam, Config, DraftDraw, Drafted, Drafter, Engine, Executor, MonotonicClock, Request, RowBatch, StepTrace,
 };
-use dsde_model::backend::{Backend, Cpu, Reference};
+use dsde_kernels::{Backend, Cpu, Reference};
 use dsde_model::embedded;
 use dsde_model::executor::ModelExecutor;
 use dsde_policy::{PlanView, Planned, Policy, SeqId, Signals, StepFeedback};

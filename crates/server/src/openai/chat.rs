@@ -6,10 +6,8 @@ use axum::extract::{Extension, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use dsde_engine::{EmittedToken, Grammar, Vocabulary as _};
-use dsde_model::text::{
-    AnswerReader, ChatTemplate, ExpectedCalls, Part, ReasoningFormat, Thoughts, Tokenizer,
-};
 use dsde_sampling::Params;
+use dsde_text::{AnswerReader, ChatTemplate, ExpectedCalls, Part, ReasoningFormat, Thoughts, Tokenizer};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 

@@ -1,7 +1,7 @@
 //! One choice of an answer, while it comes.
 
 use dsde_engine::{EmittedToken, FinishReason};
-use dsde_model::text::{AnswerReader, Part, Utf8Stream};
+use dsde_text::{AnswerReader, Part, Utf8Stream};
 
 use crate::inbox::{Done, SpeculativeStep};
 

@@ -6,7 +6,7 @@ use axum::extract::{Extension, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use dsde_engine::{EmittedToken, Vocabulary as _};
-use dsde_model::text::{AnswerReader, Thoughts, Tokenizer};
+use dsde_text::{AnswerReader, Thoughts, Tokenizer};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 

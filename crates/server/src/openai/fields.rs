@@ -6,8 +6,8 @@ pub(crate) mod form;
 use std::collections::BTreeMap;
 
 use axum::http::HeaderMap;
+use dsde_checkpoint::config::SamplingDefaults;
 use dsde_engine::{Request, Slo, Stop};
-use dsde_model::config::SamplingDefaults;
 use dsde_policy::{Config, Error};
 use dsde_sampling::Params;
 use serde::Deserialize;

@@ -9,7 +9,7 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use dsde_engine::{EmittedToken, Request, RequestTimeline};
-use dsde_model::text::{AnswerReader, Part, Tokenizer};
+use dsde_text::{AnswerReader, Part, Tokenizer};
 use futures_util::stream::{self, StreamExt};
 use serde::Serialize;
 use serde_json::{Value, json};

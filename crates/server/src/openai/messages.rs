@@ -1,6 +1,6 @@
 //! Messages of a conversation as clients type them.
 
-use dsde_model::text::{Call, Message, RESERVED_VARIABLES};
+use dsde_text::{Call, Message, RESERVED_VARIABLES};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 

@@ -1,7 +1,7 @@
 //! Where the tokens of an answer came from; asked for by the field `token_origins`.
 
 use dsde_engine::{EmittedToken, Origin, Vocabulary as _};
-use dsde_model::text::Tokenizer;
+use dsde_text::Tokenizer;
 use serde_json::{Value, json};
 
 use super::tokens::token_text;

@@ -14,8 +14,8 @@ use axum::extract::{Extension, State};
 use axum::http::HeaderMap;
 use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response};
-use dsde_model::text::Tokenizer;
 use dsde_sampling::Params;
+use dsde_text::Tokenizer;
 use serde_json::{Map, Value, json};
 
 use self::asked::Asked;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use dsde_model::text::{ChatTemplate, Tokenizer};
+use dsde_text::{ChatTemplate, Tokenizer};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 

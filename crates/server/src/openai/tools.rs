@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use dsde_model::text::{CallFormat, ChatTemplate, ExpectedCalls, Function};
+use dsde_text::{CallFormat, ChatTemplate, ExpectedCalls, Function};
 use serde_json::{Value, json};
 
 use super::error::ApiError;

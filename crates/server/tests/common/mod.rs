@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use dsde_bench::load::closed_loop;
 use dsde_engine::{Drafter, Engine, MonotonicClock, Request};
-use dsde_model::backend::Cpu;
+use dsde_kernels::Cpu;
 use dsde_model::embedded;
 use dsde_model::executor::{self, Checkpoints, KvSize, ModelExecutor};
 use dsde_server::{Config, Shutdown, Text};

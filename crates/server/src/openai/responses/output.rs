@@ -1,6 +1,6 @@
 //! The output of a response: items, and the events of a stream that build them up.
 
-use dsde_model::text::Part;
+use dsde_text::Part;
 use serde_json::{Value, json};
 
 use crate::openai::call_ids::CallIds;

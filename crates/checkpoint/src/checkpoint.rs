@@ -1,0 +1,202 @@
+//! Weights and configuration of a model as published: a Hugging Face folder, or the same files embedded in the binary.
+//!
+//! Weight files are mapped, not read: a tensor costs memory only when it is touched, and pages return to the system after
+//! packing. Everything in a folder is data from strangers: no code in it is ever run, names cannot leave the folder, and
+//! every length is checked against the file before a byte is touched.
+//!
+//! Not done here: conversion and packing of weights (`weights`), tokenizer and chat template (`text`).
+
+mod declared;
+mod folder;
+mod shard;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use crate::config::ModelConfig;
+use crate::error::Error;
+use crate::stored::{Dense, Dtype, TensorView};
+use shard::{Shard, Span};
+
+/// Element types that are read.
+const DTYPES: &[Dtype] = &[Dtype::F32, Dtype::F16, Dtype::Bf16];
+
+/// Name of the embedding table, `[n_embeddings, hidden]`.
+const EMBEDDINGS: &str = "model.embed_tokens.weight";
+/// Name of the output projection, `[n_embeddings, hidden]`.
+const OUTPUT: &str = "lm_head.weight";
+
+/// An opened model: checked configuration and every tensor by name.
+///
+/// Nobody may shorten the files of an open checkpoint: the system would end the process with `SIGBUS` when a lost page is
+/// touched. Drop the checkpoint when its weights are packed.
+#[derive(Debug)]
+pub struct Checkpoint {
+    config: ModelConfig,
+    shards: Vec<Shard>,
+    tensors: HashMap<String, Location>,
+}
+
+/// Where a tensor is.
+#[derive(Clone, Debug)]
+struct Location {
+    shard_idx: usize,
+    span: Span,
+}
+
+/// Files of a model that are part of the program.
+#[derive(Clone, Copy, Debug)]
+pub struct EmbeddedFiles {
+    /// `config.json`.
+    pub config: &'static [u8],
+    /// `generation_config.json`.
+    pub generation_config: &'static [u8],
+    /// `model.safetensors`.
+    pub weights: &'static [u8],
+}
+
+impl Checkpoint {
+    /// Opens a folder with `config.json`, optionally `generation_config.json`, and either `model.safetensors` or
+    /// `model.safetensors.index.json` with the shards it names.
+    ///
+    /// # Errors
+    /// If `folder` is not such a folder, a file is truncated or contradicts itself, the index names a file outside the
+    /// folder or a tensor that is not there, the configuration is refused (see [`ModelConfig::parse`]), or there is a tensor
+    /// that it should have declared ([`Error::TensorUndeclared`]).
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        let contents = folder::open(folder)?;
+        Self { config: contents.config, shards: contents.shards, tensors: contents.tensors }.declared()
+    }
+
+    /// Opens files that are part of the program.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn embedded(files: EmbeddedFiles) -> Result<Self, Error> {
+        let config = ModelConfig::parse(files.config, Some(files.generation_config))?;
+        let shard = Shard::embedded("embedded model.safetensors", files.weights)?;
+        let tensors = shard.spans().map(|(name, span)| (name, Location { shard_idx: 0, span })).collect();
+        Self { config, shards: vec![shard], tensors }.declared()
+    }
+
+    /// Takes the rows of the embeddings that belong to tokens for the vocabulary and the rest for padding, which is never
+    /// emitted.
+    ///
+    /// Published models round the table up to a convenient size, often differently for a large and a small model with the
+    /// same tokenizer; without padding they share a vocabulary. Fine-tuned models sometimes have a tokenizer with more
+    /// tokens than embeddings (one that fills up training batches, say); these tokens can be neither read nor emitted.
+    ///
+    /// * `n_tokens`: tokens of the model's tokenizer.
+    #[must_use]
+    pub fn without_padding(mut self, n_tokens: usize) -> Self {
+        let config = &mut self.config;
+        let n_embeddings = config.n_embeddings;
+        if n_tokens > n_embeddings {
+            tracing::warn!(
+                "the tokenizer has {n_tokens} tokens, the model embeddings for only {n_embeddings}; the others cannot be used"
+            );
+        }
+        config.vocab_len = n_tokens.min(n_embeddings);
+        config.eos_tokens.retain(|&token| (token as usize) < config.vocab_len);
+        self
+    }
+
+    /// Bytes of the weights in memory, as far as this can be told before packing: those that are used, in element types as
+    /// stored. Padding of packed matrices comes on top.
+    pub fn weight_bytes(&self) -> usize {
+        let names = declared::implied(&self.config);
+        let tensors = self.tensors.iter().filter(|(name, _)| names.contains(*name));
+        tensors.map(|(_, location)| location.span.n_bytes()).sum()
+    }
+
+    /// What the model is.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Names of all tensors, in no particular order.
+    pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Whether a tensor is there.
+    pub fn has_tensor(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Bytes of all tensors in the files.
+    pub fn stored_bytes(&self) -> usize {
+        self.tensors.values().map(|location| location.span.n_bytes()).sum()
+    }
+
+    /// The tensor `name` in whatever shape it has.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub fn stored(&self, name: &str) -> Result<TensorView<'_>, Error> {
+        let Some(Location { span, .. }) = self.tensors.get(name) else {
+            return Err(Error::TensorMissing { name: name.to_string() });
+        };
+        self.tensor(name, &span.shape)
+    }
+
+    /// The tensor `name`, which must have the shape that the configuration implies.
+    ///
+    /// # Errors
+    /// [`Error::TensorMissing`], [`Error::TensorShape`], or [`Error::TensorDtype`] for anything but f32, f16 and bf16.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>, Error> {
+        let Some(Location { shard_idx, span }) = self.tensors.get(name) else {
+            return Err(Error::TensorMissing { name: name.to_string() });
+        };
+        if span.shape != shape {
+            let (expected, got) = (shape.to_vec(), span.shape.clone());
+            return Err(Error::TensorShape { name: name.to_string(), expected, got });
+        }
+        let dtype = match span.dtype {
+            safetensors::Dtype::F32 => Dtype::F32,
+            safetensors::Dtype::F16 => Dtype::F16,
+            safetensors::Dtype::BF16 => Dtype::Bf16,
+            other => {
+                let got = format!("{other:?}");
+                return Err(Error::TensorDtype { name: name.to_string(), expected: DTYPES, got });
+            }
+        };
+        Ok(TensorView { dtype, shape: &span.shape, bytes: self.shards[*shard_idx].bytes(span) })
+    }
+
+    /// The matrix `name` of shape `[n_out, n_in]`, ready for packing.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub fn matrix(&self, name: &str, n_out: usize, n_in: usize) -> Result<Dense<'_>, Error> {
+        let TensorView { dtype, bytes, .. } = self.tensor(name, &[n_out, n_in])?;
+        Ok(Dense { dtype, n_out, n_in, bytes })
+    }
+
+    /// The embedding table, `[n_embeddings, hidden]`, padding included.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub fn embeddings(&self) -> Result<Dense<'_>, Error> {
+        self.matrix(EMBEDDINGS, self.config.n_embeddings, self.config.hidden)
+    }
+
+    /// The output projection, `[n_embeddings, hidden]`, padding included; the embedding table where the two are tied.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub fn output_projection(&self) -> Result<Dense<'_>, Error> {
+        match self.config.tie_embeddings {
+            true => self.embeddings(),
+            false => self.matrix(OUTPUT, self.config.n_embeddings, self.config.hidden),
+        }
+    }
+
+    /// The vector `name` of `len` elements, converted to f32 (exact for every type that is read).
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
+        Ok(self.tensor(name, &[len])?.to_f32())
+    }
+}

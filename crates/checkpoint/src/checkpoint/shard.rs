@@ -1,0 +1,119 @@
+//! One safetensors file: its bytes and the checked table of its tensors.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::Path;
+
+use safetensors::Dtype;
+use safetensors::tensor::Metadata;
+
+use crate::error::Error;
+use crate::files::is_lfs_pointer;
+
+/// Bytes of the length field at the start of the file.
+const LEN_BYTES: usize = 8;
+/// Longest header accepted, as in the format's own implementation; published shards stay under 1 MB.
+const HEADER_BYTES_MAX: u64 = 100_000_000;
+
+/// A safetensors file whose header is consistent with its length.
+#[derive(Debug)]
+pub(super) struct Shard {
+    bytes: Bytes,
+    metadata: Metadata,
+    /// Where the tensors' bytes begin in the file.
+    data_start: usize,
+}
+
+/// Where a tensor lies in its file and how it is shaped.
+#[derive(Clone, Debug)]
+pub(super) struct Span {
+    pub(super) dtype: Dtype,
+    pub(super) shape: Vec<usize>,
+    range: Range<usize>,
+}
+
+impl Span {
+    pub(super) fn n_bytes(&self) -> usize {
+        self.range.len()
+    }
+}
+
+#[derive(Debug)]
+enum Bytes {
+    Mapped(memmap2::Mmap),
+    Embedded(&'static [u8]),
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Embedded(bytes) => bytes,
+        }
+    }
+}
+
+impl Shard {
+    /// Maps a file.
+    pub(super) fn open(path: &Path) -> Result<Self, Error> {
+        let io = |source| Error::Io { path: path.to_path_buf(), source };
+        if !std::fs::metadata(path).map_err(io)?.is_file() {
+            return Err(Error::NotAFile { path: path.to_path_buf() });
+        }
+        let map = map_read_only(&File::open(path).map_err(io)?).map_err(io)?;
+        Self::parse(&path.display().to_string(), Bytes::Mapped(map))
+    }
+
+    /// Takes a file that is part of the program.
+    pub(super) fn embedded(name: &str, bytes: &'static [u8]) -> Result<Self, Error> {
+        Self::parse(name, Bytes::Embedded(bytes))
+    }
+
+    fn parse(name: &str, bytes: Bytes) -> Result<Self, Error> {
+        if is_lfs_pointer(&bytes) {
+            return Err(Error::LfsPointer { file: name.to_string() });
+        }
+        let file_len =
+            |expected: u64| Error::FileLen { file: name.to_string(), expected, got: bytes.len() as u64 };
+        let (len, rest) = bytes.split_first_chunk::<LEN_BYTES>().ok_or_else(|| file_len(LEN_BYTES as u64))?;
+        let header_len = u64::from_le_bytes(*len);
+        if header_len > HEADER_BYTES_MAX {
+            let file = name.to_string();
+            return Err(Error::HeaderLen { file, expected: HEADER_BYTES_MAX, got: header_len });
+        }
+        let data_start = LEN_BYTES as u64 + header_len;
+        let header = rest.get(..header_len as usize).ok_or_else(|| file_len(data_start))?;
+        let metadata: Metadata = serde_json::from_slice(header)
+            .map_err(|source| Error::Header { file: name.to_string(), source })?;
+        // The sum is checked here because the crate's own reader adds without a check.
+        let expected = data_start.saturating_add(metadata.data_len() as u64);
+        if expected != bytes.len() as u64 {
+            return Err(file_len(expected));
+        }
+        Ok(Self { bytes, metadata, data_start: data_start as usize })
+    }
+
+    /// Every tensor of the file.
+    pub(super) fn spans(&self) -> impl Iterator<Item = (String, Span)> {
+        self.metadata.tensors().into_iter().map(|(name, info)| {
+            let (start, end) = info.data_offsets;
+            let range = self.data_start + start..self.data_start + end;
+            (name, Span { dtype: info.dtype, shape: info.shape.clone(), range })
+        })
+    }
+
+    /// The bytes of a tensor of this file.
+    pub(super) fn bytes(&self, span: &Span) -> &[u8] {
+        &self.bytes[span.range.clone()]
+    }
+}
+
+#[expect(unsafe_code, reason = "the one memory map of the project")]
+fn map_read_only(file: &File) -> std::io::Result<memmap2::Mmap> {
+    // SAFETY: the map is read-only and private, and its bytes are only ever read as plain bytes, for which every value is
+    // valid. Another process that writes to the file can change weights, not memory safety as far as this program reads
+    // each byte once into its packed form; one that shortens it ends this process with SIGBUS, as documented at `Checkpoint`.
+    unsafe { memmap2::MmapOptions::new().map(file) }
+}

@@ -1,0 +1,18 @@
+//! The files of published models: what a model is, and its weights as stored.
+//!
+//! A [`Checkpoint`] is an opened folder or the embedded pair: a checked configuration and every tensor by name, mapped and not
+//! read. Everything in a file is data from strangers, so every length is checked before a byte is touched.
+//!
+//! Not done here: packing weights for a processor (`dsde-kernels`), tokenizers and chat templates (`dsde-text`).
+
+mod checkpoint;
+pub mod config;
+pub mod embedded;
+mod error;
+pub mod files;
+mod stored;
+
+pub use checkpoint::{Checkpoint, EmbeddedFiles};
+pub use config::ModelConfig;
+pub use error::Error;
+pub use stored::{Dense, Dtype, TensorView};

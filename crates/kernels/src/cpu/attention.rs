@@ -1,0 +1,324 @@
+//! Ragged attention over paged keys and values, in two products per task.
+//!
+//! A task is one sequence, one key/value head and up to 12 *lines*: pairs of a row and one of the query heads that share the
+//! key/value head. Scores of all lines against all slots are computed first, then the softmax, then the product with the values.
+//!
+//! Why a row does not notice its neighbours: a score is a sum over `head_dim` alone. The softmax sums 16 partial sums by slot,
+//! where slots above the line's extent add exact zeros. The product with the values runs over ascending slots from the first
+//! one on, zeros again above the extent. None of it depends on the number of lines or on where a task begins.
+//!
+//! A node of a branching proposal sees slots with gaps. The pages it sees only in part are gathered without the gaps, so it
+//! computes the same bits as if its path had been a chain.
+
+use std::ops::Range;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use dsde_engine::RowBatch;
+
+use dsde_checkpoint::Dtype;
+
+use super::super::{AttentionShape, shape};
+use super::Cpu;
+use super::activations::{Place, pack_row};
+use super::kv::{BLOCK_LEN, KvStore, Page};
+use super::share::SharedMut;
+use super::softmax::softmax;
+use super::tile::{COLUMNS, ROWS_MAX, Stretch, Sums, Tile, TileFns, row_blocks, tile_fns};
+use super::weights::Format;
+
+/// Products of query and key elements below which a second thread costs more than it saves.
+const PARALLEL_WORK_MIN: usize = 1 << 17;
+
+/// A part of the work that one thread does alone.
+#[derive(Clone, Debug)]
+pub(super) struct Task {
+    seq: usize,
+    kv_head: usize,
+    /// Rows of the batch that the lines belong to.
+    first_row: usize,
+    /// Lines of those rows: line `i` is head `i % group` of row `first_row + i / group`.
+    lines: Range<usize>,
+}
+
+/// Memory of one thread, as long as the longest context it met.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    queries: Vec<u32>,
+    pages: Vec<*const u16>,
+    /// Pages without gaps, of a row that sees slots with gaps.
+    gathered: Vec<u16>,
+    stretches: Vec<Stretch>,
+    /// `[n_lines, n_slots]`.
+    scores: Vec<f32>,
+    weights: Vec<u32>,
+}
+
+// SAFETY: the pointers in `pages` and `stretches` are used only by the task that wrote them, before it returns.
+unsafe impl Send for Scratch {}
+
+/// See [`super::super::Backend::attention`].
+pub(super) fn attention(
+    cpu: &Cpu,
+    layer: usize,
+    qkv: &[f32],
+    rows: &RowBatch,
+    kv: &KvStore,
+    out: &mut [f32],
+) {
+    let attention = kv.shape.attention;
+    let width = shape::assert_attention(qkv, rows, attention, out);
+    let mut tasks = cpu.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+    list_tasks(rows, attention, &mut tasks);
+    let format = Format::of(Dtype::Bf16, cpu.isa);
+    let pass = Pass {
+        cpu,
+        layer,
+        qkv,
+        width,
+        rows,
+        kv,
+        format,
+        fns: tile_fns(cpu.isa, format),
+        out: SharedMut::new(out),
+    };
+    let next = AtomicUsize::new(0);
+    let take_tasks = |thread_idx: usize| {
+        let mut scratch = cpu.scratch[thread_idx].lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
+            pass.run(task, &mut scratch);
+        }
+    };
+    let n_visible: usize = (0..rows.n_rows()).map(|row| rows.extent(row) as usize).sum();
+    if n_visible * attention.n_heads * attention.head_dim < PARALLEL_WORK_MIN {
+        take_tasks(0);
+    } else {
+        cpu.pool.run(cpu.pool.n_threads(), &take_tasks);
+    }
+}
+
+/// Whether a row sees slots without gaps.
+fn is_contiguous(rows: &RowBatch, row: usize) -> bool {
+    let mask = rows.tree_mask[row];
+    mask & mask.wrapping_add(1) == 0
+}
+
+/// Slots that a row sees.
+fn n_visible(rows: &RowBatch, row: usize) -> usize {
+    rows.visible_len[row] as usize + rows.tree_mask[row].count_ones() as usize
+}
+
+fn list_tasks(rows: &RowBatch, shape: AttentionShape, tasks: &mut Vec<Task>) {
+    tasks.clear();
+    let group = shape.n_heads / shape.n_kv_heads.max(1);
+    for seq in 0..rows.n_seqs() {
+        for kv_head in 0..shape.n_kv_heads {
+            let mut row = rows.rows_of(seq).start;
+            let end = rows.rows_of(seq).end;
+            while row < end {
+                let n_rows = match is_contiguous(rows, row) {
+                    true => (row..end).take_while(|&row| is_contiguous(rows, row)).count(),
+                    false => 1,
+                };
+                let blocks = row_blocks(n_rows * group);
+                tasks.extend(blocks.map(|lines| Task { seq, kv_head, first_row: row, lines }));
+                row += n_rows;
+            }
+        }
+    }
+}
+
+/// One call of attention, shared by its tasks.
+struct Pass<'a> {
+    cpu: &'a Cpu,
+    layer: usize,
+    qkv: &'a [f32],
+    /// Numbers per row of `qkv`.
+    width: usize,
+    rows: &'a RowBatch,
+    kv: &'a KvStore,
+    format: Format,
+    fns: &'static TileFns,
+    out: SharedMut<'a, f32>,
+}
+
+impl Pass<'_> {
+    fn run(&self, task: &Task, scratch: &mut Scratch) {
+        self.list_pages(task, scratch);
+        self.pack_queries(task, scratch);
+        self.score(task, scratch);
+        let sums = self.weigh(task, scratch);
+        self.sum_values(task, &sums, scratch);
+    }
+
+    fn shape(&self) -> AttentionShape {
+        self.kv.shape.attention
+    }
+
+    fn group(&self) -> usize {
+        self.shape().n_heads / self.shape().n_kv_heads
+    }
+
+    /// Row of a line.
+    fn row(&self, task: &Task, line: usize) -> usize {
+        task.first_row + line / self.group()
+    }
+
+    /// Query head of a line.
+    fn head(&self, task: &Task, line: usize) -> usize {
+        task.kv_head * self.group() + line % self.group()
+    }
+
+    /// Pages that the lines see, in the order of what they see.
+    fn list_pages(&self, task: &Task, scratch: &mut Scratch) {
+        let page = |i: usize| {
+            let table = self.rows.table_of(task.seq);
+            self.kv.page(self.layer, table[i], task.kv_head)
+        };
+        let n_slots = task.lines.clone().map(|line| n_visible(self.rows, self.row(task, line))).max();
+        let n_pages = n_slots.unwrap_or(0).div_ceil(BLOCK_LEN);
+        scratch.pages.clear();
+        if is_contiguous(self.rows, task.first_row) {
+            scratch.pages.extend((0..n_pages).map(|i| page(i).as_ptr()));
+            return;
+        }
+        let n_whole = self.rows.visible_len[task.first_row] as usize / BLOCK_LEN;
+        scratch.pages.extend((0..n_whole).map(|i| page(i).as_ptr()));
+        self.gather(task.first_row, n_whole, page, &mut scratch.gathered);
+        let gathered = scratch.gathered.chunks_exact(Page::of(self.shape()).n_elements());
+        scratch.pages.extend(gathered.map(<[u16]>::as_ptr));
+    }
+
+    /// Copies what row `row` sees after its first `n_whole` pages into fresh pages without gaps.
+    fn gather<'p>(
+        &self,
+        row: usize,
+        n_whole: usize,
+        page: impl Fn(usize) -> &'p [u16],
+        gathered: &mut Vec<u16>,
+    ) {
+        let layout = Page::of(self.shape());
+        let (visible_len, mask) = (self.rows.visible_len[row] as usize, self.rows.tree_mask[row]);
+        let known = n_whole * BLOCK_LEN..visible_len;
+        let branch = (0..u64::BITS as usize).filter(|bit| mask >> bit & 1 == 1).map(|bit| visible_len + bit);
+        gathered.clear();
+        for (i, slot) in known.chain(branch).enumerate() {
+            let to_slot = i % BLOCK_LEN;
+            if to_slot == 0 {
+                gathered.resize(gathered.len() + layout.n_elements(), 0);
+            }
+            let start = gathered.len() - layout.n_elements();
+            let (from, to) = (page(slot / BLOCK_LEN), &mut gathered[start..]);
+            for dim in 0..self.shape().head_dim {
+                to[layout.key(to_slot, dim)] = from[layout.key(slot % BLOCK_LEN, dim)];
+                to[layout.value(to_slot, dim)] = from[layout.value(slot % BLOCK_LEN, dim)];
+            }
+        }
+    }
+
+    fn pack_queries(&self, task: &Task, scratch: &mut Scratch) {
+        let head_dim = self.shape().head_dim;
+        let n_lines = task.lines.len();
+        let n_words = self.format.steps(head_dim) * self.format.words_per_step() * n_lines;
+        scratch.queries.resize(n_words, 0);
+        for (i, line) in task.lines.clone().enumerate() {
+            let start = self.row(task, line) * self.width + self.head(task, line) * head_dim;
+            let place = Place { format: self.format, row: i, n_rows: n_lines };
+            pack_row(self.cpu.isa, &self.qkv[start..start + head_dim], None, place, &mut scratch.queries);
+        }
+    }
+
+    /// Scores of all lines against the slots of all pages, two pages at a time.
+    fn score(&self, task: &Task, scratch: &mut Scratch) {
+        let n_lines = task.lines.len();
+        let n_slots = scratch.pages.len() * BLOCK_LEN;
+        scratch.scores.resize(n_lines * n_slots, 0.0);
+        let mut sums = Sums::ZERO;
+        for (pair_idx, pair) in scratch.pages.chunks(2).enumerate() {
+            for page in scratch.pages.iter().skip(2 * pair_idx + 4).take(2) {
+                self.prefetch(*page);
+            }
+            let halves = [pair[0].cast(), pair[pair.len() - 1].cast()];
+            let tile = Tile {
+                x: scratch.queries.as_ptr(),
+                stretches: &[Stretch { halves }],
+                n_steps: self.format.steps(self.shape().head_dim),
+                step_bytes: self.format.half_step_bytes(),
+                prefetch: halves[0],
+                prefetch_bytes: 0,
+            };
+            // SAFETY: a page's keys are `head_dim / 2` steps of 16 slots, the queries were packed for as many, and `fns` was
+            // chosen for the instruction set that `Cpu` checked.
+            unsafe { self.fns[n_lines - 1](&tile, &mut sums) };
+            let first = pair_idx * COLUMNS;
+            for (scores, sums) in scratch.scores.chunks_exact_mut(n_slots).zip(&sums.0) {
+                let scores = &mut scores[first..first + pair.len() * BLOCK_LEN];
+                scores.copy_from_slice(&sums[..pair.len() * BLOCK_LEN]);
+            }
+        }
+    }
+
+    /// Brings a page nearer, two pairs before it is scored.
+    fn prefetch(&self, page: *const u16) {
+        #[cfg(target_arch = "x86_64")]
+        for line in 0..Page::of(self.shape()).n_elements() / COLUMNS {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            // SAFETY: a prefetch does not fault, whatever the address.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(page.wrapping_add(line * COLUMNS).cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = page;
+    }
+
+    /// Softmax of each line; returns the sums by which the outputs are still to be divided.
+    fn weigh(&self, task: &Task, scratch: &mut Scratch) -> [f32; ROWS_MAX] {
+        let n_lines = task.lines.len();
+        let n_slots = scratch.pages.len() * BLOCK_LEN;
+        let scale = 1.0 / (self.shape().head_dim as f32).sqrt();
+        let mut sums = [0.0; ROWS_MAX];
+        scratch.weights.resize(self.format.steps(n_slots) * self.format.words_per_step() * n_lines, 0);
+        for (i, line) in task.lines.clone().enumerate() {
+            let n_visible = n_visible(self.rows, self.row(task, line));
+            let scores = &mut scratch.scores[i * n_slots..(i + 1) * n_slots];
+            sums[i] = softmax(self.cpu.isa, scores, n_visible, scale, self.format);
+            let place = Place { format: self.format, row: i, n_rows: n_lines };
+            pack_row(self.cpu.isa, scores, None, place, &mut scratch.weights);
+        }
+        sums
+    }
+
+    /// Weighted values, 32 dimensions at a time.
+    fn sum_values(&self, task: &Task, weight_sums: &[f32; ROWS_MAX], scratch: &mut Scratch) {
+        let shape = self.shape();
+        let step_bytes = 2 * self.format.half_step_bytes();
+        let n_steps = BLOCK_LEN / 2;
+        let mut sums = Sums::ZERO;
+        for first_dim in (0..shape.head_dim).step_by(COLUMNS) {
+            let offset = Page::of(shape).value(0, first_dim);
+            scratch.stretches.clear();
+            scratch.stretches.extend(scratch.pages.iter().map(|page| {
+                let start = page.wrapping_add(offset).cast::<u8>();
+                Stretch { halves: [start, start.wrapping_add(self.format.half_step_bytes())] }
+            }));
+            let tile = Tile {
+                x: scratch.weights.as_ptr(),
+                stretches: &scratch.stretches,
+                n_steps,
+                step_bytes,
+                prefetch: scratch.weights.as_ptr().cast(),
+                prefetch_bytes: 0,
+            };
+            // SAFETY: a page's values are 8 steps of 32 dimensions from `offset` on, the weights were packed for as many steps
+            // of every page, and `fns` was chosen for the instruction set that `Cpu` checked.
+            unsafe { self.fns[task.lines.len() - 1](&tile, &mut sums) };
+            let n_dims = COLUMNS.min(shape.head_dim - first_dim);
+            for (i, line) in task.lines.clone().enumerate() {
+                let head = self.row(task, line) * shape.n_heads + self.head(task, line);
+                // SAFETY: each line belongs to one task, and its dimensions to this iteration.
+                let out = unsafe { self.out.slice(head * shape.head_dim + first_dim, n_dims) };
+                let scale = if weight_sums[i] == 0.0 { 0.0 } else { 1.0 / weight_sums[i] };
+                out.iter_mut().zip(sums.0[i]).for_each(|(out, sum)| *out = sum * scale);
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Which instruction set the kernels use.
+
+/// Instruction sets with kernels of their own, from the least to the most capable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isa {
+    /// Plain Rust, any processor.
+    Portable,
+    /// x86-64 with AVX2 and FMA.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ and VL.
+    Avx512,
+    /// [`Isa::Avx512`] with the bf16 dot product.
+    Avx512Bf16,
+}
+
+impl Isa {
+    /// All instruction sets, ascending.
+    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
+
+    /// The most capable one this machine supports.
+    pub fn detect() -> Isa {
+        Isa::ALL.into_iter().rev().find(|isa| isa.is_supported()).unwrap_or(Isa::Portable)
+    }
+
+    /// Its name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "AVX2",
+            Isa::Avx512 => "AVX-512",
+            Isa::Avx512Bf16 => "AVX-512 BF16",
+        }
+    }
+
+    /// Whether this machine can execute it.
+    #[cfg(target_arch = "x86_64")]
+    pub fn is_supported(self) -> bool {
+        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        let avx512 = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl");
+        match self {
+            Isa::Portable => true,
+            Isa::Avx2 => avx2,
+            Isa::Avx512 => avx2 && avx512,
+            Isa::Avx512Bf16 => avx2 && avx512 && is_x86_feature_detected!("avx512bf16"),
+        }
+    }
+
+    /// Whether this machine can execute it.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn is_supported(self) -> bool {
+        self == Isa::Portable
+    }
+}
+
+/// Defines `$name` as a dispatcher over [`Isa`] to one inlined body, compiled once per instruction set.
+///
+/// The body is ordinary Rust over slices; the compiler vectorises it for each set. Rust never contracts `a * b + c`, so every
+/// set computes the same bits.
+macro_rules! dispatch {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$doc])*
+        $vis fn $name(isa: $crate::cpu::Isa, $($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn body($($arg: $ty),*) $(-> $ret)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2($($arg: $ty),*) $(-> $ret)? {
+                body($($arg),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+            fn avx512($($arg: $ty),*) $(-> $ret)? {
+                body($($arg),*)
+            }
+
+            match isa {
+                // SAFETY: a value of `Isa` reaches kernels only through `Cpu`, whose constructor checked that it is supported.
+                #[cfg(target_arch = "x86_64")]
+                $crate::cpu::Isa::Avx2 => unsafe { avx2($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::cpu::Isa::Avx512 | $crate::cpu::Isa::Avx512Bf16 => unsafe {
+                    avx512($($arg),*)
+                },
+                _ => body($($arg),*),
+            }
+        }
+    };
+}
+
+pub(super) use dispatch;

@@ -1,0 +1,119 @@
+//! Packed element formats and how activations stand beside them.
+
+use dsde_checkpoint::Dtype;
+
+use super::isa::Isa;
+
+/// How a tile's weights and activations are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    /// Pairs of bf16 inputs per column; activations are rounded to pairs of bf16 for the dot-product instruction.
+    Bf16Dot,
+    /// Pairs of bf16 inputs per column; weights are widened and activations stay `f32`.
+    Bf16Wide,
+    /// One f16 input per column, widened; activations `f32`.
+    F16,
+    /// One `f32` input per column; activations `f32`.
+    F32,
+}
+
+impl Format {
+    /// The format in which `isa` multiplies with weights of `dtype`.
+    pub(super) fn of(dtype: Dtype, isa: Isa) -> Format {
+        match dtype {
+            Dtype::Bf16 if isa == Isa::Avx512Bf16 => Format::Bf16Dot,
+            Dtype::Bf16 => Format::Bf16Wide,
+            Dtype::F16 => Format::F16,
+            Dtype::F32 => Format::F32,
+        }
+    }
+
+    /// Inputs consumed per step.
+    pub(super) fn inputs_per_step(self) -> usize {
+        match self {
+            Format::Bf16Dot | Format::Bf16Wide => 2,
+            Format::F16 | Format::F32 => 1,
+        }
+    }
+
+    /// Steps that cover `n_in` inputs.
+    pub(super) fn steps(self, n_in: usize) -> usize {
+        n_in.div_ceil(self.inputs_per_step())
+    }
+
+    /// 32-bit words of activations per row and step.
+    pub(super) fn words_per_step(self) -> usize {
+        match self {
+            Format::Bf16Wide => 2,
+            Format::Bf16Dot | Format::F16 | Format::F32 => 1,
+        }
+    }
+
+    /// Bytes of the weights of 16 columns in one step.
+    pub(super) fn half_step_bytes(self) -> usize {
+        match self {
+            Format::F16 => 32,
+            Format::Bf16Dot | Format::Bf16Wide | Format::F32 => 64,
+        }
+    }
+}
+
+/// Rounds to the nearest bf16, ties to even, as its 16 bits; a NaN stays one.
+///
+/// Integer arithmetic that compilers turn into vector code.
+#[inline(always)]
+pub(super) fn bf16_bits(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    let quiet_nan = bits >> 16 | 0x40;
+    if x.is_nan() { quiet_nan } else { rounded }
+}
+
+/// The value of a bf16's bits.
+#[inline(always)]
+pub(super) fn bf16_value(bits: u32) -> f32 {
+    f32::from_bits(bits << 16)
+}
+
+/// The value of an f16's bits, in arithmetic that compilers turn into vector code.
+#[inline(always)]
+pub(super) fn f16_value(bits: u16) -> f32 {
+    /// 2^112: the exponent bias of f32, 127, less that of f16, 15. Scaling by it also normalises subnormal numbers.
+    const REBIAS: f32 = f32::from_bits((112 + 127) << 23);
+    let magnitude = u32::from(bits & 0x7fff) << 13;
+    let sign = u32::from(bits & 0x8000) << 16;
+    let finite = (f32::from_bits(magnitude) * REBIAS).to_bits();
+    let is_finite = bits & 0x7c00 != 0x7c00;
+    f32::from_bits(sign | if is_finite { finite } else { magnitude | 0x7f80_0000 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_f16_widens_exactly() {
+        for bits in 0..=u16::MAX {
+            let (got, expected) = (f16_value(bits), half::f16::from_bits(bits).to_f32());
+            assert!(got == expected || got.is_nan() && expected.is_nan(), "{bits:#06x}: {got} {expected}");
+        }
+    }
+
+    #[test]
+    fn bf16_rounding_agrees_with_the_half_crate() {
+        let mut bits = 0_u32;
+        loop {
+            let x = f32::from_bits(bits);
+            let (got, expected) = (bf16_bits(x) as u16, half::bf16::from_f32(x));
+            assert!(
+                got == expected.to_bits() || x.is_nan() && bf16_value(u32::from(got)).is_nan(),
+                "{bits:#010x}"
+            );
+            // An odd stride visits all exponents, both signs and all low bits.
+            let Some(next) = bits.checked_add(0x1_2345) else {
+                break;
+            };
+            bits = next;
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Arithmetic for one kind of hardware, over ragged rows.
+
+use dsde_checkpoint::Dense;
+use dsde_engine::{BlockCopy, RowBatch, SlotMove};
+
+pub mod cpu;
+pub mod reference;
+mod shape;
+#[cfg(test)]
+mod tests;
+
+pub use cpu::Cpu;
+pub use reference::Reference;
+
+use shape::{assert_attention, assert_linear, assert_qkv, stacked_len};
+
+/// How several matrices with the same `n_in` become one packed matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stacking {
+    /// Outputs one after the other (query, key, value).
+    Concat,
+    /// Exactly two matrices of equal shape, gate and up, for [`Epilogue::SwiGlu`].
+    GateUp,
+}
+
+/// Left operand of [`Backend::linear`].
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// Activations, `[n_rows, n_in]`.
+    pub x: &'a [f32],
+    /// RMS normalisation applied to each row first.
+    pub norm: Option<RmsNorm<'a>>,
+}
+
+/// `x / sqrt(mean(x^2) + eps) * weight`.
+#[derive(Clone, Copy, Debug)]
+pub struct RmsNorm<'a> {
+    /// `[n_in]`.
+    pub weight: &'a [f32],
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+/// What happens to the product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Epilogue {
+    /// `out = product`.
+    Store,
+    /// `out += product` (residual connections).
+    Add,
+    /// `out[r, i] = silu(gate[r, i]) * up[r, i]` of a [`Stacking::GateUp`] matrix; `out` has half as many columns.
+    SwiGlu,
+}
+
+/// Shape of attention in every layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// Query heads.
+    pub n_heads: usize,
+    /// Key/value heads; divides `n_heads`.
+    pub n_kv_heads: usize,
+    /// Elements per head; even.
+    pub head_dim: usize,
+}
+
+/// Size of a paged key/value store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvShape {
+    /// Layers.
+    pub n_layers: usize,
+    /// Blocks.
+    pub n_blocks: usize,
+    /// Attention shape shared by all layers.
+    pub attention: AttentionShape,
+}
+
+/// Rotary embedding of the half-split convention: dimension `i` pairs with `i + head_dim / 2`.
+#[derive(Clone, Debug)]
+pub struct RopeTable {
+    /// `[n_positions, head_dim / 2]`.
+    pub cos: Vec<f32>,
+    /// `[n_positions, head_dim / 2]`.
+    pub sin: Vec<f32>,
+}
+
+/// What is done to queries and keys between projection and attention.
+#[derive(Clone, Copy, Debug)]
+pub struct QkTransform<'a> {
+    /// Per-head normalisation of queries and keys (`weight: [head_dim]`), where the family has it.
+    pub q_norm: Option<RmsNorm<'a>>,
+    /// See `q_norm`.
+    pub k_norm: Option<RmsNorm<'a>>,
+    /// Rotary embedding, applied after the normalisation.
+    pub rope: &'a RopeTable,
+}
+
+/// Arithmetic for one kind of hardware.
+///
+/// Batch invariance is part of the contract: what a row receives depends on that row and what it sees alone, bit for bit,
+/// never on the number of rows beside it, their order, or the number of threads.
+pub trait Backend: Send {
+    /// A weight matrix in the backend's own layout.
+    type Matrix: Send + Sync;
+    /// Paged keys and values of all layers, zeroed at creation.
+    type KvStore: Send;
+
+    /// What runs and with how many threads, for people.
+    fn describe(&self) -> String;
+
+    /// Instruction set for passes over vocabularies that run beside it on the host; see [`cpu::Kernel`].
+    fn isa(&self) -> cpu::Isa {
+        cpu::Isa::detect()
+    }
+
+    /// Two backends that may work at the same time, with the same matrices and stores as this one and half of its threads
+    /// each; an odd one goes to the first. `None` where there is one thread.
+    fn halves(&self) -> Option<[Self; 2]>
+    where
+        Self: Sized,
+    {
+        None
+    }
+
+    /// Slots per block of the stores it makes.
+    fn block_len(&self) -> usize;
+
+    /// Packs `parts` (equal `n_in`) and an optional bias `[sum of n_out]` into one matrix.
+    fn pack(&self, parts: &[Dense<'_>], stacking: Stacking, bias: Option<&[f32]>) -> Self::Matrix;
+
+    /// Bytes a packed matrix occupies.
+    fn matrix_bytes(&self, matrix: &Self::Matrix) -> usize;
+
+    /// `out[i, :]` is row `outputs[i]` of the matrix, widened and otherwise as it was before packing.
+    ///
+    /// * `matrix`: of [`Stacking::Concat`]; its bias does not count.
+    /// * `out`: `[outputs.len(), n_in]`.
+    fn gather(&self, matrix: &Self::Matrix, outputs: &[u32], out: &mut [f32]);
+
+    /// Bytes of one block in all layers, keys and values; f32 elements unless the backend says otherwise.
+    fn block_bytes(&self, shape: KvShape) -> usize {
+        let AttentionShape { n_kv_heads, head_dim, .. } = shape.attention;
+        2 * shape.n_layers * self.block_len() * n_kv_heads * head_dim * size_of::<f32>()
+    }
+
+    /// Makes an empty store.
+    fn kv_store(&self, shape: KvShape) -> Self::KvStore;
+
+    /// Appends `n_blocks` zeroed blocks to those that the store was made with, in place of those appended before; 0 frees
+    /// the memory of these.
+    fn append_blocks(&self, kv: &mut Self::KvStore, n_blocks: usize);
+
+    /// Copies blocks of all layers.
+    fn copy_blocks(&self, kv: &mut Self::KvStore, copies: &[BlockCopy]);
+
+    /// Copies single slots of all layers, one after the other.
+    fn move_slots(&self, kv: &mut Self::KvStore, moves: &[SlotMove]);
+
+    /// `epilogue(norm(x) · matrixᵀ + bias)`; `out` is `[n_rows, n_out]` (`[n_rows, n_out / 2]` for SwiGLU).
+    fn linear(
+        &self,
+        input: Input<'_>,
+        n_rows: usize,
+        matrix: &Self::Matrix,
+        epilogue: Epilogue,
+        out: &mut [f32],
+    );
+
+    /// `out[r, :] = norm(x[r, :])`, rows of the norm's width.
+    fn rms_norm(&self, input: &[f32], norm: RmsNorm<'_>, out: &mut [f32]);
+
+    /// Normalises and rotates queries (in place) and keys, and stores keys and values of `rows` in their slots.
+    ///
+    /// `qkv`: `[n_rows, (n_heads + 2 * n_kv_heads) * head_dim]`, queries first, then keys, then values.
+    fn store_kv(
+        &self,
+        layer: usize,
+        qkv: &mut [f32],
+        transform: QkTransform<'_>,
+        rows: &RowBatch,
+        kv: &mut Self::KvStore,
+    );
+
+    /// Scaled dot-product attention of `rows` over what each of them sees (see [`RowBatch`]).
+    ///
+    /// `qkv` as left by [`Backend::store_kv`]; `out`: `[n_rows, n_heads * head_dim]`.
+    fn attention(&self, layer: usize, qkv: &[f32], rows: &RowBatch, kv: &Self::KvStore, out: &mut [f32]);
+
+    /// Runs `work(i)` for `i in 0..n`, in parallel where there are threads; for work that is not the backend's own.
+    fn for_each(&self, n: usize, work: &(dyn Fn(usize) + Sync));
+}

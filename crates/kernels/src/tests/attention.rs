@@ -1,0 +1,302 @@
+//! Attention: close to the reference over ragged batches and trees, and the same bits in any company.
+
+use dsde_engine::{BlockCopy, BlockId, RowBatch, Slot, SlotMove};
+
+use super::support::{Numbers, bits, cpus, push_chain, push_tree, relative_error, rope};
+use crate::{AttentionShape, Backend, KvShape, QkTransform, Reference, RmsNorm};
+
+/// Keys, values and weights are rounded to bf16 (2^-9 each, random over a sum), the reference rounds nothing.
+const TOLERANCE: f32 = 2e-2;
+const N_BLOCKS: usize = 40;
+const POSITIONS_MAX: usize = 256;
+
+fn shape(n_heads: usize, n_kv_heads: usize, head_dim: usize) -> KvShape {
+    let attention = AttentionShape { n_heads, n_kv_heads, head_dim };
+    KvShape { n_layers: 2, n_blocks: N_BLOCKS, attention }
+}
+
+/// Blocks `first`, `first + 3`, ...: tables are not contiguous.
+fn table(first: u32, n_slots: u32) -> Vec<BlockId> {
+    (0..n_slots.div_ceil(16)).map(|i| BlockId((first + 3 * i) % N_BLOCKS as u32)).collect()
+}
+
+/// Projections that depend on nothing but sequence and position, as those of a model would on a prefix.
+fn projections(shape: KvShape, rows: &RowBatch, seeds: &[u64]) -> Vec<f32> {
+    let AttentionShape { n_heads, n_kv_heads, head_dim } = shape.attention;
+    let width = (n_heads + 2 * n_kv_heads) * head_dim;
+    let mut qkv = Vec::new();
+    for (seq, seed) in seeds.iter().enumerate() {
+        for row in rows.rows_of(seq) {
+            let token = u64::from(rows.tokens[row]);
+            let seed = seed * 1_000_003 + u64::from(rows.positions[row]) + (token << 32);
+            qkv.extend(Numbers::new(seed).units(width));
+        }
+    }
+    qkv
+}
+
+/// One pass over `rows` in layer 1.
+fn pass<B: Backend>(
+    backend: &B,
+    shape: KvShape,
+    kv: &mut B::KvStore,
+    rows: &RowBatch,
+    seeds: &[u64],
+) -> Vec<f32> {
+    let mut qkv = projections(shape, rows, seeds);
+    let AttentionShape { n_heads, head_dim, .. } = shape.attention;
+    let weight: Vec<f32> = (0..head_dim).map(|i| 1.0 + i as f32 / 100.0).collect();
+    let norm = Some(RmsNorm { weight: &weight, eps: 1e-6 });
+    let rope = rope(POSITIONS_MAX, head_dim);
+    backend.store_kv(1, &mut qkv, QkTransform { q_norm: norm, k_norm: norm, rope: &rope }, rows, kv);
+    let mut out = vec![f32::NAN; rows.n_rows() * n_heads * head_dim];
+    backend.attention(1, &qkv, rows, kv, &mut out);
+    out
+}
+
+/// Prefills of 0..45 rows, then decodes, verifications and trees on top of them.
+fn batches() -> [RowBatch; 2] {
+    let (mut prefill, mut mixed) = (RowBatch::default(), RowBatch::default());
+    push_chain(&mut prefill, 0, 37, &table(0, 64));
+    push_chain(&mut prefill, 0, 1, &table(1, 32));
+    push_chain(&mut prefill, 0, 0, &[]);
+    push_chain(&mut prefill, 0, 16, &table(2, 64));
+    push_chain(&mut mixed, 37, 1, &table(0, 64));
+    push_chain(&mut mixed, 1, 6, &table(1, 32));
+    push_chain(&mut mixed, 0, 0, &[]);
+    let parents = [None, None, Some(0), Some(0), Some(1), Some(4), Some(5), None, Some(2), Some(8)];
+    push_tree(&mut mixed, 16, &parents, &table(2, 64));
+    [prefill, mixed]
+}
+
+#[test]
+fn ragged_batches_with_trees_agree_with_the_reference() {
+    for (n_heads, n_kv_heads, head_dim) in
+        [(1, 1, 32), (4, 2, 64), (3, 1, 80), (4, 1, 96), (14, 2, 64), (8, 1, 128), (2, 2, 6), (16, 1, 32)]
+    {
+        let shape = shape(n_heads, n_kv_heads, head_dim);
+        let mut expected_kv = Reference.kv_store(shape);
+        let expected = batches().map(|rows| pass(&Reference, shape, &mut expected_kv, &rows, &[1, 2, 3, 4]));
+        for cpu in cpus() {
+            let mut kv = cpu.kv_store(shape);
+            for (rows, expected) in batches().iter().zip(&expected) {
+                let got = pass(&cpu, shape, &mut kv, rows, &[1, 2, 3, 4]);
+                let error = relative_error(&got, expected);
+                assert!(error < TOLERANCE, "{shape:?} on {}: {error}", cpu.describe());
+            }
+        }
+    }
+}
+
+#[test]
+fn prefill_has_the_same_bits_in_any_chunks_and_any_company() {
+    let shape = shape(6, 2, 64);
+    for cpu in cpus() {
+        let mut kv = cpu.kv_store(shape);
+        let mut whole = RowBatch::default();
+        push_chain(&mut whole, 0, 70, &table(0, 70));
+        let expected = pass(&cpu, shape, &mut kv, &whole, &[5]);
+        for chunk_lens in [vec![1; 70], vec![7, 9, 54], vec![16, 16, 16, 22], vec![69, 1], vec![33, 37]] {
+            let mut kv = cpu.kv_store(shape);
+            let mut got = Vec::new();
+            let mut context_len = 0;
+            for len in chunk_lens {
+                let mut rows = RowBatch::default();
+                push_chain(&mut rows, context_len, len, &table(0, 70));
+                push_chain(&mut rows, context_len, 3, &table(1, 80));
+                let out = pass(&cpu, shape, &mut kv, &rows, &[5, 6]);
+                got.extend_from_slice(&out[..out.len() / rows.n_rows() * len as usize]);
+                context_len += len;
+            }
+            assert!(bits(&got) == bits(&expected), "{}", cpu.describe());
+        }
+    }
+}
+
+#[test]
+fn verified_rows_have_the_bits_of_plain_decoding_whatever_was_rejected_before() {
+    let shape = shape(4, 2, 64);
+    let width = 4 * 64;
+    for cpu in cpus() {
+        let (mut plain_kv, mut kv) = (cpu.kv_store(shape), cpu.kv_store(shape));
+        for context_len in 0..40 {
+            let mut plain = RowBatch::default();
+            push_chain(&mut plain, context_len, 1, &table(0, 64));
+            let expected = pass(&cpu, shape, &mut plain_kv, &plain, &[5]);
+            let mut rows = RowBatch::default();
+            push_chain(&mut rows, context_len, 1 + context_len % 8, &table(0, 64));
+            // All but the first row carry other tokens than the ones that follow in the end.
+            rows.tokens[1..].fill(9);
+            let got = pass(&cpu, shape, &mut kv, &rows, &[5]);
+            assert!(bits(&got[..width]) == bits(&expected), "slot {context_len} on {}", cpu.describe());
+        }
+    }
+}
+
+#[test]
+fn a_path_through_a_tree_has_the_bits_of_a_chain() {
+    let shape = shape(6, 2, 80);
+    let width = 6 * 80;
+    // The path 0, 2, 4, 6, 9 with siblings between.
+    let parents = [None, None, Some(0), Some(0), Some(2), Some(1), Some(4), Some(4), Some(5), Some(6)];
+    let path = [0, 2, 4, 6, 9];
+    for cpu in cpus() {
+        for context_len in [0, 5, 13, 14, 15, 16, 30] {
+            let [mut chain_kv, mut tree_kv] = [(), ()].map(|()| cpu.kv_store(shape));
+            let (mut context, mut chain, mut tree) = Default::default();
+            push_chain(&mut context, 0, context_len, &table(0, 64));
+            push_chain(&mut chain, context_len, 6, &table(0, 64));
+            push_tree(&mut tree, context_len, &parents, &table(0, 64));
+            for node in (0..parents.len()).filter(|node| !path.contains(node)) {
+                tree.tokens[1 + node] = 9;
+            }
+            pass(&cpu, shape, &mut chain_kv, &context, &[5]);
+            pass(&cpu, shape, &mut tree_kv, &context, &[5]);
+            let expected = pass(&cpu, shape, &mut chain_kv, &chain, &[5]);
+            let got = pass(&cpu, shape, &mut tree_kv, &tree, &[5]);
+            for (depth, node) in path.into_iter().enumerate() {
+                let (got, expected) = (&got[(1 + node) * width..], &expected[(1 + depth) * width..]);
+                assert!(bits(&got[..width]) == bits(&expected[..width]), "depth {depth}, {}", cpu.describe());
+            }
+        }
+    }
+}
+
+#[test]
+fn all_threads_together_compute_the_bits_of_one() {
+    let shape = shape(8, 4, 64);
+    let mut rows = RowBatch::default();
+    push_chain(&mut rows, 0, 90, &table(0, 90));
+    push_chain(&mut rows, 0, 100, &table(1, 100));
+    let [one, two] = [1, 2].map(|n_threads| {
+        let cpu = crate::Cpu::new(n_threads);
+        pass(&cpu, shape, &mut cpu.kv_store(shape), &rows, &[5, 6])
+    });
+    assert!(bits(&one) == bits(&two));
+}
+
+#[test]
+fn a_copied_block_is_seen_like_its_source_in_every_layer() {
+    let shape = shape(4, 2, 32);
+    for cpu in cpus() {
+        let mut kv = cpu.kv_store(shape);
+        let (mut context, mut next) = (RowBatch::default(), RowBatch::default());
+        push_chain(&mut context, 0, 12, &[BlockId(3)]);
+        pass(&cpu, shape, &mut kv, &context, &[5]);
+        push_chain(&mut next, 12, 1, &[BlockId(3)]);
+        let expected = pass(&cpu, shape, &mut kv, &next, &[5]);
+        cpu.copy_blocks(&mut kv, &[BlockCopy { from: BlockId(3), to: BlockId(7) }]);
+        next.tables[0] = BlockId(7);
+        let got = pass(&cpu, shape, &mut kv, &next, &[5]);
+        assert!(bits(&got) == bits(&expected));
+    }
+}
+
+/// A store that was made with `n_own` blocks and has been grown to those of `shape`.
+fn grown<B: Backend>(backend: &B, shape: KvShape, n_own: usize) -> B::KvStore {
+    let mut kv = backend.kv_store(KvShape { n_blocks: n_own, ..shape });
+    backend.append_blocks(&mut kv, 7);
+    backend.append_blocks(&mut kv, shape.n_blocks - n_own);
+    kv
+}
+
+fn contents_survive_growing_and_contracting<B: Backend>(backend: &B) {
+    let shape = shape(4, 2, 80);
+    let (mut context, mut next) = (RowBatch::default(), RowBatch::default());
+    push_chain(&mut context, 0, 40, &[BlockId(1), BlockId(7), BlockId(3)]);
+    push_chain(&mut next, 40, 3, &[BlockId(1), BlockId(7), BlockId(3)]);
+    let mut plain = backend.kv_store(shape);
+    let mut kv = grown(backend, shape, 4);
+    let outputs = [&mut plain, &mut kv].map(|kv| {
+        let of_context = pass(backend, shape, kv, &context, &[5]);
+        [of_context, pass(backend, shape, kv, &next, &[5])]
+    });
+    assert!(outputs[0] == outputs[1], "{}", backend.describe());
+    backend.copy_blocks(&mut kv, &[BlockCopy { from: BlockId(7), to: BlockId(0) }]);
+    backend.append_blocks(&mut kv, 0);
+    next.tables[1] = BlockId(0);
+    let got = pass(backend, shape, &mut kv, &next, &[5]);
+    assert!(bits(&got) == bits(&outputs[0][1]), "{}", backend.describe());
+}
+
+#[test]
+fn appended_blocks_are_like_others_and_their_contents_can_move_out() {
+    contents_survive_growing_and_contracting(&Reference);
+    cpus().iter().for_each(contents_survive_growing_and_contracting);
+}
+
+/// Reads a chain of 30, and after it once what a chain and once what the moved path of a tree left behind.
+fn moved_path_is_a_chain<B: Backend>(backend: &B) {
+    let shape = shape(4, 2, 80);
+    let (context_len, table) = (14, table(0, 64));
+    // The path 1, 4, 5, 8 with siblings between; its slots lie in two blocks.
+    let parents = [None, None, Some(0), Some(0), Some(1), Some(4), Some(4), Some(5), Some(5)];
+    let path = [1, 4, 5, 8];
+    let mut chain_kv = backend.kv_store(shape);
+    // The first block of the table was there from the start, the others were appended.
+    let mut tree_kv = grown(backend, shape, 2);
+    let (mut context, mut chain, mut tree, mut next) = Default::default();
+    push_chain(&mut context, 0, context_len, &table);
+    push_chain(&mut chain, context_len, 5, &table);
+    push_tree(&mut tree, context_len, &parents, &table);
+    push_chain(&mut next, context_len + 5, 3, &table);
+    for node in (0..parents.len()).filter(|node| !path.contains(node)) {
+        tree.tokens[1 + node] = 9;
+    }
+    for (kv, rows) in [(&mut chain_kv, &chain), (&mut tree_kv, &tree)] {
+        pass(backend, shape, kv, &context, &[5]);
+        pass(backend, shape, kv, rows, &[5]);
+    }
+    let slot = |node: usize| {
+        let slot = context_len + 1 + node as u32;
+        Slot { block: table[slot as usize / 16], offset: slot % 16 }
+    };
+    let moves = path.iter().enumerate().map(|(depth, &node)| SlotMove { from: slot(node), to: slot(depth) });
+    backend.move_slots(&mut tree_kv, &moves.collect::<Vec<_>>());
+    let [expected, got] = [chain_kv, tree_kv].map(|mut kv| pass(backend, shape, &mut kv, &next, &[5]));
+    assert!(bits(&got) == bits(&expected), "{}", backend.describe());
+}
+
+#[test]
+fn a_moved_path_is_seen_like_a_chain() {
+    moved_path_is_a_chain(&Reference);
+    cpus().iter().for_each(moved_path_is_a_chain);
+}
+
+#[test]
+fn moves_happen_in_every_layer_one_after_the_other() {
+    let shape = shape(2, 2, 32);
+    for cpu in cpus() {
+        let mut kv = cpu.kv_store(shape);
+        let rope = rope(POSITIONS_MAX, 32);
+        let mut rows = RowBatch::default();
+        push_chain(&mut rows, 0, 20, &table(0, 32));
+        for layer in 0..2 {
+            let transform = QkTransform { q_norm: None, k_norm: None, rope: &rope };
+            cpu.store_kv(layer, &mut projections(shape, &rows, &[7]), transform, &rows, &mut kv);
+        }
+        let at = |slot: u32| Slot { block: table(0, 32)[slot as usize / 16], offset: slot % 16 };
+        // 19 goes to 3 by way of 17, and 18 to 17 afterwards.
+        let moves = [(19, 17), (17, 3), (18, 17)].map(|(from, to)| SlotMove { from: at(from), to: at(to) });
+        let mut moved = cpu.kv_store(shape);
+        cpu.move_slots(&mut kv, &moves);
+        // The same slots written directly.
+        let order = [0, 1, 2, 19, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 18, 19];
+        rows.positions = order.to_vec();
+        for layer in 0..2 {
+            let transform = QkTransform { q_norm: None, k_norm: None, rope: &rope };
+            cpu.store_kv(layer, &mut projections(shape, &rows, &[7]), transform, &rows, &mut moved);
+        }
+        let mut next = RowBatch::default();
+        push_chain(&mut next, 20, 1, &table(0, 32));
+        for layer in 0..2 {
+            let qkv = projections(shape, &next, &[7]);
+            let [got, expected] = [&kv, &moved].map(|kv| {
+                let mut out = vec![0.0; 2 * 32];
+                cpu.attention(layer, &qkv, &next, kv, &mut out);
+                out
+            });
+            assert!(bits(&got) == bits(&expected), "layer {layer}, {}", cpu.describe());
+        }
+    }
+}
