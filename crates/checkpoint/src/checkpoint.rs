@@ -143,7 +143,7 @@ impl Checkpoint {
     /// The tensor `name`, which must have the shape that the configuration implies.
     ///
     /// # Errors
-    /// [`Error::TensorMissing`], [`Error::TensorShape`], or [`Error::TensorDtype`] for anything but f32, f16 and bf16.
+    /// [`Error::TensorMissing`], [`Error::TensorShape`], or [`Error::TensorDtype`] for an element type that is not read.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>, Error> {
         let Some(Location { shard_idx, span }) = self.tensors.get(name) else {
             return Err(Error::TensorMissing { name: name.to_string() });
@@ -170,7 +170,7 @@ impl Checkpoint {
     /// As [`Checkpoint::tensor`].
     pub fn matrix(&self, name: &str, n_out: usize, n_in: usize) -> Result<Dense<'_>, Error> {
         let TensorView { dtype, bytes, .. } = self.tensor(name, &[n_out, n_in])?;
-        Ok(Dense { dtype, n_out, n_in, bytes })
+        Ok(Dense::new(dtype, n_out, n_in, bytes))
     }
 
     /// The embedding table, `[n_embeddings, hidden]`, padding included.

@@ -5,6 +5,7 @@
 //!
 //! Not done here: packing weights for a processor (`dsde-kernels`), tokenizers and chat templates (`dsde-text`).
 
+mod blocks;
 mod checkpoint;
 pub mod config;
 pub mod embedded;
@@ -12,7 +13,8 @@ mod error;
 pub mod files;
 mod stored;
 
+pub use blocks::{IQ4_VALUES, MXFP4_VALUES};
 pub use checkpoint::{Checkpoint, EmbeddedFiles};
 pub use config::ModelConfig;
 pub use error::Error;
-pub use stored::{Dense, Dtype, TensorView};
+pub use stored::{Dense, Dtype, Group, RowOrder, TensorView};

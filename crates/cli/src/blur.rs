@@ -64,6 +64,9 @@ pub(crate) fn run(args: &BlurArgs) -> Outcome {
     Ok(())
 }
 
+/// Why quantised models are left alone.
+const QUANTISED: &str = "noise is added to f32, f16 and bf16 weights, not to quantised ones";
+
 /// All tensors of the model, in the order of their names.
 fn tensors<'a>(
     checkpoint: &'a Checkpoint,
@@ -74,6 +77,7 @@ fn tensors<'a>(
     names.sort_unstable();
     let blurred = names.into_iter().map(|name| {
         let stored = checkpoint.stored(name)?;
+        anyhow::ensure!(!stored.dtype.is_quantised(), "{name}: {QUANTISED}");
         // Norms and biases keep their values: noise on them shifts everything alike.
         let noise = if stored.shape.len() == 2 { args.noise } else { 0.0 };
         let noise = Noise { size: noise, state: seed_of(args.seed, name) };
@@ -95,6 +99,7 @@ impl View for Blurred<'_> {
             Dtype::F32 => tensor::Dtype::F32,
             Dtype::F16 => tensor::Dtype::F16,
             Dtype::Bf16 => tensor::Dtype::BF16,
+            _ => unreachable!("{QUANTISED}"),
         }
     }
 
@@ -114,6 +119,7 @@ impl View for Blurred<'_> {
             Dtype::F32 => values.flat_map(f32::to_le_bytes).collect(),
             Dtype::F16 => values.flat_map(|x| f16::from_f32(x).to_le_bytes()).collect(),
             Dtype::Bf16 => values.flat_map(|x| bf16::from_f32(x).to_le_bytes()).collect(),
+            _ => unreachable!("{QUANTISED}"),
         })
     }
 

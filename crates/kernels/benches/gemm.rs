@@ -18,8 +18,8 @@ fn main() {
     let cpu = Cpu::new(std::thread::available_parallelism().map_or(1, |n| n.get()));
     for dtype in [Dtype::Bf16, Dtype::F16, Dtype::F32] {
         for (n_in, n_out) in SHAPES {
-            let bytes: Vec<u8> = (0..n_in * n_out * dtype.size()).map(|i| [0, 0x3c][i % 2]).collect();
-            let dense = Dense { dtype, n_out, n_in, bytes: &bytes };
+            let bytes: Vec<u8> = (0..n_out * dtype.row_bytes(n_in)).map(|i| [0, 0x3c][i % 2]).collect();
+            let dense = Dense::new(dtype, n_out, n_in, &bytes);
             let copies = 0..ROTATED_BYTES.div_ceil(bytes.len());
             let matrices: Vec<Matrix> = copies.map(|_| cpu.pack(&[dense], Stacking::Concat, None)).collect();
             let mut group = criterion.benchmark_group(format!("linear/{dtype:?}/{n_in}x{n_out}"));

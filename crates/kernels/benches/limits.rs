@@ -58,7 +58,7 @@ struct Bench {
 fn bench_of(cpu: &Cpu, shape: (usize, usize)) -> Bench {
     let (n_in, n_out) = shape;
     let bytes: Vec<u8> = (0..n_in * n_out).flat_map(|i| [(i % 251) as u8, 0x3c]).collect();
-    let dense = Dense { dtype: Dtype::Bf16, n_out, n_in, bytes: &bytes };
+    let dense = Dense::new(Dtype::Bf16, n_out, n_in, &bytes);
     let n_copies = ROTATED_BYTES.div_ceil(bytes.len());
     let matrices = (0..n_copies).map(|_| cpu.pack(&[dense], Stacking::Concat, None)).collect();
     Bench { shape, matrices, times: ROW_COUNTS.map(|_| Times::default()).into() }

@@ -68,9 +68,10 @@ impl Backend for Reference {
     fn pack(&self, parts: &[Dense<'_>], stacking: Stacking, bias: Option<&[f32]>) -> ReferenceMatrix {
         let n_out = super::stacked_len(parts, stacking, bias);
         let n_in = parts.first().map_or(0, |part| part.n_in);
-        let mut weights = Vec::with_capacity(n_out * n_in);
-        for part in parts {
-            weights.extend((0..part.n_out * n_in).map(|i| part.get(i)));
+        let mut weights = vec![0.0; n_out * n_in];
+        let stored = parts.iter().flat_map(|part| (0..part.n_out).map(move |row| (part, row)));
+        for ((part, row), weights) in stored.zip(weights.chunks_exact_mut(n_in.max(1))) {
+            part.widen_row(row, weights);
         }
         ReferenceMatrix { weights, bias: bias.map(<[f32]>::to_vec), n_in, n_out, stacking }
     }

@@ -9,7 +9,7 @@ pub(super) fn stacked_len(parts: &[Dense<'_>], stacking: Stacking, bias: Option<
     let n_in = parts.first().map_or(0, |part| part.n_in);
     for part in parts {
         assert_eq!(part.n_in, n_in, "stacked matrices have one input width");
-        let expected = part.n_out * n_in * part.dtype.size();
+        let expected = part.n_out * part.dtype.row_bytes(n_in);
         assert_eq!(part.bytes.len(), expected, "bytes of a [{}, {n_in}] matrix", part.n_out);
     }
     if stacking == Stacking::GateUp {

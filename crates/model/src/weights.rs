@@ -151,22 +151,10 @@ impl Embeddings {
 
     /// `out[r, :] = table[tokens[r], :]`, widened.
     fn gather(&self, tokens: &[u32], out: &mut [f32]) {
-        let row_bytes = self.hidden * self.dtype.size();
+        let row_bytes = self.dtype.row_bytes(self.hidden);
         for (&token, out) in tokens.iter().zip(out.chunks_exact_mut(self.hidden)) {
-            let row = &self.bytes[token as usize * row_bytes..][..row_bytes];
-            match self.dtype {
-                Dtype::F32 => widen(row, out, f32::from_le_bytes),
-                Dtype::F16 => widen(row, out, |le| half::f16::from_le_bytes(le).to_f32()),
-                Dtype::Bf16 => widen(row, out, |le| half::bf16::from_le_bytes(le).to_f32()),
-            }
+            self.dtype.widen(&self.bytes[token as usize * row_bytes..][..row_bytes], out);
         }
-    }
-}
-
-fn widen<const N: usize>(row: &[u8], out: &mut [f32], element: impl Fn([u8; N]) -> f32) {
-    let (elements, _) = row.as_chunks::<N>();
-    for (out, &bytes) in out.iter_mut().zip(elements) {
-        *out = element(bytes);
     }
 }
 

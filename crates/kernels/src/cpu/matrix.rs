@@ -181,14 +181,14 @@ fn fill_column(panel: &mut [u8], column: usize, part: &Dense<'_>, row: usize, dt
     let n_in = part.n_in;
     match (dtype, part.dtype) {
         (Dtype::Bf16, Dtype::Bf16) => {
-            let (source, _) = part.bytes[row * n_in * 2..(row + 1) * n_in * 2].as_chunks::<2>();
+            let (source, _) = part.row(row).as_chunks::<2>();
             let (cells, _) = panel.as_chunks_mut::<2>();
             for (k, &bits) in source.iter().enumerate() {
                 cells[(k / 2 * COLUMNS + column) * 2 + k % 2] = u16::from_le_bytes(bits).to_ne_bytes();
             }
         }
         (Dtype::F16, Dtype::F16) => {
-            let (source, _) = part.bytes[row * n_in * 2..(row + 1) * n_in * 2].as_chunks::<2>();
+            let (source, _) = part.row(row).as_chunks::<2>();
             let (cells, _) = panel.as_chunks_mut::<2>();
             for (k, &bits) in source.iter().enumerate() {
                 cells[k * COLUMNS + column] = u16::from_le_bytes(bits).to_ne_bytes();
@@ -196,8 +196,10 @@ fn fill_column(panel: &mut [u8], column: usize, part: &Dense<'_>, row: usize, dt
         }
         _ => {
             let (cells, _) = panel.as_chunks_mut::<4>();
-            for k in 0..n_in {
-                cells[k * COLUMNS + column] = part.get(row * n_in + k).to_ne_bytes();
+            let mut values = vec![0.0; n_in];
+            part.widen_row(row, &mut values);
+            for (k, value) in values.into_iter().enumerate() {
+                cells[k * COLUMNS + column] = value.to_ne_bytes();
             }
         }
     }

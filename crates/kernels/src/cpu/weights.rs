@@ -24,7 +24,7 @@ impl Format {
             Dtype::Bf16 if isa == Isa::Avx512Bf16 => Format::Bf16Dot,
             Dtype::Bf16 => Format::Bf16Wide,
             Dtype::F16 => Format::F16,
-            Dtype::F32 => Format::F32,
+            _ => Format::F32,
         }
     }
 

@@ -38,12 +38,13 @@ pub(super) fn stored(dtype: Dtype, numbers: &[f32]) -> Vec<u8> {
         Dtype::F32 => x.to_le_bytes().to_vec(),
         Dtype::F16 => half::f16::from_f32(*x).to_le_bytes().to_vec(),
         Dtype::Bf16 => half::bf16::from_f32(*x).to_le_bytes().to_vec(),
+        _ => unreachable!("blocks are not made of single numbers"),
     };
     numbers.iter().flat_map(bytes).collect()
 }
 
 pub(super) fn dense(dtype: Dtype, n_out: usize, n_in: usize, bytes: &[u8]) -> Dense<'_> {
-    Dense { dtype, n_out, n_in, bytes }
+    Dense::new(dtype, n_out, n_in, bytes)
 }
 
 /// Every instruction set that this machine can run, on one and on two threads.
