@@ -11,6 +11,7 @@
 mod activations;
 mod affinity;
 mod attention;
+mod groups;
 mod isa;
 mod kernel;
 mod kv;
@@ -25,6 +26,9 @@ mod softmax;
 mod tile;
 #[cfg(target_arch = "x86_64")]
 mod tile_avx512;
+mod tile_groups;
+#[cfg(target_arch = "x86_64")]
+mod tile_groups_avx2;
 mod tile_portable;
 mod weights;
 

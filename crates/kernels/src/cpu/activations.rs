@@ -1,18 +1,23 @@
 //! Activations in the order in which a tile broadcasts them.
 
+use dsde_checkpoint::Group;
+
 use super::super::RmsNorm;
+use super::groups::{BYTES_WORDS, CODE_MAX, QUAD, QUADS, SHORTS_WORDS};
 use super::isa::dispatch;
 use super::math::rms_scale;
-use super::weights::{Format, bf16_bits};
+use super::weights::{Activations, bf16_bits};
 
 /// Inputs converted at a time, before they are spread over the block.
 const PIECE: usize = 64;
+/// Adding and taking away 1.5 * 2^23 rounds a smaller number to the nearest whole one, ties to even.
+const TO_WHOLE: f32 = 12_582_912.0;
 
 /// Where a row goes in a packed block of rows.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
-    /// Format of the block.
-    pub(super) format: Format,
+    /// How the block is stored.
+    pub(super) activations: Activations,
     /// Index of the row in the block.
     pub(super) row: usize,
     /// Rows of the block.
@@ -32,24 +37,96 @@ dispatch! {
                     *piece = *piece * scale * weight;
                 }
             }
-            if place.format == Format::Bf16Dot {
-                // Loops instead of `array::from_fn`, whose closure is not always inlined and then loses the instruction set.
-                let mut bits = [0; PIECE];
-                for (bits, x) in bits.iter_mut().zip(piece) {
-                    *bits = bf16_bits(x);
+            match place.activations {
+                Activations::Bf16Pairs => {
+                    // Loops instead of `array::from_fn`, whose closure is not always inlined and then loses the instruction set.
+                    let mut bits = [0; PIECE];
+                    for (bits, x) in bits.iter_mut().zip(piece) {
+                        *bits = bf16_bits(x);
+                    }
+                    let mut pairs = [0; PIECE / 2];
+                    for (pair, [low, high]) in pairs.iter_mut().zip(bits.as_chunks().0) {
+                        *pair = low | high << 16;
+                    }
+                    spread(&pairs[..x.len().div_ceil(2)], &mut words[start / 2 * place.n_rows..], place);
                 }
-                let mut pairs = [0; PIECE / 2];
-                for (pair, [low, high]) in pairs.iter_mut().zip(bits.as_chunks().0) {
-                    *pair = low | high << 16;
+                Activations::F32 => {
+                    let padded_len = x.len().next_multiple_of(2);
+                    spread(&piece.map(f32::to_bits)[..padded_len], &mut words[start * place.n_rows..], place);
                 }
-                spread(&pairs[..x.len().div_ceil(2)], &mut words[start / 2 * place.n_rows..], place);
-            } else {
-                let padded_len = x.len().next_multiple_of(place.format.inputs_per_step());
-                spread(&piece.map(f32::to_bits)[..padded_len], &mut words[start * place.n_rows..], place);
+                Activations::Bytes => {
+                    let n_groups = x.len().div_ceil(Group::LEN);
+                    for (i, group) in piece.as_chunks().0.iter().take(n_groups).enumerate() {
+                        let at = (start / Group::LEN + i) * BYTES_WORDS * place.n_rows;
+                        spread(&bytes(&rounded(group)), &mut words[at..], place);
+                    }
+                }
+                Activations::Shorts => {
+                    let n_groups = x.len().div_ceil(Group::LEN);
+                    for (i, group) in piece.as_chunks().0.iter().take(n_groups).enumerate() {
+                        let at = (start / Group::LEN + i) * SHORTS_WORDS * place.n_rows;
+                        spread(&shorts(&rounded(group)), &mut words[at..], place);
+                    }
+                }
             }
             start += PIECE;
         }
     }
+}
+
+/// A group as whole numbers.
+struct Rounded {
+    codes: [i32; Group::LEN],
+    scale: f32,
+}
+
+#[inline(always)]
+fn rounded(group: &[f32; Group::LEN]) -> Rounded {
+    // Eight maxima beside each other, which compilers turn into one vector.
+    let mut maxima = [0.0_f32; 8];
+    for eight in group.as_chunks::<8>().0 {
+        for (max, x) in maxima.iter_mut().zip(eight) {
+            let magnitude = x.abs();
+            *max = if magnitude > *max { magnitude } else { *max };
+        }
+    }
+    let mut max = 0.0;
+    for x in maxima {
+        max = if x > max { x } else { max };
+    }
+    let inverse = if max > 0.0 { CODE_MAX / max } else { 0.0 };
+    let mut codes = [0; Group::LEN];
+    for (code, x) in codes.iter_mut().zip(group) {
+        *code = (x * inverse + TO_WHOLE - TO_WHOLE) as i32;
+    }
+    Rounded { codes, scale: max / CODE_MAX }
+}
+
+/// Words of [`Activations::Bytes`].
+#[inline(always)]
+fn bytes(group: &Rounded) -> [u32; BYTES_WORDS] {
+    let mut words = [0; BYTES_WORDS];
+    for (word, quad) in words.iter_mut().zip(group.codes.as_chunks::<QUAD>().0) {
+        let [a, b, c, d] = quad.map(|code| code.cast_unsigned() & 0xff);
+        *word = a | b << 8 | c << 16 | d << 24;
+    }
+    words[QUADS] = group.scale.to_bits();
+    let (first, second) = group.codes.split_at(Group::LEN / 2);
+    words[QUADS + 1] = first.iter().sum::<i32>().cast_unsigned();
+    words[QUADS + 2] = second.iter().sum::<i32>().cast_unsigned();
+    words
+}
+
+/// Words of [`Activations::Shorts`].
+#[inline(always)]
+fn shorts(group: &Rounded) -> [u32; SHORTS_WORDS] {
+    let mut words = [0; SHORTS_WORDS];
+    for (word, quad) in words.as_chunks_mut::<2>().0.iter_mut().zip(group.codes.as_chunks::<QUAD>().0) {
+        let [a, b, c, d] = quad.map(|code| code.cast_unsigned() & 0xffff);
+        *word = [a | c << 16, b | d << 16];
+    }
+    words[2 * QUADS] = group.scale.to_bits();
+    words
 }
 
 /// Writes `words[i]` as word `i` of a row.

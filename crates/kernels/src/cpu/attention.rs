@@ -219,11 +219,11 @@ impl Pass<'_> {
     fn pack_queries(&self, task: &Task, scratch: &mut Scratch) {
         let head_dim = self.shape().head_dim;
         let n_lines = task.lines.len();
-        let n_words = self.format.steps(head_dim) * self.format.words_per_step() * n_lines;
+        let n_words = self.format.activations().words_per_row(head_dim) * n_lines;
         scratch.queries.resize(n_words, 0);
         for (i, line) in task.lines.clone().enumerate() {
             let start = self.row(task, line) * self.width + self.head(task, line) * head_dim;
-            let place = Place { format: self.format, row: i, n_rows: n_lines };
+            let place = Place { activations: self.format.activations(), row: i, n_rows: n_lines };
             pack_row(self.cpu.isa, &self.qkv[start..start + head_dim], None, place, &mut scratch.queries);
         }
     }
@@ -276,12 +276,12 @@ impl Pass<'_> {
         let n_slots = scratch.pages.len() * BLOCK_LEN;
         let scale = 1.0 / (self.shape().head_dim as f32).sqrt();
         let mut sums = [0.0; ROWS_MAX];
-        scratch.weights.resize(self.format.steps(n_slots) * self.format.words_per_step() * n_lines, 0);
+        scratch.weights.resize(self.format.activations().words_per_row(n_slots) * n_lines, 0);
         for (i, line) in task.lines.clone().enumerate() {
             let n_visible = n_visible(self.rows, self.row(task, line));
             let scores = &mut scratch.scores[i * n_slots..(i + 1) * n_slots];
             sums[i] = softmax(self.cpu.isa, scores, n_visible, scale, self.format);
-            let place = Place { format: self.format, row: i, n_rows: n_lines };
+            let place = Place { activations: self.format.activations(), row: i, n_rows: n_lines };
             pack_row(self.cpu.isa, scores, None, place, &mut scratch.weights);
         }
         sums

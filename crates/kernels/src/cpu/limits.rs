@@ -8,12 +8,12 @@ const RUN_BYTES: usize = 1 << 20;
 
 /// Reads the packed weights of a matrix once on all threads, doing nothing else; returns the bytes read.
 pub fn read(cpu: &Cpu, matrix: &Matrix) -> usize {
-    let words = matrix.words();
-    let runs: Vec<&[u64]> = words.chunks(RUN_BYTES / size_of::<u64>()).collect();
+    let runs: Vec<&[u64]> =
+        matrix.words().flat_map(|words| words.chunks(RUN_BYTES / size_of::<u64>())).collect();
     cpu.pool.run(runs.len(), &|i| {
         std::hint::black_box(fold(cpu.isa, runs[i]));
     });
-    size_of_val(words)
+    runs.into_iter().map(size_of_val).sum()
 }
 
 super::isa::dispatch! {

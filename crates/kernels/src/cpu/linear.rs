@@ -8,9 +8,10 @@ use super::Cpu;
 use super::activations::{Place, pack_row};
 use super::isa::dispatch;
 use super::math::silu;
-use super::matrix::Matrix;
+use super::matrix::{Matrix, Piece};
 use super::share::SharedMut;
 use super::tile::{COLUMNS, LANES, Sums, Tile, row_blocks};
+use super::weights::Activations;
 
 /// Multiplications, counting weights four times for their way from memory, below which a second thread costs more than it
 /// saves: about 5 us of one thread.
@@ -35,15 +36,18 @@ pub(super) fn linear(
         return;
     }
     let mut activations = cpu.activations.lock().unwrap_or_else(PoisonError::into_inner);
-    let words_per_row = matrix.format.steps(matrix.n_in) * matrix.format.words_per_step();
-    activations.resize(n_rows * words_per_row, 0);
-    pack_activations(cpu, input, n_rows, matrix, &mut activations);
+    let n_words = |kind: &Activations| n_rows * kind.words_per_row(matrix.n_in);
+    activations.resize(matrix.kinds.iter().map(n_words).sum(), 0);
+    let mut rest = activations.as_mut_slice();
+    for &kind in &matrix.kinds {
+        let words = rest.split_off_mut(..n_words(&kind)).expect("there is room for every kind");
+        pack_activations(cpu, input, n_rows, kind, words);
+    }
     let product = Product {
         cpu,
         matrix,
         n_rows,
         activations: &activations,
-        words_per_row,
         epilogue,
         width: out.len() / n_rows,
         out: SharedMut::new(out),
@@ -56,8 +60,8 @@ pub(super) fn linear(
     }
 }
 
-fn pack_activations(cpu: &Cpu, input: Input<'_>, n_rows: usize, matrix: &Matrix, words: &mut [u32]) {
-    let n_in = matrix.n_in;
+fn pack_activations(cpu: &Cpu, input: Input<'_>, n_rows: usize, kind: Activations, words: &mut [u32]) {
+    let n_in = input.x.len() / n_rows;
     let words_per_row = words.len() / n_rows;
     let words = SharedMut::new(words);
     let pack = |block_idx: usize| {
@@ -67,7 +71,7 @@ fn pack_activations(cpu: &Cpu, input: Input<'_>, n_rows: usize, matrix: &Matrix,
         // SAFETY: row blocks are disjoint, and each is packed by one call.
         let words = unsafe { words.slice(rows.start * words_per_row, rows.len() * words_per_row) };
         for (i, row) in rows.clone().enumerate() {
-            let place = Place { format: matrix.format, row: i, n_rows: rows.len() };
+            let place = Place { activations: kind, row: i, n_rows: rows.len() };
             pack_row(cpu.isa, &input.x[row * n_in..(row + 1) * n_in], input.norm, place, words);
         }
     };
@@ -112,8 +116,8 @@ struct Product<'a> {
     cpu: &'a Cpu,
     matrix: &'a Matrix,
     n_rows: usize,
+    /// Of every kind that the matrix needs, one after the other.
     activations: &'a [u32],
-    words_per_row: usize,
     epilogue: Epilogue,
     /// Columns of the output.
     width: usize,
@@ -136,34 +140,41 @@ impl Product<'_> {
     /// a little ahead of itself.
     fn multiply_panel(&self, panel: usize, following: usize, sums: &mut Sums) {
         let matrix = self.matrix;
-        let stretches = [matrix.panel(panel)];
+        let piece = matrix.piece_of(panel);
+        let stretches = [piece.panel(panel)];
         let n_blocks = self.n_rows.div_ceil(super::tile::ROWS_MAX);
-        let n_steps = matrix.format.steps(matrix.n_in);
-        let prefetch_bytes = matrix.step_bytes().div_ceil(n_blocks);
+        let n_steps = piece.format.steps(matrix.n_in);
+        let prefetch_bytes = piece.step_bytes().div_ceil(n_blocks);
+        let words_per_row = |kind: &Activations| kind.words_per_row(matrix.n_in);
+        let words_before: usize = matrix.kinds[..piece.kind_idx].iter().map(words_per_row).sum();
+        let activations = &self.activations[words_before * self.n_rows..];
+        let words_per_row = words_per_row(&matrix.kinds[piece.kind_idx]);
         for (block_idx, rows) in row_blocks(self.n_rows).enumerate() {
             let prefetch = match n_blocks {
                 1 => stretches[0].halves[0].wrapping_add(PREFETCH_AHEAD_BYTES),
-                _ => matrix.panel(following).halves[0].wrapping_add(block_idx * n_steps * prefetch_bytes),
+                _ => matrix.piece_of(following).panel(following).halves[0]
+                    .wrapping_add(block_idx * n_steps * prefetch_bytes),
             };
             let tile = Tile {
-                x: self.activations[rows.start * self.words_per_row..].as_ptr(),
+                x: activations[rows.start * words_per_row..].as_ptr(),
                 stretches: &stretches,
                 n_steps,
-                step_bytes: matrix.step_bytes(),
+                step_bytes: piece.step_bytes(),
                 prefetch,
                 prefetch_bytes,
             };
             // SAFETY: the panel holds `n_steps` steps, the activations of `rows` were packed for as many, and `fns` was chosen
             // for the instruction set that `Cpu` checked.
-            unsafe { matrix.fns[rows.len() - 1](&tile, sums) };
-            self.write(sums, panel, rows);
+            unsafe { piece.fns[rows.len() - 1](&tile, sums) };
+            self.write(sums, piece, panel, rows);
         }
     }
 
-    fn write(&self, sums: &Sums, panel: usize, rows: std::ops::Range<usize>) {
-        let first = panel * self.matrix.panel_width();
-        let len = self.matrix.panel_width().min(self.width - first);
-        let bias = self.matrix.panel_bias(panel);
+    fn write(&self, sums: &Sums, piece: &Piece, panel: usize, rows: std::ops::Range<usize>) {
+        let before = (panel - piece.first_panel) * piece.panel_width();
+        let len = piece.panel_width().min(piece.n_columns - before);
+        let first = piece.first_column + before;
+        let bias = piece.panel_bias(panel);
         for (row, sums) in rows.zip(&sums.0) {
             // SAFETY: each pair of panel and row is written once per product, and its columns belong to this panel alone.
             let out = unsafe { self.out.slice(row * self.width + first, len) };

@@ -1,9 +1,12 @@
 //! Packed weight matrices: panels of 32 outputs, each one linear stream in the order in which a tile reads it.
 //!
-//! A panel is `[n_steps][32][inputs_per_step]` elements (see [`Format`]), `n_out` and `n_in` padded with zeros. A gate-up matrix
-//! puts 16 gate outputs beside the 16 up outputs that they meet, so that SwiGLU happens inside a tile.
+//! A panel is `[n_steps][2][16 columns]` (see [`Format`]), `n_out` and `n_in` padded with zeros. A gate-up matrix puts 16 gate
+//! outputs beside the 16 up outputs that they meet, so that SwiGLU happens inside a tile.
+//!
+//! Stacked matrices of different element types, as files with a mix of quantised types have them, become one piece each; they
+//! share the region of threads, and their activations where these are stored alike.
 
-use dsde_checkpoint::{Dense, Dtype};
+use dsde_checkpoint::{Dense, Dtype, Group};
 
 use super::super::{Stacking, shape};
 use super::isa::Isa;
@@ -11,24 +14,44 @@ use super::memory::Buffer;
 use super::pool::Pool;
 use super::share::SharedMut;
 use super::tile::{COLUMNS, LANES, Stretch, TileFns, tile_fns};
-use super::weights::{Format, bf16_value, f16_value};
+use super::weights::{Activations, Format, bf16_value, f16_value};
 
 /// A weight matrix in the order in which the kernels read it.
 #[derive(Debug)]
 pub struct Matrix {
+    pub(super) pieces: Vec<Piece>,
+    /// Kinds of activations that the pieces need.
+    pub(super) kinds: Vec<Activations>,
+    pub(super) stacking: Stacking,
+    pub(super) n_in: usize,
+    pub(super) n_out: usize,
+    /// Of all pieces.
+    pub(super) n_panels: usize,
+}
+
+/// Outputs whose weights have one format.
+#[derive(Debug)]
+pub(super) struct Piece {
     panels: Buffer,
     /// `[n_panels * 32]`, in the order of the panels' columns.
     bias: Option<Vec<f32>>,
     pub(super) format: Format,
     pub(super) fns: &'static TileFns,
-    pub(super) stacking: Stacking,
-    pub(super) n_in: usize,
-    pub(super) n_out: usize,
-    pub(super) n_panels: usize,
+    /// Place of its activations among the matrix' kinds.
+    pub(super) kind_idx: usize,
+    stacking: Stacking,
+    n_in: usize,
+    /// Panels of the pieces before.
+    pub(super) first_panel: usize,
+    /// Columns of the output before those of this piece.
+    pub(super) first_column: usize,
+    /// Columns of the output.
+    pub(super) n_columns: usize,
+    n_panels: usize,
 }
 
 impl Matrix {
-    /// Packs `parts`; parts of different element types become `f32`.
+    /// Packs `parts`.
     pub(super) fn pack(
         isa: Isa,
         pool: &Pool,
@@ -38,46 +61,38 @@ impl Matrix {
     ) -> Matrix {
         let n_out = shape::stacked_len(parts, stacking, bias);
         let n_in = parts.first().map_or(0, |part| part.n_in);
-        let first = parts.first().map_or(Dtype::F32, |part| part.dtype);
-        let dtype = if parts.iter().all(|part| part.dtype == first) { first } else { Dtype::F32 };
-        let format = Format::of(dtype, isa);
-        let n_panels = match stacking {
-            Stacking::Concat => n_out.div_ceil(COLUMNS),
-            Stacking::GateUp => (n_out / 2).div_ceil(LANES),
-        };
-        let panel_bytes = format.steps(n_in) * 2 * format.half_step_bytes();
-        let mut matrix = Matrix {
-            panels: Buffer::zeroed(n_panels * panel_bytes),
-            bias: None,
-            format,
-            fns: tile_fns(isa, format),
-            stacking,
-            n_in,
-            n_out,
-            n_panels,
-        };
-        if panel_bytes > 0 {
-            let panels = SharedMut::new(matrix.panels.as_mut_slice());
-            pool.run(n_panels, &|p| {
-                // SAFETY: each panel is written by the one call that has its index.
-                let panel = unsafe { panels.slice(p * panel_bytes, panel_bytes) };
-                fill_panel(panel, p, parts, stacking, dtype);
-            });
+        let mut matrix = Matrix { pieces: Vec::new(), kinds: Vec::new(), stacking, n_in, n_out, n_panels: 0 };
+        let mut bias = bias;
+        for (parts, dtype) in runs(parts, stacking) {
+            let n_outputs = parts.iter().map(|part| part.n_out).sum();
+            let (own, rest) = bias.map(|bias| bias.split_at(n_outputs)).unzip();
+            bias = rest;
+            matrix.push(Piece::pack(isa, pool, parts, stacking, dtype, own));
         }
-        matrix.bias = bias.map(|bias| matrix.permuted(bias));
         matrix
+    }
+
+    fn push(&mut self, mut piece: Piece) {
+        let kind = piece.format.activations();
+        piece.kind_idx = self.kinds.iter().position(|&other| other == kind).unwrap_or_else(|| {
+            self.kinds.push(kind);
+            self.kinds.len() - 1
+        });
+        piece.first_panel = self.n_panels;
+        piece.first_column = self.pieces.iter().map(|piece| piece.n_columns).sum();
+        self.n_panels += piece.n_panels;
+        self.pieces.push(piece);
     }
 
     /// Bytes of the packed weights and the bias.
     pub(super) fn bytes(&self) -> usize {
-        self.panels.len() + self.bias.as_deref().map_or(0, size_of_val)
+        let bytes = |piece: &Piece| piece.panels.len() + piece.bias.as_deref().map_or(0, size_of_val);
+        self.pieces.iter().map(bytes).sum()
     }
 
     /// The packed weights as words without meaning.
-    pub(super) fn words(&self) -> &[u64] {
-        let len = self.panels.len() / size_of::<u64>();
-        // SAFETY: the buffer is aligned to 64, initialised, borrowed and at least `len` words long.
-        unsafe { std::slice::from_raw_parts(self.panels.as_ptr().cast(), len) }
+    pub(super) fn words(&self) -> impl Iterator<Item = &[u64]> {
+        self.pieces.iter().map(Piece::words)
     }
 
     /// See [`Backend::gather`](super::super::Backend::gather).
@@ -87,11 +102,93 @@ impl Matrix {
     pub(super) fn gather(&self, outputs: &[u32], out: &mut [f32]) {
         assert_eq!(self.stacking, Stacking::Concat, "rows of interleaved matrices are not gathered");
         assert!(outputs.iter().all(|&output| (output as usize) < self.n_out), "rows are of the matrix");
-        let panel_bytes = self.panel_bytes();
         for (&output, row) in outputs.iter().zip(out.chunks_exact_mut(self.n_in)) {
-            let (p, column) = (output as usize / COLUMNS, output as usize % COLUMNS);
-            read_column(&self.panels.as_slice()[p * panel_bytes..][..panel_bytes], column, self.format, row);
+            let output = output as usize;
+            let piece = self.pieces.iter().rfind(|piece| piece.first_column <= output);
+            let piece = piece.expect("the first piece begins at 0");
+            piece.gather(output - piece.first_column, row);
         }
+    }
+
+    /// The piece that a panel of the matrix belongs to.
+    pub(super) fn piece_of(&self, panel: usize) -> &Piece {
+        let piece = self.pieces.iter().rfind(|piece| piece.first_panel <= panel);
+        piece.expect("the first piece begins at 0")
+    }
+}
+
+/// Successive parts that become one piece, and the type that they are packed as.
+fn runs<'a, 'b>(
+    parts: &'a [Dense<'b>],
+    stacking: Stacking,
+) -> impl Iterator<Item = (&'a [Dense<'b>], Dtype)> {
+    // Gate and up stand in the same panels; of different types they are widened, as parts of plain numbers always were.
+    let is_plain = parts.iter().all(|part| !part.dtype.is_quantised());
+    let is_one = is_plain || stacking == Stacking::GateUp;
+    let format = |part: &Dense<'_>| Format::of(part.dtype, Isa::Portable);
+    parts.chunk_by(move |a, b| is_one || format(a) == format(b)).map(move |parts| {
+        let first = parts[0].dtype;
+        let is_uniform = parts.iter().all(|part| format(part) == format(&parts[0]));
+        (parts, if is_uniform { first } else { Dtype::F32 })
+    })
+}
+
+impl Piece {
+    /// Packs `parts` as `dtype`.
+    fn pack(
+        isa: Isa,
+        pool: &Pool,
+        parts: &[Dense<'_>],
+        stacking: Stacking,
+        dtype: Dtype,
+        bias: Option<&[f32]>,
+    ) -> Piece {
+        let n_out: usize = parts.iter().map(|part| part.n_out).sum();
+        let n_in = parts[0].n_in;
+        let format = Format::of(dtype, isa);
+        let (n_columns, n_panels) = match stacking {
+            Stacking::Concat => (n_out, n_out.div_ceil(COLUMNS)),
+            Stacking::GateUp => (n_out / 2, (n_out / 2).div_ceil(LANES)),
+        };
+        let panel_bytes = format.steps(n_in) * 2 * format.half_step_bytes();
+        let mut piece = Piece {
+            panels: Buffer::zeroed(n_panels * panel_bytes),
+            bias: None,
+            format,
+            fns: tile_fns(isa, format),
+            kind_idx: 0,
+            stacking,
+            n_in,
+            first_panel: 0,
+            first_column: 0,
+            n_columns,
+            n_panels,
+        };
+        if panel_bytes > 0 {
+            let panels = SharedMut::new(piece.panels.as_mut_slice());
+            pool.run(n_panels, &|p| {
+                // SAFETY: each panel is written by the one call that has its index.
+                let panel = unsafe { panels.slice(p * panel_bytes, panel_bytes) };
+                fill_panel(panel, p, parts, stacking, format);
+            });
+        }
+        let output_of = |i: usize| output_of(i / COLUMNS, i % COLUMNS, n_out, stacking);
+        piece.bias = bias.map(|bias| {
+            (0..n_panels * COLUMNS).map(|i| output_of(i).map_or(0.0, |output| bias[output])).collect()
+        });
+        piece
+    }
+
+    fn words(&self) -> &[u64] {
+        let len = self.panels.len() / size_of::<u64>();
+        // SAFETY: the buffer is aligned to 64, initialised, borrowed and at least `len` words long.
+        unsafe { std::slice::from_raw_parts(self.panels.as_ptr().cast(), len) }
+    }
+
+    fn gather(&self, output: usize, row: &mut [f32]) {
+        let panel_bytes = self.panel_bytes();
+        let panel = &self.panels.as_slice()[output / COLUMNS * panel_bytes..][..panel_bytes];
+        read_column(panel, output % COLUMNS, self.format, row);
     }
 
     /// Bytes of one step of a panel.
@@ -100,19 +197,19 @@ impl Matrix {
     }
 
     /// Bytes of one panel.
-    pub(super) fn panel_bytes(&self) -> usize {
+    fn panel_bytes(&self) -> usize {
         self.format.steps(self.n_in) * self.step_bytes()
     }
 
-    /// Panel `p` as the only stretch of a tile; `p` may be out of range if it is only prefetched.
+    /// Panel `p` of the matrix as the only stretch of a tile.
     pub(super) fn panel(&self, p: usize) -> Stretch {
-        let start = self.panels.as_ptr().wrapping_add(p * self.panel_bytes());
+        let start = self.panels.as_ptr().wrapping_add((p - self.first_panel) * self.panel_bytes());
         Stretch { halves: [start, start.wrapping_add(self.format.half_step_bytes())] }
     }
 
-    /// Bias of the columns of panel `p`.
+    /// Bias of the columns of panel `p` of the matrix.
     pub(super) fn panel_bias(&self, p: usize) -> Option<&[f32; COLUMNS]> {
-        self.bias.as_ref().map(|bias| &bias.as_chunks().0[p])
+        self.bias.as_ref().map(|bias| &bias.as_chunks().0[p - self.first_panel])
     }
 
     /// Columns of the output that a panel yields.
@@ -121,11 +218,6 @@ impl Matrix {
             Stacking::Concat => COLUMNS,
             Stacking::GateUp => LANES,
         }
-    }
-
-    fn permuted(&self, bias: &[f32]) -> Vec<f32> {
-        let at = |i: usize| output_of(i / COLUMNS, i % COLUMNS, self.n_out, self.stacking);
-        (0..self.n_panels * COLUMNS).map(|i| at(i).map_or(0.0, |output| bias[output])).collect()
     }
 }
 
@@ -140,7 +232,7 @@ fn output_of(panel: usize, column: usize, n_out: usize, stacking: Stacking) -> O
     }
 }
 
-fn fill_panel(panel: &mut [u8], p: usize, parts: &[Dense<'_>], stacking: Stacking, dtype: Dtype) {
+fn fill_panel(panel: &mut [u8], p: usize, parts: &[Dense<'_>], stacking: Stacking, format: Format) {
     let n_out = parts.iter().map(|part| part.n_out).sum();
     for column in 0..COLUMNS {
         let Some(mut row) = output_of(p, column, n_out, stacking) else {
@@ -151,7 +243,7 @@ fn fill_panel(panel: &mut [u8], p: usize, parts: &[Dense<'_>], stacking: Stackin
             row -= parts[part_idx].n_out;
             part_idx += 1;
         }
-        fill_column(panel, column, &parts[part_idx], row, dtype);
+        fill_column(panel, column, &parts[part_idx], row, format);
     }
 }
 
@@ -174,32 +266,44 @@ fn read_column(panel: &[u8], column: usize, format: Format, row: &mut [f32]) {
             let (cells, _) = panel.as_chunks::<4>();
             elements.for_each(|(k, x)| *x = f32::from_ne_bytes(cells[k * COLUMNS + column]));
         }
+        Format::Grouped(layout) => {
+            let halves = panel.chunks_exact(layout.half_step_bytes()).skip(column / LANES).step_by(2);
+            for (half, row) in halves.zip(row.chunks_exact_mut(Group::LEN)) {
+                row.copy_from_slice(&layout.read(half, column % LANES).values());
+            }
+        }
     }
 }
 
-fn fill_column(panel: &mut [u8], column: usize, part: &Dense<'_>, row: usize, dtype: Dtype) {
-    let n_in = part.n_in;
-    match (dtype, part.dtype) {
-        (Dtype::Bf16, Dtype::Bf16) => {
+fn fill_column(panel: &mut [u8], column: usize, part: &Dense<'_>, row: usize, format: Format) {
+    match format {
+        Format::Bf16Dot | Format::Bf16Wide => {
             let (source, _) = part.row(row).as_chunks::<2>();
             let (cells, _) = panel.as_chunks_mut::<2>();
             for (k, &bits) in source.iter().enumerate() {
                 cells[(k / 2 * COLUMNS + column) * 2 + k % 2] = u16::from_le_bytes(bits).to_ne_bytes();
             }
         }
-        (Dtype::F16, Dtype::F16) => {
+        Format::F16 => {
             let (source, _) = part.row(row).as_chunks::<2>();
             let (cells, _) = panel.as_chunks_mut::<2>();
             for (k, &bits) in source.iter().enumerate() {
                 cells[k * COLUMNS + column] = u16::from_le_bytes(bits).to_ne_bytes();
             }
         }
-        _ => {
+        Format::F32 => {
             let (cells, _) = panel.as_chunks_mut::<4>();
-            let mut values = vec![0.0; n_in];
+            let mut values = vec![0.0; part.n_in];
             part.widen_row(row, &mut values);
             for (k, value) in values.into_iter().enumerate() {
                 cells[k * COLUMNS + column] = value.to_ne_bytes();
+            }
+        }
+        Format::Grouped(layout) => {
+            let source = part.row(row);
+            let halves = panel.chunks_exact_mut(layout.half_step_bytes()).skip(column / LANES).step_by(2);
+            for (index, half) in halves.enumerate() {
+                layout.write(half, column % LANES, &part.dtype.group(source, index));
             }
         }
     }

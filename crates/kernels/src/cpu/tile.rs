@@ -8,7 +8,7 @@
 //! the backend batch-invariant.
 
 use super::isa::Isa;
-use super::{tile_portable, weights::Format};
+use super::{tile_groups, tile_portable, weights::Format};
 
 /// Rows of a tile: with 2 columns vectors, 24 of the 32 AVX-512 registers are accumulators.
 pub(super) const ROWS_MAX: usize = 12;
@@ -36,7 +36,7 @@ pub(super) struct Stretch {
 /// Operands of a tile.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tile<'a> {
-    /// Activations in the order of use: per step, per input of the step, per row; see [`Format::words_per_step`].
+    /// Activations in the order of use: per step, per input of the step, per row; see [`Activations`](super::weights::Activations).
     pub(super) x: *const u32,
     /// Weights, one stretch after the other.
     pub(super) stretches: &'a [Stretch],
@@ -76,11 +76,16 @@ pub(super) use by_rows;
 
 /// The functions for weights of `format` on `isa`.
 pub(super) fn tile_fns(isa: Isa, format: Format) -> &'static TileFns {
-    match isa {
+    match (isa, format) {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 | Isa::Avx512 => super::tile_avx512::tile_fns(format),
+        (Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2, Format::Grouped(_)) => {
+            super::tile_groups_avx2::tile_fns(format)
+        }
+        (_, Format::Grouped(_)) => tile_groups::tile_fns(format),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => tile_portable::tile_fns_avx2(format),
+        (Isa::Avx512Bf16 | Isa::Avx512, _) => super::tile_avx512::tile_fns(format),
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, _) => tile_portable::tile_fns_avx2(format),
         _ => tile_portable::tile_fns(format),
     }
 }

@@ -171,5 +171,6 @@ pub(super) fn tile_fns(format: Format) -> &'static TileFns {
         Format::Bf16Wide => &const { by_rows!(wide, Bf16Wide) },
         Format::F16 => &const { by_rows!(wide, F16) },
         Format::F32 => &const { by_rows!(wide, F32) },
+        Format::Grouped(_) => unreachable!("groups have tiles of their own"),
     }
 }

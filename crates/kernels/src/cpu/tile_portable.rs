@@ -128,6 +128,7 @@ pub(super) fn tile_fns(format: Format) -> &'static TileFns {
         Format::Bf16Wide => &const { by_rows!(any, Bf16) },
         Format::F16 => &const { by_rows!(any, F16) },
         Format::F32 => &const { by_rows!(any, F32) },
+        Format::Grouped(_) => unreachable!("groups have tiles of their own"),
     }
 }
 
@@ -144,5 +145,6 @@ pub(super) fn tile_fns_avx2(format: Format) -> &'static TileFns {
         Format::Bf16Wide => &const { by_rows!(avx2, Bf16) },
         Format::F16 => &const { by_rows!(avx2, F16) },
         Format::F32 => &const { by_rows!(avx2, F32) },
+        Format::Grouped(_) => unreachable!("groups have tiles of their own"),
     }
 }

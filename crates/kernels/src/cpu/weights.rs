@@ -1,7 +1,8 @@
 //! Packed element formats and how activations stand beside them.
 
-use dsde_checkpoint::Dtype;
+use dsde_checkpoint::{Dtype, Group};
 
+use super::groups::{self, Layout};
 use super::isa::Isa;
 
 /// How a tile's weights and activations are stored.
@@ -15,6 +16,21 @@ pub(super) enum Format {
     F16,
     /// One `f32` input per column; activations `f32`.
     F32,
+    /// Groups of 32 inputs per column, as whole numbers; activations are rounded to whole numbers, too.
+    Grouped(Layout),
+}
+
+/// How activations are stored for one or several formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Activations {
+    /// Pairs of bf16.
+    Bf16Pairs,
+    /// Single precision.
+    F32,
+    /// 32 whole numbers as bytes, their scale, and the sums of either half.
+    Bytes,
+    /// 32 whole numbers as 16 bits, and their scale.
+    Shorts,
 }
 
 impl Format {
@@ -24,7 +40,18 @@ impl Format {
             Dtype::Bf16 if isa == Isa::Avx512Bf16 => Format::Bf16Dot,
             Dtype::Bf16 => Format::Bf16Wide,
             Dtype::F16 => Format::F16,
-            _ => Format::F32,
+            Dtype::F32 => Format::F32,
+            _ => Format::Grouped(Layout::of(dtype)),
+        }
+    }
+
+    /// How activations stand beside the weights.
+    pub(super) fn activations(self) -> Activations {
+        match self {
+            Format::Bf16Dot => Activations::Bf16Pairs,
+            Format::Bf16Wide | Format::F16 | Format::F32 => Activations::F32,
+            Format::Grouped(layout) if layout.is_signed() => Activations::Shorts,
+            Format::Grouped(_) => Activations::Bytes,
         }
     }
 
@@ -33,6 +60,7 @@ impl Format {
         match self {
             Format::Bf16Dot | Format::Bf16Wide => 2,
             Format::F16 | Format::F32 => 1,
+            Format::Grouped(_) => Group::LEN,
         }
     }
 
@@ -41,19 +69,24 @@ impl Format {
         n_in.div_ceil(self.inputs_per_step())
     }
 
-    /// 32-bit words of activations per row and step.
-    pub(super) fn words_per_step(self) -> usize {
-        match self {
-            Format::Bf16Wide => 2,
-            Format::Bf16Dot | Format::F16 | Format::F32 => 1,
-        }
-    }
-
     /// Bytes of the weights of 16 columns in one step.
     pub(super) fn half_step_bytes(self) -> usize {
         match self {
             Format::F16 => 32,
             Format::Bf16Dot | Format::Bf16Wide | Format::F32 => 64,
+            Format::Grouped(layout) => layout.half_step_bytes(),
+        }
+    }
+}
+
+impl Activations {
+    /// 32-bit words of a row of `n_in` activations.
+    pub(super) fn words_per_row(self, n_in: usize) -> usize {
+        match self {
+            Activations::Bf16Pairs => n_in.div_ceil(2),
+            Activations::F32 => n_in.next_multiple_of(2),
+            Activations::Bytes => n_in.div_ceil(Group::LEN) * groups::BYTES_WORDS,
+            Activations::Shorts => n_in.div_ceil(Group::LEN) * groups::SHORTS_WORDS,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Products: close to the reference, and the same bits in any company.
 
-use super::support::{Numbers, bits, cpus, dense, relative_error, stored};
+use super::support::{Numbers, bits, blocks, cpus, dense, relative_error, rounded, stored};
 use crate::cpu::{Cpu, Isa};
 use crate::{Backend, Epilogue, Input, Reference, RmsNorm, Stacking};
 use dsde_checkpoint::Dtype;
@@ -39,27 +39,45 @@ impl Case {
 
     /// Packs the matrix and multiplies with it.
     fn run<B: Backend>(&self, backend: &B) -> Vec<f32> {
-        self.multiply(backend, &self.pack(backend))
+        self.multiply(backend, &self.pack(backend), false)
+    }
+
+    /// What the reference makes of the activations that kernels multiply with: rounded ones beside quantised weights.
+    fn expected(&self) -> Vec<f32> {
+        self.multiply(&Reference, &self.pack(&Reference), self.dtype.is_quantised())
     }
 
     fn pack<B: Backend>(&self, backend: &B) -> B::Matrix {
         let mut numbers = Numbers::new(7);
         let part_len = self.n_out * self.n_in;
-        let parts: Vec<Vec<u8>> =
-            (0..self.n_parts).map(|_| stored(self.dtype, &numbers.units(part_len))).collect();
+        let bytes = |numbers: &mut Numbers| match self.dtype.is_quantised() {
+            true => blocks(self.dtype, part_len, numbers),
+            false => stored(self.dtype, &numbers.units(part_len)),
+        };
+        let parts: Vec<Vec<u8>> = (0..self.n_parts).map(|_| bytes(&mut numbers)).collect();
         let parts: Vec<_> = parts.iter().map(|part| dense(self.dtype, self.n_out, self.n_in, part)).collect();
         let bias = numbers.units(self.n_out * self.n_parts);
         backend.pack(&parts, self.stacking, self.has_bias.then_some(&bias))
     }
 
     /// The product of the first `n_rows` of as many rows as the seed yields.
-    fn multiply<B: Backend>(&self, backend: &B, matrix: &B::Matrix) -> Vec<f32> {
+    fn multiply<B: Backend>(&self, backend: &B, matrix: &B::Matrix, is_rounded: bool) -> Vec<f32> {
         let weight: Vec<f32> = Numbers::new(6).units(self.n_in).iter().map(|x| 1.0 + 0.5 * x).collect();
         let norm = self.has_norm.then_some(RmsNorm { weight: &weight, eps: 1e-5 });
         let width = self.n_out * if self.stacking == Stacking::GateUp { 1 } else { self.n_parts };
-        let x = Numbers::new(8).units(self.n_rows * self.n_in);
+        let mut x = Numbers::new(8).units(self.n_rows * self.n_in);
+        let mut norm = norm;
+        if is_rounded {
+            if let Some(norm) = norm.take() {
+                let mut normalised = vec![0.0; x.len()];
+                Reference.rms_norm(&x, norm, &mut normalised);
+                x = normalised;
+            }
+            x = rounded(&x);
+        }
+        let input = Input { x: &x, norm };
         let mut out = Numbers::new(9).units(self.n_rows * width);
-        backend.linear(Input { x: &x, norm }, self.n_rows, matrix, self.epilogue, &mut out);
+        backend.linear(input, self.n_rows, matrix, self.epilogue, &mut out);
         out
     }
 
@@ -71,7 +89,7 @@ impl Case {
 }
 
 fn check(case: Case) {
-    let expected = case.run(&Reference);
+    let expected = case.expected();
     for cpu in cpus() {
         let error = relative_error(&case.run(&cpu), &expected);
         assert!(error < case.tolerance(cpu.isa()), "{case:?} on {}: {error}", cpu.describe());
@@ -120,6 +138,112 @@ fn epilogues_norms_and_biases_agree_with_the_reference() {
     }
 }
 
+/// Every type of the block formats.
+fn quantised() -> impl Iterator<Item = Dtype> {
+    Dtype::ALL.into_iter().filter(|dtype| dtype.is_quantised())
+}
+
+#[test]
+fn products_with_quantised_weights_are_those_of_rounded_activations() {
+    for dtype in quantised() {
+        let n_in = dtype.block_len();
+        for n_rows in 1..=12 {
+            check(Case::plain(dtype, n_rows, n_in, 33));
+        }
+        check(Case::plain(dtype, 25, 3 * n_in, 70));
+        check(Case { has_norm: true, has_bias: true, n_parts: 3, ..Case::plain(dtype, 40, 2 * n_in, 100) });
+        let plain = Case { has_norm: true, ..Case::plain(dtype, 7, 2 * n_in, 50) };
+        check(Case { epilogue: Epilogue::Add, ..plain });
+        check(Case { n_parts: 2, stacking: Stacking::GateUp, epilogue: Epilogue::SwiGlu, ..plain });
+    }
+}
+
+#[test]
+fn rounding_of_activations_costs_less_than_a_hundredth() {
+    for dtype in quantised() {
+        let case = Case::plain(dtype, 5, 512, 64);
+        let exact = case.run(&Reference);
+        for cpu in cpus() {
+            let error = relative_error(&case.run(&cpu), &exact);
+            assert!(error < 0.01, "{dtype:?} on {}: {error}", cpu.describe());
+        }
+    }
+}
+
+#[test]
+fn extreme_codes_and_activations_stay_exact() {
+    for dtype in quantised() {
+        let n_in = dtype.block_len();
+        for byte in [0x00, 0x7f, 0x80, 0xff] {
+            let mut bytes = blocks(dtype, 32 * n_in, &mut Numbers::new(4));
+            let scales = bytes.clone();
+            bytes.fill(byte);
+            // Scales are numbers all the same.
+            for (block, from) in
+                bytes.chunks_exact_mut(dtype.block_bytes()).zip(scales.chunks_exact(dtype.block_bytes()))
+            {
+                let kept: &[usize] = match dtype {
+                    Dtype::Q2K => &[80, 81, 82, 83],
+                    Dtype::Q3K => &[108, 109],
+                    Dtype::Q6K => &[208, 209],
+                    Dtype::Mxfp4 => &[0],
+                    _ => &[0, 1, 2, 3],
+                };
+                kept.iter().for_each(|&at| block[at] = from[at]);
+            }
+            let matrix = dense(dtype, 32, n_in, &bytes);
+            for x in [1.0, -1.0] {
+                let x = vec![x; n_in];
+                let input = Input { x: &x, norm: None };
+                let mut expected = [0.0; 32];
+                let packed = Reference.pack(&[matrix], Stacking::Concat, None);
+                Reference.linear(input, 1, &packed, Epilogue::Store, &mut expected);
+                for cpu in cpus() {
+                    let mut out = [0.0; 32];
+                    let packed = cpu.pack(&[matrix], Stacking::Concat, None);
+                    cpu.linear(input, 1, &packed, Epilogue::Store, &mut out);
+                    let error = relative_error(&out, &expected);
+                    assert!(error < 1e-5, "{dtype:?} of {byte:#x} on {}: {error}", cpu.describe());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn parts_of_different_quantised_types_stay_what_they_are() {
+    let dtypes = [Dtype::Q4K, Dtype::Q4_1, Dtype::Q6K, Dtype::F16, Dtype::Q8_0];
+    let mut numbers = Numbers::new(3);
+    let (n_in, n_out, n_rows) = (256, 40, 14);
+    let bytes = dtypes.map(|dtype| match dtype.is_quantised() {
+        true => blocks(dtype, n_out * n_in, &mut numbers),
+        false => stored(dtype, &numbers.units(n_out * n_in)),
+    });
+    let parts: Vec<_> =
+        dtypes.iter().zip(&bytes).map(|(&dtype, bytes)| dense(dtype, n_out, n_in, bytes)).collect();
+    let x = numbers.units(n_rows * n_in);
+    let bias = numbers.units(dtypes.len() * n_out);
+    for cpu in cpus() {
+        let together = cpu.pack(&parts, Stacking::Concat, Some(&bias));
+        let width = dtypes.len() * n_out;
+        let mut all = vec![0.0; n_rows * width];
+        let input = Input { x: &x, norm: None };
+        cpu.linear(input, n_rows, &together, Epilogue::Store, &mut all);
+        for (i, part) in parts.iter().enumerate() {
+            let alone = cpu.pack(&[*part], Stacking::Concat, Some(&bias[i * n_out..][..n_out]));
+            let mut some = vec![0.0; n_rows * n_out];
+            cpu.linear(input, n_rows, &alone, Epilogue::Store, &mut some);
+            let same = all.chunks_exact(width).map(|row| &row[i * n_out..][..n_out]);
+            assert!(same.zip(some.chunks_exact(n_out)).all(|(a, b)| bits(a) == bits(b)), "part {i}");
+            let mut row = vec![0.0; n_in];
+            let mut expected = vec![0.0; n_in];
+            cpu.gather(&together, &[(i * n_out + 7) as u32], &mut row);
+            part.widen_row(7, &mut expected);
+            assert_eq!(bits(&row), bits(&expected), "row of part {i}");
+        }
+    }
+}
+
 #[test]
 fn parts_of_different_types_become_one_matrix() {
     let numbers = Numbers::new(3).units(2 * 5 * 4);
@@ -143,10 +267,10 @@ fn check_invariance(case: Case) {
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_supported()) {
         let cpus = [1, 2].map(|n_threads| Cpu::with_isa(n_threads, isa).unwrap());
         let matrix = case.pack(&cpus[0]);
-        let all = Case { n_rows: N_ROWS_MAX, ..case }.multiply(&cpus[0], &matrix);
+        let all = Case { n_rows: N_ROWS_MAX, ..case }.multiply(&cpus[0], &matrix, false);
         for n_rows in 1..=N_ROWS_MAX {
             for cpu in &cpus {
-                let some = Case { n_rows, ..case }.multiply(cpu, &matrix);
+                let some = Case { n_rows, ..case }.multiply(cpu, &matrix, false);
                 let same = bits(&some) == bits(&all[..some.len()]);
                 assert!(same, "{n_rows} rows of {case:?} on {}", cpu.describe());
             }
@@ -167,6 +291,9 @@ fn a_row_has_the_same_bits_beside_any_number_of_rows_and_on_any_number_of_thread
         });
     }
     check_invariance(Case::plain(Dtype::Bf16, 0, 512, 1100));
+    for dtype in quantised() {
+        check_invariance(Case { has_norm: true, ..Case::plain(dtype, 0, 512, 70) });
+    }
 }
 
 #[test]
@@ -195,10 +322,14 @@ fn an_instruction_set_that_the_machine_lacks_is_refused() {
 
 #[test]
 fn gathered_rows_are_what_was_packed() {
-    for dtype in DTYPES {
+    for dtype in Dtype::ALL {
         // Less than a panel, a whole one, and several with padding in both directions.
         for (n_out, n_in) in [(1, 1), (5, 3), (32, 64), (70, 33), (96, 17)] {
-            let bytes = stored(dtype, &Numbers::new(11).units(n_out * n_in));
+            let n_in = n_in * dtype.block_len();
+            let bytes = match dtype.is_quantised() {
+                true => blocks(dtype, n_out * n_in, &mut Numbers::new(11)),
+                false => stored(dtype, &Numbers::new(11).units(n_out * n_in)),
+            };
             let matrix = dense(dtype, n_out, n_in, &bytes);
             let outputs: Vec<u32> = (0..n_out as u32).rev().chain([0, 0]).collect();
             let mut expected = vec![0.0; outputs.len() * n_in];

@@ -43,6 +43,40 @@ pub(super) fn stored(dtype: Dtype, numbers: &[f32]) -> Vec<u8> {
     numbers.iter().flat_map(bytes).collect()
 }
 
+/// Bytes of `n_elements` of a quantised type: any codes, scales that are small numbers.
+pub(super) fn blocks(dtype: Dtype, n_elements: usize, numbers: &mut Numbers) -> Vec<u8> {
+    let scales_at: &[usize] = match dtype {
+        Dtype::F32 | Dtype::F16 | Dtype::Bf16 | Dtype::Mxfp4 => &[],
+        Dtype::Q4_1 | Dtype::Q5_1 | Dtype::Q4K | Dtype::Q5K => &[0, 2],
+        Dtype::Q2K => &[80, 82],
+        Dtype::Q3K => &[108],
+        Dtype::Q6K => &[208],
+        Dtype::Q8_0 | Dtype::Q4_0 | Dtype::Q5_0 | Dtype::Iq4Nl | Dtype::Iq4Xs => &[0],
+    };
+    let mut bytes: Vec<u8> = (0..dtype.row_bytes(n_elements)).map(|_| (numbers.next() >> 32) as u8).collect();
+    for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
+        for &at in scales_at {
+            let scale = half::f16::from_f32(0.02 * numbers.unit());
+            block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
+        }
+        if dtype == Dtype::Mxfp4 {
+            block[0] = 120 + block[0] % 8;
+        }
+    }
+    bytes
+}
+
+/// Activations as whole numbers of at most 127 times a scale per 32 of a row.
+pub(super) fn rounded(x: &[f32]) -> Vec<f32> {
+    let group = |group: &[f32]| {
+        let max = group.iter().fold(0.0, |max: f32, x| max.max(x.abs()));
+        let scale = max / 127.0;
+        let inverse = if max == 0.0 { 0.0 } else { 127.0 / max };
+        group.iter().map(|x| (x * inverse).round_ties_even() * scale).collect::<Vec<f32>>()
+    };
+    x.chunks(32).flat_map(group).collect()
+}
+
 pub(super) fn dense(dtype: Dtype, n_out: usize, n_in: usize, bytes: &[u8]) -> Dense<'_> {
     Dense::new(dtype, n_out, n_in, bytes)
 }

@@ -1,0 +1,90 @@
+//! Tiles over groups of whole numbers in plain Rust, for any processor.
+
+use super::groups::{BYTES_WORDS, Grouped, QUAD, QUADS, SHORTS_WORDS, by_layout, get};
+use super::tile::{COLUMNS, LANES, Sums, Tile, TileFns, by_rows};
+use super::weights::Format;
+
+/// A group of activations of one row.
+struct Inputs {
+    codes: [i32; QUADS * QUAD],
+    scale: f32,
+}
+
+impl Inputs {
+    /// # Safety
+    /// The group must be readable at `x`, packed for as many rows.
+    #[inline(always)]
+    unsafe fn read<L: Grouped>(x: *const u32, row: usize, n_rows: usize) -> Inputs {
+        // SAFETY: by the caller's promise.
+        let word = |i: usize| unsafe { *x.add(i * n_rows + row) };
+        let mut codes = [0; QUADS * QUAD];
+        for (quad, codes) in codes.chunks_exact_mut(QUAD).enumerate() {
+            if L::LAYOUT.is_signed() {
+                let [even, odd] = [word(2 * quad), word(2 * quad + 1)];
+                let shorts = [even, odd, even >> 16, odd >> 16];
+                codes.copy_from_slice(&shorts.map(|short| i32::from(short as u16 as i16)));
+            } else {
+                codes.copy_from_slice(&word(quad).to_le_bytes().map(|byte| i32::from(byte as i8)));
+            }
+        }
+        let scale_at = if L::LAYOUT.is_signed() { 2 * QUADS } else { QUADS };
+        Inputs { codes, scale: f32::from_bits(word(scale_at)) }
+    }
+}
+
+/// Words of a group of activations of one row.
+pub(super) const fn words<L: Grouped>() -> usize {
+    if L::LAYOUT.is_signed() { SHORTS_WORDS } else { BYTES_WORDS }
+}
+
+/// # Safety
+/// As [`super::tile::TileFn`].
+unsafe fn tile<L: Grouped, const ROWS: usize>(tile: &Tile<'_>, sums: &mut Sums) {
+    sums.0[..ROWS].fill([0.0; COLUMNS]);
+    for stretch in tile.stretches {
+        for (half_idx, start) in stretch.halves.into_iter().enumerate() {
+            for step in 0..tile.n_steps {
+                let start = start.wrapping_add(step * tile.step_bytes);
+                // SAFETY: the caller promises readable weights for every step.
+                let half = unsafe { std::slice::from_raw_parts(start, L::LAYOUT.half_step_bytes()) };
+                let x = tile.x.wrapping_add(step * ROWS * words::<L>());
+                for (row, sums) in sums.0[..ROWS].iter_mut().enumerate() {
+                    // SAFETY: the caller promises readable activations for every step.
+                    let inputs = unsafe { Inputs::read::<L>(x, row, ROWS) };
+                    add_group::<L>(half, &inputs, &mut sums[half_idx * LANES..][..LANES]);
+                }
+            }
+        }
+    }
+}
+
+/// Adds the products of one group of 16 columns.
+#[inline(always)]
+fn add_group<L: Grouped>(half: &[u8], inputs: &Inputs, sums: &mut [f32]) {
+    let layout = L::LAYOUT;
+    let part_len = inputs.codes.len() / layout.parts();
+    for (column, total) in sums.iter_mut().enumerate() {
+        for (part, codes) in inputs.codes.chunks_exact(part_len).enumerate() {
+            let (mut product, mut sum) = (0, 0);
+            for (i, &x) in codes.iter().enumerate() {
+                product += x * i32::from(layout.code(half, column, part * part_len + i));
+                sum += x;
+            }
+            *total += product as f32 * (get(half, layout.scale_at(part, column)) * inputs.scale);
+            if layout.has_min() {
+                *total += get(half, layout.min_at(part, column)) * (inputs.scale * sum as f32);
+            }
+        }
+    }
+}
+
+/// Tiles of one format for any processor.
+///
+/// # Panics
+/// If the format has no groups.
+pub(super) fn tile_fns(format: Format) -> &'static TileFns {
+    match format {
+        Format::Grouped(layout) => by_layout!(layout, tile),
+        _ => unreachable!("{format:?} has no groups"),
+    }
+}
