@@ -1,6 +1,6 @@
 //! Kernels beside the machine's limits, measured in turns so that a change of the machine's mood hits both: one table.
 //!
-//! `cargo bench -p dsde-kernels --bench limits [-- rounds]`
+//! `cargo bench -p dsde-kernels --bench limits [-- rounds] [type]`, with a type as files name it: BF16 (the default), Q8_0, Q4_K, ...
 
 use std::time::Instant;
 
@@ -55,10 +55,13 @@ struct Bench {
     times: Vec<Times>,
 }
 
-fn bench_of(cpu: &Cpu, shape: (usize, usize)) -> Bench {
+fn bench_of(cpu: &Cpu, dtype: Dtype, shape: (usize, usize)) -> Bench {
     let (n_in, n_out) = shape;
-    let bytes: Vec<u8> = (0..n_in * n_out).flat_map(|i| [(i % 251) as u8, 0x3c]).collect();
-    let dense = Dense::new(Dtype::Bf16, n_out, n_in, &bytes);
+    // Every pair of bytes is a small number, as f16 and bf16, so that scales are, too.
+    let pairs = 0..n_out * dtype.row_bytes(n_in).div_ceil(2);
+    let bytes: Vec<u8> =
+        pairs.flat_map(|i| [(i % 251) as u8, 0x3c]).take(n_out * dtype.row_bytes(n_in)).collect();
+    let dense = Dense::new(dtype, n_out, n_in, &bytes);
     let n_copies = ROTATED_BYTES.div_ceil(bytes.len());
     let matrices = (0..n_copies).map(|_| cpu.pack(&[dense], Stacking::Concat, None)).collect();
     Bench { shape, matrices, times: ROW_COUNTS.map(|_| Times::default()).into() }
@@ -66,10 +69,12 @@ fn bench_of(cpu: &Cpu, shape: (usize, usize)) -> Bench {
 
 fn main() {
     let n_rounds = std::env::args().filter_map(|arg| arg.parse().ok()).next().unwrap_or(5);
+    let named = |arg: String| Dtype::ALL.into_iter().find(|dtype| dtype.name().eq_ignore_ascii_case(&arg));
+    let dtype = std::env::args().filter_map(named).next().unwrap_or(Dtype::Bf16);
     let n_threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     let cpu = Cpu::new(n_threads);
-    println!("{}, {n_rounds} rounds, medians (min .. max)", cpu.describe());
-    let mut benches = SHAPES.map(|shape| bench_of(&cpu, shape));
+    println!("{}, {}, {n_rounds} rounds, medians (min .. max)", dtype.name(), cpu.describe());
+    let mut benches = SHAPES.map(|shape| bench_of(&cpu, dtype, shape));
     let (mut reads, mut peaks, mut regions) = (Times::default(), Times::default(), Times::default());
     for round in 0..=n_rounds {
         for bench in &mut benches {
@@ -78,8 +83,8 @@ fn main() {
             }) / cpu.matrix_bytes(&bench.matrices[0]) as f64;
             const N_LOOPS: usize = 100_000;
             let peak = seconds(0.005, |_| {
-                limits::multiply(&cpu, N_LOOPS);
-            }) / limits::multiply(&cpu, N_LOOPS) as f64;
+                limits::multiply(&cpu, dtype, N_LOOPS);
+            }) / limits::multiply(&cpu, dtype, N_LOOPS) as f64;
             let region = seconds(2e-6, |_| cpu.for_each(2, &|_| ()));
             let products: Vec<f64> = ROW_COUNTS.iter().map(|&n_rows| product(&cpu, bench, n_rows)).collect();
             // The first round warms up.
@@ -115,7 +120,7 @@ fn report(cpu: &Cpu, benches: &[Bench], reads: &Times, peaks: &Times, regions: &
         rate(reads.min())
     );
     println!(
-        "peak   {:7.1} GFLOP/s ({:.1} .. {:.1})",
+        "peak   {:7.1} GOP/s ({:.1} .. {:.1})",
         rate(peaks.median()),
         rate(peaks.max()),
         rate(peaks.min())
@@ -126,9 +131,7 @@ fn report(cpu: &Cpu, benches: &[Bench], reads: &Times, peaks: &Times, regions: &
         regions.min() * 1e6,
         regions.max() * 1e6
     );
-    println!(
-        "n_in x n_out | rows | us (min .. max) | GB/s (% of read) | GFLOP/s (% of peak) | times one row"
-    );
+    println!("n_in x n_out | rows | us (min .. max) | GB/s (% of read) | GOP/s (% of peak) | times one row");
     for bench in benches {
         let (n_in, n_out) = bench.shape;
         for (&n_rows, times) in ROW_COUNTS.iter().zip(&bench.times) {

@@ -1,7 +1,10 @@
 //! What this machine can do at most, to judge kernels against: work without a clock, which benchmarks time.
 
-use super::Cpu;
+use dsde_checkpoint::Dtype;
+
 use super::matrix::Matrix;
+use super::weights::{Activations, Format};
+use super::{Cpu, Isa};
 
 /// Bytes that one thread reads at a time, in order.
 const RUN_BYTES: usize = 1 << 20;
@@ -29,13 +32,53 @@ super::isa::dispatch! {
     }
 }
 
-/// Multiplies and adds in registers on all threads, with the widest instruction for bf16 weights, `n_loops` times per
-/// thread; returns the floating-point operations.
-pub fn multiply(cpu: &Cpu, n_loops: usize) -> usize {
+/// Multiplies and adds in registers on all threads, with the widest instruction for weights of `dtype`, `n_loops` times per
+/// thread; returns the operations.
+pub fn multiply(cpu: &Cpu, dtype: Dtype, n_loops: usize) -> usize {
+    let activations = Format::of(dtype, cpu.isa).activations();
+    let is_whole = matches!(activations, Activations::Bytes | Activations::Shorts) && cpu.isa >= Isa::Avx2;
     cpu.pool.run(cpu.pool.n_threads(), &|_| {
-        std::hint::black_box(chains(cpu, n_loops));
+        if is_whole {
+            std::hint::black_box(whole_chains(activations, n_loops));
+        } else {
+            std::hint::black_box(chains(cpu, n_loops));
+        }
     });
-    cpu.pool.n_threads() * n_loops * operations_per_loop(cpu)
+    let per_loop = match activations {
+        // 32 products and as many sums.
+        Activations::Bytes if is_whole => CHAINS * 64,
+        Activations::Shorts if is_whole => CHAINS * 32,
+        _ => operations_per_loop(cpu),
+    };
+    cpu.pool.n_threads() * n_loops * per_loop
+}
+
+/// What the tiles of groups multiply with.
+#[cfg(target_arch = "x86_64")]
+fn whole_chains(activations: Activations, n_loops: usize) -> i32 {
+    use std::arch::x86_64::*;
+
+    #[target_feature(enable = "avx2")]
+    fn run(is_bytes: bool, n_loops: usize) -> i32 {
+        let one = std::hint::black_box(_mm256_set1_epi8(1));
+        let mut chains = [_mm256_setzero_si256(); CHAINS];
+        for _ in 0..n_loops {
+            for chain in &mut chains {
+                *chain = match is_bytes {
+                    true => _mm256_maddubs_epi16(one, *chain),
+                    false => _mm256_madd_epi16(one, *chain),
+                };
+            }
+        }
+        chains.into_iter().map(|chain| _mm256_extract_epi32::<0>(chain)).sum()
+    }
+    // SAFETY: the caller has seen that the processor has AVX2.
+    unsafe { run(activations == Activations::Bytes, n_loops) }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn whole_chains(_activations: Activations, _n_loops: usize) -> i32 {
+    unreachable!("other processors have no instruction set of their own")
 }
 
 /// Independent chains, more than an operation has cycles.
@@ -47,9 +90,9 @@ const WIDTH: usize = 8;
 fn operations_per_loop(cpu: &Cpu) -> usize {
     match cpu.isa {
         // 16 lanes of two products and two sums.
-        super::Isa::Avx512Bf16 => CHAINS * 64,
-        super::Isa::Avx512 => CHAINS * 32,
-        super::Isa::Avx2 | super::Isa::Portable => CHAINS * WIDTH * 2,
+        Isa::Avx512Bf16 => CHAINS * 64,
+        Isa::Avx512 => CHAINS * 32,
+        Isa::Avx2 | Isa::Portable => CHAINS * WIDTH * 2,
     }
 }
 
@@ -57,14 +100,14 @@ fn chains(cpu: &Cpu, n_loops: usize) -> f32 {
     match cpu.isa {
         // SAFETY: `Cpu` checked that the processor has the set.
         #[cfg(target_arch = "x86_64")]
-        super::Isa::Avx512Bf16 => unsafe { dot_chains(n_loops) },
+        Isa::Avx512Bf16 => unsafe { dot_chains(n_loops) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        super::Isa::Avx512 => unsafe { fused_chains(n_loops) },
+        Isa::Avx512 => unsafe { fused_chains(n_loops) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        super::Isa::Avx2 => unsafe { avx2_chains(n_loops) },
-        _ => plain_chains::<false>(n_loops),
+        Isa::Avx2 => unsafe { avx2_chains(n_loops) },
+        _ => plain_chains(n_loops),
     }
 }
 
@@ -99,16 +142,23 @@ fn fused_chains(n_loops: usize) -> f32 {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn avx2_chains(n_loops: usize) -> f32 {
-    plain_chains::<true>(n_loops)
+    use std::arch::x86_64::*;
+    let one = std::hint::black_box(_mm256_set1_ps(1.0));
+    let mut chains = [_mm256_setzero_ps(); CHAINS];
+    for _ in 0..n_loops {
+        for chain in &mut chains {
+            *chain = _mm256_fmadd_ps(one, one, *chain);
+        }
+    }
+    chains.into_iter().map(|chain| _mm256_cvtss_f32(chain)).sum()
 }
 
-#[inline(always)]
-fn plain_chains<const FUSED: bool>(n_loops: usize) -> f32 {
+fn plain_chains(n_loops: usize) -> f32 {
     let one = std::hint::black_box([1.0_f32; WIDTH]);
     let mut chains = [[0.0_f32; WIDTH]; CHAINS];
     for _ in 0..n_loops {
         for (sum, one) in chains.iter_mut().flat_map(|chain| chain.iter_mut().zip(&one)) {
-            *sum = if FUSED { one.mul_add(*one, *sum) } else { one * one + *sum };
+            *sum += one * one;
         }
     }
     chains.iter().flatten().sum()
