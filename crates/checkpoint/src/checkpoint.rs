@@ -6,6 +6,7 @@
 //!
 //! Not done here: conversion and packing of weights (`weights`), tokenizer and chat template (`text`).
 
+mod bytes;
 mod declared;
 mod folder;
 mod shard;
@@ -16,6 +17,7 @@ use std::path::Path;
 use crate::config::ModelConfig;
 use crate::error::Error;
 use crate::stored::{Dense, Dtype, TensorView};
+pub(crate) use bytes::Bytes;
 use shard::{Shard, Span};
 
 /// Element types that are read.

@@ -205,7 +205,11 @@ fn n_kv_heads(fields: Fields<'_>, family: Family, n_heads: usize) -> Result<usiz
     };
     if !n_heads.is_multiple_of(n_kv_heads) {
         let expected = format!("a divisor of num_attention_heads ({n_heads})");
-        return Err(Error::Field { field: "num_key_value_heads", expected, got: n_kv_heads.to_string() });
+        return Err(Error::Field {
+            field: "num_key_value_heads".into(),
+            expected,
+            got: n_kv_heads.to_string(),
+        });
     }
     Ok(n_kv_heads)
 }
@@ -217,12 +221,12 @@ fn head_dim(fields: Fields<'_>, family: Family, hidden: usize, n_heads: usize) -
         None if hidden.is_multiple_of(n_heads) => hidden / n_heads,
         None => {
             let expected = format!("a multiple of num_attention_heads ({n_heads}) where head_dim is absent");
-            return Err(Error::Field { field: "hidden_size", expected, got: hidden.to_string() });
+            return Err(Error::Field { field: "hidden_size".into(), expected, got: hidden.to_string() });
         }
     };
     if !head_dim.is_multiple_of(2) || head_dim > HEAD_DIM_MAX {
         let expected = format!("even and at most {HEAD_DIM_MAX}");
-        return Err(Error::Field { field: "head_dim", expected, got: head_dim.to_string() });
+        return Err(Error::Field { field: "head_dim".into(), expected, got: head_dim.to_string() });
     }
     Ok(head_dim)
 }

@@ -70,11 +70,17 @@ pub enum Error {
         /// Its name in the file.
         field: &'static str,
     },
-    /// A field of the configuration has a value that no model can have.
+    /// A key of a GGUF file's metadata that every model of the kind has is absent.
+    #[error("the metadata lack {key}")]
+    KeyMissing {
+        /// The key.
+        key: String,
+    },
+    /// A field of the configuration, or a key of a GGUF file's metadata, has a value that no model can have.
     #[error("{field} must be {expected}, got {got}")]
     Field {
         /// Its name in the file.
-        field: &'static str,
+        field: String,
         /// Accepted values in words.
         expected: String,
         /// What stands there.
@@ -98,8 +104,8 @@ pub enum Error {
         /// What the user can do.
         hint: &'static str,
     },
-    /// The length field of a safetensors file is larger than any real header.
-    #[error("{file}: header must have at most {expected} bytes, got {got}; this is not a safetensors file")]
+    /// The header of a weight file is larger than any real one.
+    #[error("{file}: header must have at most {expected} bytes, got {got}; this is not a file of weights")]
     HeaderLen {
         /// Which file.
         file: String,
@@ -117,7 +123,7 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
-    /// A safetensors file is shorter or longer than its header says, usually an interrupted download.
+    /// A weight file is shorter or longer than its header says, usually an interrupted download.
     #[error("{file} must have {expected} bytes, got {got}; download it again")]
     FileLen {
         /// Which file.
@@ -126,6 +132,18 @@ pub enum Error {
         expected: u64,
         /// Bytes there are.
         got: u64,
+    },
+    /// A part of a GGUF file contradicts another, or is none that is read.
+    #[error("{file}: {what} must be {expected}, got {got}")]
+    Gguf {
+        /// Which file.
+        file: String,
+        /// The part.
+        what: String,
+        /// What it would be in a valid file.
+        expected: String,
+        /// What stands there.
+        got: String,
     },
     /// A shard name in the index that is not a plain `.safetensors` name inside the folder.
     #[error("shard name must be a plain *.safetensors file name, got {got:?}")]

@@ -111,7 +111,7 @@ impl<'a> Fields<'a> {
         match self.get(field) {
             None => Ok(Vec::new()),
             Some(Value::Array(values)) if values.len() > END_TOKENS_MAX => Err(Error::Field {
-                field,
+                field: field.to_string(),
                 expected: format!("at most {} token ids", END_TOKENS_MAX),
                 got: format!("{} of them", values.len()),
             }),
@@ -123,7 +123,7 @@ impl<'a> Fields<'a> {
 
 /// Error about the value of a field.
 pub(super) fn invalid(field: &'static str, expected: impl Into<String>, got: &Value) -> Error {
-    Error::Field { field, expected: expected.into(), got: shown(got) }
+    Error::Field { field: field.to_string(), expected: expected.into(), got: shown(got) }
 }
 
 /// A value as an error shows it: its JSON, cut where it is long.

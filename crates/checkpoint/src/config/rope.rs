@@ -90,7 +90,7 @@ impl RopeScaling {
         let high_freq_factor = fields.number("high_freq_factor", TURNS)?;
         if high_freq_factor <= low_freq_factor {
             return Err(Error::Field {
-                field: "high_freq_factor",
+                field: "high_freq_factor".into(),
                 expected: format!("above low_freq_factor ({low_freq_factor})"),
                 got: high_freq_factor.to_string(),
             });
