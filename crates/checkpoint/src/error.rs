@@ -18,7 +18,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A model is a folder.
-    #[error("{} is not a folder; give the folder that holds config.json", path.display())]
+    #[error("{} is not a folder; give the folder that holds config.json, or a *.gguf file", path.display())]
     NotAFolder {
         /// What was given.
         path: PathBuf,
@@ -30,6 +30,14 @@ pub enum Error {
         path: PathBuf,
         /// The missing file, with a hint where one helps.
         expected: &'static str,
+    },
+    /// A folder with more than one model.
+    #[error("{} holds several models; give one of {got}", path.display())]
+    SeveralModels {
+        /// The folder.
+        path: PathBuf,
+        /// Names of files.
+        got: String,
     },
     /// Something else where a regular file should be, such as a folder or a pipe.
     #[error("{} is not a regular file", path.display())]
@@ -70,11 +78,17 @@ pub enum Error {
         /// Its name in the file.
         field: &'static str,
     },
-    /// A field of the configuration has a value that no model can have.
+    /// A key of a GGUF file's metadata that every model of the kind has is absent.
+    #[error("the metadata lack {key}")]
+    KeyMissing {
+        /// The key.
+        key: String,
+    },
+    /// A field of the configuration, or a key of a GGUF file's metadata, has a value that no model can have.
     #[error("{field} must be {expected}, got {got}")]
     Field {
         /// Its name in the file.
-        field: &'static str,
+        field: String,
         /// Accepted values in words.
         expected: String,
         /// What stands there.
@@ -98,8 +112,8 @@ pub enum Error {
         /// What the user can do.
         hint: &'static str,
     },
-    /// The length field of a safetensors file is larger than any real header.
-    #[error("{file}: header must have at most {expected} bytes, got {got}; this is not a safetensors file")]
+    /// The header of a weight file is larger than any real one.
+    #[error("{file}: header must have at most {expected} bytes, got {got}; this is not a file of weights")]
     HeaderLen {
         /// Which file.
         file: String,
@@ -117,7 +131,7 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
-    /// A safetensors file is shorter or longer than its header says, usually an interrupted download.
+    /// A weight file is shorter or longer than its header says, usually an interrupted download.
     #[error("{file} must have {expected} bytes, got {got}; download it again")]
     FileLen {
         /// Which file.
@@ -126,6 +140,18 @@ pub enum Error {
         expected: u64,
         /// Bytes there are.
         got: u64,
+    },
+    /// A part of a GGUF file contradicts another, or is none that is read.
+    #[error("{file}: {what} must be {expected}, got {got}")]
+    Gguf {
+        /// Which file.
+        file: String,
+        /// The part.
+        what: String,
+        /// What it would be in a valid file.
+        expected: String,
+        /// What stands there.
+        got: String,
     },
     /// A shard name in the index that is not a plain `.safetensors` name inside the folder.
     #[error("shard name must be a plain *.safetensors file name, got {got:?}")]
@@ -156,10 +182,12 @@ pub enum Error {
         name: String,
     },
     /// A tensor that changes what a model computes, of a model whose configuration does not mention it.
-    #[error("the weights have {name}, which config.json does not declare; {hint}")]
+    #[error("the weights have {name}, which {declarer} does not declare; {hint}")]
     TensorUndeclared {
         /// Its name.
         name: String,
+        /// What would declare it.
+        declarer: &'static str,
         /// What the user can do.
         hint: &'static str,
     },

@@ -11,6 +11,7 @@ pub mod config;
 pub mod embedded;
 mod error;
 pub mod files;
+pub mod gguf;
 mod stored;
 
 pub use blocks::{IQ4_VALUES, MXFP4_VALUES};

@@ -248,7 +248,7 @@ fn named<'a>(field: &'a Json, name: &str) -> Option<&'a str> {
 
 fn unusable(field: &Json) -> Error {
     let field = FileError::Field {
-        field: "chat_template",
+        field: "chat_template".to_string(),
         expected: "a text or a list with a template named default".to_string(),
         got: shown(field),
     };

@@ -1,14 +1,13 @@
 //! One safetensors file: its bytes and the checked table of its tensors.
 
-use std::fs::File;
-use std::ops::Range;
 use std::path::Path;
 
-use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
+use super::bytes::Bytes;
+use super::span::{ElementType, Span};
 use crate::error::Error;
-use crate::files::is_lfs_pointer;
+use crate::stored::{Dtype, RowOrder};
 
 /// Bytes of the length field at the start of the file.
 const LEN_BYTES: usize = 8;
@@ -24,46 +23,10 @@ pub(super) struct Shard {
     data_start: usize,
 }
 
-/// Where a tensor lies in its file and how it is shaped.
-#[derive(Clone, Debug)]
-pub(super) struct Span {
-    pub(super) dtype: Dtype,
-    pub(super) shape: Vec<usize>,
-    range: Range<usize>,
-}
-
-impl Span {
-    pub(super) fn n_bytes(&self) -> usize {
-        self.range.len()
-    }
-}
-
-#[derive(Debug)]
-enum Bytes {
-    Mapped(memmap2::Mmap),
-    Embedded(&'static [u8]),
-}
-
-impl std::ops::Deref for Bytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Mapped(map) => map,
-            Self::Embedded(bytes) => bytes,
-        }
-    }
-}
-
 impl Shard {
     /// Maps a file.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        let io = |source| Error::Io { path: path.to_path_buf(), source };
-        if !std::fs::metadata(path).map_err(io)?.is_file() {
-            return Err(Error::NotAFile { path: path.to_path_buf() });
-        }
-        let map = map_read_only(&File::open(path).map_err(io)?).map_err(io)?;
-        Self::parse(&path.display().to_string(), Bytes::Mapped(map))
+        Self::parse(&path.display().to_string(), Bytes::open(path)?)
     }
 
     /// Takes a file that is part of the program.
@@ -72,9 +35,6 @@ impl Shard {
     }
 
     fn parse(name: &str, bytes: Bytes) -> Result<Self, Error> {
-        if is_lfs_pointer(&bytes) {
-            return Err(Error::LfsPointer { file: name.to_string() });
-        }
         let file_len =
             |expected: u64| Error::FileLen { file: name.to_string(), expected, got: bytes.len() as u64 };
         let (len, rest) = bytes.split_first_chunk::<LEN_BYTES>().ok_or_else(|| file_len(LEN_BYTES as u64))?;
@@ -100,20 +60,18 @@ impl Shard {
         self.metadata.tensors().into_iter().map(|(name, info)| {
             let (start, end) = info.data_offsets;
             let range = self.data_start + start..self.data_start + end;
-            (name, Span { dtype: info.dtype, shape: info.shape.clone(), range })
+            let dtype = match info.dtype {
+                safetensors::Dtype::F32 => ElementType::Read(Dtype::F32),
+                safetensors::Dtype::F16 => ElementType::Read(Dtype::F16),
+                safetensors::Dtype::BF16 => ElementType::Read(Dtype::Bf16),
+                other => ElementType::Other(format!("{other:?}")),
+            };
+            (name, Span { dtype, shape: info.shape.clone(), range, order: RowOrder::AsIs })
         })
     }
 
-    /// The bytes of a tensor of this file.
-    pub(super) fn bytes(&self, span: &Span) -> &[u8] {
-        &self.bytes[span.range.clone()]
+    /// The file itself.
+    pub(super) fn into_bytes(self) -> Bytes {
+        self.bytes
     }
-}
-
-#[expect(unsafe_code, reason = "the one memory map of the project")]
-fn map_read_only(file: &File) -> std::io::Result<memmap2::Mmap> {
-    // SAFETY: the map is read-only and private, and its bytes are only ever read as plain bytes, for which every value is
-    // valid. Another process that writes to the file can change weights, not memory safety as far as this program reads
-    // each byte once into its packed form; one that shortens it ends this process with SIGBUS, as documented at `Checkpoint`.
-    unsafe { memmap2::MmapOptions::new().map(file) }
 }
