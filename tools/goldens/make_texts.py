@@ -7,35 +7,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from paths import EMBEDDED_TOKENIZER, FIXTURES
-
-# Short, and nasty in different ways.
-TEXTS = [
-    "",
-    " ",
-    "   ",
-    "a",
-    "Hello, world!",
-    " leading and trailing ",
-    "two  spaces   three    four",
-    "\ttabs\tand\nnew\n\nlines\r\nand carriage returns\r",
-    "it's you're I'LL they'Ve",
-    "1234567890 3.14159 1,000,000",
-    "caf\u00e9 na\u00efve \u00fcber",
-    "cafe\u0301 combining",
-    "\u4f60\u597d\uff0c\u4e16\u754c\u3002",
-    "\u3053\u3093\u306b\u3061\u306f \uc548\ub155\ud558\uc138\uc694",
-    "\u0645\u0631\u062d\u0628\u0627 \u05e9\u05dc\u05d5\u05dd",
-    "\U0001f600 \U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466 \U0001f1e9\U0001f1ea",
-    "zero\u200bwidth \u00a0no-break \u3000ideographic",
-    "\u0000\u0001\u007f control",
-    "\ufffd replacement \ufeff mark",
-    "def f(x):\n    return {x: [1, 2]}  # comment\n",
-    "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n",
-    "almost <|im_start> and <|im_end |> and <|endoftext|>",
-    "<|im_end|><|im_end|>",
-    "\u2581 mark \u2581\u2581 and \u0120 too <0x41>",
-    "supercalifragilisticexpialidocious" * 3,
-]
+from texts import TEXTS
 
 # Pieces of the SentencePiece-like tokenizer: every beginning of these; the mark stands for a space.
 WORDS = ["\u2581and", "\u2581the", "\u2581\u2581\u2581\u2581", "\u2581cali", "ing", "super", "fragi", "comm", "read", "end", "|>", "<|"]

@@ -9,12 +9,14 @@ use serde_json::{Value as Json, json};
 use dsde_checkpoint::Error as FileError;
 use dsde_checkpoint::config::shown;
 use dsde_checkpoint::files::{check_folder, json, read_optional};
+use dsde_checkpoint::gguf::Metadata;
 
 use super::answer::{CallFormat, ReasoningFormat};
 use super::conversation::{Conversation, Message, RESERVED_VARIABLES};
 use super::veil::{ControlTokens, Prompt, Veil};
 use super::{Date, TEXT_BYTES_MAX, Tokenizer, jinja, template_config};
 use crate::error::Error;
+use crate::tokenizer::gguf;
 
 const CONFIG: &str = "tokenizer_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
@@ -44,16 +46,27 @@ pub struct ChatTemplate {
 
 impl ChatTemplate {
     /// Reads the template of a model folder: `chat_template.jinja`, else `chat_template` in `tokenizer_config.json`, else
-    /// `chat_template.json`. What `special_tokens_map.json` says about tokens completes the configuration.
+    /// `chat_template.json`. What `special_tokens_map.json` says about tokens completes the configuration. Or reads a GGUF file.
     ///
     /// # Errors
-    /// [`Error::NoChatTemplate`] if there is neither; otherwise as [`ChatTemplate::parse`].
+    /// [`Error::NoChatTemplate`] if there is none; otherwise as [`ChatTemplate::parse`].
     pub fn open(folder: &Path) -> Result<Self, Error> {
+        if let Some(file) = gguf::opened(folder)? {
+            return Self::from_gguf(file.metadata());
+        }
         check_folder(folder)?;
         let config = template_config::read(folder)?;
         let template = read_optional(&folder.join(TEMPLATE), TEMPLATE_BYTES_MAX)?;
         let template = template.map(|text| String::from_utf8_lossy(&text).into_owned());
         Self::parse(&config, template.as_deref())
+    }
+
+    /// Compiles the template of a GGUF file, `tokenizer.chat_template`, and that for tools, `tokenizer.chat_template.tool_use`.
+    ///
+    /// # Errors
+    /// [`Error::NoChatTemplate`] if it has none; otherwise as [`ChatTemplate::parse`].
+    pub fn from_gguf(metadata: &Metadata) -> Result<Self, Error> {
+        Self::parse(&template_config::of_gguf(metadata)?, None)
     }
 
     /// Compiles a template.

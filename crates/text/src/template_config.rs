@@ -1,17 +1,21 @@
-//! What the files of a model folder say about its chat template, which tools have put in different places over time.
+//! What the files of a model say about its chat template, which tools have put in different places over time.
 
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use dsde_checkpoint::files::{self, JSON_BYTES_MAX, read_optional};
+use dsde_checkpoint::gguf::Metadata;
 
 use crate::error::Error;
+use crate::tokenizer::gguf::mark_texts;
 
 const CONFIG: &str = "tokenizer_config.json";
 const TOKENS: &str = "special_tokens_map.json";
 const TEMPLATE: &str = "chat_template.json";
 const FIELD: &str = "chat_template";
+/// Where GGUF files have it; named ones have a dot and the name behind this.
+const GGUF_FIELD: &str = "tokenizer.chat_template";
 /// Special tokens that templates mention.
 const TOKEN_FIELDS: [&str; 2] = ["bos_token", "eos_token"];
 
@@ -41,6 +45,33 @@ pub(super) fn read(folder: &Path) -> Result<Vec<u8>, Error> {
     if let Some(Value::Object(named)) = config.get(FIELD) {
         let list = named.iter().map(|(name, template)| json!({"name": name, "template": template}));
         config.insert(FIELD.to_string(), list.collect());
+    }
+    Ok(Value::Object(config).to_string().into_bytes())
+}
+
+/// What the metadata of a GGUF file says, in the form of `tokenizer_config.json`.
+///
+/// # Errors
+/// If a value has another type, or names a token that is not there.
+pub(super) fn of_gguf(metadata: &Metadata) -> Result<Vec<u8>, Error> {
+    let mut named = Vec::new();
+    for key in metadata.keys() {
+        let name = match key.strip_prefix(GGUF_FIELD) {
+            Some("") => "default",
+            Some(rest) => match rest.strip_prefix('.') {
+                Some(name) => name,
+                None => continue, // `tokenizer.chat_templates`, the list of the names.
+            },
+            None => continue,
+        };
+        named.push(json!({"name": name, "template": metadata.text(key)?}));
+    }
+    let mut config = Map::new();
+    for (field, text) in TOKEN_FIELDS.into_iter().zip(mark_texts(metadata)?) {
+        config.insert(field.to_string(), text.into());
+    }
+    if !named.is_empty() {
+        config.insert(FIELD.to_string(), named.into());
     }
     Ok(Value::Object(config).to_string().into_bytes())
 }

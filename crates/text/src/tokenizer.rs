@@ -1,6 +1,7 @@
-//! `tokenizer.json`: text to tokens, tokens to bytes.
+//! `tokenizer.json`, or what a GGUF file says instead: text to tokens, tokens to bytes.
 
 mod added;
+pub(crate) mod gguf;
 mod growth;
 mod words;
 
@@ -54,11 +55,14 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` of a model folder, and what the files beside it say about the end of a text.
+    /// Reads `tokenizer.json` of a model folder, and what the files beside it say about the end of a text; or a GGUF file.
     ///
     /// # Errors
-    /// If the folder or the file is missing, or as [`Tokenizer::parse`].
+    /// If the folder or the file is missing, or as [`Tokenizer::parse`] and [`Tokenizer::from_gguf`].
     pub fn open(folder: &Path) -> Result<Self, Error> {
+        if let Some(file) = gguf::opened(folder)? {
+            return Self::from_gguf(&folder.display().to_string(), file.metadata());
+        }
         check_folder(folder)?;
         let path = folder.join(FILE);
         let text = read_optional(&path, JSON_BYTES_MAX)?
@@ -89,8 +93,16 @@ impl Tokenizer {
         // Files may ask for both; a served prompt is neither cut nor filled up.
         inner.with_truncation(None).map_err(failed)?;
         inner.with_padding(None);
+        let tokenizer = Self::new(name, inner, growth)?;
+        check_added_tokens(name, file.map_err(json)?.added_tokens, &tokenizer.inner)?;
+        Ok(tokenizer)
+    }
+
+    /// A tokenizer of the library with the bytes of its tokens.
+    fn new(name: &str, inner: tokenizers::Tokenizer, growth: Growth) -> Result<Self, Error> {
+        let failed = |source| Error::Tokenizer { file: name.to_string(), source };
+        let json = |source| FileError::Json { file: name.to_string(), source };
         let decoder = Decoder::parse(&serde_json::to_value(inner.get_decoder()).map_err(json)?)?;
-        check_added_tokens(name, file.map_err(json)?.added_tokens, &inner)?;
         if let Some(&got) = inner.get_vocab(true).values().max().filter(|id| **id as usize >= VOCAB_LEN_MAX) {
             return Err(Error::TokenId { file: name.to_string(), expected: VOCAB_LEN_MAX, got });
         }
