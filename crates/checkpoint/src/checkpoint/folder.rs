@@ -40,8 +40,11 @@ struct Index {
 /// The GGUF file that a path means: itself, or that of a folder without safetensors files.
 pub(super) fn gguf_file(path: &Path) -> Result<Option<PathBuf>, Error> {
     let io = |source| Error::Io { path: path.to_path_buf(), source };
-    if !std::fs::metadata(path).map_err(io)?.is_dir() {
-        return Ok((is_named_gguf(path) || is_gguf(path)).then(|| path.to_path_buf()));
+    let metadata = std::fs::metadata(path).map_err(io)?;
+    if !metadata.is_dir() {
+        // Opening a pipe would wait for somebody to write.
+        let is_gguf = is_named_gguf(path) || (metadata.is_file() && begins_as_gguf(path));
+        return Ok(is_gguf.then(|| path.to_path_buf()));
     }
     if path.join(WEIGHTS).exists() || path.join(INDEX).exists() {
         return Ok(None);
@@ -71,7 +74,7 @@ fn is_named_gguf(path: &Path) -> bool {
 }
 
 /// Whether a file begins as GGUF files do. One that cannot be read does not.
-fn is_gguf(path: &Path) -> bool {
+fn begins_as_gguf(path: &Path) -> bool {
     let mut beginning = [0; gguf::MAGIC.len()];
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut beginning));
     read.is_ok() && beginning == gguf::MAGIC
