@@ -39,7 +39,7 @@ Try next:
   dsde generate --prompt 'Tell me about the sea.'     one answer
   dsde chat                                           a conversation
   dsde bench --concurrency 1,4,16                     the same comparison at several loads
-  dsde generate --model FOLDER --prompt 'Hello.'      a real model, as downloaded from Hugging Face
+  dsde chat --model FILE.gguf                         a real model; or a folder from Hugging Face
 ";
 
 /// Show speculation at work; nothing to set up

@@ -47,7 +47,7 @@ impl Files {
         let folder = match (source, role) {
             (Source::Demo, Role::Target) => return Ok(Self::demo(model_file!("target/config.json"))),
             (Source::Demo, Role::Draft) => return Ok(Self::demo(model_file!("draft/config.json"))),
-            (Source::Folder(folder), _) => folder,
+            (Source::Path(folder), _) => folder,
         };
         let read = |name: &str| {
             let path = folder.join(name);

@@ -42,11 +42,19 @@ impl Opened {
     /// As [`Opened::new`].
     pub(crate) fn untrimmed(source: &Source, role: Role) -> Outcome<Self> {
         let open = || -> anyhow::Result<Self> {
-            Ok(Self { checkpoint: checkpoint(source, role)?, tokenizer: tokenizer(source)? })
+            let checkpoint = checkpoint(source, role)?;
+            let tokenizer = match (source, checkpoint.gguf()) {
+                (Source::Demo, _) => embedded::tokenizer(),
+                (Source::Path(path), Some(metadata)) => {
+                    Tokenizer::from_gguf(&path.display().to_string(), metadata)?
+                }
+                (Source::Path(path), None) => Tokenizer::open(path)?,
+            };
+            Ok(Self { checkpoint, tokenizer })
         };
         Ok(open().map_err(|error| match source {
             Source::Demo => error,
-            Source::Folder(folder) => error.context(cannot_load(folder)),
+            Source::Path(folder) => error.context(cannot_load(folder)),
         })?)
     }
 
@@ -102,14 +110,7 @@ fn checkpoint(source: &Source, role: Role) -> Result<Checkpoint, dsde_checkpoint
     match (source, role) {
         (Source::Demo, Role::Target) => Ok(embedded::target()),
         (Source::Demo, Role::Draft) => Ok(embedded::draft()),
-        (Source::Folder(folder), _) => Checkpoint::open(folder),
-    }
-}
-
-fn tokenizer(source: &Source) -> Result<Tokenizer, dsde_text::Error> {
-    match source {
-        Source::Demo => Ok(embedded::tokenizer()),
-        Source::Folder(folder) => Tokenizer::open(folder),
+        (Source::Path(folder), _) => Checkpoint::open(folder),
     }
 }
 
@@ -124,6 +125,6 @@ fn cannot_load(folder: &Path) -> String {
 pub(crate) fn chat_template(source: &Source) -> Result<ChatTemplate, dsde_text::Error> {
     match source {
         Source::Demo => Ok(embedded::chat_template()),
-        Source::Folder(folder) => ChatTemplate::open(folder),
+        Source::Path(path) => ChatTemplate::open(path),
     }
 }

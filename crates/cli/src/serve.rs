@@ -181,16 +181,18 @@ fn origin(text: &str) -> Result<String, String> {
     }
 }
 
-/// The last part of the folder's path; of a snapshot in a cache of Hugging Face, the repository's name.
+/// The name of the folder, or of the file without its ending; of a snapshot in a cache of Hugging Face, the repository's name.
 fn model_name(target: &Source) -> String {
-    let Source::Folder(path) = target else {
+    let Source::Path(path) = target else {
         return target.to_string();
     };
     let path = path.canonicalize().unwrap_or_else(|_| path.clone());
     if let Some(name) = cached_repository(&path) {
         return name;
     }
-    path.file_name().map_or_else(|| target.to_string(), |name| name.to_string_lossy().into_owned())
+    let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+    let name = if is_gguf { path.file_stem() } else { path.file_name() };
+    name.map_or_else(|| target.to_string(), |name| name.to_string_lossy().into_owned())
 }
 
 /// `ORG/NAME` of `models--ORG--NAME/snapshots/HASH`.

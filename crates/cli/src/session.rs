@@ -46,13 +46,13 @@ pub(crate) struct Models {
 
 impl Models {
     /// # Errors
-    /// If a model folder does not exist.
+    /// If a model does not exist.
     pub(crate) fn new(args: &ModelArgs) -> Outcome<Self> {
         let target = args.model.as_deref().map_or(Source::Demo, Source::parse);
         let draft = Draft::parse(args.draft.as_deref(), &target);
-        check_folder("model", &target)?;
+        check_model("model", &target)?;
         if let Draft::Model(source) = &draft {
-            check_folder("draft", source)?;
+            check_model("draft", source)?;
         }
         Ok(Self {
             target,
@@ -106,23 +106,31 @@ fn n_threads(asked: Option<NonZeroU32>) -> u32 {
 }
 
 /// # Errors
-/// If what was given for an option is no folder.
-pub(crate) fn check_folder(option: &str, source: &Source) -> Outcome {
-    let Source::Folder(path) = source else {
+/// If what was given for an option is not there.
+pub(crate) fn check_model(option: &str, source: &Source) -> Outcome {
+    let Source::Path(path) = source else {
         return Ok(());
     };
-    let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
     let is_cache = path.join("snapshots").is_dir() && !path.join("config.json").exists();
     let reason = match () {
         () if is_cache => "a repository in a cache of Hugging Face; give a folder inside its `snapshots`",
-        () if path.is_dir() => return Ok(()),
-        () if !path.exists() => "no such folder; give a model folder or `demo`",
-        () if is_gguf => {
-            "GGUF files are not read yet; give the Hugging Face folder with the model's *.safetensors instead"
-        }
-        () => "a file; give the folder that holds config.json and *.safetensors",
+        () if path.exists() => return Ok(()),
+        () => "no such folder or file; give a model folder, a GGUF file or `demo`",
     };
     Err(usage(format!("--{option} {}: {reason}", path.display())))
+}
+
+/// # Errors
+/// If what was given for an option is no folder; derived models are made of folders.
+pub(crate) fn check_folder(option: &str, source: &Source) -> Outcome {
+    check_model(option, source)?;
+    match source {
+        Source::Path(path) if !path.join("config.json").is_file() => {
+            let reason = "not a model folder; give one that holds config.json and *.safetensors";
+            Err(usage(format!("--{option} {}: {reason}", path.display())))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What a command wants of its engine.

@@ -16,8 +16,8 @@ const POLICY_DEFAULT: &str = "auto";
 pub(crate) enum Source {
     /// The pair inside the program.
     Demo,
-    /// A folder.
-    Folder(PathBuf),
+    /// A folder or a GGUF file.
+    Path(PathBuf),
 }
 
 /// Who drafts.
@@ -36,7 +36,7 @@ impl Source {
     pub(crate) fn parse(text: &str) -> Self {
         match text {
             "demo" => Self::Demo,
-            path => Self::Folder(PathBuf::from(path)),
+            path => Self::Path(PathBuf::from(path)),
         }
     }
 }
@@ -46,7 +46,7 @@ impl Draft {
     pub(crate) fn parse(text: Option<&str>, target: &Source) -> Self {
         match (text, target) {
             (None, Source::Demo) => Self::Model(Source::Demo),
-            (None, Source::Folder(_)) | (Some("ngram"), _) => Self::Ngram,
+            (None, Source::Path(_)) | (Some("ngram"), _) => Self::Ngram,
             (Some("none"), _) => Self::None,
             (Some(model), _) => Self::Model(Source::parse(model)),
         }
@@ -58,7 +58,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Demo => f.write_str("demo"),
-            Self::Folder(path) => write!(f, "{}", path.display()),
+            Self::Path(path) => write!(f, "{}", path.display()),
         }
     }
 }

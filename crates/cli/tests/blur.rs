@@ -52,7 +52,7 @@ fn impossible_requests_are_refused_before_anything_is_written() {
         (&["--noise", "-1"][..], "0..=10"),
         (&["--noise", "11"], "0..=10"),
         (&["--noise", "much"], "0..=10"),
-        (&["--noise", "0.1", "--model", "/nowhere/x"], "no such folder"),
+        (&["--noise", "0.1", "--model", "/nowhere/x"], "no such folder or file"),
     ] {
         let run = blur(&[options, &["--out", &out]].concat());
         assert_eq!(run.code, Some(2), "{options:?}: {}", run.stderr);

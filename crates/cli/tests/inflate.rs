@@ -74,6 +74,6 @@ fn impossible_sizes_are_refused_before_anything_is_written() {
         assert!(run.stderr.contains(part), "{sizes:?}: {}", run.stderr);
     }
     let missing = inflate(&["--model", "/nowhere/x", "--hidden", "256", "--layers", "6", "--out", &out]);
-    assert!(missing.stderr.contains("no such folder"), "{}", missing.stderr);
+    assert!(missing.stderr.contains("no such folder or file"), "{}", missing.stderr);
     assert!(!fs::exists(&out).expect("a readable folder"));
 }

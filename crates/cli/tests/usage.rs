@@ -103,9 +103,12 @@ fn a_policy_that_speculates_needs_a_drafter() {
 fn models_that_are_not_there_are_named() {
     check_refused(
         &["generate", "--prompt", "Hello.", "--model", "/nowhere/model"],
-        &["--model /nowhere/model", "no such folder"],
+        &["--model /nowhere/model", "no such folder or file"],
     );
-    check_refused(&["inspect", "--draft", "/nowhere/draft"], &["--draft /nowhere/draft", "no such folder"]);
+    check_refused(
+        &["inspect", "--draft", "/nowhere/draft"],
+        &["--draft /nowhere/draft", "no such folder or file"],
+    );
 }
 
 #[test]
