@@ -1,5 +1,6 @@
 """Writes the reference values that the tests of crates/model compare with; see README.md."""
 
+import make_gguf
 import make_jinja
 import make_logits
 import make_texts
@@ -8,3 +9,4 @@ if __name__ == "__main__":
     make_logits.main()
     make_texts.main()
     make_jinja.main()
+    make_gguf.main()

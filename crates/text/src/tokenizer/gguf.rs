@@ -17,7 +17,7 @@ use dsde_checkpoint::Error as FileError;
 use dsde_checkpoint::config::shown;
 use dsde_checkpoint::gguf::{Gguf, Metadata};
 use serde_json::{Map, Value, json};
-use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::models::bpe::{BpeBuilder, Vocab};
 
 use super::growth::Growth;
 use super::{Failure, Tokenizer, caught};
@@ -34,7 +34,7 @@ struct Parts {
     normalizer: Value,
     pre_tokenizer: Value,
     decoder: Value,
-    model: BPE,
+    model: BpeBuilder,
     /// Whether a token is put before plain text where the file says nothing of it.
     begins: bool,
 }
@@ -55,7 +55,7 @@ impl Tokenizer {
         };
         let entries = Entries::read(metadata)?;
         let marks = Marks::read(metadata, entries.len())?;
-        let parts = parts(name, metadata, &entries, &marks)?;
+        let parts = parts(metadata, &entries, &marks)?;
         let around = marks.around(metadata, parts.begins)?;
         let rest = json!({
             "normalizer": parts.normalizer,
@@ -66,12 +66,13 @@ impl Tokenizer {
         });
         let inner = caught(|| {
             let mut inner = tokenizers::Tokenizer::from_bytes(rest.to_string())?;
-            inner.with_model(parts.model);
+            inner.with_model(parts.model.build()?);
             inner.add_tokens(entries.added(&marks.special()))?;
             Ok::<_, Failure>(inner)
         });
-        let inner = inner.map_err(|source| failed(name, source))?;
-        let growth = Growth::of(&rest["normalizer"]).map_err(|reason| failed(name, reason.into()))?;
+        let failed = |source| Error::Tokenizer { file: name.to_string(), source };
+        let inner = inner.map_err(failed)?;
+        let growth = Growth::of(&rest["normalizer"]).map_err(|reason| failed(reason.into()))?;
         let mut tokenizer = Self::new(name, inner, growth)?;
         tokenizer.end_tokens = marks.ends(&entries);
         Ok(tokenizer)
@@ -135,8 +136,4 @@ fn refused(key: &str, expected: impl Into<String>, got: impl Display) -> Error {
 /// A text of a file in a message.
 fn repeated(text: &str) -> String {
     shown(&Value::from(text))
-}
-
-fn failed(name: &str, source: Failure) -> Error {
-    Error::Tokenizer { file: name.to_string(), source }
 }
