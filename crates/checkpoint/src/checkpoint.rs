@@ -1,7 +1,8 @@
-//! Weights and configuration of a model as published: a Hugging Face folder, or the same files embedded in the binary.
+//! Weights and configuration of a model as published: a Hugging Face folder, the same files embedded in the binary, or a GGUF
+//! file. Tensors have the names of Hugging Face in all of them.
 //!
 //! Weight files are mapped, not read: a tensor costs memory only when it is touched, and pages return to the system after
-//! packing. Everything in a folder is data from strangers: no code in it is ever run, names cannot leave the folder, and
+//! packing. Everything in a file is data from strangers: no code in it is ever run, names cannot leave its folder, and
 //! every length is checked against the file before a byte is touched.
 //!
 //! Not done here: conversion and packing of weights (`weights`), tokenizer and chat template (`text`).
@@ -9,19 +10,24 @@
 mod bytes;
 mod declared;
 mod folder;
+mod from_gguf;
 mod shard;
+mod span;
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use crate::config::ModelConfig;
 use crate::error::Error;
-use crate::stored::{Dense, Dtype, TensorView};
+use crate::gguf::{Gguf, Metadata};
+use crate::stored::{Dense, Dtype, RowOrder, TensorView};
 pub(crate) use bytes::Bytes;
-use shard::{Shard, Span};
+pub use folder::gguf_file;
+use shard::Shard;
+pub(crate) use span::{ElementType, Location, Span};
 
-/// Element types that are read.
-const DTYPES: &[Dtype] = &[Dtype::F32, Dtype::F16, Dtype::Bf16];
+/// Element types that are read from safetensors files.
+const SAFETENSORS_DTYPES: &[Dtype] = &[Dtype::F32, Dtype::F16, Dtype::Bf16];
 
 /// Name of the embedding table, `[n_embeddings, hidden]`.
 const EMBEDDINGS: &str = "model.embed_tokens.weight";
@@ -35,15 +41,10 @@ const OUTPUT: &str = "lm_head.weight";
 #[derive(Debug)]
 pub struct Checkpoint {
     config: ModelConfig,
-    shards: Vec<Shard>,
+    files: Vec<Bytes>,
     tensors: HashMap<String, Location>,
-}
-
-/// Where a tensor is.
-#[derive(Clone, Debug)]
-struct Location {
-    shard_idx: usize,
-    span: Span,
+    /// Of a GGUF file.
+    metadata: Option<Metadata>,
 }
 
 /// Files of a model that are part of the program.
@@ -58,16 +59,21 @@ pub struct EmbeddedFiles {
 }
 
 impl Checkpoint {
-    /// Opens a folder with `config.json`, optionally `generation_config.json`, and either `model.safetensors` or
-    /// `model.safetensors.index.json` with the shards it names.
+    /// Opens a folder or a GGUF file.
+    ///
+    /// A folder has `config.json`, optionally `generation_config.json`, and either `model.safetensors` or
+    /// `model.safetensors.index.json` with the shards it names. One without `config.json` may hold a GGUF file instead. A GGUF
+    /// file that is a part of a model stands for all parts.
     ///
     /// # Errors
-    /// If `folder` is not such a folder, a file is truncated or contradicts itself, the index names a file outside the
-    /// folder or a tensor that is not there, the configuration is refused (see [`ModelConfig::parse`]), or there is a tensor
+    /// If `path` is neither, a file is truncated or contradicts itself, the index names a file outside the folder or a tensor that
+    /// is not there, the configuration is refused (see [`ModelConfig::parse`] and [`ModelConfig::of_gguf`]), or there is a tensor
     /// that it should have declared ([`Error::TensorUndeclared`]).
-    pub fn open(folder: &Path) -> Result<Self, Error> {
-        let contents = folder::open(folder)?;
-        Self { config: contents.config, shards: contents.shards, tensors: contents.tensors }.declared()
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        match folder::gguf_file(path)? {
+            Some(file) => from_gguf::checkpoint(Gguf::open(&file)?)?.declared(),
+            None => folder::open(path)?.declared(),
+        }
     }
 
     /// Opens files that are part of the program.
@@ -77,8 +83,8 @@ impl Checkpoint {
     pub fn embedded(files: EmbeddedFiles) -> Result<Self, Error> {
         let config = ModelConfig::parse(files.config, Some(files.generation_config))?;
         let shard = Shard::embedded("embedded model.safetensors", files.weights)?;
-        let tensors = shard.spans().map(|(name, span)| (name, Location { shard_idx: 0, span })).collect();
-        Self { config, shards: vec![shard], tensors }.declared()
+        let tensors = shard.spans().map(|(name, span)| (name, Location { file_idx: 0, span })).collect();
+        Self { config, files: vec![shard.into_bytes()], tensors, metadata: None }.declared()
     }
 
     /// Takes the rows of the embeddings that belong to tokens for the vocabulary and the rest for padding, which is never
@@ -108,12 +114,17 @@ impl Checkpoint {
     pub fn weight_bytes(&self) -> usize {
         let names = declared::implied(&self.config);
         let tensors = self.tensors.iter().filter(|(name, _)| names.contains(*name));
-        tensors.map(|(_, location)| location.span.n_bytes()).sum()
+        tensors.map(|(_, location)| location.span.range.len()).sum()
     }
 
     /// What the model is.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// What the file says about the model, vocabulary and chat template included, if it is a GGUF file.
+    pub fn gguf(&self) -> Option<&Metadata> {
+        self.metadata.as_ref()
     }
 
     /// Names of all tensors, in no particular order.
@@ -128,42 +139,42 @@ impl Checkpoint {
 
     /// Bytes of all tensors in the files.
     pub fn stored_bytes(&self) -> usize {
-        self.tensors.values().map(|location| location.span.n_bytes()).sum()
+        self.tensors.values().map(|location| location.span.range.len()).sum()
     }
 
-    /// The tensor `name` in whatever shape it has.
+    /// The tensor `name` in whatever shape it has, its rows in whatever order ([`RowOrder`](crate::RowOrder)).
     ///
     /// # Errors
     /// As [`Checkpoint::tensor`].
     pub fn stored(&self, name: &str) -> Result<TensorView<'_>, Error> {
-        let Some(Location { span, .. }) = self.tensors.get(name) else {
-            return Err(Error::TensorMissing { name: name.to_string() });
-        };
-        self.tensor(name, &span.shape)
+        self.tensor(name, &self.location(name)?.span.shape)
     }
 
-    /// The tensor `name`, which must have the shape that the configuration implies.
+    /// The tensor `name`, which must have the shape that the configuration implies; its rows in whatever order.
     ///
     /// # Errors
     /// [`Error::TensorMissing`], [`Error::TensorShape`], or [`Error::TensorDtype`] for an element type that is not read.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>, Error> {
-        let Some(Location { shard_idx, span }) = self.tensors.get(name) else {
-            return Err(Error::TensorMissing { name: name.to_string() });
-        };
+        let Location { file_idx, span } = self.location(name)?;
         if span.shape != shape {
             let (expected, got) = (shape.to_vec(), span.shape.clone());
             return Err(Error::TensorShape { name: name.to_string(), expected, got });
         }
-        let dtype = match span.dtype {
-            safetensors::Dtype::F32 => Dtype::F32,
-            safetensors::Dtype::F16 => Dtype::F16,
-            safetensors::Dtype::BF16 => Dtype::Bf16,
-            other => {
-                let got = format!("{other:?}");
-                return Err(Error::TensorDtype { name: name.to_string(), expected: DTYPES, got });
+        match &span.dtype {
+            ElementType::Read(dtype) => {
+                let bytes = &self.files[*file_idx][span.range.clone()];
+                Ok(TensorView { dtype: *dtype, shape: &span.shape, bytes })
             }
-        };
-        Ok(TensorView { dtype, shape: &span.shape, bytes: self.shards[*shard_idx].bytes(span) })
+            ElementType::Other(got) => Err(Error::TensorDtype {
+                name: name.to_string(),
+                expected: SAFETENSORS_DTYPES,
+                got: got.clone(),
+            }),
+        }
+    }
+
+    fn location(&self, name: &str) -> Result<&Location, Error> {
+        self.tensors.get(name).ok_or_else(|| Error::TensorMissing { name: name.to_string() })
     }
 
     /// The matrix `name` of shape `[n_out, n_in]`, ready for packing.
@@ -172,7 +183,7 @@ impl Checkpoint {
     /// As [`Checkpoint::tensor`].
     pub fn matrix(&self, name: &str, n_out: usize, n_in: usize) -> Result<Dense<'_>, Error> {
         let TensorView { dtype, bytes, .. } = self.tensor(name, &[n_out, n_in])?;
-        Ok(Dense::new(dtype, n_out, n_in, bytes))
+        Ok(Dense { dtype, n_out, n_in, bytes, order: self.location(name)?.span.order })
     }
 
     /// The embedding table, `[n_embeddings, hidden]`, padding included.
@@ -199,6 +210,10 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::tensor`].
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
-        Ok(self.tensor(name, &[len])?.to_f32())
+        let stored = self.tensor(name, &[len])?.to_f32();
+        Ok(match self.location(name)?.span.order {
+            RowOrder::AsIs => stored,
+            order => (0..len).map(|i| stored[order.stored(i)]).collect(),
+        })
     }
 }

@@ -1,9 +1,12 @@
-//! What a model is: the needed facts of `config.json` and `generation_config.json`, all relations checked.
+//! What a model is: the needed facts of `config.json` and `generation_config.json`, or of a GGUF file's metadata, all relations
+//! checked.
 //!
 //! The file says what its authors typed; [`ModelConfig`] is what the forward pass needs: no options, sizes within limits
 //! under which no product of two of them overflows. What is not implemented is refused here, by name, and never ignored.
 
 mod fields;
+mod of_gguf;
+mod ranges;
 mod rope;
 mod sampling;
 mod unsupported;
@@ -16,6 +19,7 @@ use crate::error::Error;
 use crate::files::json;
 use fields::Fields;
 pub use fields::shown;
+pub(crate) use of_gguf::ROPE_FACTORS;
 pub use rope::{Rope, RopeScaling};
 pub use sampling::SamplingDefaults;
 
@@ -55,7 +59,8 @@ pub enum Family {
     Qwen3,
 }
 
-/// Shape and constants of a model; made by [`ModelConfig::parse`] only, which checks them.
+/// Shape and constants of a model; made by [`ModelConfig::parse`] and [`ModelConfig::of_gguf`] only, which
+/// check them.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ModelConfig {
@@ -224,11 +229,7 @@ fn head_dim(fields: Fields<'_>, family: Family, hidden: usize, n_heads: usize) -
             return Err(Error::Field { field: "hidden_size".into(), expected, got: hidden.to_string() });
         }
     };
-    if !head_dim.is_multiple_of(2) || head_dim > HEAD_DIM_MAX {
-        let expected = format!("even and at most {HEAD_DIM_MAX}");
-        return Err(Error::Field { field: "head_dim".into(), expected, got: head_dim.to_string() });
-    }
-    Ok(head_dim)
+    ranges::head_dim("head_dim", head_dim)
 }
 
 fn context_len_max(fields: Fields<'_>, family: Family) -> Result<u32, Error> {
@@ -242,11 +243,7 @@ fn context_len_max(fields: Fields<'_>, family: Family) -> Result<u32, Error> {
         }
         Family::Qwen2 | Family::Qwen3 => None,
     };
-    let served = window.map_or(trained, |window| window.min(trained));
-    if served < trained {
-        tracing::warn!(served, trained, "the context is limited to the model's sliding window");
-    }
-    Ok(served as u32)
+    Ok(ranges::context_len(trained, window))
 }
 
 /// Nothing depends on the token that begins a text, templates and tokenizers name it themselves, so a wrong one does no harm.

@@ -18,7 +18,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A model is a folder.
-    #[error("{} is not a folder; give the folder that holds config.json", path.display())]
+    #[error("{} is not a folder; give the folder that holds config.json, or a *.gguf file", path.display())]
     NotAFolder {
         /// What was given.
         path: PathBuf,
@@ -30,6 +30,14 @@ pub enum Error {
         path: PathBuf,
         /// The missing file, with a hint where one helps.
         expected: &'static str,
+    },
+    /// A folder with more than one model.
+    #[error("{} holds several models; give one of {got}", path.display())]
+    SeveralModels {
+        /// The folder.
+        path: PathBuf,
+        /// Names of files.
+        got: String,
     },
     /// Something else where a regular file should be, such as a folder or a pipe.
     #[error("{} is not a regular file", path.display())]
@@ -174,10 +182,12 @@ pub enum Error {
         name: String,
     },
     /// A tensor that changes what a model computes, of a model whose configuration does not mention it.
-    #[error("the weights have {name}, which config.json does not declare; {hint}")]
+    #[error("the weights have {name}, which {declarer} does not declare; {hint}")]
     TensorUndeclared {
         /// Its name.
         name: String,
+        /// What would declare it.
+        declarer: &'static str,
         /// What the user can do.
         hint: &'static str,
     },

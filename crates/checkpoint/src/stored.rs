@@ -220,6 +220,20 @@ fn widen<const N: usize>(bytes: &[u8], out: &mut [f32], element: impl Fn([u8; N]
     }
 }
 
+impl RowOrder {
+    /// Where row `i` of a matrix lies.
+    pub(crate) fn stored(self, i: usize) -> usize {
+        match self {
+            RowOrder::AsIs => i,
+            RowOrder::Interleaved { head_dim } => {
+                let (head, row) = (i / head_dim, i % head_dim);
+                let half = head_dim / 2;
+                head * head_dim + row % half * 2 + row / half
+            }
+        }
+    }
+}
+
 impl Group {
     /// Elements of a group.
     pub const LEN: usize = 32;
@@ -251,16 +265,8 @@ impl<'a> Dense<'a> {
     /// # Panics
     /// If there is none.
     pub fn row(&self, i: usize) -> &'a [u8] {
-        let stored = match self.order {
-            RowOrder::AsIs => i,
-            RowOrder::Interleaved { head_dim } => {
-                let (head, row) = (i / head_dim, i % head_dim);
-                let half = head_dim / 2;
-                head * head_dim + row % half * 2 + row / half
-            }
-        };
         let row_bytes = self.dtype.row_bytes(self.n_in);
-        &self.bytes[stored * row_bytes..][..row_bytes]
+        &self.bytes[self.order.stored(i) * row_bytes..][..row_bytes]
     }
 
     /// Row `i` of the matrix, widened to `out` (`[n_in]`).

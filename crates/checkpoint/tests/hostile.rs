@@ -242,7 +242,9 @@ fn folders_that_are_no_models_say_what_is_missing() {
         "model.safetensors or model.safetensors.index.json; weights in other formats must be converted";
     assert_eq!(message(folder.path()), format!("{shown} has no {expected}"));
     let config = folder.path().join("config.json");
-    let expected = format!("{shown}/config.json is not a folder; give the folder that holds config.json");
+    let expected = format!(
+        "{shown}/config.json is not a folder; give the folder that holds config.json, or a *.gguf file"
+    );
     assert_eq!(message(&config), expected);
     std::fs::create_dir(folder.path().join("model.safetensors")).unwrap();
     assert_eq!(message(folder.path()), format!("{shown}/model.safetensors is not a regular file"));

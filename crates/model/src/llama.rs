@@ -38,7 +38,7 @@ impl<B: Backend> Llama<B> {
     pub fn load(backend: &B, checkpoint: &Checkpoint, context_len: u32) -> Result<Self, Error> {
         let config = checkpoint.config().clone();
         let weights = Weights::load(backend, checkpoint)?;
-        let rope = rope_table(config.rope, config.head_dim, context_len as usize);
+        let rope = rope_table(&config.rope, config.head_dim, context_len as usize);
         Ok(Self { config, weights, rope, scratch: Scratch::default() })
     }
 

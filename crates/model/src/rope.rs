@@ -12,7 +12,7 @@ use dsde_checkpoint::config::{Rope, RopeScaling};
 use dsde_kernels::RopeTable;
 
 /// Cosines and sines of positions `0..n_positions` for heads of `head_dim` elements.
-pub(crate) fn rope_table(rope: Rope, head_dim: usize, n_positions: usize) -> RopeTable {
+pub(crate) fn rope_table(rope: &Rope, head_dim: usize, n_positions: usize) -> RopeTable {
     let frequencies = frequencies(rope, head_dim);
     let angles = || {
         let frequencies = &frequencies;
@@ -26,19 +26,21 @@ pub(crate) fn rope_table(rope: Rope, head_dim: usize, n_positions: usize) -> Rop
 }
 
 /// Radians per position of each pair of dimensions, `[head_dim / 2]`: `theta^(-2 i / head_dim)`, then scaled.
-fn frequencies(rope: Rope, head_dim: usize) -> Vec<f32> {
+fn frequencies(rope: &Rope, head_dim: usize) -> Vec<f32> {
     (0..head_dim / 2)
         .map(|i| {
             let exponent = -2.0 * i as f64 / head_dim as f64;
-            scaled(rope.theta.powf(exponent), rope.scaling) as f32
+            scaled(rope.theta.powf(exponent), &rope.scaling, i) as f32
         })
         .collect()
 }
 
-fn scaled(frequency: f64, scaling: RopeScaling) -> f64 {
-    match scaling {
+/// * `i`: which pair.
+fn scaled(frequency: f64, scaling: &RopeScaling, i: usize) -> f64 {
+    match *scaling {
         RopeScaling::None => frequency,
         RopeScaling::Linear { factor } => frequency / factor,
+        RopeScaling::Factors(ref factors) => frequency / f64::from(factors[i]),
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context_len } => {
             let turns = f64::from(original_context_len) * frequency / TAU;
             let kept = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
@@ -53,7 +55,7 @@ mod tests {
     use super::*;
 
     fn check(scaling: RopeScaling, head_dim: usize, expected: &[f32]) {
-        let got = frequencies(Rope { theta: 10_000.0, scaling }, head_dim);
+        let got = frequencies(&Rope { theta: 10_000.0, scaling }, head_dim);
         assert_eq!(got.len(), expected.len());
         for (got, expected) in got.iter().zip(expected) {
             assert!((got / expected - 1.0).abs() < 1e-6, "got {got}, expected {expected}");
@@ -69,6 +71,11 @@ mod tests {
     #[test]
     fn linear_scaling_divides_every_frequency() {
         check(RopeScaling::Linear { factor: 4.0 }, 4, &[0.25, 0.0025]);
+    }
+
+    #[test]
+    fn factors_divide_their_own_frequency() {
+        check(RopeScaling::Factors(vec![1.0, 2.5]), 4, &[1.0, 0.004]);
     }
 
     #[test]
@@ -88,7 +95,7 @@ mod tests {
     #[test]
     fn the_table_holds_one_row_of_angles_per_position() {
         // head_dim 4: frequencies 1 and 0.01. Position 3: angles 3 and 0.03.
-        let table = rope_table(Rope { theta: 10_000.0, scaling: RopeScaling::None }, 4, 4);
+        let table = rope_table(&Rope { theta: 10_000.0, scaling: RopeScaling::None }, 4, 4);
         assert_eq!(table.cos.len(), 8);
         assert_eq!((table.cos[0], table.sin[0]), (1.0, 0.0));
         let expected = [(-0.989_992_5, 0.141_12), (0.999_550_03, 0.029_995_5)];

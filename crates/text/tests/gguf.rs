@@ -15,7 +15,7 @@ const SCORES: &str = "tokenizer.ggml.scores";
 const SPLITS: &str = "tokenizer.ggml.pre";
 
 fn path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/gguf").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/vocabularies").join(name)
 }
 
 fn metadata(name: &str) -> Metadata {
@@ -250,6 +250,10 @@ fn gguf_files_are_opened_like_folders() {
     let tokenizer = Tokenizer::open(&path("byte_level.gguf")).unwrap();
     assert_eq!((tokenizer.vocab_len(), tokenizer.end_tokens()), (603, &[2, 0][..]));
     ChatTemplate::open(&path("byte_level.gguf")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(path("byte_level.gguf"), folder.path().join("model.gguf")).unwrap();
+    assert_eq!(Tokenizer::open(folder.path()).unwrap().vocab_len(), 603);
+    ChatTemplate::open(folder.path()).unwrap();
     let none = Tokenizer::open(&path("none.gguf")).unwrap_err().to_string();
     assert!(none.starts_with("cannot read ") && none.contains("none.gguf"), "{none}");
     let other = Tokenizer::open(&path("byte_level.json")).unwrap_err().to_string();

@@ -71,10 +71,14 @@ impl Checkpoint {
         unused.sort_unstable();
         let changing = unused.iter().find(|name| self.would_change_output(name));
         if let Some(name) = changing {
-            return Err(Error::TensorUndeclared {
-                name: (*name).to_string(),
-                hint: "correct config.json (attention_bias and mlp_bias declare biases), or use another model",
-            });
+            let (declarer, hint) = match self.metadata {
+                None => (
+                    "config.json",
+                    "correct config.json (attention_bias and mlp_bias declare biases), or use another model",
+                ),
+                Some(_) => ("the architecture", "use another model"),
+            };
+            return Err(Error::TensorUndeclared { name: (*name).to_string(), declarer, hint });
         }
         if !unused.is_empty() {
             let more = if unused.len() > SHOWN_MAX { ", ..." } else { "" };

@@ -1,34 +1,32 @@
 //! The files of a model folder.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::Location;
 use super::declared::implied;
 use super::shard::Shard;
+use super::{Bytes, Checkpoint, Location};
 use crate::config::ModelConfig;
 use crate::error::Error;
 use crate::files::{JSON_BYTES_MAX, check_folder, json, read_optional};
+use crate::gguf::{self, is_later_part};
 
 /// Most shards of a model; the largest published ones have a few hundred.
 const N_SHARDS_MAX: usize = 4096;
+/// GGUF files of a folder that an error repeats.
+const N_SHOWN_MAX: usize = 10;
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// What a folder holds.
-pub(super) struct Contents {
-    pub(super) config: ModelConfig,
-    pub(super) shards: Vec<Shard>,
-    pub(super) tensors: HashMap<String, Location>,
-}
-
 /// Opened files and where in them every tensor is.
 struct Weights {
-    shards: Vec<Shard>,
+    files: Vec<Bytes>,
     tensors: HashMap<String, Location>,
 }
 
@@ -39,15 +37,61 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
+/// The GGUF file that a path means: itself, or that of a folder without safetensors files.
+///
+/// # Errors
+/// If there is nothing at the path, or a folder with several.
+pub fn gguf_file(path: &Path) -> Result<Option<PathBuf>, Error> {
+    let io = |source| Error::Io { path: path.to_path_buf(), source };
+    let metadata = std::fs::metadata(path).map_err(io)?;
+    if !metadata.is_dir() {
+        // Opening a pipe would wait for somebody to write.
+        let is_gguf = is_named_gguf(path) || (metadata.is_file() && begins_as_gguf(path));
+        return Ok(is_gguf.then(|| path.to_path_buf()));
+    }
+    if path.join(WEIGHTS).exists() || path.join(INDEX).exists() {
+        return Ok(None);
+    }
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(io)? {
+        let name = entry.map_err(io)?.file_name();
+        let is_model = is_named_gguf(Path::new(&name)) && !is_later_part(&name.to_string_lossy());
+        if is_model {
+            found.push(name);
+        }
+    }
+    found.sort();
+    match found.as_slice() {
+        [] => Ok(None),
+        [one] => Ok(Some(path.join(one))),
+        several => {
+            let more = if several.len() > N_SHOWN_MAX { ", ..." } else { "" };
+            let shown: Vec<_> = several.iter().take(N_SHOWN_MAX).map(|name| name.to_string_lossy()).collect();
+            Err(Error::SeveralModels { path: path.to_path_buf(), got: shown.join(", ") + more })
+        }
+    }
+}
+
+fn is_named_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+}
+
+/// Whether a file begins as GGUF files do. One that cannot be read does not.
+fn begins_as_gguf(path: &Path) -> bool {
+    let mut beginning = [0; gguf::MAGIC.len()];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut beginning));
+    read.is_ok() && beginning == gguf::MAGIC
+}
+
 /// Opens all files of a model folder except those about text.
-pub(super) fn open(folder: &Path) -> Result<Contents, Error> {
+pub(super) fn open(folder: &Path) -> Result<Checkpoint, Error> {
     check_folder(folder)?;
     let config = read_optional(&folder.join(CONFIG), JSON_BYTES_MAX)?
         .ok_or(Error::MissingFile { path: folder.to_path_buf(), expected: CONFIG })?;
     let generation = read_optional(&folder.join(GENERATION_CONFIG), JSON_BYTES_MAX)?;
     let config = ModelConfig::parse(&config, generation.as_deref())?;
-    let Weights { shards, tensors } = open_weights(folder, &config)?;
-    Ok(Contents { config, shards, tensors })
+    let Weights { files, tensors } = open_weights(folder, &config)?;
+    Ok(Checkpoint { config, files, tensors, metadata: None })
 }
 
 /// Opens one file or the shards of an index. Where there are both, one is a leftover: the file counts, as it does for other
@@ -84,8 +128,8 @@ fn open_single(folder: &Path) -> Result<Weights, Error> {
         return Err(Error::MissingFile { path: folder.to_path_buf(), expected });
     }
     let shard = Shard::open(&path)?;
-    let tensors = shard.spans().map(|(name, span)| (name, Location { shard_idx: 0, span })).collect();
-    Ok(Weights { shards: vec![shard], tensors })
+    let tensors = shard.spans().map(|(name, span)| (name, Location { file_idx: 0, span })).collect();
+    Ok(Weights { files: vec![shard.into_bytes()], tensors })
 }
 
 fn open_indexed(folder: &Path, index: &[u8]) -> Result<Weights, Error> {
@@ -97,7 +141,7 @@ fn open_indexed(folder: &Path, index: &[u8]) -> Result<Weights, Error> {
     if by_shard.len() > N_SHARDS_MAX {
         return Err(Error::TooManyShards { expected: N_SHARDS_MAX, got: by_shard.len() });
     }
-    let mut shards = Vec::with_capacity(by_shard.len());
+    let mut files = Vec::with_capacity(by_shard.len());
     let mut tensors = HashMap::new();
     for (name, promised) in by_shard {
         let shard = Shard::open(&shard_path(folder, &name)?)?;
@@ -106,11 +150,11 @@ fn open_indexed(folder: &Path, index: &[u8]) -> Result<Weights, Error> {
             let Some(span) = spans.remove(&tensor) else {
                 return Err(Error::ShardLacks { shard: name, tensor });
             };
-            tensors.insert(tensor, Location { shard_idx: shards.len(), span });
+            tensors.insert(tensor, Location { file_idx: files.len(), span });
         }
-        shards.push(shard);
+        files.push(shard.into_bytes());
     }
-    Ok(Weights { shards, tensors })
+    Ok(Weights { files, tensors })
 }
 
 /// Path of a shard; its name comes from a stranger and must not lead out of the folder.

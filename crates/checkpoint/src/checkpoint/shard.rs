@@ -1,13 +1,13 @@
 //! One safetensors file: its bytes and the checked table of its tensors.
 
-use std::ops::Range;
 use std::path::Path;
 
-use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
 use super::bytes::Bytes;
+use super::span::{ElementType, Span};
 use crate::error::Error;
+use crate::stored::{Dtype, RowOrder};
 
 /// Bytes of the length field at the start of the file.
 const LEN_BYTES: usize = 8;
@@ -21,20 +21,6 @@ pub(super) struct Shard {
     metadata: Metadata,
     /// Where the tensors' bytes begin in the file.
     data_start: usize,
-}
-
-/// Where a tensor lies in its file and how it is shaped.
-#[derive(Clone, Debug)]
-pub(super) struct Span {
-    pub(super) dtype: Dtype,
-    pub(super) shape: Vec<usize>,
-    range: Range<usize>,
-}
-
-impl Span {
-    pub(super) fn n_bytes(&self) -> usize {
-        self.range.len()
-    }
 }
 
 impl Shard {
@@ -74,12 +60,18 @@ impl Shard {
         self.metadata.tensors().into_iter().map(|(name, info)| {
             let (start, end) = info.data_offsets;
             let range = self.data_start + start..self.data_start + end;
-            (name, Span { dtype: info.dtype, shape: info.shape.clone(), range })
+            let dtype = match info.dtype {
+                safetensors::Dtype::F32 => ElementType::Read(Dtype::F32),
+                safetensors::Dtype::F16 => ElementType::Read(Dtype::F16),
+                safetensors::Dtype::BF16 => ElementType::Read(Dtype::Bf16),
+                other => ElementType::Other(format!("{other:?}")),
+            };
+            (name, Span { dtype, shape: info.shape.clone(), range, order: RowOrder::AsIs })
         })
     }
 
-    /// The bytes of a tensor of this file.
-    pub(super) fn bytes(&self, span: &Span) -> &[u8] {
-        &self.bytes[span.range.clone()]
+    /// The file itself.
+    pub(super) fn into_bytes(self) -> Bytes {
+        self.bytes
     }
 }

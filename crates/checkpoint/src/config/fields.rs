@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 
-use super::END_TOKENS_MAX;
+use super::{END_TOKENS_MAX, ranges};
 use crate::error::Error;
 
 /// Longest piece of an offending value that an error repeats, in characters.
@@ -63,14 +63,8 @@ impl<'a> Fields<'a> {
         let Some(value) = self.get(field) else {
             return Ok(None);
         };
-        let len = value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| range.contains(n));
-        match len {
-            Some(len) => Ok(Some(len)),
-            None => {
-                let expected = format!("a whole number from {} to {}", range.start(), range.end());
-                Err(invalid(field, expected, value))
-            }
-        }
+        let len = value.as_u64().and_then(|n| usize::try_from(n).ok());
+        ranges::len(field, len, range, || shown(value)).map(Some)
     }
 
     /// The field as a whole number from 1 to `max`.
@@ -87,13 +81,7 @@ impl<'a> Fields<'a> {
         let Some(value) = self.get(field) else {
             return Ok(None);
         };
-        match value.as_f64().filter(|x| range.contains(x)) {
-            Some(x) => Ok(Some(x)),
-            None => {
-                let expected = format!("a number from {:?} to {:?}", range.start(), range.end());
-                Err(invalid(field, expected, value))
-            }
-        }
+        ranges::number(field, value.as_f64(), range, || shown(value)).map(Some)
     }
 
     /// The field as a number within `range`.
@@ -103,11 +91,7 @@ impl<'a> Fields<'a> {
 
     /// The field as token ids: one number or a list of at most [`END_TOKENS_MAX`]; absent means none.
     pub(super) fn tokens(&self, field: &'static str, vocab_len: usize) -> Result<Vec<u32>, Error> {
-        let token = |value: &Value| {
-            let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
-            id.filter(|&id| (id as usize) < vocab_len)
-                .ok_or_else(|| invalid(field, format!("token ids below {vocab_len}"), value))
-        };
+        let token = |value: &Value| ranges::token(field, value.as_u64(), vocab_len, || shown(value));
         match self.get(field) {
             None => Ok(Vec::new()),
             Some(Value::Array(values)) if values.len() > END_TOKENS_MAX => Err(Error::Field {

@@ -7,11 +7,11 @@ use super::fields::Fields;
 use crate::error::Error;
 
 /// Base of the rotary frequencies where the file names none, as in the reference implementation of every family here.
-const ROPE_THETA_DEFAULT: f64 = 10_000.0;
+pub(super) const ROPE_THETA_DEFAULT: f64 = 10_000.0;
 /// Bases that are accepted; published models stay under 1e8, and their powers must not leave the range of f64.
-const THETA: RangeInclusive<f64> = 1.0..=1e12;
+pub(super) const THETA: RangeInclusive<f64> = 1.0..=1e12;
 /// Factors that divide frequencies; published ones stay under 1000.
-const FACTOR: RangeInclusive<f64> = 1.0..=1e6;
+pub(super) const FACTOR: RangeInclusive<f64> = 1.0..=1e6;
 /// Turns within the original context.
 const TURNS: RangeInclusive<f64> = 1e-6..=1e6;
 
@@ -21,7 +21,7 @@ const NEW: &str = "rope_parameters";
 const OLD: &str = "rope_scaling";
 
 /// Rotary position embedding.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
     /// Base of the frequencies: dimension pair `i` turns by `theta^(-2 i / head_dim)` radians per position.
     pub theta: f64,
@@ -30,7 +30,7 @@ pub struct Rope {
 }
 
 /// Change of rotary frequencies for contexts longer than those of the first training.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
     /// None.
     None,
@@ -39,6 +39,11 @@ pub enum RopeScaling {
         /// At least 1.
         factor: f64,
     },
+    /// The frequency of dimension pair `i` is divided by factor `i`: whatever scaling it was, as GGUF files have it.
+    Factors(
+        /// `[head_dim / 2]`.
+        Vec<f32>,
+    ),
     /// Llama 3.1: with wavelength `w = 2 pi / frequency` and `n = original_context_len`, frequencies with
     /// `w < n / high_freq_factor` stay, those with `w > n / low_freq_factor` are divided by `factor`, and between them
     /// the two are mixed: weight `(n / w - low) / (high - low)` on the unchanged one.

@@ -1,8 +1,11 @@
-//! How the authors of a model recommend to sample, from `generation_config.json`.
+//! How the authors of a model recommend to sample, from `generation_config.json` or a GGUF file's metadata.
 
 use std::ops::RangeInclusive;
 
 use super::fields::Fields;
+use super::ranges;
+use crate::error::Error;
+use crate::gguf::Metadata;
 
 /// Largest temperature; requests are held to the same.
 const TEMPERATURE: RangeInclusive<f64> = 0.0..=100.0;
@@ -30,12 +33,8 @@ impl SamplingDefaults {
     /// Reads the fields of `generation_config.json`. A recommendation that no request could follow is passed over with a
     /// warning; `do_sample: false` recommends to be greedy.
     pub(super) fn parse(fields: Fields<'_>) -> Self {
-        let number = |field: &'static str, range: RangeInclusive<f64>| {
-            let value = fields.optional_number(field, range).unwrap_or_else(|error| {
-                tracing::warn!("generation_config.json: {error}; it is ignored");
-                None
-            });
-            value.map(|x| x as f32)
+        let number = |field: &'static str, range| {
+            usable("generation_config.json", fields.optional_number(field, range))
         };
         // Some tools write -1 for off.
         let is_top_k_off = fields.get("top_k").is_some_and(|value| *value == -1);
@@ -49,6 +48,33 @@ impl SamplingDefaults {
             repetition_penalty: number("repetition_penalty", PENALTY),
         }
     }
+
+    /// Reads the keys `general.sampling.*`; as above.
+    pub(super) fn of_gguf(metadata: &Metadata) -> Self {
+        let number = |name: &str, range: RangeInclusive<f64>| {
+            let key = format!("general.sampling.{name}");
+            let x = metadata.number(&key).and_then(|x| {
+                x.map(|x| ranges::number(&key, Some(x), range, || format!("{x:?}"))).transpose()
+            });
+            usable("the metadata", x)
+        };
+        Self {
+            temperature: number("temp", TEMPERATURE),
+            top_p: number("top_p", PROBABILITY),
+            top_k: number("top_k", 0.0..=f64::from(i32::MAX)).map(|k| k as u32),
+            min_p: number("min_p", 0.0..=1.0),
+            repetition_penalty: number("penalty_repeat", PENALTY),
+        }
+    }
+}
+
+/// * `file`: where the recommendation stands, for the warning.
+fn usable(file: &str, recommended: Result<Option<f64>, Error>) -> Option<f32> {
+    let value = recommended.unwrap_or_else(|error| {
+        tracing::warn!("{file}: {error}; it is ignored");
+        None
+    });
+    value.map(|x| x as f32)
 }
 
 /// Names and values, as options are typed; empty if nothing is recommended.

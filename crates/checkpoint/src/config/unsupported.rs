@@ -9,9 +9,9 @@ use serde_json::Value;
 use super::fields::{Fields, shown};
 use crate::error::Error;
 
-const ANOTHER_MODEL: &str = "use another model, or remove the field if the weights do not need it";
+pub(super) const ANOTHER_MODEL: &str = "use another model, or remove the field if the weights do not need it";
 /// How far a scale may be from the one that is used, relatively: files round decimals.
-const SCALE_TOLERANCE: f64 = 1e-6;
+pub(super) const SCALE_TOLERANCE: f64 = 1e-6;
 /// Fields about rotary embedding that may also stand inside its own object.
 const ROPE_OBJECTS: [&str; 2] = ["rope_parameters", "rope_scaling"];
 
@@ -74,11 +74,11 @@ const FIELDS: &[(&str, Neutral, &str)] = &[
     ("dim_model_base", Off, MULTIPLIER),
 ];
 
-const EXPERTS: &str = "a mixture of experts";
-const PARTIAL_ROTARY: &str = "a rotary embedding of a part of each head";
-const SOFT_CAPPING: &str = "soft-capping of attention or logits";
-const PARALLEL: &str = "attention beside the feed-forward layer";
-const MULTIPLIER: &str = "a multiplier";
+pub(super) const EXPERTS: &str = "a mixture of experts";
+pub(super) const PARTIAL_ROTARY: &str = "a rotary embedding of a part of each head";
+pub(super) const SOFT_CAPPING: &str = "soft-capping of attention or logits";
+pub(super) const PARALLEL: &str = "attention beside the feed-forward layer";
+pub(super) const MULTIPLIER: &str = "a multiplier";
 
 /// # Errors
 /// [`Error::Unsupported`] for the first field that asks for what is not implemented.
@@ -149,12 +149,14 @@ fn refuse_unless(
     feature: &'static str,
 ) -> Result<(), Error> {
     match fields.get(field) {
-        Some(value) if !neutral.has(value) => {
-            let hint = if feature == EXPERTS { "use a dense model of the family" } else { ANOTHER_MODEL };
-            Err(unsupported(feature, field, value, hint))
-        }
+        Some(value) if !neutral.has(value) => Err(unsupported(feature, field, value, hint(feature))),
         _ => Ok(()),
     }
+}
+
+/// What the user can do.
+pub(super) fn hint(feature: &str) -> &'static str {
+    if feature == EXPERTS { "use a dense model of the family" } else { ANOTHER_MODEL }
 }
 
 fn unsupported(feature: &'static str, field: &str, value: &Value, hint: &'static str) -> Error {

@@ -11,11 +11,10 @@ mod sentence_piece;
 mod splits;
 
 use std::fmt::Display;
-use std::path::Path;
 
 use dsde_checkpoint::Error as FileError;
 use dsde_checkpoint::config::shown;
-use dsde_checkpoint::gguf::{Gguf, Metadata};
+use dsde_checkpoint::gguf::Metadata;
 use serde_json::{Map, Value, json};
 use tokenizers::models::bpe::{BpeBuilder, Vocab};
 
@@ -104,18 +103,6 @@ fn post_processor(entries: &Entries, [before, behind]: [Option<u32>; 2]) -> Valu
         "pair": [text("A"), text("B")],
         "special_tokens": special.collect::<Map<_, _>>(),
     })
-}
-
-/// A GGUF file, if the path is that of one.
-///
-/// # Errors
-/// If it cannot be read.
-pub(crate) fn opened(path: &Path) -> Result<Option<Gguf>, Error> {
-    let is_named = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
-    match is_named && path.is_file() {
-        true => Ok(Some(Gguf::open(path)?)),
-        false => Ok(None),
-    }
 }
 
 /// Texts of the tokens that begin and end a text, as chat templates mention them.

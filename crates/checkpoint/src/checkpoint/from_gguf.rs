@@ -1,0 +1,102 @@
+//! A GGUF file as a checkpoint: the names of Hugging Face for its tensors, and the order of their rows.
+
+use std::collections::HashMap;
+
+use super::Checkpoint;
+use crate::config::{Family, ModelConfig, ROPE_FACTORS};
+use crate::error::Error;
+use crate::gguf::Gguf;
+use crate::stored::RowOrder;
+
+/// Modules of which there is one, in GGUF and in Hugging Face files.
+const MODULES: [(&str, &str); 3] =
+    [("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
+/// Modules of a layer.
+const LAYER_MODULES: [(&str, &str); 11] = [
+    ("attn_norm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("attn_q_norm", "self_attn.q_norm"),
+    ("attn_k_norm", "self_attn.k_norm"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+];
+/// Parts of modules.
+const PARTS: [&str; 2] = ["weight", "bias"];
+/// What older tools stored beside the weights although it follows from the metadata.
+const DERIVED: &str = "attn_rot_embd.weight";
+
+/// The same model under other names.
+///
+/// # Errors
+/// If the metadata are refused, or there is a tensor that the model has no use for: such a file is another model than it says.
+pub(super) fn checkpoint(gguf: Gguf) -> Result<Checkpoint, Error> {
+    let config = ModelConfig::of_gguf(&gguf)?;
+    let Gguf { metadata, files, tensors: named } = gguf;
+    let mut tensors = HashMap::new();
+    let mut n_beyond = 0;
+    for (name, mut location) in named {
+        let Some(published) = published_name(&name) else {
+            n_beyond += usize::from(is_beyond(&name, config.n_layers)?);
+            continue;
+        };
+        location.span.order = row_order(&config, &published);
+        tensors.insert(published, location);
+    }
+    if n_beyond > 0 {
+        tracing::warn!(
+            "{n_beyond} tensors of layers beyond the {} of the model are not used",
+            config.n_layers
+        );
+    }
+    Ok(Checkpoint { config, files, tensors, metadata: Some(metadata) })
+}
+
+/// The name in Hugging Face files, if they have such a tensor.
+fn published_name(name: &str) -> Option<String> {
+    let (module, part) = name.rsplit_once('.')?;
+    if !PARTS.contains(&part) {
+        return None;
+    }
+    let find = |modules: &[(&str, &'static str)], module: &str| {
+        modules.iter().find(|(found, _)| *found == module).map(|(_, published)| *published)
+    };
+    match layer(module) {
+        Some((idx, module)) => Some(format!("model.layers.{idx}.{}.{part}", find(&LAYER_MODULES, module)?)),
+        None => Some(format!("{}.{part}", find(&MODULES, module)?)),
+    }
+}
+
+/// Which layer a tensor belongs to, and its name there.
+fn layer(name: &str) -> Option<(usize, &str)> {
+    let (digits, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+    let idx: usize = digits.parse().ok()?;
+    // Two spellings of one number would be two tensors of one name.
+    (idx.to_string() == digits).then_some((idx, rest))
+}
+
+/// Whether a tensor without a published name belongs to a layer that does not run. Otherwise it has to be known for something.
+fn is_beyond(name: &str, n_layers: usize) -> Result<bool, Error> {
+    let is_beyond = layer(name).is_some_and(|(idx, _)| idx >= n_layers);
+    match is_beyond || name == ROPE_FACTORS || name.ends_with(DERIVED) {
+        true => Ok(is_beyond),
+        false => Err(Error::TensorUndeclared {
+            name: name.to_string(),
+            declarer: "the architecture",
+            hint: "use another model",
+        }),
+    }
+}
+
+/// Files of Llama and Mistral are for a rotary embedding that turns neighbours; rows of queries and keys are moved for it.
+fn row_order(config: &ModelConfig, published: &str) -> RowOrder {
+    let is_turned = published.contains(".self_attn.q_proj.") || published.contains(".self_attn.k_proj.");
+    match config.family {
+        Family::Llama if is_turned => RowOrder::Interleaved { head_dim: config.head_dim },
+        _ => RowOrder::AsIs,
+    }
+}

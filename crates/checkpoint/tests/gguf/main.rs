@@ -1,0 +1,22 @@
+//! GGUF files: what they hold, what models they make, and what is wrong with broken ones.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
+mod blocks;
+mod hostile;
+mod models;
+mod parts;
+mod values;
+mod writer;
+
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+
+/// A file with these bytes in a folder of its own.
+fn written(bytes: &[u8]) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    std::fs::write(&path, bytes).unwrap();
+    (folder, path)
+}
