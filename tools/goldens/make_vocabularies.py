@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from paths import FIXTURES, ROOT
 from texts import TEXTS
 
-FOLDER = FIXTURES / "gguf"
+FOLDER = FIXTURES / "vocabularies"
 # Any stable English text will do.
 CORPUS = ROOT / "LICENSE"
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

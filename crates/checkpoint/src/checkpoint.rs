@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::gguf::{Gguf, Metadata};
 use crate::stored::{Dense, Dtype, RowOrder, TensorView};
 pub(crate) use bytes::Bytes;
+pub use folder::gguf_file;
 use shard::Shard;
 pub(crate) use span::{ElementType, Location, Span};
 

@@ -15,7 +15,7 @@ pub mod gguf;
 mod stored;
 
 pub use blocks::{IQ4_VALUES, MXFP4_VALUES};
-pub use checkpoint::{Checkpoint, EmbeddedFiles};
+pub use checkpoint::{Checkpoint, EmbeddedFiles, gguf_file};
 pub use config::ModelConfig;
 pub use error::Error;
 pub use stored::{Dense, Dtype, Group, RowOrder, TensorView};

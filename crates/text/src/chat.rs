@@ -9,14 +9,14 @@ use serde_json::{Value as Json, json};
 use dsde_checkpoint::Error as FileError;
 use dsde_checkpoint::config::shown;
 use dsde_checkpoint::files::{check_folder, json, read_optional};
-use dsde_checkpoint::gguf::Metadata;
+use dsde_checkpoint::gguf::{Gguf, Metadata};
+use dsde_checkpoint::gguf_file;
 
 use super::answer::{CallFormat, ReasoningFormat};
 use super::conversation::{Conversation, Message, RESERVED_VARIABLES};
 use super::veil::{ControlTokens, Prompt, Veil};
 use super::{Date, TEXT_BYTES_MAX, Tokenizer, jinja, template_config};
 use crate::error::Error;
-use crate::tokenizer::gguf;
 
 const CONFIG: &str = "tokenizer_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
@@ -46,17 +46,18 @@ pub struct ChatTemplate {
 
 impl ChatTemplate {
     /// Reads the template of a model folder: `chat_template.jinja`, else `chat_template` in `tokenizer_config.json`, else
-    /// `chat_template.json`. What `special_tokens_map.json` says about tokens completes the configuration. Or reads a GGUF file.
+    /// `chat_template.json`. What `special_tokens_map.json` says about tokens completes the configuration. Or reads
+    /// that of a GGUF file, or of a folder with one and without safetensors files.
     ///
     /// # Errors
     /// [`Error::NoChatTemplate`] if there is none; otherwise as [`ChatTemplate::parse`].
-    pub fn open(folder: &Path) -> Result<Self, Error> {
-        if let Some(file) = gguf::opened(folder)? {
-            return Self::from_gguf(file.metadata());
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        if let Some(file) = gguf_file(path)? {
+            return Self::from_gguf(Gguf::open(&file)?.metadata());
         }
-        check_folder(folder)?;
-        let config = template_config::read(folder)?;
-        let template = read_optional(&folder.join(TEMPLATE), TEMPLATE_BYTES_MAX)?;
+        check_folder(path)?;
+        let config = template_config::read(path)?;
+        let template = read_optional(&path.join(TEMPLATE), TEMPLATE_BYTES_MAX)?;
         let template = template.map(|text| String::from_utf8_lossy(&text).into_owned());
         Self::parse(&config, template.as_deref())
     }

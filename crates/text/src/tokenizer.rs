@@ -15,6 +15,8 @@ use serde_json::Value;
 use dsde_checkpoint::Error as FileError;
 use dsde_checkpoint::config::VOCAB_LEN_MAX;
 use dsde_checkpoint::files::{JSON_BYTES_MAX, check_folder, json, read_optional};
+use dsde_checkpoint::gguf::Gguf;
+use dsde_checkpoint::gguf_file;
 
 use super::TEXT_BYTES_MAX;
 use super::decoder::Decoder;
@@ -55,21 +57,22 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` of a model folder, and what the files beside it say about the end of a text; or a GGUF file.
+    /// Reads `tokenizer.json` of a model folder, and what the files beside it say about the end of a text; or what a
+    /// GGUF file says, or that of a folder without safetensors files.
     ///
     /// # Errors
     /// If the folder or the file is missing, or as [`Tokenizer::parse`] and [`Tokenizer::from_gguf`].
-    pub fn open(folder: &Path) -> Result<Self, Error> {
-        if let Some(file) = gguf::opened(folder)? {
-            return Self::from_gguf(&folder.display().to_string(), file.metadata());
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        if let Some(file) = gguf_file(path)? {
+            return Self::from_gguf(&file.display().to_string(), Gguf::open(&file)?.metadata());
         }
-        check_folder(folder)?;
-        let path = folder.join(FILE);
-        let text = read_optional(&path, JSON_BYTES_MAX)?
-            .ok_or(FileError::MissingFile { path: folder.to_path_buf(), expected: FILE })?;
-        let mut tokenizer = Self::parse(&path.display().to_string(), &text)?;
+        check_folder(path)?;
+        let file = path.join(FILE);
+        let text = read_optional(&file, JSON_BYTES_MAX)?
+            .ok_or(FileError::MissingFile { path: path.to_path_buf(), expected: FILE })?;
+        let mut tokenizer = Self::parse(&file.display().to_string(), &text)?;
         for file in NAMING {
-            if let Some(text) = read_optional(&folder.join(file), JSON_BYTES_MAX)? {
+            if let Some(text) = read_optional(&path.join(file), JSON_BYTES_MAX)? {
                 tokenizer.read_end_tokens(file, &text)?;
             }
         }

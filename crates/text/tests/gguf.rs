@@ -15,7 +15,7 @@ const SCORES: &str = "tokenizer.ggml.scores";
 const SPLITS: &str = "tokenizer.ggml.pre";
 
 fn path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/gguf").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/vocabularies").join(name)
 }
 
 fn metadata(name: &str) -> Metadata {
@@ -167,6 +167,22 @@ fn plain_text_begins_and_ends_as_the_file_says() {
 }
 
 #[test]
+fn prompts_of_templates_that_begin_them_begin_once() {
+    let file = changed(
+        "sentence_piece.gguf",
+        [("tokenizer.chat_template", text("{{ bos_token }}{{ messages[0].content }}"))],
+    );
+    let (tokenizer, template) = (open(&file), ChatTemplate::from_gguf(&file).unwrap());
+    let template = template.for_tokenizer(&tokenizer).unwrap();
+    for content in ["a", "<s>a"] {
+        let prompt = template.prompt(&[Message::new("user", content)][..], None).unwrap();
+        let tokens = tokenizer.encode_prompt(&prompt).unwrap();
+        assert_eq!(tokens.iter().filter(|&&token| token == 1).count(), 1, "{tokens:?}");
+        assert_eq!(tokens[0], 1);
+    }
+}
+
+#[test]
 fn better_scores_are_joined_first_and_lower_ids_where_they_are_equal() {
     let check = |ab: f64, bc: f64, expected: [u32; 2]| {
         let metadata =
@@ -234,6 +250,10 @@ fn gguf_files_are_opened_like_folders() {
     let tokenizer = Tokenizer::open(&path("byte_level.gguf")).unwrap();
     assert_eq!((tokenizer.vocab_len(), tokenizer.end_tokens()), (603, &[2, 0][..]));
     ChatTemplate::open(&path("byte_level.gguf")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(path("byte_level.gguf"), folder.path().join("model.gguf")).unwrap();
+    assert_eq!(Tokenizer::open(folder.path()).unwrap().vocab_len(), 603);
+    ChatTemplate::open(folder.path()).unwrap();
     let none = Tokenizer::open(&path("none.gguf")).unwrap_err().to_string();
     assert!(none.starts_with("cannot read ") && none.contains("none.gguf"), "{none}");
     let other = Tokenizer::open(&path("byte_level.json")).unwrap_err().to_string();
@@ -260,13 +280,18 @@ fn unusable_vocabularies_are_refused() {
     let pair = "two tokens with a space between them, got ";
     check(bytes, "tokenizer.ggml.merges", texts(&["ab"]), &format!("{pair}\"ab\""));
     check(bytes, "tokenizer.ggml.merges", texts(&[" a"]), &format!("{pair}\" a\""));
-    let outside = refused(bytes, "tokenizer.ggml.merges", texts(&["a nothing"]));
-    assert!(outside.starts_with("test is not a tokenizer: "), "{outside}");
+    // One part is no token, both are and what they make is none, and it is longer than any.
+    for merge in ["a nothing", "z q", "<|endoftext|> <|endoftext|>"] {
+        let outside = refused(bytes, "tokenizer.ggml.merges", texts(&[merge]));
+        assert!(outside.starts_with("test is not a tokenizer: "), "{outside}");
+    }
     let long = "x".repeat(1000);
     assert!(refused(bytes, "tokenizer.ggml.merges", texts(&[&long])).len() < 200);
     check(bytes, TOKENS, None, "an array of texts, got none");
     check(bytes, TOKENS, texts(&[]), "1 to 1048576 tokens, got 0");
     check(bytes, TOKENS, texts(&["x".repeat(1025).as_str()]), "tokens of at most 1024 bytes, got 1025");
+    let many: Vec<String> = (0..=16 << 10).map(|n| format!("{n:01024}")).collect();
+    check(bytes, TOKENS, Some(Value::Texts(many)), "at most 16777216 bytes, got 16778240");
     check(bytes, TOKENS, Some(Value::Unsigned(1)), "an array of texts, got 1");
     check(bytes, KINDS, Some(Value::Signeds(vec![1])), &format!("as long as {TOKENS}, 608, got 1"));
     check(bytes, KINDS, Some(Value::Signeds(vec![7; 608])), "numbers from 1 to 6, got 7");
@@ -293,6 +318,13 @@ fn vocabularies_with_a_text_twice_or_with_too_many_pairs_are_refused() {
     let all: Vec<_> = (1..=1024).map(|len| (&run[..len], 0.0, 1)).collect();
     let pairs = message(pieces(&all));
     assert_eq!(pairs, format!("{TOKENS} must be tokens whose pairs have at most 67108864 bytes, got more"));
-    // Empty tokens are rows without a text.
-    assert_eq!(open(&pieces(&[("", 0.0, 1), ("a", 0.0, 1), ("", 0.0, 1)])).encode("a").unwrap(), [1]);
+}
+
+#[test]
+fn empty_tokens_are_rows_without_a_text() {
+    let file = pieces(&[("", 0.0, 1), ("a", 0.0, 1), ("", 0.0, 1)]);
+    assert_eq!(open(&file).encode("a").unwrap(), [1]);
+    let values = file.keys().map(|key| (key.to_string(), file.get(key).unwrap().clone()));
+    let begin = ("tokenizer.ggml.bos_token_id".to_string(), Value::Unsigned(0));
+    assert_eq!(open(&values.chain([begin]).collect()).encode_plain("a").unwrap(), [0, 1]);
 }

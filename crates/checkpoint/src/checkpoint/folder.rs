@@ -38,7 +38,10 @@ struct Index {
 }
 
 /// The GGUF file that a path means: itself, or that of a folder without safetensors files.
-pub(super) fn gguf_file(path: &Path) -> Result<Option<PathBuf>, Error> {
+///
+/// # Errors
+/// If there is nothing at the path, or a folder with several.
+pub fn gguf_file(path: &Path) -> Result<Option<PathBuf>, Error> {
     let io = |source| Error::Io { path: path.to_path_buf(), source };
     let metadata = std::fs::metadata(path).map_err(io)?;
     if !metadata.is_dir() {

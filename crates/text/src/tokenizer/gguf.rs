@@ -11,13 +11,12 @@ mod sentence_piece;
 mod splits;
 
 use std::fmt::Display;
-use std::path::Path;
 
 use dsde_checkpoint::Error as FileError;
 use dsde_checkpoint::config::shown;
-use dsde_checkpoint::gguf::{Gguf, Metadata};
+use dsde_checkpoint::gguf::Metadata;
 use serde_json::{Map, Value, json};
-use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::models::bpe::{BpeBuilder, Vocab};
 
 use super::growth::Growth;
 use super::{Failure, Tokenizer, caught};
@@ -34,7 +33,7 @@ struct Parts {
     normalizer: Value,
     pre_tokenizer: Value,
     decoder: Value,
-    model: BPE,
+    model: BpeBuilder,
     /// Whether a token is put before plain text where the file says nothing of it.
     begins: bool,
 }
@@ -55,7 +54,7 @@ impl Tokenizer {
         };
         let entries = Entries::read(metadata)?;
         let marks = Marks::read(metadata, entries.len())?;
-        let parts = parts(name, metadata, &entries, &marks)?;
+        let parts = parts(metadata, &entries, &marks)?;
         let around = marks.around(metadata, parts.begins)?;
         let rest = json!({
             "normalizer": parts.normalizer,
@@ -66,12 +65,13 @@ impl Tokenizer {
         });
         let inner = caught(|| {
             let mut inner = tokenizers::Tokenizer::from_bytes(rest.to_string())?;
-            inner.with_model(parts.model);
+            inner.with_model(parts.model.build()?);
             inner.add_tokens(entries.added(&marks.special()))?;
             Ok::<_, Failure>(inner)
         });
-        let inner = inner.map_err(|source| failed(name, source))?;
-        let growth = Growth::of(&rest["normalizer"]).map_err(|reason| failed(name, reason.into()))?;
+        let failed = |source| Error::Tokenizer { file: name.to_string(), source };
+        let inner = inner.map_err(failed)?;
+        let growth = Growth::of(&rest["normalizer"]).map_err(|reason| failed(reason.into()))?;
         let mut tokenizer = Self::new(name, inner, growth)?;
         tokenizer.end_tokens = marks.ends(&entries);
         Ok(tokenizer)
@@ -105,18 +105,6 @@ fn post_processor(entries: &Entries, [before, behind]: [Option<u32>; 2]) -> Valu
     })
 }
 
-/// A GGUF file, if the path is that of one.
-///
-/// # Errors
-/// If it cannot be read.
-pub(crate) fn opened(path: &Path) -> Result<Option<Gguf>, Error> {
-    let is_named = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
-    match is_named && path.is_file() {
-        true => Ok(Some(Gguf::open(path)?)),
-        false => Ok(None),
-    }
-}
-
 /// Texts of the tokens that begin and end a text, as chat templates mention them.
 ///
 /// # Errors
@@ -135,8 +123,4 @@ fn refused(key: &str, expected: impl Into<String>, got: impl Display) -> Error {
 /// A text of a file in a message.
 fn repeated(text: &str) -> String {
     shown(&Value::from(text))
-}
-
-fn failed(name: &str, source: Failure) -> Error {
-    Error::Tokenizer { file: name.to_string(), source }
 }

@@ -7,7 +7,7 @@ use tokenizers::models::bpe::{BpeBuilder, Merges};
 use super::entries::Entries;
 use super::marks::Marks;
 use super::splits::{self, Splits};
-use super::{Parts, failed, refused, repeated};
+use super::{Parts, refused, repeated};
 use crate::error::Error;
 
 const MERGES: &str = "tokenizer.ggml.merges";
@@ -16,20 +16,19 @@ const SPLITS: &str = "tokenizer.ggml.pre";
 /// What makes up the tokenizer.
 ///
 /// # Errors
-/// If there are no merges, one of something else than two tokens that make a third, or the way of splitting is unknown.
-pub(super) fn parts(name: &str, metadata: &Metadata, entries: &Entries, _: &Marks) -> Result<Parts, Error> {
+/// If there are no merges, one of something else than two texts, or the way of splitting is unknown.
+pub(super) fn parts(metadata: &Metadata, entries: &Entries, _: &Marks) -> Result<Parts, Error> {
     let known = || format!("one of {}", splits::names());
     let pre = metadata.text(SPLITS)?.ok_or_else(|| refused(SPLITS, known(), "none"))?;
     let splits = splits::named(pre).ok_or_else(|| refused(SPLITS, known(), repeated(pre)))?;
     let model = BpeBuilder::new()
         .vocab_and_merges(entries.vocabulary(), merges(metadata)?)
-        .ignore_merges(splits.keeps_words)
-        .build();
+        .ignore_merges(splits.keeps_words);
     Ok(Parts {
         normalizer: if splits.composes { json!({"type": "NFC"}) } else { Value::Null },
         pre_tokenizer: pre_tokenizer(splits),
         decoder: byte_level(),
-        model: model.map_err(|source| failed(name, source))?,
+        model,
         begins: splits.begins,
     })
 }

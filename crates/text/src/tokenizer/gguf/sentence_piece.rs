@@ -6,11 +6,11 @@
 
 use dsde_checkpoint::gguf::Metadata;
 use serde_json::{Value, json};
-use tokenizers::models::bpe::{BPE, BpeBuilder, Merges};
+use tokenizers::models::bpe::{BpeBuilder, Merges};
 
 use super::entries::{Entries, Kind, TOKENS};
 use super::marks::Marks;
-use super::{Parts, failed, refused};
+use super::{Parts, refused};
 use crate::error::Error;
 
 const SCORES: &str = "tokenizer.ggml.scores";
@@ -24,62 +24,77 @@ const MERGES_BYTES_MAX: usize = 64 << 20;
 ///
 /// # Errors
 /// If there are no scores, or another number of them than of tokens.
-pub(super) fn parts(
-    name: &str,
-    metadata: &Metadata,
-    entries: &Entries,
-    marks: &Marks,
-) -> Result<Parts, Error> {
+pub(super) fn parts(metadata: &Metadata, entries: &Entries, marks: &Marks) -> Result<Parts, Error> {
     let scores = metadata.floats(SCORES)?.ok_or_else(|| refused(SCORES, "an array of numbers", "none"))?;
     if scores.len() != entries.len() {
         return Err(refused(SCORES, format!("as long as {TOKENS}, {}", entries.len()), scores.len()));
     }
     let adds_space = metadata.flag(ADDS_SPACE)?.unwrap_or(true);
-    let model = model(entries, merges(entries, scores)?, marks.unknown);
+    let model = BpeBuilder::new()
+        .vocab_and_merges(entries.vocabulary(), merges(entries, scores)?)
+        .byte_fallback(true)
+        .fuse_unk(true);
+    // Stands for characters without a piece where there are no pieces for bytes, either.
+    let unknown = marks.unknown.map(|id| entries.text(id)).filter(|text| entries.id(text).is_some());
     Ok(Parts {
         normalizer: normalizer(adds_space),
         pre_tokenizer: Value::Null,
         decoder: decoder(adds_space),
-        model: model.map_err(|source| failed(name, source))?,
+        model: match unknown {
+            Some(text) => model.unk_token(text.to_string()),
+            None => model,
+        },
         begins: true,
     })
 }
 
-/// Joins pieces; characters without one become bytes, and the unknown token where there are no pieces for bytes.
-fn model(entries: &Entries, merges: Merges, unknown: Option<u32>) -> tokenizers::Result<BPE> {
-    let mut builder =
-        BpeBuilder::new().vocab_and_merges(entries.vocabulary(), merges).byte_fallback(true).fuse_unk(true);
-    if let Some(id) = unknown.filter(|&id| entries.id(entries.text(id)) == Some(id)) {
-        builder = builder.unk_token(entries.text(id).to_string());
-    }
-    builder.build()
+/// Two pieces that make a third.
+#[derive(Clone, Copy)]
+struct Pair {
+    left: u32,
+    right: u32,
+    made: u32,
 }
 
 /// Pairs of pieces that make a piece, best first; of those that make the same, the one with the longer left side.
-///
-/// Only pieces of text are made: no text becomes a control token by the way.
 fn merges(entries: &Entries, scores: &[f64]) -> Result<Merges, Error> {
-    let is_text = |id: u32| matches!(entries.kind(id), Kind::Normal | Kind::Unused);
-    let part = |text: &str| entries.id(text).is_some_and(is_text);
-    let mut made: Vec<u32> = entries.ids().values().copied().filter(|&id| is_text(id)).collect();
-    made.sort_unstable_by(|&a, &b| scores[b as usize].total_cmp(&scores[a as usize]).then(a.cmp(&b)));
-    let (mut merges, mut n_bytes) = (Merges::new(), 0);
-    for id in made {
-        let text = entries.text(id);
-        for (at, _) in text.char_indices().skip(1).collect::<Vec<_>>().into_iter().rev() {
-            let (left, right) = text.split_at(at);
-            if !part(left) || !part(right) {
-                continue;
-            }
+    let mut pairs = pairs(entries)?;
+    let score = |pair: &Pair| scores[pair.made as usize];
+    let left_len = |pair: &Pair| entries.text(pair.left).len();
+    pairs.sort_unstable_by(|a, b| {
+        let by_score = score(b).total_cmp(&score(a));
+        by_score.then(a.made.cmp(&b.made)).then(left_len(b).cmp(&left_len(a)))
+    });
+    let texts = |pair: Pair| (entries.text(pair.left).to_string(), entries.text(pair.right).to_string());
+    Ok(pairs.into_iter().map(texts).collect())
+}
+
+/// All pairs. Only pieces of text are made: no text becomes a control token by the way.
+fn pairs(entries: &Entries) -> Result<Vec<Pair>, Error> {
+    let is_text = |&id: &u32| matches!(entries.kind(id), Kind::Normal | Kind::Unused);
+    let mut pieces: Vec<u32> = entries.ids().values().copied().filter(is_text).collect();
+    pieces.sort_unstable_by_key(|&id| entries.text(id));
+    let (mut pairs, mut n_bytes) = (Vec::new(), 0);
+    // Pieces that the current one begins with, shorter ones first: all of them stand before it in the order of texts.
+    let mut beginnings: Vec<u32> = Vec::new();
+    for made in pieces {
+        let text = entries.text(made);
+        while beginnings.last().is_some_and(|&left| !text.starts_with(entries.text(left))) {
+            beginnings.pop();
+        }
+        for &left in &beginnings {
+            let rest = &text[entries.text(left).len()..];
+            let Some(right) = entries.id(rest).filter(is_text) else { continue };
             n_bytes += text.len();
             if n_bytes > MERGES_BYTES_MAX {
                 let expected = format!("tokens whose pairs have at most {MERGES_BYTES_MAX} bytes");
                 return Err(refused(TOKENS, expected, "more"));
             }
-            merges.push((left.to_string(), right.to_string()));
+            pairs.push(Pair { left, right, made });
         }
+        beginnings.push(made);
     }
-    Ok(merges)
+    Ok(pairs)
 }
 
 fn normalizer(adds_space: bool) -> Value {
