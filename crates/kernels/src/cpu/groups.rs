@@ -135,10 +135,30 @@ impl Layout {
         self.scale_at(self.parts() + part, column)
     }
 
-    /// Writes the group of a column (below 16) into the zeroed bytes of a half step.
+    /// Writes the group of a column (below 16) into the bytes of a half step.
     pub(super) fn write(self, half: &mut [u8], column: usize, group: &Group) {
-        for (input, &code) in group.codes.iter().enumerate() {
-            self.write_code(half, column, input, self.stored(code));
+        let stored = group.codes.map(|code| self.stored(code));
+        let quads = stored.as_chunks::<QUAD>().0;
+        let mut put_quad = |at: usize, quad: [u8; QUAD]| {
+            let at = (at * LANES + column) * QUAD;
+            half[at..at + QUAD].copy_from_slice(&quad);
+        };
+        if self == Layout::I8 {
+            quads.iter().enumerate().for_each(|(at, quad)| put_quad(at, *quad));
+        } else {
+            for (at, [low, high]) in quads.as_chunks::<2>().0.iter().enumerate() {
+                put_quad(at, std::array::from_fn(|i| low[i] & 15 | high[i] << 4));
+            }
+            // What is left of a code, as many bits of each quad as there are.
+            let n_bits = self.bits() - 4;
+            let quads_per_plane = 8 / n_bits.max(1);
+            for plane in 0..n_bits {
+                let quads = &quads[plane * quads_per_plane..(plane + 1) * quads_per_plane];
+                let merged = quads.iter().enumerate().fold([0; QUAD], |merged, (at, quad)| {
+                    std::array::from_fn(|i| merged[i] | quad[i] >> 4 << (at * n_bits))
+                });
+                put_quad(QUADS / 2 + plane, merged);
+            }
         }
         for part in 0..self.parts() {
             put(half, self.scale_at(part, column), group.scales[part]);
@@ -166,21 +186,6 @@ impl Layout {
                 place.expect("codes of the type are in its table") as u8
             }
             None => code.wrapping_add(self.offset() as i8).cast_unsigned(),
-        }
-    }
-
-    fn write_code(self, half: &mut [u8], column: usize, input: usize, stored: u8) {
-        let (quad, byte) = (input / QUAD, column * QUAD + input % QUAD);
-        if self == Layout::I8 {
-            half[quad * LANES * QUAD + byte] = stored;
-            return;
-        }
-        half[quad / 2 * LANES * QUAD + byte] |= (stored & 15) << (quad % 2 * 4);
-        let planes = &mut half[4 * PLANE_BYTES..];
-        match self.bits() {
-            5 => planes[byte] |= stored >> 4 << quad,
-            6 => planes[quad / 4 * LANES * QUAD + byte] |= stored >> 4 << (quad % 4 * 2),
-            _ => {}
         }
     }
 
