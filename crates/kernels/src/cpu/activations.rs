@@ -97,7 +97,8 @@ fn rounded(group: &[f32; Group::LEN]) -> Rounded {
     let inverse = if max > 0.0 { CODE_MAX / max } else { 0.0 };
     let mut codes = [0; Group::LEN];
     for (code, x) in codes.iter_mut().zip(group) {
-        *code = (x * inverse + TO_WHOLE - TO_WHOLE) as i32;
+        // The low bits of the sum are the whole number; what is not a number becomes any one.
+        *code = (x * inverse + TO_WHOLE).to_bits().wrapping_sub(TO_WHOLE.to_bits()).cast_signed();
     }
     Rounded { codes, scale: max / CODE_MAX }
 }
@@ -105,15 +106,23 @@ fn rounded(group: &[f32; Group::LEN]) -> Rounded {
 /// Words of [`Activations::Bytes`].
 #[inline(always)]
 fn bytes(group: &Rounded) -> [u32; BYTES_WORDS] {
+    let mut bytes = [0; Group::LEN];
+    for (byte, code) in bytes.iter_mut().zip(&group.codes) {
+        *byte = *code as u8;
+    }
     let mut words = [0; BYTES_WORDS];
-    for (word, quad) in words.iter_mut().zip(group.codes.as_chunks::<QUAD>().0) {
-        let [a, b, c, d] = quad.map(|code| code.cast_unsigned() & 0xff);
-        *word = a | b << 8 | c << 16 | d << 24;
+    for (word, quad) in words.iter_mut().zip(bytes.as_chunks::<QUAD>().0) {
+        *word = u32::from_le_bytes(*quad);
     }
     words[QUADS] = group.scale.to_bits();
-    let (first, second) = group.codes.split_at(Group::LEN / 2);
-    words[QUADS + 1] = first.iter().sum::<i32>().cast_unsigned();
-    words[QUADS + 2] = second.iter().sum::<i32>().cast_unsigned();
+    let mut sums = [0_i32; 2];
+    for (sum, codes) in sums.iter_mut().zip(group.codes.as_chunks::<{ Group::LEN / 2 }>().0) {
+        for code in codes {
+            *sum = sum.wrapping_add(*code);
+        }
+    }
+    words[QUADS + 1] = sums[0].cast_unsigned();
+    words[QUADS + 2] = sums[1].cast_unsigned();
     words
 }
 
@@ -121,9 +130,9 @@ fn bytes(group: &Rounded) -> [u32; BYTES_WORDS] {
 #[inline(always)]
 fn shorts(group: &Rounded) -> [u32; SHORTS_WORDS] {
     let mut words = [0; SHORTS_WORDS];
-    for (word, quad) in words.as_chunks_mut::<2>().0.iter_mut().zip(group.codes.as_chunks::<QUAD>().0) {
-        let [a, b, c, d] = quad.map(|code| code.cast_unsigned() & 0xffff);
-        *word = [a | c << 16, b | d << 16];
+    for (pair, quad) in words.as_chunks_mut::<2>().0.iter_mut().zip(group.codes.as_chunks::<QUAD>().0) {
+        pair[0] = quad[0].cast_unsigned() & 0xffff | quad[2].cast_unsigned() << 16;
+        pair[1] = quad[1].cast_unsigned() & 0xffff | quad[3].cast_unsigned() << 16;
     }
     words[2 * QUADS] = group.scale.to_bits();
     words

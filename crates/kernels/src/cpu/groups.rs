@@ -137,7 +137,11 @@ impl Layout {
 
     /// Writes the group of a column (below 16) into the bytes of a half step.
     pub(super) fn write(self, half: &mut [u8], column: usize, group: &Group) {
-        let stored = group.codes.map(|code| self.stored(code));
+        // A loop, because a closure that is not inlined asks for the layout again at every code.
+        let mut stored = [0; Group::LEN];
+        for (stored, &code) in stored.iter_mut().zip(&group.codes) {
+            *stored = self.stored(code);
+        }
         let quads = stored.as_chunks::<QUAD>().0;
         let mut put_quad = |at: usize, quad: [u8; QUAD]| {
             let at = (at * LANES + column) * QUAD;
@@ -179,6 +183,7 @@ impl Layout {
     }
 
     /// The bits that stand for a code.
+    #[inline(always)]
     fn stored(self, code: i8) -> u8 {
         match self.table() {
             Some(table) => {

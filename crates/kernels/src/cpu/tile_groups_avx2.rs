@@ -263,11 +263,11 @@ unsafe fn scale<L: Grouped, const R: usize>(
                 (f32::from_bits(word(2 * QUADS)), 0)
             } else {
                 let sums = [word(QUADS + 1), word(QUADS + 2)].map(u32::cast_signed);
-                let sum = if layout.parts() == 2 { sums[part] } else { sums[0] + sums[1] };
+                let sum = if layout.parts() == 2 { sums[part] } else { sums[0].wrapping_add(sums[1]) };
                 (f32::from_bits(word(QUADS)), sum)
             };
             if layout.offset() != 0 {
-                let excess = _mm256_set1_epi32(layout.offset() * sum);
+                let excess = _mm256_set1_epi32(layout.offset().wrapping_mul(sum));
                 whole = whole.map(|whole| _mm256_sub_epi32(whole, excess));
             }
             let of_row = _mm256_set1_ps(scale);
@@ -303,6 +303,10 @@ unsafe fn tile<L: Grouped, const ROWS: usize>(tile: &Tile<'_>, sums: &mut Sums) 
                 _mm_prefetch::<_MM_HINT_T0>(prefetch.wrapping_add(line * LINE_BYTES).cast());
             }
             prefetch = prefetch.wrapping_add(tile.prefetch_bytes);
+            for line in 0..tile.step_bytes.div_ceil(LINE_BYTES) {
+                let next = halves[0].wrapping_add(tile.step_bytes + line * LINE_BYTES);
+                _mm_prefetch::<_MM_HINT_T0>(next.cast());
+            }
             for strip in 0..n_strips {
                 let rows = strip * ROWS / n_strips..(strip + 1) * ROWS / n_strips;
                 let x = x.wrapping_add(rows.start);
