@@ -4,11 +4,12 @@
 use std::fmt::Write as _;
 
 use crate::class::Attained;
-use crate::log::{Log, Run};
+use crate::conditions::Conditions;
+use crate::log::Log;
 use crate::matrix::{Cell, Measured, Ratio, cells, fixed_len, mean_over_cells};
 use crate::metrics::Totals;
-use crate::record::Conditions;
 use crate::report::{self, Table, percent};
+use crate::run::Run;
 use crate::stats::quantile;
 
 /// The whole page in Markdown.
@@ -354,8 +355,8 @@ fn absent() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conditions::Segment;
     use crate::matrix::tests::log;
-    use crate::record::Segment;
 
     /// The cells of the line that begins with `name`, less the outer bars.
     fn line(page: &str, name: &str) -> Vec<String> {

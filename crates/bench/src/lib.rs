@@ -9,6 +9,7 @@
 
 pub mod class;
 pub mod comparison;
+pub mod conditions;
 pub mod failures;
 pub mod gaps;
 pub mod load;
@@ -20,14 +21,17 @@ pub mod plot;
 pub mod profile;
 pub mod record;
 pub mod report;
+pub mod run;
 pub mod stats;
 pub mod workload;
 
 pub use class::{Attained, LatencyClass, LatencyClasses};
+pub use conditions::{Conditions, Segment};
 pub use failures::Failures;
 pub use load::{Choice, Observer, Served, closed_loop, profiled_loop};
-pub use log::{Heading, Log, Run, Seen};
+pub use log::{Heading, Log};
 pub use profile::Profile;
-pub use record::{Conditions, Machine, Record, Row, Segment, Settings};
+pub use record::{Machine, Record, Row, Settings};
+pub use run::{Run, Seen};
 pub use stats::{Quantiles, Summary};
 pub use workload::{Item, Message, Prompt, SuspectKey, Workload};

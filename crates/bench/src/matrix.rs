@@ -11,8 +11,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::log::{Log, Run};
-use crate::record::Conditions;
+use crate::conditions::Conditions;
+use crate::log::Log;
+use crate::run::Run;
 
 /// Where policies are compared: everything of the conditions but the policy.
 #[derive(Clone, Debug, PartialEq)]

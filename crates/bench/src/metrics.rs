@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use dsde_engine::{RequestTimeline, Slo};
 
-use crate::log::Run;
-
 /// Time to first token: arrival to the first emission; `None` if nothing was emitted.
 pub fn ttft(timeline: &RequestTimeline) -> Option<Duration> {
     Some(timeline.first_token?.saturating_sub(timeline.arrival))
@@ -127,19 +125,6 @@ impl Totals {
             verified: sum.verified + u64::from(timeline.verified),
             accepted: sum.accepted + u64::from(timeline.accepted),
         })
-    }
-
-    /// With the counts of a run.
-    #[must_use]
-    pub fn and(self, run: &Run) -> Self {
-        Self {
-            requests: self.requests + run.requests,
-            output_tokens: self.output_tokens + run.output_tokens,
-            steps: self.steps + run.steps,
-            drafted: self.drafted + run.drafted,
-            verified: self.verified + run.verified,
-            accepted: self.accepted + run.accepted,
-        }
     }
 
     /// Accepted over verified; `None` if nothing was verified.

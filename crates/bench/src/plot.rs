@@ -58,8 +58,8 @@ pub fn figures(log: &Log, is_shown: &dyn Fn(&str) -> bool) -> Result<Vec<Figure>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conditions::Segment;
     use crate::matrix::tests::log;
-    use crate::record::Segment;
 
     fn names(log: &Log) -> Vec<&'static str> {
         figures(log, &|_| true).unwrap().iter().map(|figure| figure.name).collect()

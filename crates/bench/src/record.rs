@@ -3,9 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::class::{Attained, LatencyClass};
+use crate::conditions::Conditions;
 use crate::failures::Failures;
-use crate::log::{Run, Seen};
+
 use crate::metrics::{self, Totals};
+use crate::run::{Run, Seen};
 use crate::stats::{Quantiles, Summary};
 
 /// The machine of a measurement; of a server, that of its client.
@@ -57,31 +59,6 @@ pub struct Settings {
     /// Latency classes that the requests took in turns; empty if they had none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub slo_classes: Vec<LatencyClass>,
-}
-
-/// What was measured in a row.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Conditions {
-    /// Policy with its parameters.
-    pub policy: String,
-    /// Name of the workload.
-    pub workload: String,
-    /// Requests kept in flight; of a load that changes and is meant as a whole, the most.
-    pub concurrency: u32,
-    /// Sampling temperature; 0 is greedy.
-    pub temperature: f64,
-    /// Which part of a changing load; absent if the load is constant.
-    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
-    pub segment: Option<Segment>,
-}
-
-/// A part of a load that changes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Segment {
-    /// The whole load, for example `1-16-2@10s`.
-    pub profile: String,
-    /// Counted from 1; 0 is all of it.
-    pub segment: u32,
 }
 
 /// One policy on one workload at one concurrency. Counts and quantiles are over all requests of all repeats.

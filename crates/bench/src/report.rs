@@ -205,7 +205,7 @@ fn absent() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Conditions;
+    use crate::conditions::Conditions;
     use crate::stats::Summary;
 
     fn row(policy: &str, concurrency: u32, tokens_per_s: f64) -> Row {

@@ -8,6 +8,7 @@ mod measure;
 mod plan;
 mod report;
 mod served;
+mod traffic;
 
 use std::fs;
 use std::io::{self, Write as _};

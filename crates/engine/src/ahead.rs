@@ -12,7 +12,7 @@
 use dsde_policy::{SeqId, Signals};
 use dsde_sampling::Proposal;
 
-use crate::executor::{DraftDraw, Drafted, ExecutorError};
+use crate::passes::{DraftDraw, Drafted, ExecutorError};
 use crate::rows::{BlockId, RowBatch};
 
 /// Draft passes that belong beside a target pass: [`Executor::verify_ahead`](crate::Executor::verify_ahead).

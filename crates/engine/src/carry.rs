@@ -13,7 +13,8 @@ use crate::ahead::DraftAhead;
 use crate::clock::Clock;
 use crate::config::Drafter;
 use crate::engine::Engine;
-use crate::executor::{DraftDraw, Drafted, Executor, Shape, Verification};
+use crate::executor::{Executor, Shape};
+use crate::passes::{DraftDraw, Drafted, Verification};
 use crate::scheduler::Scheduler;
 use crate::sequence::{Sequence, Turn};
 

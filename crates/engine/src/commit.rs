@@ -2,7 +2,7 @@
 
 use dsde_sampling::{Proposal, TokenLogprobs, Verdict};
 
-use crate::executor::Verification;
+use crate::passes::Verification;
 use crate::report::{EmittedToken, FinishReason, Origin};
 use crate::rows::{Slot, SlotMove};
 use crate::sequence::Sequence;

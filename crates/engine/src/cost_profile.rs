@@ -13,7 +13,8 @@ use dsde_sampling::Params;
 use crate::clock::Clock;
 use crate::config::Drafter;
 use crate::engine::Engine;
-use crate::executor::{Executor, ExecutorError};
+use crate::executor::Executor;
+use crate::passes::ExecutorError;
 use crate::request::Request;
 
 /// Plain steps at every number of sequences: what speculation is compared with. In a row, since a plain step between

@@ -10,7 +10,8 @@ use crate::clock::Clock;
 use crate::config::Drafter;
 use crate::drafter::PromptLookup;
 use crate::engine::Engine;
-use crate::executor::{Beam, DraftDraw, Executor, ExecutorError};
+use crate::executor::Executor;
+use crate::passes::{Beam, DraftDraw, ExecutorError};
 use crate::report::StepReport;
 use crate::sequence::Sequence;
 

@@ -4,7 +4,8 @@ use dsde_policy::{DraftPosition, PositionSignals};
 use dsde_sampling::walk::walk;
 use dsde_sampling::{Proposal, Verdict};
 
-use crate::executor::{DraftDraw, Drafted, Executor, ExecutorError, Shape, TargetDraw, Verification};
+use crate::executor::{Executor, Shape};
+use crate::passes::{DraftDraw, Drafted, ExecutorError, TargetDraw, Verification};
 use crate::rows::{BlockCopy, RowBatch, SlotMove};
 
 /// A step whose passes cost nothing: every draft is token 0 and kept (of a level, one is), every bonus is token 0.

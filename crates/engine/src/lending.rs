@@ -9,7 +9,8 @@ use dsde_policy::Policy as _;
 use crate::clock::Clock;
 use crate::config::Drafter;
 use crate::engine::Engine;
-use crate::executor::{Executor, ExecutorError};
+use crate::executor::Executor;
+use crate::passes::ExecutorError;
 
 /// Steps after which a draft that could not be loaded is tried again.
 const RETRY_STEPS: u64 = 1024;

@@ -18,6 +18,7 @@ pub mod drafter;
 pub mod engine;
 pub mod executor;
 pub mod idle;
+pub mod passes;
 pub mod report;
 pub mod request;
 pub mod rows;
@@ -44,8 +45,9 @@ pub use constraint::{Constraint, ConstraintError, Grammar};
 pub use drafter::PromptLookup;
 pub use dsde_policy::SeqId;
 pub use engine::Engine;
-pub use executor::{Beam, DraftDraw, Drafted, Executor, ExecutorError, Shape, TargetDraw, Verification};
+pub use executor::{Executor, Shape};
 pub use idle::IdleExecutor;
+pub use passes::{Beam, DraftDraw, Drafted, ExecutorError, TargetDraw, Verification};
 pub use report::{
     Emission, EmittedToken, Event, FinishReason, Finished, Origin, RequestTimeline, StepReport,
 };

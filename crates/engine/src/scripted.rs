@@ -15,7 +15,8 @@ use dsde_sampling::{
     Divergence, Draws, Evidence, Params, Purpose, Rows, Rule, Weights, branches, mask, verify,
 };
 
-use crate::executor::{DraftDraw, Drafted, Executor, ExecutorError, Shape, TargetDraw, Verification};
+use crate::executor::{Executor, Shape};
+use crate::passes::{DraftDraw, Drafted, ExecutorError, TargetDraw, Verification};
 use crate::rows::{BlockCopy, RowBatch, SlotMove};
 use store::Store;
 

@@ -7,7 +7,7 @@ use dsde_sampling::{Params, Proposal, Stream};
 
 use crate::block_pool::Prefix;
 use crate::constraint::Constraint;
-use crate::executor::Drafted;
+use crate::passes::Drafted;
 use crate::report::{FinishReason, RequestTimeline};
 use crate::request::{Request, RequestId, Slo};
 use crate::rows::BlockId;

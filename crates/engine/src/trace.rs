@@ -9,7 +9,8 @@ use dsde_policy::{DraftPosition, Planned, Policy as _, PositionSignals, SeqId};
 
 use crate::clock::Clock;
 use crate::engine::Engine;
-use crate::executor::{Executor, Verification};
+use crate::executor::Executor;
+use crate::passes::Verification;
 use crate::report::{FinishReason, RequestTimeline, StepReport};
 use crate::request::RequestId;
 use crate::sequence::Sequence;

@@ -9,7 +9,7 @@
 use dsde_policy::DraftPosition;
 use dsde_sampling::Proposal;
 
-use crate::executor::{Beam, Drafted};
+use crate::passes::{Beam, Drafted};
 use crate::sequence::Turn;
 
 impl Turn {

@@ -9,8 +9,8 @@ use super::canvas::{
 };
 use super::style::{INK, Look, Mark, TEXT, TITLE, looks};
 use crate::comparison::{distinct, policies};
+use crate::conditions::Conditions;
 use crate::matrix::{Cell, Measured, Ratio, fixed_len};
-use crate::record::Conditions;
 
 /// Space left free above and below curves, as a share of their range.
 const HEADROOM: f64 = 0.08;

@@ -5,7 +5,7 @@ use std::path::Path;
 use dsde_bench::Workload;
 use dsde_engine::Request;
 
-use super::plan::{Cell, Traffic};
+use super::traffic::Traffic;
 use super::{BenchArgs, classes};
 use crate::failure::{OrUsage as _, Outcome, usage};
 use crate::prompts::{Ask, asks_of, warn_of_suspect};
@@ -103,9 +103,10 @@ impl Wanted {
 
 /// The loads and traffics of a command, from which its cells are made.
 pub(super) struct Loads<R> {
-    loads: Vec<Load<R>>,
-    traffics: Vec<Traffic>,
-    n_requests: Option<u32>,
+    pub(super) loads: Vec<Load<R>>,
+    pub(super) traffics: Vec<Traffic>,
+    /// Of a run, where somebody says how many.
+    pub(super) n_requests: Option<u32>,
 }
 
 impl<R: Asked> Loads<R> {
@@ -131,18 +132,6 @@ impl<R: Asked> Loads<R> {
             }
         }
         Ok(Self { loads, traffics, n_requests: args.requests })
-    }
-
-    /// Every load under every traffic.
-    pub(super) fn cells(&self) -> Vec<Cell<'_, R>> {
-        let pairs =
-            self.loads.iter().flat_map(|load| self.traffics.iter().map(move |traffic| (load, traffic)));
-        let cell = |(load, traffic)| Cell {
-            load,
-            traffic,
-            n_requests: Traffic::n_requests(traffic, self.n_requests),
-        };
-        pairs.map(cell).collect()
     }
 }
 

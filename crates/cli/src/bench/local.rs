@@ -14,8 +14,9 @@ use dsde_policy::{Policy, registry};
 use dsde_sampling::Params;
 
 use super::digest::Digest;
+use super::measure::parts;
 use super::measure::{Subject, Turn, no_time};
-use super::plan::{Traffic, parts};
+use super::traffic::Traffic;
 use super::{BenchArgs, classes};
 use crate::failure::{OrUsage as _, Outcome};
 use crate::prompts::Ask;

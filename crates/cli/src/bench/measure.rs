@@ -7,8 +7,9 @@
 //! Before its first run in a cell a policy serves a warm-up there that is not counted.
 
 use std::collections::HashSet;
+use std::num::NonZeroU32;
 
-use dsde_bench::{Log, Run, Seen};
+use dsde_bench::{Conditions, Log, Profile, Run, Seen, Segment, Served};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::loads::Asked;
@@ -81,6 +82,19 @@ pub(super) struct Turn<'a, R> {
     pub(super) policy: &'a str,
     pub(super) policy_idx: usize,
     pub(super) round: u32,
+}
+
+/// A run for every part of a load that changes.
+pub(super) fn parts<R>(turn: &Turn<'_, R>, profile: &Profile, served: &[Served]) -> Vec<(Run, Seen)> {
+    let whole = turn.cell.conditions(turn.policy);
+    let part = |((served, concurrency), i): ((&Served, &NonZeroU32), u32)| {
+        let segment = Some(Segment { profile: profile.to_string(), segment: i });
+        let conditions = Conditions { concurrency: concurrency.get(), segment, ..whole.clone() };
+        // A part that one long step of the part before it has used up has no speed.
+        let run = Run::profiled(conditions, turn.round, served, &Seen::default())?;
+        Some((run, Seen::default()))
+    };
+    served.iter().zip(profile.concurrencies()).zip(1..).filter_map(part).collect()
 }
 
 /// Measures until everything is measured or the time is spent.

@@ -12,8 +12,9 @@ use tokio::time::Instant;
 
 use super::digest::Digest;
 use super::loads::{Asked, share_of};
+use super::measure::parts;
 use super::measure::{Subject, Turn, no_time};
-use super::plan::{Traffic, parts};
+use super::traffic::Traffic;
 use super::{BenchArgs, classes};
 use crate::failure::{Outcome, usage};
 use crate::prompts::Ask;
