@@ -25,6 +25,8 @@ mod share;
 mod softmax;
 mod tile;
 #[cfg(target_arch = "x86_64")]
+mod tile_avx2;
+#[cfg(target_arch = "x86_64")]
 mod tile_avx512;
 mod tile_groups;
 #[cfg(target_arch = "x86_64")]

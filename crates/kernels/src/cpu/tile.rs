@@ -85,7 +85,7 @@ pub(super) fn tile_fns(isa: Isa, format: Format) -> &'static TileFns {
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx512Bf16 | Isa::Avx512, _) => super::tile_avx512::tile_fns(format),
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, _) => tile_portable::tile_fns_avx2(format),
+        (Isa::Avx2, _) => super::tile_avx2::tile_fns(format),
         _ => tile_portable::tile_fns(format),
     }
 }

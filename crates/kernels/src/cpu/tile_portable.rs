@@ -1,4 +1,4 @@
-//! Tiles in plain Rust, which the compiler vectorises: for any processor, and once more for AVX2 with FMA.
+//! Tiles in plain Rust, which the compiler vectorises, for any processor.
 
 use super::tile::{COLUMNS, LANES, ROWS_MAX, Sums, Tile, TileFns, by_rows};
 use super::weights::{Format, bf16_value, f16_value};
@@ -50,27 +50,22 @@ impl Widen for F32 {
     }
 }
 
-#[inline(always)]
-fn multiply_add<const FUSED: bool>(a: f32, b: f32, sum: f32) -> f32 {
-    if FUSED { a.mul_add(b, sum) } else { a * b + sum }
-}
-
 /// Rows are taken two at a time and columns half by half, so that 16 accumulators per row fit in 16 small registers.
 ///
 /// # Safety
 /// As [`super::tile::TileFn`].
 #[inline(always)]
-unsafe fn tile<W: Widen, const FUSED: bool, const ROWS: usize>(tile: &Tile<'_>, sums: &mut Sums) {
+unsafe fn tile<W: Widen, const ROWS: usize>(tile: &Tile<'_>, sums: &mut Sums) {
     for half in 0..2 {
         let mut row = 0;
         while row + 2 <= ROWS {
             // SAFETY: the caller's promise covers `ROWS` rows.
-            unsafe { strip::<W, FUSED, 2>(tile, ROWS, row, half, sums) };
+            unsafe { strip::<W, 2>(tile, ROWS, row, half, sums) };
             row += 2;
         }
         if row < ROWS {
             // SAFETY: as above.
-            unsafe { strip::<W, FUSED, 1>(tile, ROWS, row, half, sums) };
+            unsafe { strip::<W, 1>(tile, ROWS, row, half, sums) };
         }
     }
 }
@@ -80,7 +75,7 @@ unsafe fn tile<W: Widen, const FUSED: bool, const ROWS: usize>(tile: &Tile<'_>, 
 /// # Safety
 /// As [`super::tile::TileFn`], for a tile of `n_rows` rows.
 #[inline(always)]
-unsafe fn strip<W: Widen, const FUSED: bool, const R: usize>(
+unsafe fn strip<W: Widen, const R: usize>(
     tile: &Tile<'_>,
     n_rows: usize,
     first: usize,
@@ -103,7 +98,7 @@ unsafe fn strip<W: Widen, const FUSED: bool, const R: usize>(
                     // SAFETY: as above.
                     let x = unsafe { *x.add(first + row) };
                     for (acc, weight) in acc.iter_mut().zip(weights) {
-                        *acc = multiply_add::<FUSED>(x, weight, *acc);
+                        *acc += x * weight;
                     }
                 }
                 x = x.wrapping_add(n_rows);
@@ -118,33 +113,12 @@ unsafe fn strip<W: Widen, const FUSED: bool, const R: usize>(
 
 /// Tiles of one format for any processor.
 pub(super) fn tile_fns(format: Format) -> &'static TileFns {
-    unsafe fn any<W: Widen, const ROWS: usize>(operands: &Tile<'_>, sums: &mut Sums) {
-        // SAFETY: the caller keeps the promise of `TileFn`.
-        unsafe { tile::<W, false, ROWS>(operands, sums) }
-    }
     const _: () = assert!(ROWS_MAX == 12 && COLUMNS == 2 * LANES);
     match format {
         Format::Bf16Dot => unreachable!("the dot product needs AVX-512 BF16"),
-        Format::Bf16Wide => &const { by_rows!(any, Bf16) },
-        Format::F16 => &const { by_rows!(any, F16) },
-        Format::F32 => &const { by_rows!(any, F32) },
-        Format::Grouped(_) => unreachable!("groups have tiles of their own"),
-    }
-}
-
-/// Tiles of one format for AVX2 and FMA.
-#[cfg(target_arch = "x86_64")]
-pub(super) fn tile_fns_avx2(format: Format) -> &'static TileFns {
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn avx2<W: Widen, const ROWS: usize>(operands: &Tile<'_>, sums: &mut Sums) {
-        // SAFETY: the caller keeps the promise of `TileFn`.
-        unsafe { tile::<W, true, ROWS>(operands, sums) }
-    }
-    match format {
-        Format::Bf16Dot => unreachable!("the dot product needs AVX-512 BF16"),
-        Format::Bf16Wide => &const { by_rows!(avx2, Bf16) },
-        Format::F16 => &const { by_rows!(avx2, F16) },
-        Format::F32 => &const { by_rows!(avx2, F32) },
+        Format::Bf16Wide => &const { by_rows!(tile, Bf16) },
+        Format::F16 => &const { by_rows!(tile, F16) },
+        Format::F32 => &const { by_rows!(tile, F32) },
         Format::Grouped(_) => unreachable!("groups have tiles of their own"),
     }
 }
