@@ -94,7 +94,7 @@ impl Models {
 }
 
 /// The threads that were asked for or one per core; more than cores are taken with a warning.
-fn n_threads(asked: Option<NonZeroU32>) -> u32 {
+pub(crate) fn n_threads(asked: Option<NonZeroU32>) -> u32 {
     let n_cores = machine::n_cores();
     let n_threads = asked.map_or(n_cores, u32::from);
     if n_threads > n_cores {
