@@ -14,6 +14,7 @@ mod from_gguf;
 mod shard;
 mod span;
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -115,6 +116,22 @@ impl Checkpoint {
         let names = declared::implied(&self.config);
         let tensors = self.tensors.iter().filter(|(name, _)| names.contains(*name));
         tensors.map(|(_, location)| location.span.range.len()).sum()
+    }
+
+    /// Element types of the weights that are used and how many tensors have each, the most frequent first.
+    pub fn dtypes(&self) -> Vec<(Dtype, usize)> {
+        let names = declared::implied(&self.config);
+        let used: Vec<&Location> = self
+            .tensors
+            .iter()
+            .filter(|(name, _)| names.contains(*name))
+            .map(|(_, location)| location)
+            .collect();
+        let is_of = |location: &Location, dtype| matches!(location.span.dtype, ElementType::Read(read) if read == dtype);
+        let count = |dtype| (dtype, used.iter().filter(|location| is_of(location, dtype)).count());
+        let mut counts: Vec<_> = Dtype::ALL.into_iter().map(count).filter(|&(_, n)| n > 0).collect();
+        counts.sort_by_key(|&(_, n)| Reverse(n));
+        counts
     }
 
     /// What the model is.

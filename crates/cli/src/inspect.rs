@@ -14,7 +14,8 @@ use crate::blur::{self, BlurArgs};
 use crate::failure::Outcome;
 use crate::inflate::{self, InflateArgs};
 use crate::machine;
-use crate::opened::{Opened, Role, chat_template};
+use crate::opened::{Dtypes, Opened, Role, chat_template};
+use crate::perplexity::{self, PerplexityArgs};
 use crate::sampling::shortest;
 use crate::session::Models;
 use crate::speculation::{Draft, Source};
@@ -24,7 +25,8 @@ const EXAMPLES: &str = "\
 Examples:
   dsde inspect
   dsde inspect --model ./Qwen3-1.7B --draft ./Qwen3-0.6B
-  dsde inspect --model ./Qwen3-1.7B --json";
+  dsde inspect --model ./Qwen3-1.7B-Q4_K_M.gguf --json
+  dsde inspect perplexity --model ./Qwen3-1.7B-Q4_K_M.gguf text.txt";
 
 /// Tell what a model is, what memory it takes and whether a draft fits it
 #[derive(Args, Debug)]
@@ -43,6 +45,7 @@ pub(crate) struct InspectArgs {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Perplexity(PerplexityArgs),
     Inflate(InflateArgs),
     Blur(BlurArgs),
 }
@@ -60,8 +63,8 @@ struct Inspection {
 struct Model {
     source: String,
     architecture: &'static str,
-    /// As stored.
-    dtype: String,
+    /// Tensors of every element type, as stored.
+    dtypes: Dtypes,
     parameters: u64,
     layers: usize,
     hidden: usize,
@@ -120,6 +123,7 @@ struct Kv {
 /// Runs the command.
 pub(crate) fn run(args: InspectArgs) -> Outcome {
     match args.command {
+        Some(Command::Perplexity(args)) => return perplexity::run(&args),
         Some(Command::Inflate(args)) => return inflate::run(args),
         Some(Command::Blur(args)) => return blur::run(&args),
         None => {}
@@ -170,12 +174,11 @@ fn inspect(models: &Models) -> Outcome<Inspection> {
 impl Model {
     fn new(source: &Source, opened: &Opened, backend: &Cpu) -> Self {
         let config = opened.config();
-        let embeddings = opened.checkpoint.embeddings();
         let template = chat_template(source);
         Self {
             source: source.to_string(),
             architecture: config.family.architecture(),
-            dtype: embeddings.map_or_else(|_| "unknown".to_owned(), |matrix| format!("{:?}", matrix.dtype)),
+            dtypes: opened.dtypes(),
             parameters: n_parameters(config),
             layers: config.n_layers,
             hidden: config.hidden,
@@ -253,8 +256,8 @@ fn print(out: &mut impl Write, inspection: &Inspection) -> io::Result<()> {
 }
 
 fn print_model(out: &mut impl Write, model: &Model) -> io::Result<()> {
-    let Model { architecture, dtype, layers, hidden, heads, kv_heads, head_dim, intermediate, .. } = model;
-    writeln!(out, "  {architecture}, {:.1} million parameters, {dtype}", model.parameters as f64 / 1e6)?;
+    let Model { architecture, dtypes, layers, hidden, heads, kv_heads, head_dim, intermediate, .. } = model;
+    writeln!(out, "  {architecture}, {:.1} million parameters, {dtypes}", model.parameters as f64 / 1e6)?;
     writeln!(
         out,
         "  {layers} layers, hidden {hidden}, {heads} heads ({kv_heads} key/value) of {head_dim}, feed-forward {intermediate}"

@@ -18,6 +18,7 @@ mod inspect;
 mod interrupt;
 mod machine;
 mod opened;
+mod perplexity;
 mod policies;
 mod prompts;
 mod remote;

@@ -1,12 +1,14 @@
 //! Models as opened: configuration, mapped weights and text, before anything is packed.
 
+use std::fmt;
 use std::path::Path;
 
-use dsde_checkpoint::Checkpoint;
 use dsde_checkpoint::config::ModelConfig;
+use dsde_checkpoint::{Checkpoint, Dtype};
 use dsde_model::embedded;
 use dsde_model::executor::DraftSource;
 use dsde_text::{ChatTemplate, Tokenizer};
+use serde::{Serialize, Serializer};
 
 use crate::failure::Outcome;
 use crate::speculation::{Draft, Source};
@@ -74,6 +76,11 @@ impl Opened {
         self.checkpoint.config()
     }
 
+    /// Element types of its weights.
+    pub(crate) fn dtypes(&self) -> Dtypes {
+        Dtypes(self.checkpoint.dtypes())
+    }
+
     /// Tokens that end a text: what any file says, and what ends a turn of `template`.
     pub(crate) fn eos_tokens(&self, template: Option<&ChatTemplate>) -> Vec<u32> {
         let mut tokens = self.config().eos_tokens.clone();
@@ -103,6 +110,25 @@ impl Opened {
             return Err(dsde_model::Error::VocabularyLen { expected, got }.into());
         }
         Ok(self.tokenizer.same_tokens(&draft.tokenizer, expected)?)
+    }
+}
+
+/// How many tensors have which element type, the most frequent first. An object in JSON.
+pub(crate) struct Dtypes(Vec<(Dtype, usize)>);
+
+impl fmt::Display for Dtypes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let texts: Vec<_> = match self.0.as_slice() {
+            [(dtype, _)] => vec![dtype.name().to_owned()],
+            counts => counts.iter().map(|(dtype, n)| format!("{} x {n}", dtype.name())).collect(),
+        };
+        f.write_str(&texts.join(", "))
+    }
+}
+
+impl Serialize for Dtypes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(dtype, n)| (dtype.name(), n)))
     }
 }
 

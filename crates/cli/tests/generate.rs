@@ -423,6 +423,8 @@ fn an_inspection_tells_sizes_and_fit() {
     let inspection = dsde(&["inspect", "--json"]).json_lines().remove(0);
     assert_eq!(inspection["model"]["architecture"], "LlamaForCausalLM");
     assert_eq!(inspection["model"]["vocab_len"], 4096);
+    // Embeddings and final norm, and nine tensors in each of six layers.
+    assert_eq!(inspection["model"]["dtypes"], json!({"BF16": 56}));
     assert_eq!(inspection["model"]["chat_template"], true);
     assert_eq!(inspection["draft"]["compatible"], true);
     let kv = &inspection["kv"];
