@@ -175,6 +175,18 @@ fn what_arrives_broken_is_removed() {
 }
 
 #[test]
+fn one_program_at_a_time_fetches_a_file() {
+    let (file, setting) = (gguf(), Setting::new(&[gguf()]));
+    let incomplete = setting.blob(&format!("{}.incomplete", file.etag()));
+    fs::create_dir_all(incomplete.parent().unwrap()).unwrap();
+    let locked = fs::File::create(&incomplete).unwrap();
+    locked.lock().unwrap();
+    setting.check_refused(&["pull", "org/model"], 1, &["another program is fetching m-Q4_K_M.gguf"]);
+    drop(locked);
+    setting.check_pulled("org/model", "m-Q4_K_M.gguf");
+}
+
+#[test]
 fn the_token_is_for_the_hub_alone() {
     let setting = Setting::new(&draft());
     setting.check_refused(

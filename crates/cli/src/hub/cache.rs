@@ -71,13 +71,18 @@ impl Repository {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(|source| Error::io(folder, source))?;
         }
+        let blob = self.blob(etag);
+        if fs::canonicalize(&path)
+            .is_ok_and(|target| fs::canonicalize(&blob).is_ok_and(|blob| blob == target))
+        {
+            return Ok(());
+        }
         // What another client has put there may be another content, or lead nowhere any more.
         if fs::symlink_metadata(&path).is_ok() {
             fs::remove_file(&path).map_err(|source| Error::io(&path, source))?;
         }
         let up = "../".repeat(2 + file.matches('/').count());
-        link(Path::new(&format!("{up}blobs/{etag}")), &self.blob(etag), &path)
-            .map_err(|source| Error::io(&path, source))
+        link(Path::new(&format!("{up}blobs/{etag}")), &blob, &path).map_err(|source| Error::io(&path, source))
     }
 
     /// Remembers the commit that a revision means.
