@@ -10,7 +10,7 @@ use crate::hub::{self, Name};
 const EXAMPLES: &str = "\
 Examples:
   dsde pull Qwen/Qwen3-0.6B                    the safetensors files and what belongs to them
-  dsde pull Qwen/Qwen3-8B-GGUF:Q4_K_M          the one GGUF file whose name has this label, with all its parts
+  dsde pull Qwen/Qwen3-8B-GGUF:Q4_K_M          the GGUF file with this label, all its parts
   dsde pull Qwen/Qwen3-0.6B@main               a branch, tag or commit
   dsde chat --model Qwen/Qwen3-0.6B            fetches it first if it is not there
 

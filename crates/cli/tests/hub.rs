@@ -242,6 +242,7 @@ fn without_a_network_the_cache_is_all_there_is() {
     let missing = setting.dsde_where(&["pull", "org/other"], &nobody);
     assert_eq!(missing.code, Some(1));
     assert!(missing.stderr.contains("cannot reach http://127.0.0.1:1: "), "{}", missing.stderr);
+    assert!(missing.stderr.ends_with("that ran `dsde pull`\n"), "{}", missing.stderr);
 }
 
 #[test]

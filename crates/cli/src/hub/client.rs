@@ -186,7 +186,7 @@ impl Client {
             if let Some(token) = self.token.as_ref().filter(|_| url.origin() == self.endpoint.origin()) {
                 request = request.header(AUTHORIZATION, token.header());
             }
-            let unreachable = |source: reqwest::Error| Error::Unreachable { host: host(&url), source };
+            let unreachable = |cause: reqwest::Error| Error::Unreachable { host: host(&url), cause };
             let response = request.send().await.map_err(|error| unreachable(error.without_url()))?;
             if !response.status().is_redirection() {
                 return self.checked(response, &url, what).await;

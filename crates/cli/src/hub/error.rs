@@ -20,9 +20,9 @@ pub(crate) enum Error {
     /// No connection, or it broke before the answer began.
     #[error(
         "cannot reach {host}: {}; where there is no network, copy the cache of a machine that ran `dsde pull`",
-        innermost(source)
+        innermost(cause)
     )]
-    Unreachable { host: String, source: reqwest::Error },
+    Unreachable { host: String, cause: reqwest::Error },
     /// Not there, or not for this user.
     #[error(
         "{endpoint} does not show {what} ({status}: {message}); check the name, or set HF_TOKEN to a token that may read it"
