@@ -46,13 +46,14 @@ pub(crate) fn number_in(range: RangeInclusive<f64>) -> impl TypedValueParser<Val
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ModelArgs {
     /// Target model: a GGUF file, a folder as downloaded from Hugging Face (config.json, tokenizer.json, *.safetensors),
-    /// or `demo` for the small pair inside this program, which is the default.
-    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    /// ORG/NAME[:FILE] for one of the Hugging Face Hub, which is fetched if need be (`dsde pull --help` tells more), or `demo` for
+    /// the small pair inside this program, which is the default.
+    #[arg(long, value_name = "PATH|ORG/NAME", help_heading = "Model")]
     pub(crate) model: Option<String>,
 
-    /// Who drafts: a model (folder or GGUF file) with the same vocabulary, `demo`, `ngram` (continue repetitions of the text, no model
+    /// Who drafts: a model (as for --model) with the same vocabulary, `demo`, `ngram` (continue repetitions of the text, no model
     /// needed) or `none`. Default: the embedded draft for the model `demo`, `ngram` for every other model.
-    #[arg(long, value_name = "PATH|ngram|none", help_heading = "Model")]
+    #[arg(long, value_name = "PATH|ORG/NAME|ngram|none", help_heading = "Model")]
     pub(crate) draft: Option<String>,
 
     /// Threads that compute. Default: all logical cores.

@@ -15,7 +15,7 @@ use crate::args::number_in;
 use crate::derived::{self, Files};
 use crate::failure::Outcome;
 use crate::opened::{Opened, Role};
-use crate::session::check_folder;
+use crate::session::found_folder;
 use crate::speculation::Source;
 
 /// Ten times its size leaves nothing of a weight.
@@ -51,8 +51,7 @@ pub(crate) struct BlurArgs {
 
 /// Runs the command.
 pub(crate) fn run(args: &BlurArgs) -> Outcome {
-    let source = Source::parse(&args.model);
-    check_folder("model", &source)?;
+    let source = found_folder("model", Source::parse(&args.model))?;
     let opened = Opened::untrimmed(&source, Role::Draft)?;
     let files = Files::of(&source, Role::Draft)?;
     let bar = derived::progress(opened.checkpoint.stored_bytes());

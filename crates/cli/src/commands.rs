@@ -6,13 +6,14 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::failure::Outcome;
-use crate::{bench, chat, demo, generate, inspect, policies, serve};
+use crate::{bench, chat, demo, generate, inspect, policies, pull, serve};
 
 const EPILOGUE: &str = "\
 Start here:
   dsde demo                                  see speculation work, nothing to set up
   dsde generate --prompt 'Tell me a story.'  one answer from the embedded model
   dsde chat --model FILE.gguf                talk to a real model; or a folder from Hugging Face
+  dsde chat --model Qwen/Qwen3-0.6B          talk to a model of the Hugging Face Hub
   dsde serve                                 answer over HTTP in the OpenAI API
   dsde bench --workload prompts.jsonl        compare policies with plain decoding
 
@@ -37,6 +38,7 @@ enum Command {
     Chat(Box<chat::ChatArgs>),
     Serve(Box<serve::ServeArgs>),
     Bench(Box<bench::BenchArgs>),
+    Pull(pull::PullArgs),
     Inspect(inspect::InspectArgs),
     Policies(policies::PoliciesArgs),
 }
@@ -51,6 +53,7 @@ impl Program {
             // It reads its options again, together with those of other places.
             Command::Serve(_) => serve::run(),
             Command::Bench(args) => bench::run(*args),
+            Command::Pull(args) => pull::run(&args),
             Command::Inspect(args) => inspect::run(args),
             Command::Policies(args) => policies::run(args),
         }

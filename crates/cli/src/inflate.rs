@@ -26,7 +26,7 @@ use crate::args::positive_up_to;
 use crate::derived::{self, Files};
 use crate::failure::{Outcome, usage};
 use crate::opened::{Opened, Role};
-use crate::session::check_folder;
+use crate::session::found_folder;
 use crate::speculation::Source;
 use crate::stores::bytes;
 
@@ -158,8 +158,7 @@ impl Sizes {
 
 /// Runs the command.
 pub(crate) fn run(args: InflateArgs) -> Outcome {
-    let source = Source::parse(&args.model);
-    check_folder("model", &source)?;
+    let source = found_folder("model", Source::parse(&args.model))?;
     // The whole table counts, padding included, so the checkpoint is not cut to the tokens of the tokenizer.
     let opened = Opened::untrimmed(&source, Role::Target)?;
     let config = opened.config();

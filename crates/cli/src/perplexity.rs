@@ -23,7 +23,7 @@ use serde::Serialize;
 use crate::args::{THREADS_MAX, positive_up_to, whole_number_in};
 use crate::failure::{OrUsage as _, Outcome, usage};
 use crate::opened::{Dtypes, Opened, Role};
-use crate::session::{check_model, n_threads};
+use crate::session::{found, n_threads};
 use crate::speculation::Source;
 use score::Score;
 use scorer::Scorer;
@@ -99,8 +99,7 @@ struct Report {
 
 /// Runs the command.
 pub(crate) fn run(args: &PerplexityArgs) -> Outcome {
-    let source = Source::parse(&args.model);
-    check_model("model", &source)?;
+    let source = found("model", Source::parse(&args.model))?;
     let text = read_text(&args.text)?;
     let opened = Opened::new(&source, Role::Target)?;
     let windows = windows(&opened, &text, args)?;

@@ -21,9 +21,8 @@ use crate::failure::{Outcome, usage};
 pub(crate) use answer::{Answer, Summary};
 pub(crate) use client::{Client, Fields, Model, Route};
 pub(crate) use counters::Counters;
-pub(crate) use error::Error;
-use url::ApiKey;
-pub(crate) use url::ServerUrl;
+pub(crate) use error::{Error, innermost, message_of};
+pub(crate) use url::{ApiKey, ServerUrl, is_loopback};
 
 /// Where a key may stand instead of on the command line, which other users of the machine can read; the first one counts.
 const API_KEY_VARIABLES: [&str; 2] = ["DSDE_API_KEY", "OPENAI_API_KEY"];

@@ -181,17 +181,18 @@ fn origin(text: &str) -> Result<String, String> {
     }
 }
 
-/// The name of the folder, or of the file without its ending; of a snapshot in a cache of Hugging Face, the repository's name.
+/// The name of the folder, or of the file without its ending; of what a cache of Hugging Face has, the repository's name.
 fn model_name(target: &Source) -> String {
     let Source::Path(path) = target else {
         return target.to_string();
     };
-    let path = path.canonicalize().unwrap_or_else(|_| path.clone());
-    if let Some(name) = cached_repository(&path) {
+    let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+    // A file of a cache is a link to one without a name.
+    if let Some(name) = path.ancestors().chain(real.ancestors()).find_map(cached_repository) {
         return name;
     }
     let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
-    let name = if is_gguf { path.file_stem() } else { path.file_name() };
+    let name = if is_gguf { path.file_stem() } else { real.file_name() };
     name.map_or_else(|| target.to_string(), |name| name.to_string_lossy().into_owned())
 }
 
@@ -301,6 +302,7 @@ mod tests {
         for (path, name) in [
             (format!("{hub}/snapshots/c1899de289a04d12100db370d81485cdf75e47ca"), "Qwen/Qwen3-0.6B"),
             (format!("{hub}/snapshots/main/"), "Qwen/Qwen3-0.6B"),
+            (format!("{hub}/snapshots/0/Q8_0/x-00001-of-00002.gguf"), "Qwen/Qwen3-0.6B"),
             ("/no/models--gpt2/snapshots/0".to_owned(), "gpt2"),
             ("/no/models--a--b--c/snapshots/0".to_owned(), "a/b--c"),
             ("/no/datasets--a--b/snapshots/0".to_owned(), "0"),

@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,11 +19,11 @@ use dsde_text::{self as text, ChatTemplate, Tokenizer};
 
 use crate::args::{DefaultsArgs, GenerationConfig, ModelArgs};
 use crate::failure::{OrUsage as _, Outcome, usage};
-use crate::machine;
 use crate::opened::{Opened, Role, chat_template};
 use crate::speculation::{Draft, Source, is_off};
 use crate::stores::{Asked, Bound, Stores};
 use crate::today::today;
+use crate::{hub, machine};
 
 /// Most sequences that run at once; the bound of the engine.
 const SEQUENCES_MAX: u32 = 4096;
@@ -51,10 +52,12 @@ impl Models {
     pub(crate) fn new(args: &ModelArgs) -> Outcome<Self> {
         let target = args.model.as_deref().map_or(Source::Demo, Source::parse);
         let draft = Draft::parse(args.draft.as_deref(), &target);
-        check_model("model", &target)?;
-        if let Draft::Model(source) = &draft {
-            check_model("draft", source)?;
-        }
+        // Whether both are there is known before a large one is fetched.
+        let draft = match draft {
+            Draft::Model(source) => Draft::Model(found("draft", source)?),
+            other => other,
+        };
+        let target = found("model", target)?;
         Ok(Self {
             target,
             draft,
@@ -106,31 +109,43 @@ pub(crate) fn n_threads(asked: Option<NonZeroU32>) -> u32 {
     n_threads
 }
 
+/// What was given for an option, which is there then: models of the Hub are fetched unless the cache has them.
+///
 /// # Errors
-/// If what was given for an option is not there.
-pub(crate) fn check_model(option: &str, source: &Source) -> Outcome {
-    let Source::Path(path) = source else {
-        return Ok(());
+/// If there is no such model.
+pub(crate) fn found(option: &str, source: Source) -> Outcome<Source> {
+    let Source::Path(path) = &source else {
+        return Ok(source);
     };
+    let name = path.to_str().filter(|_| !path.exists()).and_then(|text| text.parse().ok());
+    match name {
+        Some(name) => hub::found(option, &name).map(Source::Path),
+        None => check_model(option, path).map(|()| source),
+    }
+}
+
+fn check_model(option: &str, path: &Path) -> Outcome {
     let is_cache = path.join("snapshots").is_dir() && !path.join("config.json").exists();
     let reason = match () {
         () if is_cache => "a repository in a cache of Hugging Face; give a folder inside its `snapshots`",
         () if path.exists() => return Ok(()),
-        () => "no such folder or file; give a model folder, a GGUF file or `demo`",
+        () => {
+            "no such folder or file; give a model folder, a GGUF file, ORG/NAME of the Hugging Face Hub or `demo`"
+        }
     };
     Err(usage(format!("--{option} {}: {reason}", path.display())))
 }
 
 /// # Errors
 /// If what was given for an option is no folder with safetensors files; derived models are made of these alone.
-pub(crate) fn check_folder(option: &str, source: &Source) -> Outcome {
-    check_model(option, source)?;
-    let Source::Path(path) = source else {
-        return Ok(());
+pub(crate) fn found_folder(option: &str, source: Source) -> Outcome<Source> {
+    let source = found(option, source)?;
+    let Source::Path(path) = &source else {
+        return Ok(source);
     };
     let reason = match gguf_file(path) {
         Ok(Some(_)) | Err(Error::SeveralModels { .. }) => "no model is derived from a GGUF file; give",
-        _ if path.join("config.json").is_file() => return Ok(()),
+        _ if path.join("config.json").is_file() => return Ok(source),
         _ => "not a model folder; give",
     };
     let wanted = "a folder that holds config.json and *.safetensors";

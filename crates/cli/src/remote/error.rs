@@ -78,7 +78,7 @@ impl From<sse::TooLong> for Error {
 }
 
 /// What a body says in its error, or its beginning; without control characters, which could steer a terminal.
-pub(super) fn message_of(body: &str) -> String {
+pub(crate) fn message_of(body: &str) -> String {
     let value: Option<Value> = serde_json::from_str(body).ok();
     let said = value.as_ref().and_then(said);
     let text: String = said.unwrap_or(body).trim().chars().take(MESSAGE_CHARS_MAX).collect();
@@ -95,7 +95,7 @@ fn said(body: &Value) -> Option<&str> {
 }
 
 /// The last cause: those above it only say that something was sent.
-fn innermost(error: &reqwest::Error) -> String {
+pub(crate) fn innermost(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;

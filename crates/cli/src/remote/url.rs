@@ -60,15 +60,20 @@ impl ServerUrl {
 
     /// Whether the server runs on this machine.
     pub(super) fn is_loopback(&self) -> bool {
-        let host = self.root.host_str().unwrap_or_default();
-        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
-        host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+        is_loopback(&self.root)
     }
 
     /// Whether others on the way can read along.
     pub(super) fn is_plain(&self) -> bool {
         self.root.scheme() == "http"
     }
+}
+
+/// Whether an address is one of this machine.
+pub(crate) fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// A key; it shows itself to nobody but the server.
@@ -96,7 +101,7 @@ impl fmt::Debug for ApiKey {
 
 impl ApiKey {
     /// The value of `Authorization`.
-    pub(super) fn header(&self) -> HeaderValue {
+    pub(crate) fn header(&self) -> HeaderValue {
         self.0.clone()
     }
 }
