@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use dsde_bench::{Machine, Message, Prompt};
 use dsde_checkpoint::config::SamplingDefaults;
+use dsde_checkpoint::{Error, gguf_file};
 use dsde_engine::{Drafter, Engine, MonotonicClock, PromptLookup};
 use dsde_kernels::{Backend as _, Cpu};
 use dsde_model::executor::{Checkpoints, KvSize, ModelExecutor};
@@ -121,16 +122,19 @@ pub(crate) fn check_model(option: &str, source: &Source) -> Outcome {
 }
 
 /// # Errors
-/// If what was given for an option is no folder; derived models are made of folders.
+/// If what was given for an option is no folder with safetensors files; derived models are made of these alone.
 pub(crate) fn check_folder(option: &str, source: &Source) -> Outcome {
     check_model(option, source)?;
-    match source {
-        Source::Path(path) if !path.join("config.json").is_file() => {
-            let reason = "not a model folder; give one that holds config.json and *.safetensors";
-            Err(usage(format!("--{option} {}: {reason}", path.display())))
-        }
-        _ => Ok(()),
-    }
+    let Source::Path(path) = source else {
+        return Ok(());
+    };
+    let reason = match gguf_file(path) {
+        Ok(Some(_)) | Err(Error::SeveralModels { .. }) => "no model is derived from a GGUF file; give",
+        _ if path.join("config.json").is_file() => return Ok(()),
+        _ => "not a model folder; give",
+    };
+    let wanted = "a folder that holds config.json and *.safetensors";
+    Err(usage(format!("--{option} {}: {reason} {wanted}", path.display())))
 }
 
 /// What a command wants of its engine.

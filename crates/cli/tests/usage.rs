@@ -120,13 +120,43 @@ fn files_and_caches_are_told_from_model_folders() {
         check_refused(&["inspect", "--model", path], &[path, expected]);
     };
     check(folder.path(), "give a folder inside its `snapshots`");
-    for (name, expected) in
-        [("x.gguf", "GGUF files are not read yet"), ("x.safetensors", "give the folder that holds")]
-    {
+    // They exist, so they are models, and broken ones.
+    for (name, expected) in [("x.gguf", "must be GGUF"), ("x.safetensors", "give the folder that holds")] {
         let file = folder.path().join(name);
-        std::fs::write(&file, "GGUF").unwrap();
-        check(&file, expected);
+        std::fs::write(&file, "text").unwrap();
+        let run = dsde(&["inspect", "--model", file.to_str().unwrap()]);
+        assert_eq!(run.code, Some(1), "{name}: {}", run.stderr);
+        assert!(run.stderr.contains(expected), "{name}: {}", run.stderr);
     }
+}
+
+#[test]
+fn models_are_derived_from_folders_with_safetensors_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    fs::create_dir(path("empty")).unwrap();
+    fs::write(path("x.gguf"), "GGUF").unwrap();
+    fs::create_dir(path("one")).unwrap();
+    fs::write(path("one/x.gguf"), "GGUF").unwrap();
+    // Repositories of GGUF files often have the configuration of the original beside them.
+    fs::create_dir(path("several")).unwrap();
+    for name in ["several/config.json", "several/x.gguf", "several/y.gguf"] {
+        fs::write(path(name), "{}").unwrap();
+    }
+    for command in [["blur", "--noise", "0.1"].as_slice(), &["inflate", "--hidden", "1024", "--layers", "8"]]
+    {
+        for (model, reason) in [
+            ("empty", "not a model folder"),
+            ("x.gguf", "no model is derived from a GGUF file"),
+            ("one", "no model is derived from a GGUF file"),
+            ("several", "no model is derived from a GGUF file"),
+        ] {
+            let (model, out) = (path(model), path("out"));
+            let args = [&["inspect"][..], command, &["--model", &model, "--out", &out]].concat();
+            check_refused(&args, &[&model, reason, "config.json and *.safetensors"]);
+        }
+    }
+    assert!(!fs::exists(path("out")).unwrap());
 }
 
 #[test]
