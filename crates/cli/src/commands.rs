@@ -12,7 +12,7 @@ const EPILOGUE: &str = "\
 Start here:
   dsde demo                                  see speculation work, nothing to set up
   dsde generate --prompt 'Tell me a story.'  one answer from the embedded model
-  dsde chat --model ./Qwen3-0.6B             talk to a downloaded model
+  dsde chat --model FILE.gguf                talk to a real model; or a folder from Hugging Face
   dsde serve                                 answer over HTTP in the OpenAI API
   dsde bench --workload prompts.jsonl        compare policies with plain decoding
 
