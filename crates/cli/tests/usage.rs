@@ -121,7 +121,7 @@ fn files_and_caches_are_told_from_model_folders() {
     };
     check(folder.path(), "give a folder inside its `snapshots`");
     // They exist, so they are models, and broken ones.
-    for (name, expected) in [("x.gguf", "must have"), ("x.safetensors", "give the folder that holds")] {
+    for (name, expected) in [("x.gguf", "must be GGUF"), ("x.safetensors", "give the folder that holds")] {
         let file = folder.path().join(name);
         std::fs::write(&file, "text").unwrap();
         let run = dsde(&["inspect", "--model", file.to_str().unwrap()]);
