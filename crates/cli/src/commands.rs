@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::failure::Outcome;
-use crate::{bench, chat, demo, generate, inspect, policies, serve};
+use crate::{bench, chat, demo, generate, inspect, policies, quantize, serve};
 
 const EPILOGUE: &str = "\
 Start here:
@@ -39,6 +39,7 @@ enum Command {
     Bench(Box<bench::BenchArgs>),
     Inspect(inspect::InspectArgs),
     Policies(policies::PoliciesArgs),
+    Quantize(quantize::QuantizeArgs),
 }
 
 impl Program {
@@ -53,6 +54,7 @@ impl Program {
             Command::Bench(args) => bench::run(*args),
             Command::Inspect(args) => inspect::run(args),
             Command::Policies(args) => policies::run(args),
+            Command::Quantize(args) => quantize::run(&args),
         }
     }
 }

@@ -20,6 +20,7 @@ mod machine;
 mod opened;
 mod policies;
 mod prompts;
+mod quantize;
 mod remote;
 mod samples;
 mod sampling;
