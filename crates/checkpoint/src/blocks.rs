@@ -1,9 +1,13 @@
-//! The block formats of GGUF files, taken apart into [`Group`]s.
+//! The block formats of GGUF files, taken apart into [`Group`]s; `encode` puts them together.
 //!
 //! Layouts are those of ggml's block structures; every value is what its reference dequantisation computes, bit for bit, since
 //! the scales of all formats are exact in single precision and the formula rounds in the same places.
 
+mod encode;
+
 use crate::stored::{Dtype, Group};
+pub use encode::Misfit;
+pub(crate) use encode::narrow;
 
 /// Values of the 16 codes of IQ4_NL and IQ4_XS.
 pub const IQ4_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];

@@ -24,6 +24,7 @@ use crate::gguf::{Gguf, Metadata};
 use crate::stored::{Dense, Dtype, RowOrder, TensorView};
 pub(crate) use bytes::Bytes;
 pub use folder::gguf_file;
+pub(crate) use from_gguf::named;
 use shard::Shard;
 pub(crate) use span::{ElementType, Location, Span};
 

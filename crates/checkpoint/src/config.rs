@@ -129,6 +129,15 @@ impl Family {
         }
     }
 
+    /// Name of the architecture in GGUF files.
+    pub(crate) fn gguf_architecture(self) -> &'static str {
+        match self {
+            Self::Llama | Self::Mistral => "llama",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+        }
+    }
+
     fn parse(fields: Fields<'_>) -> Result<Self, Error> {
         let named = fields.get("architectures").and_then(Value::as_array).and_then(|all| all.first());
         let (got, family) = match named {

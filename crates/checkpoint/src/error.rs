@@ -17,6 +17,25 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The operating system refused to write.
+    #[error("writing failed: {source}")]
+    Write {
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// An element of a tensor that the type to write cannot hold.
+    #[error("tensor {name} has {got} as element {idx}, which {dtype} cannot hold; the weights are broken")]
+    Element {
+        /// Name of the tensor.
+        name: String,
+        /// The type.
+        dtype: &'static str,
+        /// Which element, from 0 on.
+        idx: usize,
+        /// Its value.
+        got: f32,
+    },
     /// A model is a folder.
     #[error("{} is not a folder; give the folder that holds config.json, or a *.gguf file", path.display())]
     NotAFolder {

@@ -1,27 +1,32 @@
 //! GGUF files: metadata, vocabulary included, and tensors, in one file or in numbered parts.
 //!
-//! Versions 2 and 3 in little endian are read. Headers are parsed at once and copied, weights stay mapped. As with everything from
+//! Versions 2 and 3 in little endian are read, version 3 is written ([`Writer`]). Headers are parsed at once and copied, weights stay mapped. As with everything from
 //! strangers, counts and lengths are checked against the file before anything is allocated for them.
 //!
 //! Source: the specification of the format, <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
 mod cursor;
 mod header;
+mod keys;
 mod metadata;
 mod parts;
 mod tensor_type;
+mod writer;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 
 use crate::checkpoint::{Bytes, ElementType, Location};
 use crate::error::Error;
 use crate::stored::TensorView;
-pub(crate) use header::MAGIC;
+pub(crate) use header::{ALIGNMENT, MAGIC};
 use header::{Header, malformed};
+pub use keys::Keys;
 pub use metadata::{Metadata, Value};
 use parts::Part;
 pub(crate) use parts::is_later_part;
+pub use writer::{Declared, Writer};
 
 /// An opened GGUF file, or all parts of one.
 ///
@@ -29,6 +34,8 @@ pub(crate) use parts::is_later_part;
 #[derive(Debug)]
 pub struct Gguf {
     pub(crate) metadata: Metadata,
+    /// Keys of the first file in its order, and where their values lie.
+    places: Vec<(String, Range<usize>)>,
     pub(crate) files: Vec<Bytes>,
     pub(crate) tensors: HashMap<String, Location>,
 }
@@ -50,7 +57,12 @@ impl Gguf {
         let given = Opened::open(path)?;
         let part = given.part;
         let mut given = Some(given);
-        let mut all = Self { metadata: Metadata::default(), files: Vec::new(), tensors: HashMap::new() };
+        let mut all = Self {
+            metadata: Metadata::default(),
+            places: Vec::new(),
+            files: Vec::new(),
+            tensors: HashMap::new(),
+        };
         for (idx, path) in part.paths(path)?.iter().enumerate() {
             let opened = match given.take_if(|given| given.part.idx == idx) {
                 Some(given) => given,
@@ -76,6 +88,7 @@ impl Gguf {
         }
         if part.idx == 0 {
             self.metadata = header.metadata;
+            self.places = header.places;
         }
         let file_idx = self.files.len();
         self.files.push(bytes);
@@ -91,6 +104,26 @@ impl Gguf {
     /// What the file says about the model.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
+    }
+
+    /// All keys with their values, to be written again as they are.
+    pub fn keys(&self) -> Keys {
+        let mut keys = Keys::default();
+        for (key, place) in &self.places {
+            keys.encoded(key, self.files[0][place.clone()].to_vec());
+        }
+        keys
+    }
+
+    /// Names of all tensors in the order in which they lie in the files.
+    pub fn stored_names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.tensor_names().collect();
+        let place = |name: &str| {
+            let Location { file_idx, span } = &self.tensors[name];
+            (*file_idx, span.range.start)
+        };
+        names.sort_by_key(|name| place(name));
+        names
     }
 
     /// Names of all tensors as the file has them (`blk.0.attn_q.weight`), in no particular order.

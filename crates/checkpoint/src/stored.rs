@@ -1,6 +1,6 @@
 //! Weights as they lie in files.
 
-use crate::blocks;
+use crate::blocks::{self, Misfit};
 
 /// Element type of stored weights.
 ///
@@ -114,6 +114,19 @@ impl Dtype {
         Dtype::Mxfp4,
     ];
 
+    /// Those that values can be rounded to, see [`Dtype::narrow`].
+    pub const WRITTEN: [Dtype; 9] = [
+        Dtype::F32,
+        Dtype::F16,
+        Dtype::Bf16,
+        Dtype::Q8_0,
+        Dtype::Q4_0,
+        Dtype::Q5_0,
+        Dtype::Q4K,
+        Dtype::Q5K,
+        Dtype::Q6K,
+    ];
+
     /// Its name for people, as users of such files know it.
     pub fn name(self) -> &'static str {
         match self {
@@ -212,6 +225,27 @@ impl Dtype {
             }
         }
     }
+
+    /// Rounds whole blocks of elements to this type and appends them; the reverse of [`Dtype::widen`] but for what is lost.
+    ///
+    /// The same values give the same bytes on every machine. Elements that differ much in size within a block lose more.
+    ///
+    /// # Errors
+    /// At the first element that the type cannot hold: NaN, infinite ones, and those above the largest number of the type, which
+    /// for block formats is that of half precision.
+    ///
+    /// # Panics
+    /// If the type is not one of [`Dtype::WRITTEN`], or `values` are not whole blocks.
+    pub fn narrow(self, values: &[f32], out: &mut Vec<u8>) -> Result<(), Misfit> {
+        assert!(Dtype::WRITTEN.contains(&self), "{} is not written", self.name());
+        assert!(
+            values.len().is_multiple_of(self.block_len()),
+            "{} elements of {}",
+            values.len(),
+            self.name()
+        );
+        blocks::narrow(self, values, out)
+    }
 }
 
 fn widen<const N: usize>(bytes: &[u8], out: &mut [f32], element: impl Fn([u8; N]) -> f32) {
@@ -221,6 +255,17 @@ fn widen<const N: usize>(bytes: &[u8], out: &mut [f32], element: impl Fn([u8; N]
 }
 
 impl RowOrder {
+    /// Which row of a matrix lies at `i`; undoes [`RowOrder::stored`].
+    pub(crate) fn row_at(self, i: usize) -> usize {
+        match self {
+            RowOrder::AsIs => i,
+            RowOrder::Interleaved { head_dim } => {
+                let (head, at) = (i / head_dim, i % head_dim);
+                head * head_dim + at % 2 * (head_dim / 2) + at / 2
+            }
+        }
+    }
+
     /// Where row `i` of a matrix lies.
     pub(crate) fn stored(self, i: usize) -> usize {
         match self {

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::failure::Outcome;
-use crate::{bench, chat, demo, generate, inspect, policies, pull, serve};
+use crate::{bench, chat, demo, generate, inspect, policies, pull, quantize, serve};
 
 const EPILOGUE: &str = "\
 Start here:
@@ -41,6 +41,7 @@ enum Command {
     Pull(pull::PullArgs),
     Inspect(inspect::InspectArgs),
     Policies(policies::PoliciesArgs),
+    Quantize(quantize::QuantizeArgs),
 }
 
 impl Program {
@@ -56,6 +57,7 @@ impl Program {
             Command::Pull(args) => pull::run(&args),
             Command::Inspect(args) => inspect::run(args),
             Command::Policies(args) => policies::run(args),
+            Command::Quantize(args) => quantize::run(&args),
         }
     }
 }

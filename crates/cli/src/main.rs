@@ -23,6 +23,7 @@ mod perplexity;
 mod policies;
 mod prompts;
 mod pull;
+mod quantize;
 mod remote;
 mod samples;
 mod sampling;

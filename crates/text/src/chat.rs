@@ -19,13 +19,13 @@ use super::{Date, TEXT_BYTES_MAX, Tokenizer, jinja, template_config};
 use crate::error::Error;
 
 const CONFIG: &str = "tokenizer_config.json";
-const TEMPLATE: &str = "chat_template.jinja";
+pub(crate) const TEMPLATE: &str = "chat_template.jinja";
 /// Name of the template.
 const CHAT: &str = "chat";
 /// Name of the one for conversations with tools, where a model has two.
 const TOOL_USE: &str = "tool_use";
 /// Longest template, in bytes; published ones stay under 50 kB.
-const TEMPLATE_BYTES_MAX: u64 = 1 << 20;
+pub(crate) const TEMPLATE_BYTES_MAX: u64 = 1 << 20;
 
 /// A compiled chat template with the texts of the tokens it may mention.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ const TOKENS: &str = "special_tokens_map.json";
 const TEMPLATE: &str = "chat_template.json";
 const FIELD: &str = "chat_template";
 /// Where GGUF files have it; named ones have a dot and the name behind this.
-const GGUF_FIELD: &str = "tokenizer.chat_template";
+pub(super) const GGUF_FIELD: &str = "tokenizer.chat_template";
 /// Special tokens that templates mention.
 const TOKEN_FIELDS: [&str; 2] = ["bos_token", "eos_token"];
 

@@ -23,6 +23,7 @@ use super::decoder::Decoder;
 use super::veil::{ControlTokens, Prompt, Spellings};
 use crate::error::Error;
 use added::{AddedTokens, normal};
+pub use gguf::gguf_keys;
 use growth::{Growth, NORMALIZED_BYTES_MAX};
 use words::Words;
 

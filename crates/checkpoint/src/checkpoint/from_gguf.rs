@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::Checkpoint;
+use super::declared::implied;
 use crate::config::{Family, ModelConfig, ROPE_FACTORS};
 use crate::error::Error;
 use crate::gguf::Gguf;
@@ -36,7 +37,7 @@ const DERIVED: &str = "attn_rot_embd.weight";
 /// If the metadata are refused, or there is a tensor that the model has no use for: such a file is another model than it says.
 pub(super) fn checkpoint(gguf: Gguf) -> Result<Checkpoint, Error> {
     let config = ModelConfig::of_gguf(&gguf)?;
-    let Gguf { metadata, files, tensors: named } = gguf;
+    let Gguf { metadata, files, tensors: named, .. } = gguf;
     let mut tensors = HashMap::new();
     let mut n_beyond = 0;
     for (name, mut location) in named {
@@ -79,6 +80,60 @@ fn layer(name: &str) -> Option<(usize, &str)> {
     (idx.to_string() == digits).then_some((idx, rest))
 }
 
+/// A tensor of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Named {
+    /// Its name in GGUF files.
+    pub(crate) name: String,
+    /// That in Hugging Face files.
+    pub(crate) published: String,
+    pub(crate) shape: Vec<usize>,
+    /// Order of the rows in GGUF files.
+    pub(crate) order: RowOrder,
+}
+
+/// All tensors of a model, from the first layer to the last.
+pub(crate) fn named(config: &ModelConfig) -> Vec<Named> {
+    let whole = MODULES.iter().map(|(module, _)| (*module, (*module).to_string()));
+    let layers = (0..config.n_layers).flat_map(|idx| {
+        LAYER_MODULES.iter().map(move |(module, _)| (*module, format!("blk.{idx}.{module}")))
+    });
+    let implied = implied(config);
+    let parts = whole.chain(layers).flat_map(|(module, path)| {
+        PARTS.map(|part| {
+            let name = format!("{path}.{part}");
+            let mut shape = shape(config, module);
+            if part == "bias" {
+                shape.truncate(1);
+            }
+            Some((published_name(&name)?, name, shape))
+        })
+    });
+    let present = parts.flatten().filter(|(published, ..)| implied.contains(published));
+    present
+        .map(|(published, name, shape)| {
+            let order = row_order(config, &published);
+            Named { name, published, shape, order }
+        })
+        .collect()
+}
+
+/// Shape of the weight of a module.
+fn shape(config: &ModelConfig, module: &str) -> Vec<usize> {
+    let (hidden, intermediate, head_dim) = (config.hidden, config.intermediate, config.head_dim);
+    let (q_len, kv_len) = (config.n_heads * head_dim, config.n_kv_heads * head_dim);
+    match module {
+        "token_embd" | "output" => vec![config.n_embeddings, hidden],
+        "attn_q" => vec![q_len, hidden],
+        "attn_k" | "attn_v" => vec![kv_len, hidden],
+        "attn_output" => vec![hidden, q_len],
+        "attn_q_norm" | "attn_k_norm" => vec![head_dim],
+        "ffn_gate" | "ffn_up" => vec![intermediate, hidden],
+        "ffn_down" => vec![hidden, intermediate],
+        _ => vec![hidden],
+    }
+}
+
 /// Whether a tensor without a published name belongs to a layer that does not run. Otherwise it has to be known for something.
 fn is_beyond(name: &str, n_layers: usize) -> Result<bool, Error> {
     let is_beyond = layer(name).is_some_and(|(idx, _)| idx >= n_layers);
@@ -96,7 +151,7 @@ fn is_beyond(name: &str, n_layers: usize) -> Result<bool, Error> {
 fn row_order(config: &ModelConfig, published: &str) -> RowOrder {
     let is_turned = published.contains(".self_attn.q_proj.") || published.contains(".self_attn.k_proj.");
     match config.family {
-        Family::Llama if is_turned => RowOrder::Interleaved { head_dim: config.head_dim },
+        Family::Llama | Family::Mistral if is_turned => RowOrder::Interleaved { head_dim: config.head_dim },
         _ => RowOrder::AsIs,
     }
 }

@@ -74,6 +74,23 @@ impl Rope {
 }
 
 impl RopeScaling {
+    /// What the frequency of every dimension pair is divided by, where no key of a GGUF file says it.
+    pub(crate) fn factors(&self, theta: f64, head_dim: usize) -> Option<Vec<f32>> {
+        let Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_context_len } = *self else {
+            return match self {
+                Self::Factors(factors) => Some(factors.clone()),
+                _ => None,
+            };
+        };
+        let divisor = |i: usize| {
+            let frequency = theta.powf(-2.0 * i as f64 / head_dim as f64);
+            let turns = f64::from(original_context_len) * frequency / std::f64::consts::TAU;
+            let kept = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
+            (1.0 / ((1.0 - kept) / factor + kept)) as f32
+        };
+        Some((0..head_dim / 2).map(divisor).collect())
+    }
+
     /// * `field`: where `fields` stand in the file, for errors.
     fn parse(field: &str, fields: Fields<'_>) -> Result<Self, Error> {
         let key = if fields.get("rope_type").is_some() { "rope_type" } else { "type" };

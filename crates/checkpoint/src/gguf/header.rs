@@ -13,18 +13,22 @@ use crate::stored::{Dtype, RowOrder};
 /// How a file begins.
 pub(crate) const MAGIC: [u8; 4] = *b"GGUF";
 /// Versions that are read; they differ only in that the later one may be big endian.
-const VERSIONS: [u32; 2] = [2, 3];
+const VERSIONS: [u32; 2] = [2, VERSION];
+/// The one that is written.
+pub(super) const VERSION: u32 = 3;
 /// Most tensors of a file; the deepest models of the families here have some 5000.
 const N_TENSORS_MAX: usize = 1 << 16;
 /// Most dimensions of a tensor.
 const N_DIMS_MAX: u32 = 4;
 /// Tensors begin at multiples of this many bytes where the metadata do not say otherwise.
-const ALIGNMENT_DEFAULT: usize = 32;
-const ALIGNMENT: &str = "general.alignment";
+pub(super) const ALIGNMENT_DEFAULT: usize = 32;
+pub(crate) const ALIGNMENT: &str = "general.alignment";
 
 /// What stands before the weights.
 pub(super) struct Header {
     pub(super) metadata: Metadata,
+    /// Keys in the order of the file, and where their values lie.
+    pub(super) places: Vec<(String, Range<usize>)>,
     pub(super) tensors: HashMap<String, Span>,
 }
 
@@ -45,14 +49,16 @@ impl Header {
             return Err(malformed(file, "the version of the format", "2 or 3 in little endian", got));
         }
         let n_tensors = cursor.count("the number of tensors", N_TENSORS_MAX)?;
-        let metadata = Metadata::parse(&mut cursor)?;
+        let mut places = Vec::new();
+        let metadata = Metadata::parse(&mut cursor, &mut places)?;
         let alignment = alignment(file, &metadata)?;
         let mut entries: Vec<Entry<'_>> = Vec::new();
         for _ in 0..n_tensors {
             entries.push(Entry::parse(&mut cursor, alignment)?);
         }
         let data_start = cursor.at().next_multiple_of(alignment);
-        Ok(Self { metadata, tensors: spans(file, bytes.len() as u64, data_start, entries)? })
+        let tensors = spans(file, bytes.len() as u64, data_start, entries)?;
+        Ok(Self { metadata, places, tensors })
     }
 }
 

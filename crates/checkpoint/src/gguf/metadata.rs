@@ -1,6 +1,7 @@
 //! Metadata of a GGUF file: typed values by key.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::cursor::Cursor;
 use super::header::malformed;
@@ -159,14 +160,21 @@ impl Metadata {
     }
 
     /// Reads the number of keys, then each with its value.
-    pub(super) fn parse(cursor: &mut Cursor<'_>) -> Result<Self, Error> {
+    ///
+    /// * `places`: gets the keys in the order of the file, and where their values lie, types included.
+    pub(super) fn parse(
+        cursor: &mut Cursor<'_>,
+        places: &mut Vec<(String, Range<usize>)>,
+    ) -> Result<Self, Error> {
         let n_keys = cursor.count("the number of keys", N_KEYS_MAX)?;
         let mut values = BTreeMap::new();
         let mut n_elements = 0;
         for _ in 0..n_keys {
             let key = cursor.text("a key")?;
+            let start = cursor.at() as usize;
             let type_id = cursor.u32()?;
             let value = Reader { cursor, key, n_elements: &mut n_elements }.value(type_id, 0)?;
+            places.push((key.to_string(), start..cursor.at() as usize));
             if values.insert(key.to_string(), value).is_some() {
                 return Err(malformed(cursor.file, key, "there once", "a second one"));
             }
@@ -213,20 +221,20 @@ struct Reader<'a, 'file> {
 }
 
 /// Types as numbered in files.
-mod types {
-    pub(super) const U8: u32 = 0;
-    pub(super) const I8: u32 = 1;
-    pub(super) const U16: u32 = 2;
-    pub(super) const I16: u32 = 3;
-    pub(super) const U32: u32 = 4;
-    pub(super) const I32: u32 = 5;
-    pub(super) const F32: u32 = 6;
-    pub(super) const FLAG: u32 = 7;
-    pub(super) const TEXT: u32 = 8;
-    pub(super) const ARRAY: u32 = 9;
-    pub(super) const U64: u32 = 10;
-    pub(super) const I64: u32 = 11;
-    pub(super) const F64: u32 = 12;
+pub(super) mod types {
+    pub(in crate::gguf) const U8: u32 = 0;
+    pub(in crate::gguf) const I8: u32 = 1;
+    pub(in crate::gguf) const U16: u32 = 2;
+    pub(in crate::gguf) const I16: u32 = 3;
+    pub(in crate::gguf) const U32: u32 = 4;
+    pub(in crate::gguf) const I32: u32 = 5;
+    pub(in crate::gguf) const F32: u32 = 6;
+    pub(in crate::gguf) const FLAG: u32 = 7;
+    pub(in crate::gguf) const TEXT: u32 = 8;
+    pub(in crate::gguf) const ARRAY: u32 = 9;
+    pub(in crate::gguf) const U64: u32 = 10;
+    pub(in crate::gguf) const I64: u32 = 11;
+    pub(in crate::gguf) const F64: u32 = 12;
 }
 
 impl Reader<'_, '_> {

@@ -48,3 +48,9 @@ pub(super) fn tensor_type(number: u32) -> Result<Dtype, String> {
         None => Err(format!("type {number}")),
     }
 }
+
+/// The number of a type.
+pub(super) fn number(dtype: Dtype) -> u32 {
+    let found = TYPES.iter().find(|(.., found)| *found == Some(dtype));
+    found.expect("every type that is read has a number").0
+}

@@ -8,6 +8,7 @@ mod models;
 mod parts;
 mod values;
 mod writer;
+mod written;
 
 use std::path::PathBuf;
 

@@ -6,6 +6,7 @@
 
 mod byte_level;
 mod entries;
+mod export;
 mod marks;
 mod sentence_piece;
 mod splits;
@@ -22,6 +23,7 @@ use super::growth::Growth;
 use super::{Failure, Tokenizer, caught};
 use crate::error::Error;
 use entries::{Entries, TOKENS};
+pub use export::gguf_keys;
 pub(crate) use marks::Marks;
 
 const MODEL: &str = "tokenizer.ggml.model";

@@ -42,6 +42,14 @@ pub(super) fn named(name: &str) -> Option<&'static Splits> {
     SPLITS.iter().find(|splits| splits.names.contains(&name))
 }
 
+/// The first name of the splits by these expressions, with or without composing letters and keeping words.
+pub(super) fn name_of(expressions: &[&str], composes: bool, keeps_words: bool) -> Option<&'static str> {
+    let is_same = |splits: &&Splits| {
+        splits.expressions == expressions && splits.composes == composes && splits.keeps_words == keeps_words
+    };
+    SPLITS.iter().find(is_same).map(|splits| splits.names[0])
+}
+
 /// All names, for messages.
 pub(super) fn names() -> String {
     let mut names: Vec<&str> = SPLITS.iter().flat_map(|splits| splits.names).copied().collect();
@@ -108,7 +116,7 @@ const SPLITS: [Splits; 24] = [
 ];
 
 /// GPT-2: words with the space before them, numbers likewise.
-const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+pub(super) const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const PUNCTUATION: &str = r"[\p{P}$+<=>^~|]+";
 const FALCON_PUNCTUATION: &str = r"[\p{P}$+<=>^~|`]+";
 const THREE_DIGITS: &str = concat!(
