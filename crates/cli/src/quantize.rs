@@ -13,9 +13,9 @@ use dsde_checkpoint::{Checkpoint, Conversion, Mix, Total, gguf_file};
 use dsde_text::{Tokenizer, gguf_keys};
 
 use crate::derived;
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, usage};
 use crate::interrupt::Interrupt;
-use crate::session::check_model;
+use crate::session::found;
 use crate::speculation::Source;
 use crate::stores::bytes;
 use output::Output;
@@ -81,17 +81,17 @@ enum Model {
 
 /// Runs the command.
 pub(crate) fn run(args: &QuantizeArgs) -> Outcome {
-    let source = Source::Path(args.model.clone());
-    check_model("model", &source)?;
+    let Source::Path(path) = found("model", Source::Path(args.model.clone()))? else {
+        return Err(usage("the embedded pair is not quantised"));
+    };
     let output = Output::create(&args.out, args.force)?;
     let mix = args.mix.0;
-    let model = Model::open(&args.model).map_err(|error| in_context(error, "cannot load", &args.model))?;
-    let conversion = model
-        .conversion(&args.model, mix)
-        .map_err(|error| in_context(error, "cannot convert", &args.model))?;
+    let model = Model::open(&path).map_err(|error| in_context(error, "cannot load", &path))?;
+    let conversion =
+        model.conversion(&path, mix).map_err(|error| in_context(error, "cannot convert", &path))?;
     let totals = written(&conversion, &output)?;
-    check(&args.model, output.path())
-        .map_err(|error| in_context(error, "cannot use what was written from", &args.model))?;
+    check(&path, output.path())
+        .map_err(|error| in_context(error, "cannot use what was written from", &path))?;
     output.keep()?;
     print(&mut io::stdout(), &args.out, mix, &conversion, &totals)?;
     Ok(())
