@@ -46,7 +46,7 @@ pub(crate) fn number_in(range: RangeInclusive<f64>) -> impl TypedValueParser<Val
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ModelArgs {
     /// Target model: a GGUF file, a folder as downloaded from Hugging Face (config.json, tokenizer.json, *.safetensors),
-    /// ORG/NAME[:FILE] for one of the Hugging Face Hub, which is fetched if need be (`dsde pull --help` tells more), or `demo` for
+    /// `ORG/NAME[:FILE]` for one of the Hugging Face Hub, which is fetched if need be (`dsde pull --help` tells more), or `demo` for
     /// the small pair inside this program, which is the default.
     #[arg(long, value_name = "PATH|ORG/NAME", help_heading = "Model")]
     pub(crate) model: Option<String>,
