@@ -45,7 +45,7 @@ pub struct DraftDraw<'a> {
     pub banned: &'a [u32],
     /// Which features of the distribution are wanted.
     pub signals: Signals,
-    /// Whether it is drafted ahead ([`Executor::verify_ahead`]), behind a proposal that is still being judged: a greedy
+    /// Whether it is drafted ahead ([`Executor::verify_ahead`](crate::Executor::verify_ahead)), behind a proposal that is still being judged: a greedy
     /// chain, of whose distributions nothing is kept.
     pub is_ahead: bool,
 }
