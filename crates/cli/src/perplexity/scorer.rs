@@ -80,10 +80,10 @@ impl<B: Backend> Scorer<B> {
         let (mut outputs, mut targets) = (Vec::new(), Vec::new());
         self.rows.clear();
         for (window, table) in windows.chunks_exact(self.window_len).zip(&self.tables) {
-            let first_row = self.rows.n_rows() - part.start;
+            let n_rows_before = self.rows.n_rows();
             self.rows.push(part.start as u32, &window[part.clone()], &Proposal::new(), table);
             for position in scored.clone() {
-                outputs.push((first_row + position) as u32);
+                outputs.push((n_rows_before + position - part.start) as u32);
                 targets.push(window[position + 1]);
             }
         }
