@@ -105,6 +105,16 @@ impl Layout {
         matches!(self, Layout::I8) || self.table().is_some()
     }
 
+    /// Words of a group of activations beside it.
+    pub(super) const fn words(self) -> usize {
+        if self.is_signed() { SHORTS_WORDS } else { BYTES_WORDS }
+    }
+
+    /// Which of these words is the scale.
+    pub(super) const fn scale_word(self) -> usize {
+        if self.is_signed() { 2 * QUADS } else { QUADS }
+    }
+
     /// Values that codes are places of.
     pub(super) const fn table(self) -> Option<&'static [i8; 16]> {
         match self {

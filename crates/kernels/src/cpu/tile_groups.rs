@@ -1,6 +1,6 @@
 //! Tiles over groups of whole numbers in plain Rust, for any processor.
 
-use super::groups::{BYTES_WORDS, Grouped, QUAD, QUADS, SHORTS_WORDS, by_layout, get};
+use super::groups::{Grouped, QUAD, QUADS, by_layout, get};
 use super::tile::{COLUMNS, LANES, Sums, Tile, TileFns, by_rows};
 use super::weights::Format;
 
@@ -27,14 +27,8 @@ impl Inputs {
                 codes.copy_from_slice(&word(quad).to_le_bytes().map(|byte| i32::from(byte as i8)));
             }
         }
-        let scale_at = if L::LAYOUT.is_signed() { 2 * QUADS } else { QUADS };
-        Inputs { codes, scale: f32::from_bits(word(scale_at)) }
+        Inputs { codes, scale: f32::from_bits(word(L::LAYOUT.scale_word())) }
     }
-}
-
-/// Words of a group of activations of one row.
-pub(super) const fn words<L: Grouped>() -> usize {
-    if L::LAYOUT.is_signed() { SHORTS_WORDS } else { BYTES_WORDS }
 }
 
 /// # Safety
@@ -47,7 +41,7 @@ unsafe fn tile<L: Grouped, const ROWS: usize>(tile: &Tile<'_>, sums: &mut Sums) 
                 let start = start.wrapping_add(step * tile.step_bytes);
                 // SAFETY: the caller promises readable weights for every step.
                 let half = unsafe { std::slice::from_raw_parts(start, L::LAYOUT.half_step_bytes()) };
-                let x = tile.x.wrapping_add(step * ROWS * words::<L>());
+                let x = tile.x.wrapping_add(step * ROWS * L::LAYOUT.words());
                 for (row, sums) in sums.0[..ROWS].iter_mut().enumerate() {
                     // SAFETY: the caller promises readable activations for every step.
                     let inputs = unsafe { Inputs::read::<L>(x, row, ROWS) };

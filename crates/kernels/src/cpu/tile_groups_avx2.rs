@@ -8,7 +8,6 @@ use std::arch::x86_64::*;
 
 use super::groups::{Grouped, Layout, QUADS, by_layout};
 use super::tile::{COLUMNS, LANES, Sums, Tile, TileFns, by_rows};
-use super::tile_groups::words;
 use super::weights::Format;
 
 /// Rows whose sums of 16 columns fit the registers beside the weights.
@@ -259,12 +258,12 @@ unsafe fn scale<L: Grouped, const R: usize>(
         let scales = at(layout.scale_at(part, 0));
         for (row, (acc, mut whole)) in acc.iter_mut().zip(whole).enumerate() {
             let word = |i: usize| *x.add(i * n_rows + row);
-            let (scale, sum) = if layout.is_signed() {
-                (f32::from_bits(word(2 * QUADS)), 0)
-            } else {
-                let sums = [word(QUADS + 1), word(QUADS + 2)].map(u32::cast_signed);
-                let sum = if layout.parts() == 2 { sums[part] } else { sums[0].wrapping_add(sums[1]) };
-                (f32::from_bits(word(QUADS)), sum)
+            let scale = f32::from_bits(word(layout.scale_word()));
+            // Codes with a sign need no sum: they have neither an offset nor minima.
+            let sum = match (layout.is_signed(), layout.parts()) {
+                (true, _) => 0,
+                (false, 2) => word(QUADS + 1 + part).cast_signed(),
+                (false, _) => word(QUADS + 1).cast_signed().wrapping_add(word(QUADS + 2).cast_signed()),
             };
             if layout.offset() != 0 {
                 let excess = _mm256_set1_epi32(layout.offset().wrapping_mul(sum));
@@ -325,7 +324,7 @@ unsafe fn tile<L: Grouped, const ROWS: usize>(tile: &Tile<'_>, sums: &mut Sums) 
                 }
             }
             halves = halves.map(|half| half.wrapping_add(tile.step_bytes));
-            x = x.wrapping_add(ROWS * words::<L>());
+            x = x.wrapping_add(ROWS * L::LAYOUT.words());
         }
     }
 }
