@@ -14,7 +14,7 @@ use crate::blur::{self, BlurArgs};
 use crate::failure::Outcome;
 use crate::inflate::{self, InflateArgs};
 use crate::machine;
-use crate::opened::{Dtypes, Opened, Role, chat_template};
+use crate::opened::{Dtypes, Opened, Role};
 use crate::perplexity::{self, PerplexityArgs};
 use crate::sampling::shortest;
 use crate::session::Models;
@@ -174,7 +174,7 @@ fn inspect(models: &Models) -> Outcome<Inspection> {
 impl Model {
     fn new(source: &Source, opened: &Opened, backend: &Cpu) -> Self {
         let config = opened.config();
-        let template = chat_template(source);
+        let template = opened.chat_template(source);
         Self {
             source: source.to_string(),
             architecture: config.family.architecture(),

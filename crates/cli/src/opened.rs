@@ -71,6 +71,17 @@ impl Opened {
         }
     }
 
+    /// Its chat template; `source` is what it was opened from, of which a GGUF file is not read again.
+    ///
+    /// # Errors
+    /// As [`chat_template`].
+    pub(crate) fn chat_template(&self, source: &Source) -> Result<ChatTemplate, dsde_text::Error> {
+        match self.checkpoint.gguf() {
+            Some(metadata) => ChatTemplate::from_gguf(metadata),
+            None => chat_template(source),
+        }
+    }
+
     /// What the model is.
     pub(crate) fn config(&self) -> &ModelConfig {
         self.checkpoint.config()

@@ -19,7 +19,7 @@ use dsde_text::{self as text, ChatTemplate, Tokenizer};
 
 use crate::args::{DefaultsArgs, GenerationConfig, ModelArgs};
 use crate::failure::{OrUsage as _, Outcome, usage};
-use crate::opened::{Opened, Role, chat_template};
+use crate::opened::{Opened, Role};
 use crate::speculation::{Draft, Source, is_off};
 use crate::stores::{Asked, Bound, Stores};
 use crate::today::today;
@@ -213,7 +213,7 @@ impl Session {
         let template = match wish.form {
             Form::Raw => None,
             Form::Chat => {
-                let template = chat_template(&models.target).or_usage()?;
+                let template = target.chat_template(&models.target).or_usage()?;
                 Some(match models.allows_control_tokens {
                     true => template,
                     false => template.for_tokenizer(&target.tokenizer).or_usage()?,
