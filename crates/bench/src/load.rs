@@ -258,6 +258,8 @@ impl Flight {
 
     fn record(&mut self, event: Event, observer: &mut dyn Observer) {
         match event {
+            // No workload asks for scores.
+            Event::Scored(_) => {}
             Event::Emitted(emission) => {
                 if let Some(request) = self.in_flight.get_mut(&emission.request) {
                     observer.emitted(request.request_idx, &emission);

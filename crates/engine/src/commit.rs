@@ -119,6 +119,10 @@ fn emit(
     let mut logprobs = std::mem::take(&mut verification.logprobs).into_iter();
     let mut gain =
         Gain { tokens: Vec::with_capacity(verdict.path.len() + 1), text: Vec::new(), finish: None };
+    if seq.tokens_max == 0 {
+        gain.finish = Some(FinishReason::Length);
+        return gain;
+    }
     for i in 0..=verdict.path.len() {
         let (token, origin) = match verdict.path.get(i) {
             Some(&node) => (seq.turn.proposal.tokens()[node as usize], Origin::Accepted),

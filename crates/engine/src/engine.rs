@@ -12,6 +12,7 @@ use crate::lending::Lending;
 use crate::report::{Event, FinishReason, Finished};
 use crate::request::{Refused, Request, RequestId};
 use crate::scheduler::{Limits, Scheduler};
+use crate::scoring::Scoring;
 use crate::sequence::Sequence;
 use crate::step::Scratch;
 use crate::trace::TraceSink;
@@ -28,6 +29,7 @@ pub struct Engine<E, C> {
     pub(crate) scheduler: Scheduler,
     pub(crate) lending: Lending,
     pub(crate) scratch: Scratch,
+    pub(crate) scoring: Scoring,
     pub(crate) events: Vec<Event>,
     pub(crate) n_steps: u64,
     pub(crate) trace: Option<TraceSink>,
@@ -65,6 +67,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
             scheduler: Scheduler::new(limits, shape.n_blocks),
             lending: Lending::Loaded,
             scratch: Scratch::default(),
+            scoring: Scoring::default(),
             events: Vec::new(),
             n_steps: 0,
             trace: None,

@@ -1,7 +1,9 @@
 //! The port behind which tensors live: a real model, a scripted one in tests, a pretended one in simulation.
 
+use dsde_sampling::TokenLogprobs;
+
 use crate::ahead::DraftAhead;
-use crate::passes::{DraftDraw, Drafted, ExecutorError, TargetDraw, Verification};
+use crate::passes::{DraftDraw, Drafted, ExecutorError, PromptScore, TargetDraw, Verification};
 use crate::rows::{BlockCopy, RowBatch, SlotMove};
 
 /// What an executor can hold; constant for its life.
@@ -73,6 +75,21 @@ pub trait Executor {
         rows: &RowBatch,
         draws: &[TargetDraw<'_>],
         verifications: &mut Vec<Verification>,
+    ) -> Result<(), ExecutorError>;
+
+    /// One target pass over parts of prompts: stores keys and values of `rows` in the target store and tells how probable what
+    /// follows was, before penalties and temperature.
+    ///
+    /// * `scores`: one per sequence, in order.
+    /// * `logprobs`: cleared and filled in the order of `scores`, one per successor.
+    ///
+    /// # Errors
+    /// If the pass failed.
+    fn score(
+        &mut self,
+        rows: &RowBatch,
+        scores: &[PromptScore<'_>],
+        logprobs: &mut Vec<TokenLogprobs>,
     ) -> Result<(), ExecutorError>;
 
     /// [`Executor::verify`], and beside it the draft passes of `ahead`, on another part of the machine if there is one.

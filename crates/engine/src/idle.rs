@@ -2,10 +2,10 @@
 
 use dsde_policy::{DraftPosition, PositionSignals};
 use dsde_sampling::walk::walk;
-use dsde_sampling::{Proposal, Verdict};
+use dsde_sampling::{Proposal, TokenLogprobs, Verdict};
 
 use crate::executor::{Executor, Shape};
-use crate::passes::{DraftDraw, Drafted, ExecutorError, TargetDraw, Verification};
+use crate::passes::{DraftDraw, Drafted, ExecutorError, PromptScore, TargetDraw, Verification};
 use crate::rows::{BlockCopy, RowBatch, SlotMove};
 
 /// A step whose passes cost nothing: every draft is token 0 and kept (of a level, one is), every bonus is token 0.
@@ -54,6 +54,17 @@ impl Executor for IdleExecutor {
             signals: vec![PositionSignals::default(); draw.proposal.len() as usize],
             logprobs: Vec::new(),
         }));
+        Ok(())
+    }
+
+    fn score(
+        &mut self,
+        _rows: &RowBatch,
+        scores: &[PromptScore<'_>],
+        logprobs: &mut Vec<TokenLogprobs>,
+    ) -> Result<(), ExecutorError> {
+        logprobs.clear();
+        logprobs.resize(scores.iter().map(|score| score.successors.len()).sum(), TokenLogprobs::default());
         Ok(())
     }
 }

@@ -33,6 +33,7 @@ mod cost_profile;
 mod draft;
 mod lending;
 mod scheduler;
+mod scoring;
 mod sequence;
 mod step;
 mod stop;
@@ -47,9 +48,9 @@ pub use dsde_policy::SeqId;
 pub use engine::Engine;
 pub use executor::{Executor, Shape};
 pub use idle::IdleExecutor;
-pub use passes::{Beam, DraftDraw, Drafted, ExecutorError, TargetDraw, Verification};
+pub use passes::{Beam, DraftDraw, Drafted, ExecutorError, PromptScore, TargetDraw, Verification};
 pub use report::{
-    Emission, EmittedToken, Event, FinishReason, Finished, Origin, RequestTimeline, StepReport,
+    Emission, EmittedToken, Event, FinishReason, Finished, Origin, RequestTimeline, Scored, StepReport,
 };
 pub use request::{Refused, Request, RequestId, Slo, Stop};
 pub use rows::{BlockCopy, BlockId, RowBatch, Slot, SlotMove};

@@ -131,6 +131,17 @@ impl TargetDraw<'_> {
     }
 }
 
+/// Asks what the target thinks of the tokens of a prompt while it reads them.
+#[derive(Clone, Copy, Debug)]
+pub struct PromptScore<'a> {
+    /// Index of the sequence in the batch.
+    pub seq_idx: usize,
+    /// What follows the last rows of the sequence, one token per row.
+    pub successors: &'a [u32],
+    /// Most probable tokens to name beside each.
+    pub top_len: u32,
+}
+
 /// Verdict on one sequence and what was measured on the way.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Verification {

@@ -46,6 +46,16 @@ pub struct Emission {
     pub text: Vec<u8>,
 }
 
+/// What the target thought of tokens of a prompt while it read them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scored {
+    /// Whose prompt.
+    pub request: RequestId,
+    /// Log-probabilities of its next tokens in order; before the first token there is nothing to tell it from, so they begin
+    /// with the second.
+    pub logprobs: Vec<TokenLogprobs>,
+}
+
 /// Why a sequence ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinishReason {
@@ -75,6 +85,8 @@ pub struct Finished {
 /// Something that happened to a request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
+    /// A part of a prompt was read.
+    Scored(Scored),
     /// Tokens were emitted.
     Emitted(Emission),
     /// A choice ended.

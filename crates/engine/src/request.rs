@@ -40,7 +40,7 @@ pub struct Request {
     pub params: Params,
     /// When to end early.
     pub stop: Stop,
-    /// Most tokens to emit per choice, at least one; the context bounds it too.
+    /// Most tokens to emit per choice; the context bounds it too. 0 reads the prompt and ends.
     pub tokens_max: u32,
     /// Stop tokens have probability zero before this many tokens.
     pub tokens_min: u32,
@@ -58,6 +58,9 @@ pub struct Request {
     pub grammar: Option<Arc<dyn Grammar>>,
     /// Whether emitted tokens carry the drafted tokens that were rejected beside them. Changes no token.
     pub tells_rejected: bool,
+    /// Whether the tokens of the prompt have log-probabilities, too, told by [`Event::Scored`](crate::Event::Scored); as many of
+    /// the most probable ones as `params` ask for. Then nothing of the prompt comes from the prefix cache. Changes no token.
+    pub scores_prompt: bool,
     /// Whether special tokens are part of the text; those that end it never are. Changes no token.
     pub shows_special_tokens: bool,
     /// Whether the text leaves out a space that it begins with, as it must where vocabularies mark words by the space before
@@ -90,6 +93,7 @@ impl Request {
             policy: None,
             grammar: None,
             tells_rejected: false,
+            scores_prompt: false,
             shows_special_tokens: false,
             drops_leading_space: false,
         }
@@ -123,7 +127,6 @@ impl Request {
     fn check_bounds(&self) -> Result<(), Refused> {
         let tokens_min_max = if self.grammar.is_some() { 0 } else { self.tokens_max as usize };
         let bounds = [
-            ("tokens_max", self.tokens_max as usize, 1, u32::MAX as usize),
             ("tokens_min", self.tokens_min as usize, 0, tokens_min_max),
             ("n_choices", self.n_choices as usize, 1, Self::CHOICES_MAX as usize),
             ("number of stop tokens", self.stop.tokens.len(), 0, Self::STOP_TOKENS_MAX),

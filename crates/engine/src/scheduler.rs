@@ -194,14 +194,16 @@ impl Scheduler {
         }
     }
 
-    /// Shares remembered blocks from the start of the sequence; the last known token is always left to compute.
+    /// Shares remembered blocks from the start of the sequence; the last known token is always left to compute, and what a
+    /// score depends on.
     fn adopt_cached(&mut self, seq: &mut Sequence) {
         if !self.limits.has_prefix_cache {
             return;
         }
         let block_len = self.limits.block_len as usize;
         let mut is_draft_unbroken = true;
-        for tokens in seq.tokens[..seq.tokens.len() - 1].chunks_exact(block_len) {
+        let sharable = if seq.is_scoring() { seq.scored_len as usize } else { seq.tokens.len() } - 1;
+        for tokens in seq.tokens[..sharable].chunks_exact(block_len) {
             let Some(found) = self.pool.lookup(seq.prefix, tokens) else {
                 break;
             };
@@ -227,7 +229,9 @@ impl Scheduler {
             seq.turn.n_known = if seq.is_decoding() {
                 1
             } else {
-                let n_rows = seq.n_pending().min(budget);
+                // A prompt is scored in passes of its own; the last token of it draws.
+                let n_wanted = seq.n_pending() - u32::from(seq.is_scoring());
+                let n_rows = n_wanted.min(budget);
                 budget -= n_rows;
                 n_rows
             };

@@ -12,11 +12,11 @@ use dsde_policy::{DraftPosition, PositionSignals, SeqId};
 use dsde_sampling::distribution::{Adjustment, Scratch, adjust, argmax, softmax};
 use dsde_sampling::divergence;
 use dsde_sampling::{
-    Divergence, Draws, Evidence, Params, Purpose, Rows, Rule, Weights, branches, mask, verify,
+    Divergence, Draws, Evidence, Params, Purpose, Rows, Rule, TokenLogprobs, Weights, branches, mask, verify,
 };
 
 use crate::executor::{Executor, Shape};
-use crate::passes::{DraftDraw, Drafted, ExecutorError, TargetDraw, Verification};
+use crate::passes::{DraftDraw, Drafted, ExecutorError, PromptScore, TargetDraw, Verification};
 use crate::rows::{BlockCopy, RowBatch, SlotMove};
 use store::Store;
 
@@ -315,6 +315,25 @@ impl Executor for ScriptedExecutor {
             verifications.push(one);
         }
         self.drafted.clear();
+        Ok(())
+    }
+
+    fn score(
+        &mut self,
+        rows: &RowBatch,
+        scores: &[PromptScore<'_>],
+        logprobs: &mut Vec<TokenLogprobs>,
+    ) -> Result<(), ExecutorError> {
+        self.begin_pass("target")?;
+        self.target.write(rows);
+        logprobs.clear();
+        for score in scores {
+            let first = rows.rows_of(score.seq_idx).end - score.successors.len();
+            for (i, &token) in score.successors.iter().enumerate() {
+                let row = self.script.target_logits(self.target.visible(rows, score.seq_idx, first + i));
+                logprobs.push(TokenLogprobs::of_logits(&row, token, score.top_len));
+            }
+        }
         Ok(())
     }
 

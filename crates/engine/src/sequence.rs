@@ -40,6 +40,8 @@ pub(crate) struct Sequence {
     pub(crate) constraint: Option<Box<dyn Constraint>>,
     /// Whether emitted tokens carry rejected ones.
     pub(crate) tells_rejected: bool,
+    /// Tokens of the prompt that need no score any more: all of them, or those that have been told and the first, which has none.
+    pub(crate) scored_len: u32,
     /// Whether the text holds special tokens.
     pub(crate) shows_special_tokens: bool,
     /// Whether the text, of which there is none yet, leaves out a first space.
@@ -156,6 +158,7 @@ impl Sequence {
             params: request.params.clone(),
             constraint: request.grammar.as_ref().map(|grammar| grammar.begin()),
             tells_rejected: request.tells_rejected,
+            scored_len: if request.scores_prompt && leader.is_none() { 1 } else { prompt_len },
             shows_special_tokens: request.shows_special_tokens,
             drops_leading_space: request.drops_leading_space,
             stop_tokens: request.stop.tokens.clone(),
@@ -191,6 +194,11 @@ impl Sequence {
 
     pub(crate) fn is_decoding(&self) -> bool {
         self.n_pending() == 1
+    }
+
+    /// Whether its prompt is being read and scored.
+    pub(crate) fn is_scoring(&self) -> bool {
+        self.scored_len < self.prompt_len
     }
 
     pub(crate) fn emitted(&self) -> u32 {

@@ -80,6 +80,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         report.draft_time = self.clock.now() - drafting;
         self.trim(started);
         let verifying = self.clock.now();
+        self.score(started, report)?;
         self.verify()?;
         report.verify_time = self.clock.now() - verifying;
         self.commit(started, report)
@@ -92,7 +93,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         views.clear();
         view_owners.clear();
         for (i, seq) in self.scheduler.running.iter().enumerate() {
-            if seq.is_decoding() {
+            if seq.is_decoding() && seq.remaining(shape.context_len_max) > 0 {
                 let readable = match drafter {
                     Drafter::Model => shape.draft_limit(seq.len()),
                     Drafter::None | Drafter::PromptLookup(_) => u32::MAX,
@@ -221,8 +222,8 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     /// Moves lengths, emits tokens, gives back unused slots and closes the gaps that rejected branches left.
     fn commit(&mut self, started: Duration, report: &mut StepReport) -> Result<(), ExecutorError> {
         let now = self.clock.now();
-        report.target_rows = self.scratch.rows.n_rows() as u32;
-        report.n_seqs = self.scratch.rows.n_seqs() as u32;
+        report.target_rows += self.scratch.rows.n_rows() as u32;
+        report.n_seqs += self.scratch.rows.n_seqs() as u32;
         let Scratch { drawing, verifications, moves, .. } = &mut self.scratch;
         moves.clear();
         let mut verifications = drawing.iter().copied().zip(verifications).peekable();
@@ -248,12 +249,14 @@ impl<E: Executor, C: Clock> Engine<E, C> {
                     seq.turn.emitted = gain.tokens.len() as u32;
                     seq.turn.finish = gain.finish;
                     seq.carry(verification);
-                    self.events.push(Event::Emitted(Emission {
-                        request: seq.request,
-                        choice: seq.choice,
-                        tokens: gain.tokens,
-                        text: gain.text,
-                    }));
+                    if !gain.tokens.is_empty() {
+                        self.events.push(Event::Emitted(Emission {
+                            request: seq.request,
+                            choice: seq.choice,
+                            tokens: gain.tokens,
+                            text: gain.text,
+                        }));
+                    }
                 }
             }
             self.scheduler.settle(i);

@@ -6,10 +6,10 @@ mod common;
 
 use common::*;
 use dsde_engine::{
-    BlockCopy, DraftDraw, Drafted, Drafter, Engine, Executor, ExecutorError, PromptLookup, Request, RowBatch,
-    Script, ScriptedExecutor, Shape, SlotMove, StepReport, TargetDraw, Verification,
+    BlockCopy, DraftDraw, Drafted, Drafter, Engine, Executor, ExecutorError, PromptLookup, PromptScore,
+    Request, RowBatch, Script, ScriptedExecutor, Shape, SlotMove, StepReport, TargetDraw, Verification,
 };
-use dsde_sampling::{Params, Rule};
+use dsde_sampling::{Params, Rule, TokenLogprobs};
 
 /// Counts who is asked to prune.
 struct Watched {
@@ -62,6 +62,15 @@ impl Executor for Watched {
         self.inner.verify(rows, draws, verifications)?;
         self.n_pruned += verifications.iter().map(|verification| verification.pruned).sum::<u32>();
         Ok(())
+    }
+
+    fn score(
+        &mut self,
+        rows: &RowBatch,
+        scores: &[PromptScore<'_>],
+        logprobs: &mut Vec<TokenLogprobs>,
+    ) -> Result<(), ExecutorError> {
+        self.inner.score(rows, scores, logprobs)
     }
 }
 

@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex};
 use common::*;
 use dsde_engine::{
     BlockCopy, Config, DraftDraw, Drafted, Engine, Executor, ExecutorError, FinishReason, IdleExecutor,
-    Request, RowBatch, Script, ScriptedExecutor, Shape, SlotMove, StepTrace, TargetDraw, Verification,
+    PromptScore, Request, RowBatch, Script, ScriptedExecutor, Shape, SlotMove, StepTrace, TargetDraw,
+    Verification,
 };
-use dsde_sampling::{Params, Rule};
+use dsde_sampling::{Params, Rule, TokenLogprobs};
 
 /// What becomes of the moves that an engine asks for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -76,6 +77,15 @@ impl Executor for Watched {
         verifications: &mut Vec<Verification>,
     ) -> Result<(), ExecutorError> {
         self.inner.verify(rows, draws, verifications)
+    }
+
+    fn score(
+        &mut self,
+        rows: &RowBatch,
+        scores: &[PromptScore<'_>],
+        logprobs: &mut Vec<TokenLogprobs>,
+    ) -> Result<(), ExecutorError> {
+        self.inner.score(rows, scores, logprobs)
     }
 }
 

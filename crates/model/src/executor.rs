@@ -18,12 +18,13 @@ mod outputs;
 mod parallel;
 mod path;
 mod prune;
+mod score;
 
 use dsde_engine::{
-    BlockCopy, DraftAhead, DraftDraw, Drafted, Executor, ExecutorError, RowBatch, Shape, SlotMove,
-    TargetDraw, Verification,
+    BlockCopy, DraftAhead, DraftDraw, Drafted, Executor, ExecutorError, PromptScore, RowBatch, Shape,
+    SlotMove, TargetDraw, Verification,
 };
-use dsde_sampling::Rule;
+use dsde_sampling::{Rule, TokenLogprobs};
 
 use dsde_checkpoint::Checkpoint;
 use dsde_checkpoint::config::ModelConfig;
@@ -326,6 +327,16 @@ impl<B: Backend> Executor for ModelExecutor<B> {
             }
         }
         self.drafted.clear();
+        Ok(())
+    }
+
+    fn score(
+        &mut self,
+        rows: &RowBatch,
+        scores: &[PromptScore<'_>],
+        logprobs: &mut Vec<TokenLogprobs>,
+    ) -> Result<(), ExecutorError> {
+        self.read_and_score(rows, scores, logprobs);
         Ok(())
     }
 

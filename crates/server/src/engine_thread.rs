@@ -337,6 +337,14 @@ impl<E: Executor, C: Clock> Owner<E, C> {
 
     fn deliver_event(&mut self, event: Event) {
         match event {
+            Event::Scored(scored) => {
+                let Some(flight) = self.in_flight.get(&scored.request) else {
+                    return;
+                };
+                for choice in 0..flight.emitted.len() {
+                    flight.inbox.scored(flight.first + choice, scored.logprobs.clone());
+                }
+            }
             Event::Emitted(emission) => {
                 let Some(flight) = self.in_flight.get_mut(&emission.request) else {
                     return;

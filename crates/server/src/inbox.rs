@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use dsde_engine::{Emission, EmittedToken, FinishReason, RequestTimeline};
+use dsde_sampling::TokenLogprobs;
 use tokio::sync::Notify;
 
 /// One verification of one choice.
@@ -22,6 +23,8 @@ pub(crate) struct SpeculativeStep {
 /// What came since the last look.
 #[derive(Debug, Default)]
 pub(crate) struct Delta {
+    /// Log-probabilities of the prompt in order. They wait for what follows: nobody is told of them alone.
+    pub(crate) scored: Vec<TokenLogprobs>,
     /// Tokens in order.
     pub(crate) tokens: Vec<EmittedToken>,
     /// Text that became certain; may end inside a character.
@@ -135,6 +138,11 @@ impl Inbox {
             drop(slots);
             self.news.notify_one();
         }
+    }
+
+    /// Appends log-probabilities of the prompt.
+    pub(crate) fn scored(&self, choice: usize, scored: Vec<TokenLogprobs>) {
+        self.slots()[choice].pending.scored.extend(scored);
     }
 
     /// Appends a verification; wakes nobody, because tokens follow in the same step.

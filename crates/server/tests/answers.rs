@@ -271,3 +271,67 @@ async fn the_live_feed_tells_the_state_and_ends_with_the_server() {
     let ended = tokio::time::timeout(Duration::from_secs(10), server.ended).await;
     assert!(ended.unwrap().unwrap().is_ok());
 }
+
+/// What evaluation harnesses ask: how probable a continuation is, and whether it is the greedy one.
+#[tokio::test]
+async fn prompts_that_are_repeated_have_logprobs_too() {
+    let server = start(Setup::default()).await;
+    let path = "/v1/completions";
+    let base =
+        json!({"prompt": "The dog", "logprobs": 1, "temperature": 0, "max_tokens": 6, "ignore_eos": true});
+    let generated = server.post(path, base).await["choices"][0].clone();
+    let continued = format!("The dog{}", generated["text"].as_str().unwrap());
+    let tokens = server.post("/tokenize", json!({"prompt": continued})).await["tokens"].clone();
+    let n_tokens = tokens.as_array().unwrap().len();
+    let scored = json!({"logprobs": 1, "temperature": 0, "echo": true, "ignore_eos": true});
+    let asked = with(scored, json!({"prompt": [tokens, [5]], "max_tokens": 1}));
+    let answer = server.post(path, asked.clone()).await;
+    let logprobs = &answer["choices"][0]["logprobs"];
+    for key in ["tokens", "token_logprobs", "top_logprobs", "text_offset"] {
+        assert_eq!(logprobs[key].as_array().unwrap().len(), n_tokens + 1, "{key}");
+    }
+    assert_eq!((&logprobs["token_logprobs"][0], &logprobs["top_logprobs"][0]), (&Value::Null, &Value::Null));
+    let said = generated["logprobs"]["tokens"].as_array().unwrap();
+    for (i, token) in said.iter().enumerate() {
+        let at = n_tokens - said.len() + i;
+        assert_eq!(&logprobs["tokens"][at], token);
+        let (got, expected) = (&logprobs["token_logprobs"][at], &generated["logprobs"]["token_logprobs"][i]);
+        assert!((got.as_f64().unwrap() - expected.as_f64().unwrap()).abs() < 1e-4, "{got} {expected}");
+        assert_eq!(
+            logprobs["top_logprobs"][at].as_object().unwrap().len(),
+            1,
+            "the greedy token is the first"
+        );
+    }
+    let shown: Vec<String> = logprobs["tokens"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|token| token.as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(answer["choices"][0]["text"], shown.concat());
+    let mut offset = 0;
+    for (shown, got) in shown.iter().zip(logprobs["text_offset"].as_array().unwrap()) {
+        assert_eq!(got, offset);
+        offset += shown.chars().count();
+    }
+    assert_eq!(answer["choices"][1]["logprobs"]["tokens"].as_array().unwrap().len(), 2);
+
+    let streamed = with(asked.clone(), json!({"stream": true}));
+    let events = server.events(path, streamed).await;
+    for key in ["tokens", "token_logprobs", "text_offset"] {
+        let parts = events.iter().map(|event| &event["choices"][0]).filter(|choice| choice["index"] == 0);
+        let parts = parts.filter_map(|choice| choice["logprobs"][key].as_array());
+        assert_eq!(Value::Array(parts.flatten().cloned().collect()), logprobs[key], "{key}");
+    }
+
+    let nothing = with(asked, json!({"max_tokens": 0}));
+    let only_prompts = server.post(path, nothing.clone()).await;
+    let choice = &only_prompts["choices"][0];
+    assert_eq!((&choice["text"], &choice["finish_reason"]), (&json!(continued), &json!("length")));
+    assert_eq!(choice["logprobs"]["tokens"].as_array().unwrap().len(), n_tokens);
+    assert_eq!(only_prompts["usage"]["completion_tokens"], 0);
+    let events = server.events(path, with(nothing, json!({"stream": true, "logprobs": null}))).await;
+    let text: String = events.iter().filter_map(|event| event["choices"][0]["text"].as_str()).collect();
+    assert_eq!(text.len(), continued.len() + 1, "{text}");
+}

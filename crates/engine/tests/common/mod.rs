@@ -11,7 +11,7 @@ use dsde_engine::{
     Script, ScriptedExecutor, Shape, Vocabulary,
 };
 use dsde_policy::{DraftPosition, PlanView, Planned, Policy, Prune, SeqId, Signals, StepFeedback, registry};
-use dsde_sampling::{Params, Rule};
+use dsde_sampling::{Params, Rule, TokenLogprobs};
 
 /// One millisecond per reading.
 #[derive(Default)]
@@ -125,6 +125,8 @@ pub fn greedy(prompt: Vec<u32>, tokens_max: u32) -> Request {
 /// Everything one choice produced.
 #[derive(Debug, Default)]
 pub struct Output {
+    /// Of the prompt.
+    pub scored: Vec<TokenLogprobs>,
     pub tokens: Vec<u32>,
     pub origins: Vec<Origin>,
     pub rejected: Vec<Vec<Vec<u32>>>,
@@ -143,6 +145,11 @@ pub type Outputs = BTreeMap<(RequestId, u32), Output>;
 pub fn collect(events: Vec<Event>, outputs: &mut Outputs) {
     for event in events {
         match event {
+            Event::Scored(scored) => {
+                let output = outputs.entry((scored.request, 0)).or_default();
+                assert!(output.tokens.is_empty(), "a prompt is read before it is continued");
+                output.scored.extend(scored.logprobs);
+            }
             Event::Emitted(emission) => {
                 let output = outputs.entry((emission.request, emission.choice)).or_default();
                 assert!(output.finished.is_none(), "nothing follows the end");

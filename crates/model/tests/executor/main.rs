@@ -13,6 +13,7 @@ mod lending;
 mod pair;
 mod pruning;
 mod rows;
+mod scoring;
 mod serve;
 mod setup;
 mod signals;

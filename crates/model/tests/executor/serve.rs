@@ -7,6 +7,7 @@ use dsde_engine::{
     Config, Drafter, Engine, Event, Executor, MonotonicClock, Request, StepReport, Vocabulary,
 };
 use dsde_policy::Policy;
+use dsde_sampling::TokenLogprobs;
 
 /// No token has text.
 pub(crate) struct NoText;
@@ -21,6 +22,8 @@ impl Vocabulary for NoText {
 #[derive(Default)]
 pub(crate) struct Run {
     pub(crate) outputs: BTreeMap<(u64, u32), Vec<u32>>,
+    /// Of prompts.
+    pub(crate) scored: BTreeMap<u64, Vec<TokenLogprobs>>,
     /// Of tokens drafted, verified, accepted, drafted ahead and carried, and the largest number of lent blocks.
     pub(crate) sums: StepReport,
     pub(crate) preemptions: u32,
@@ -51,6 +54,9 @@ pub(crate) fn run<E: Executor>(
         run.sums.blocks_lent = run.sums.blocks_lent.max(report.blocks_lent);
         for event in engine.drain_events() {
             match event {
+                Event::Scored(scored) => {
+                    run.scored.entry(scored.request.0).or_default().extend(scored.logprobs);
+                }
                 Event::Emitted(emission) => {
                     let output = run.outputs.entry((emission.request.0, emission.choice)).or_default();
                     output.extend(emission.tokens.iter().map(|emitted| emitted.token));

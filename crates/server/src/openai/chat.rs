@@ -6,7 +6,7 @@ use axum::extract::{Extension, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use dsde_engine::{EmittedToken, Grammar, Vocabulary as _};
-use dsde_sampling::Params;
+use dsde_sampling::{Params, TokenLogprobs};
 use dsde_text::{AnswerReader, ChatTemplate, ExpectedCalls, Part, ReasoningFormat, Thoughts, Tokenizer};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -214,7 +214,7 @@ impl Wire for ChatWire {
     const OBJECT: &'static str = "chat.completion";
     const CHUNK_OBJECT: &'static str = "chat.completion.chunk";
 
-    fn opening(&mut self, choice: usize) -> Vec<Value> {
+    fn opening(&mut self, choice: usize, _scored: &[TokenLogprobs]) -> Vec<Value> {
         let delta = json!({"role": "assistant", "content": ""});
         vec![json!({"index": choice, "delta": delta, "logprobs": null, "finish_reason": null})]
     }

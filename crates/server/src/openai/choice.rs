@@ -1,6 +1,7 @@
 //! One choice of an answer, while it comes.
 
 use dsde_engine::{EmittedToken, FinishReason};
+use dsde_sampling::TokenLogprobs;
 use dsde_text::{AnswerReader, Part, Utf8Stream};
 
 use crate::inbox::{Done, SpeculativeStep};
@@ -12,6 +13,8 @@ pub(super) struct Choice {
     pub(super) reader: AnswerReader,
     /// Of a whole answer.
     pub(super) parts: Vec<Part>,
+    /// Log-probabilities of the prompt of a whole answer, where they are told.
+    pub(super) scored: Vec<TokenLogprobs>,
     /// Of a whole answer.
     pub(super) tokens: Vec<EmittedToken>,
     /// Characters of text sent in a stream.

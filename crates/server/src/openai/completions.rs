@@ -1,19 +1,23 @@
 //! `/v1/completions`.
 
+mod columns;
+
 use std::sync::Arc;
 
 use axum::extract::{Extension, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use dsde_engine::{EmittedToken, Vocabulary as _};
+use dsde_sampling::TokenLogprobs;
 use dsde_text::{AnswerReader, Thoughts, Tokenizer};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+
+use columns::Columns;
 
 use super::error::ApiError;
 use super::fields::CHOICES_MAX;
 use super::generation::{Order, Piece, Wire, respond};
-use super::tokens::token_text;
 use crate::app::{App, RequestId};
 use crate::body::FieldsBody;
 use crate::stamp::Stamp;
@@ -53,16 +57,16 @@ pub(crate) async fn complete(
     app.check_model(fields.model.as_deref())?;
     fields.check()?;
     let is_echoed = echo.unwrap_or(false);
-    if is_echoed && logprobs.is_some() {
-        let message =
-            "`echo` together with `logprobs` is not supported: prompts have no log-probabilities here";
-        return Err(ApiError::bad_field("echo", message));
-    }
-    let echoed = is_echoed.then(|| prompt.texts(&app.text.tokenizer));
+    let scores_prompts = is_echoed && logprobs.is_some();
+    let echoed = if is_echoed { prompt.texts(&app.text.tokenizer) } else { Vec::new() };
     let prompts = tokens(&app, prompt).await?;
+    let echo = |(text, tokens): (String, &Vec<u32>)| Echo {
+        text,
+        tokens: if scores_prompts { tokens.clone() } else { Vec::new() },
+    };
     let wire = CompletionWire {
         tokenizer: app.text.tokenizer.clone(),
-        echoed: echoed.unwrap_or_default(),
+        echoes: echoed.into_iter().zip(&prompts).map(echo).collect(),
         n: fields.n() as usize,
         shows_special_tokens: fields.shows_special_tokens(),
     };
@@ -71,7 +75,10 @@ pub(crate) async fn complete(
     let mut requests =
         fields.requests(prompts, logprobs, &headers, &app.text.eos_tokens, sampling, tokens_max)?;
     let grammar = app.grammar(fields.form(), Thoughts::None).await?;
-    requests.iter_mut().for_each(|request| request.grammar = grammar.clone());
+    for request in &mut requests {
+        request.grammar = grammar.clone();
+        request.scores_prompt = scores_prompts;
+    }
     let order = Order {
         requests,
         is_streamed: fields.is_streamed(),
@@ -115,48 +122,43 @@ async fn tokens(app: &Arc<App>, prompt: TypedPrompt) -> Result<Vec<Vec<u32>>, Ap
     }
 }
 
+/// A prompt that is repeated before its answer.
+struct Echo {
+    text: String,
+    /// Where its log-probabilities are told, too, else empty.
+    tokens: Vec<u32>,
+}
+
 /// Writes choices as text.
 struct CompletionWire {
     tokenizer: Arc<Tokenizer>,
-    /// Texts of the prompts if they are to be repeated, else empty.
-    echoed: Vec<String>,
+    /// One per prompt, if they are to be repeated.
+    echoes: Vec<Echo>,
     /// Choices per prompt.
     n: usize,
     shows_special_tokens: bool,
 }
 
 impl CompletionWire {
-    fn echoed(&self, choice: usize) -> Option<&str> {
-        self.echoed.get(choice / self.n.max(1)).map(String::as_str)
+    fn echo(&self, choice: usize) -> Option<&Echo> {
+        self.echoes.get(choice / self.n.max(1))
     }
 
-    /// `null` unless asked for. Offsets count characters of the choice's text.
-    fn logprobs(&self, piece: &Piece<'_>) -> Value {
-        let mut offset = piece.offset;
-        let (mut texts, mut logprobs, mut top, mut offsets) =
-            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for emitted in piece.tokens {
-            let EmittedToken { token, logprobs: Some(of_token), .. } = emitted else {
-                continue;
-            };
-            let (text, _) = token_text(&self.tokenizer, *token);
-            offsets.push(offset);
-            if self.shows_special_tokens || self.tokenizer.special_bytes(*token).is_empty() {
-                offset += text.chars().count();
-            }
-            texts.push(text);
-            logprobs.push(of_token.logprob);
-            let entry =
-                |&(token, logprob): &(u32, f32)| (token_text(&self.tokenizer, token).0, json!(logprob));
-            // The emitted token is always there, so that nobody has to look for it twice.
-            let emitted = [(*token, of_token.logprob)];
-            top.push(of_token.top.iter().chain(&emitted).map(entry).collect::<Map<String, Value>>());
+    /// Log-probabilities of the prompt of a choice, as far as they are told.
+    fn columns_of_prompt(&self, choice: usize, scored: &[TokenLogprobs]) -> Columns<'_> {
+        let mut columns = Columns::new(&self.tokenizer, 0);
+        if let Some(Echo { text, tokens }) = self.echo(choice) {
+            columns.push_prompt(tokens, text, scored);
         }
-        match texts.is_empty() {
-            true => Value::Null,
-            false => json!({
-                "tokens": texts, "token_logprobs": logprobs, "top_logprobs": top, "text_offset": offsets,
-            }),
+        columns
+    }
+
+    fn push_emitted(&self, columns: &mut Columns<'_>, tokens: &[EmittedToken]) {
+        for emitted in tokens {
+            if let EmittedToken { token, logprobs: Some(score), .. } = emitted {
+                let is_shown = self.shows_special_tokens || self.tokenizer.special_bytes(*token).is_empty();
+                columns.push(*token, Some(score), is_shown);
+            }
         }
     }
 }
@@ -168,14 +170,20 @@ impl Wire for CompletionWire {
     const OBJECT: &'static str = "text_completion";
     const CHUNK_OBJECT: &'static str = "text_completion";
 
-    fn opening(&mut self, choice: usize) -> Vec<Value> {
-        let echo = |text| json!({"index": choice, "text": text, "logprobs": null, "finish_reason": null});
-        self.echoed(choice).map(echo).into_iter().collect()
+    fn opening(&mut self, choice: usize, scored: &[TokenLogprobs]) -> Vec<Value> {
+        let Some(Echo { text, .. }) = self.echo(choice) else {
+            return Vec::new();
+        };
+        let logprobs = self.columns_of_prompt(choice, scored).finish();
+        vec![json!({"index": choice, "text": text, "logprobs": logprobs, "finish_reason": null})]
     }
 
     fn piece(&mut self, choice: usize, piece: &Piece<'_>) -> Vec<Value> {
-        let (text, logprobs) = (piece.text(), self.logprobs(piece));
-        vec![json!({"index": choice, "text": text, "logprobs": logprobs, "finish_reason": null})]
+        let prompt_len = self.echo(choice).map_or(0, |echo| echo.text.chars().count());
+        let mut columns = Columns::new(&self.tokenizer, prompt_len + piece.offset);
+        self.push_emitted(&mut columns, piece.tokens);
+        let logprobs = columns.finish();
+        vec![json!({"index": choice, "text": piece.text(), "logprobs": logprobs, "finish_reason": null})]
     }
 
     fn ending(&mut self, choice: usize, reason: &'static str) -> Vec<Value> {
@@ -183,7 +191,10 @@ impl Wire for CompletionWire {
     }
 
     fn whole(&self, choice: usize, piece: &Piece<'_>, reason: &'static str) -> Value {
-        let text = format!("{}{}", self.echoed(choice).unwrap_or_default(), piece.text());
-        json!({"index": choice, "text": text, "logprobs": self.logprobs(piece), "finish_reason": reason})
+        let echoed = self.echo(choice).map_or("", |echo| &echo.text);
+        let mut columns = self.columns_of_prompt(choice, piece.scored);
+        self.push_emitted(&mut columns, piece.tokens);
+        let (text, logprobs) = (format!("{echoed}{}", piece.text()), columns.finish());
+        json!({"index": choice, "text": text, "logprobs": logprobs, "finish_reason": reason})
     }
 }

@@ -181,7 +181,6 @@ impl From<Refused> for ApiError {
 
 fn out_of_range(name: &str, got: usize, min: usize, max: usize) -> ApiError {
     let (param, of_field) = match name {
-        "tokens_max" => ("max_tokens", ""),
         "tokens_min" => ("min_tokens", ""),
         "n_choices" => ("n", ""),
         "number of stop tokens" => ("stop_token_ids", "the number of "),

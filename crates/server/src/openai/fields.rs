@@ -190,8 +190,8 @@ impl Fields {
         match newer.or(self.max_tokens.map(|n| ("max_tokens", n))) {
             None => Ok(None),
             Some((_, -1)) => Ok(Some(u32::MAX)),
-            Some((name, n @ ..1)) => {
-                let message = format!("`{name}` must be at least 1, or -1 for no bound, got {n}");
+            Some((name, n @ ..0)) => {
+                let message = format!("`{name}` must be at least 0, or -1 for no bound, got {n}");
                 Err(ApiError::bad_field(name, message))
             }
             Some((_, n)) => Ok(Some(u32::try_from(n).unwrap_or(u32::MAX))),
@@ -385,10 +385,10 @@ mod tests {
         check_refused(json!({"top_k": -2}), "`top_k`");
         check_refused(
             json!({"max_tokens": -5}),
-            "`max_tokens` must be at least 1, or -1 for no bound, got -5",
+            "`max_tokens` must be at least 0, or -1 for no bound, got -5",
         );
         check_refused(
-            json!({"max_tokens": 9, "max_completion_tokens": 0}),
+            json!({"max_tokens": 9, "max_completion_tokens": -7}),
             "`max_completion_tokens` must be",
         );
         check_refused(json!({"logit_bias": {"x": 1}}), "token ids");

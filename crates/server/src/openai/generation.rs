@@ -9,6 +9,7 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use dsde_engine::{EmittedToken, Request, RequestTimeline};
+use dsde_sampling::TokenLogprobs;
 use dsde_text::{AnswerReader, Part, Tokenizer};
 use futures_util::stream::{self, StreamExt};
 use serde::Serialize;
@@ -32,6 +33,8 @@ const UNBUFFERED: (HeaderName, HeaderValue) =
 pub(crate) struct Piece<'a> {
     /// What became certain.
     pub(crate) parts: &'a [Part],
+    /// Log-probabilities of the prompt, where they are told.
+    pub(crate) scored: &'a [TokenLogprobs],
     /// The tokens of it; text may lag behind.
     pub(crate) tokens: &'a [EmittedToken],
     /// Characters of the choice's text before it.
@@ -65,7 +68,9 @@ pub(crate) trait Wire: Send + Sync + 'static {
     const LAST: Option<&'static str> = Some("[DONE]");
 
     /// What a stream begins with, before the first piece of a choice.
-    fn opening(&mut self, choice: usize) -> Vec<Value>;
+    ///
+    /// * `scored`: log-probabilities of the prompt, where they are told.
+    fn opening(&mut self, choice: usize, scored: &[TokenLogprobs]) -> Vec<Value>;
 
     /// A part of a choice in a stream, as one chunk or several.
     fn piece(&mut self, choice: usize, piece: &Piece<'_>) -> Vec<Value>;
@@ -205,6 +210,7 @@ impl<W: Wire> Generation<W> {
         while let Some(updates) = self.reader.next().await {
             for Update { choice, delta, end } in updates {
                 let choice = &mut self.choices[choice];
+                choice.scored.extend(delta.scored);
                 choice.tokens.extend(delta.tokens);
                 choice.speculative_steps.extend(delta.speculative_steps);
                 let is_ended = end.is_some();
@@ -218,7 +224,8 @@ impl<W: Wire> Generation<W> {
         }
         self.answered();
         let whole = |(i, choice): (usize, &Choice)| {
-            let piece = Piece { parts: &choice.parts, tokens: &choice.tokens, offset: 0, n_calls: 0 };
+            let Choice { parts, scored, tokens, .. } = choice;
+            let piece = Piece { parts, scored, tokens, offset: 0, n_calls: 0 };
             self.with_origins(self.wire.whole(i, &piece, choice.reason()), &choice.tokens)
         };
         let choices: Vec<Value> = self.choices.iter().enumerate().map(whole).collect();
@@ -291,14 +298,14 @@ impl<W: Wire> Generation<W> {
         let said = choice.read(&delta.text, is_ended);
         let mut parts = Vec::new();
         if !std::mem::replace(&mut choice.is_opened, true) {
-            parts.extend(self.wire.opening(i));
+            parts.extend(self.wire.opening(i, &delta.scored));
         }
         let tells_tokens = self.has_logprobs || self.origins.is_some();
         let (offset, n_calls) = (choice.n_chars, choice.n_calls);
         choice.count(&said);
         let done = choice.done.is_some().then(|| choice.reason());
         if !said.is_empty() || (tells_tokens && !delta.tokens.is_empty()) {
-            let piece = Piece { parts: &said, tokens: &delta.tokens, offset, n_calls };
+            let piece = Piece { parts: &said, scored: &[], tokens: &delta.tokens, offset, n_calls };
             let mut written = self.wire.piece(i, &piece);
             if let Some(first) = written.first_mut() {
                 *first = self.with_origins(first.take(), &delta.tokens);

@@ -14,7 +14,7 @@ use axum::extract::{Extension, State};
 use axum::http::HeaderMap;
 use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response};
-use dsde_sampling::Params;
+use dsde_sampling::{Params, TokenLogprobs};
 use dsde_text::Tokenizer;
 use serde_json::{Map, Value, json};
 
@@ -137,7 +137,7 @@ impl Wire for ResponseWire {
     const CHUNK_OBJECT: &'static str = "response";
     const LAST: Option<&'static str> = None;
 
-    fn opening(&mut self, _choice: usize) -> Vec<Value> {
+    fn opening(&mut self, _choice: usize, _scored: &[TokenLogprobs]) -> Vec<Value> {
         let response = self.response("in_progress", &self.output);
         let event = |kind: &str| json!({"type": kind, "response": response});
         let events = ["response.created", "response.in_progress"].map(event);
