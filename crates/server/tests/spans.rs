@@ -1,5 +1,8 @@
 //! What a tracing subscriber learns of a request: one span with request, model, tokens, policy and outcome.
+//!
+//! A program of its own: where other requests came first, without a subscriber, a new one is not told of spans.
 
+#[path = "suite/common/mod.rs"]
 mod common;
 
 use std::collections::BTreeMap;

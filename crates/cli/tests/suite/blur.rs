@@ -1,10 +1,8 @@
 //! `inspect blur`: a draft that guesses worse and changes nothing else.
 
-mod common;
-
 use std::fs;
 
-use common::{Run, dsde, dsde_with_stdin};
+use crate::common::{Run, dsde, dsde_with_stdin};
 use serde_json::Value;
 
 const PROMPTS: &str = r#"{"prompt": "Describe a river in three sentences."}

@@ -1,10 +1,6 @@
 //! Answers of a form: JSON of a schema, texts of an expression, a choice or a grammar, with speculation on, and the same as without.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
-mod common;
-
-use common::{Setup, chat, start, with};
+use crate::common::{Setup, chat, start, with};
 use dsde_policy::registry::ENTRIES;
 use serde_json::{Value, json};
 

@@ -1,9 +1,5 @@
 //! `dsde serve` as a program: what it answers under load is what `dsde generate` prints, and it ends when told to.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
-mod common;
-
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
@@ -65,7 +61,7 @@ fn post(address: &str, path: &str, body: &Value) -> Value {
 
 fn generated(prompt: &str) -> String {
     let answers =
-        common::dsde(&["generate", "--prompt", prompt, "--max-tokens", TOKENS, "--json"]).json_lines();
+        crate::common::dsde(&["generate", "--prompt", prompt, "--max-tokens", TOKENS, "--json"]).json_lines();
     answers[0]["text"].as_str().unwrap().to_owned()
 }
 

@@ -1,10 +1,6 @@
 //! Responses: the answers of chat in another form, whole and streamed, with speculation on and off, and nothing kept.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
-mod common;
-
-use common::{Server, Setup, chat, start, with};
+use crate::common::{Server, Setup, chat, start, with};
 use serde_json::{Value, json};
 
 const RESPONSES: &str = "/v1/responses";

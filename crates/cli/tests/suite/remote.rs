@@ -1,6 +1,5 @@
 //! `--url`: the program asks itself, and servers that do what they should not.
 
-mod common;
 #[path = "common/server.rs"]
 mod server;
 
@@ -8,7 +7,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
 
-use common::{Run, dsde, dsde_with_stdin};
+use crate::common::{Run, dsde, dsde_with_stdin};
 use serde_json::Value;
 use server::{Reply, Serving, chunk, events, json, stub, whole_answer};
 

@@ -1,8 +1,6 @@
 //! Pages of other origins, paths with slashes too many, and what programs are told about the API.
 
-mod common;
-
-use common::{Server, Setup, chat, start};
+use crate::common::{Server, Setup, chat, start};
 use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;

@@ -1,11 +1,7 @@
 //! Calls of functions: the same with speculation on and off, whole and streamed, and of the functions' schemas where one must
 //! be called.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
-mod common;
-
-use common::{Server, Setup, chat, start, with};
+use crate::common::{Server, Setup, chat, start, with};
 use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";

@@ -1,11 +1,9 @@
 //! `quantize`: smaller files that answer like the model.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{Run, dsde, dsde_with_stdin};
+use crate::common::{Run, dsde, dsde_with_stdin};
 use serde_json::Value;
 
 const PROMPTS: &str = r#"{"prompt": "Describe a river in three sentences."}

@@ -1,10 +1,8 @@
 //! What happens when clients or circumstances misbehave: errors, limits, overload, disconnects, shutdown.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{CONTEXT, Server, Setup, chat, start, with};
+use crate::common::{CONTEXT, Server, Setup, chat, start, with};
 use dsde_server::{Config, Shutdown};
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
@@ -280,7 +278,7 @@ async fn a_shutdown_lets_requests_in_flight_end() {
     let response = server.send("/v1/completions", &body).await;
     server.until_metric(RUNNING, 1.0).await;
     server.shutdown.take().unwrap().send(Shutdown::Unannounced).unwrap();
-    let events = common::events(&response.text().await.unwrap());
+    let events = crate::common::events(&response.text().await.unwrap());
     assert_eq!(events.last().unwrap()["choices"][0]["finish_reason"], "length");
     tokio::time::timeout(Duration::from_secs(10), server.ended).await.unwrap().unwrap().unwrap();
     assert!(server.client.get(format!("http://{}/health", server.address)).send().await.is_err());
@@ -312,7 +310,7 @@ async fn an_announced_shutdown_ends_like_any_other() {
     let body = with(endless(), json!({"max_tokens": 300, "stream": true}));
     let response = server.send("/v1/completions", &body).await;
     server.shutdown.take().unwrap().send(Shutdown::Announced).unwrap();
-    let events = common::events(&response.text().await.unwrap());
+    let events = crate::common::events(&response.text().await.unwrap());
     assert_eq!(events.last().unwrap()["choices"][0]["finish_reason"], "length");
     tokio::time::timeout(Duration::from_secs(10), server.ended).await.unwrap().unwrap().unwrap();
 }
@@ -325,7 +323,7 @@ async fn a_shutdown_that_takes_too_long_tells_the_clients() {
     let response = server.send("/v1/completions", &with(endless(), json!({"stream": true}))).await;
     server.until_metric(RUNNING, 1.0).await;
     server.shutdown.take().unwrap().send(Shutdown::Unannounced).unwrap();
-    let events = common::events(&response.text().await.unwrap());
+    let events = crate::common::events(&response.text().await.unwrap());
     assert_eq!(events.last().unwrap()["error"]["type"], "unavailable_error");
     tokio::time::timeout(Duration::from_secs(10), server.ended).await.unwrap().unwrap().unwrap();
 }

@@ -1,12 +1,8 @@
 //! Every sampling feature under every policy, all policies in one batch: no error, and greedy text is that of plain decoding.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
-mod common;
-
 use std::sync::Arc;
 
-use common::{Server, Setup, start, with};
+use crate::common::{Server, Setup, start, with};
 use dsde_policy::registry::ENTRIES;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;

@@ -1,8 +1,6 @@
 //! A request may choose who plans for it; the text is the same.
 
-mod common;
-
-use common::{Setup, chat, start, with};
+use crate::common::{Setup, chat, start, with};
 use dsde_policy::registry::ENTRIES;
 use reqwest::StatusCode;
 use serde_json::{Value, json};

@@ -1,8 +1,6 @@
 //! Special tokens: what stops at them, what shows them, and who may write them.
 
-mod common;
-
-use common::{Setup, chat, start, with};
+use crate::common::{Setup, chat, start, with};
 use serde_json::{Value, json};
 
 /// A finished conversation; the model goes on with turns of its own where nothing ends it.

@@ -1,10 +1,8 @@
 //! What a client gets: routes, streams, and the same text that plain decoding gives.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{Setup, chat, events, plain, start, with};
+use crate::common::{Setup, chat, events, plain, start, with};
 use dsde_server::Shutdown;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -243,7 +241,7 @@ async fn small_routes_answer() {
         assert_eq!(server.get(path).await.status(), StatusCode::OK, "{path}");
     }
     let models: Value = server.get("/v1/models").await.json().await.unwrap();
-    assert_eq!(models["data"][0]["max_model_len"], common::CONTEXT);
+    assert_eq!(models["data"][0]["max_model_len"], crate::common::CONTEXT);
     let tokens = server.post("/tokenize", json!({"prompt": "Hello, dog.", "return_token_strs": true})).await;
     assert_eq!(tokens["count"], tokens["tokens"].as_array().unwrap().len());
     let text = server.post("/detokenize", json!({"tokens": tokens["tokens"]})).await;

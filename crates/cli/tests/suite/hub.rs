@@ -1,6 +1,5 @@
 //! Models by name, from a Hub on this machine that does what the real one does, and what it should not.
 
-mod common;
 #[path = "common/hub.rs"]
 mod stub;
 
@@ -8,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::{Run, dsde};
+use crate::common::{Run, dsde};
 use stub::{COMMIT, Fault, File, Hub, TOKEN};
 
 /// A Hub, and the cache of one user of it.

@@ -1,10 +1,6 @@
 //! The page and what it is fed with: its files, the live feed's sequences, where tokens came from.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
-mod common;
-
-use common::{Server, Setup, chat, start, with};
+use crate::common::{Server, Setup, chat, start, with};
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 

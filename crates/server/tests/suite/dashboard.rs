@@ -1,13 +1,11 @@
 //! The dashboard of `docs/grafana` asks for nothing that the server does not export.
 
-mod common;
-
 use std::collections::BTreeSet;
 
-use common::{Setup, chat, start, with};
+use crate::common::{Setup, chat, start, with};
 use serde_json::{Value, json};
 
-const DASHBOARD: &str = include_str!("../../../docs/grafana/dsde.json");
+const DASHBOARD: &str = include_str!("../../../../docs/grafana/dsde.json");
 
 /// Names of metrics in a query.
 fn names(query: &str) -> impl Iterator<Item = &str> {

@@ -1,12 +1,8 @@
 //! Connections: how many, how long their heads, how long they may take; and that good clients keep theirs.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
-mod common;
-
 use std::time::Duration;
 
-use common::{Server, Setup, chat, start, with};
+use crate::common::{Server, Setup, chat, start, with};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

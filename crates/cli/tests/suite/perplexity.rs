@@ -1,10 +1,8 @@
 //! `inspect perplexity` on the embedded target.
 
-mod common;
-
 use std::fs;
 
-use common::{Run, dsde};
+use crate::common::{Run, dsde};
 use serde_json::{Value, json};
 
 const TEXT: &str = "The river begins as a small stream in the mountains. It grows with every brook that joins it, \

@@ -1,10 +1,8 @@
 //! `bench` and `demo` on the embedded pair.
 
-mod common;
-
 use std::fs;
 
-use common::dsde;
+use crate::common::dsde;
 use serde_json::{Value, json};
 
 #[test]
@@ -97,7 +95,7 @@ fn tables_are_printed_without_json() {
 }
 
 /// `bench` with few and short requests, and `more`.
-fn small_bench(more: &[&str]) -> common::Run {
+fn small_bench(more: &[&str]) -> crate::common::Run {
     let fixed = ["bench", "--max-tokens", "6", "--requests", "3", "--repeat", "2"];
     dsde(&[&fixed[..], more].concat())
 }

@@ -1,22 +1,19 @@
 //! Many clients at once, some of whom leave: nobody is hurt and nothing remains. `examples/soak` is the long version.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
-#[path = "../examples/soak/clients.rs"]
+#[path = "../../examples/soak/clients.rs"]
 mod clients;
-mod common;
-#[path = "../examples/soak/reference.rs"]
+#[path = "../../examples/soak/reference.rs"]
 #[allow(dead_code, reason = "the long version runs `dsde generate`")]
 mod reference;
-#[path = "../examples/soak/scrape.rs"]
+#[path = "../../examples/soak/scrape.rs"]
 #[allow(dead_code, reason = "the long version uses more of it")]
 mod scrape;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::common::{Setup, chat, plain, start};
 use clients::Load;
-use common::{Setup, chat, plain, start};
 use dsde_model::embedded;
 use dsde_text::Message;
 use reference::{QUESTIONS, References};

@@ -1,10 +1,8 @@
 //! What cannot be done is refused with exit code 2 and one line that says why.
 
-mod common;
-
 use std::fs;
 
-use common::{dsde, dsde_with_stdin};
+use crate::common::{dsde, dsde_with_stdin};
 
 /// Runs `args` and expects a refusal whose message contains all `parts`.
 #[track_caller]

@@ -1,11 +1,9 @@
 //! `generate`, `chat`, `policies` and `inspect` on the embedded pair.
 
-mod common;
-
 use std::io::Read as _;
 use std::process::{Command, Stdio};
 
-use common::{dsde, dsde_with_stdin};
+use crate::common::{dsde, dsde_with_stdin};
 use serde_json::{Value, json};
 
 const PROMPTS: &str = r#"{"prompt": "Describe a river in three sentences."}
