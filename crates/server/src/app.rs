@@ -81,6 +81,38 @@ impl Ids {
     }
 }
 
+/// Where a conversation ends for the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PromptEnd {
+    /// Behind the beginning of the assistant's next message.
+    NextMessage,
+    /// Behind the last message, ended as the template ends it.
+    Conversation,
+    /// Inside the last message, behind its text.
+    LastMessage,
+}
+
+impl PromptEnd {
+    /// What a request asks for.
+    ///
+    /// # Errors
+    /// 400 if it asks for two ends.
+    pub(crate) fn of(
+        add_generation_prompt: Option<bool>,
+        continue_final_message: Option<bool>,
+    ) -> Result<Self, ApiError> {
+        match (add_generation_prompt, continue_final_message.unwrap_or(false)) {
+            (Some(true), true) => {
+                let message = "`continue_final_message` and `add_generation_prompt` cannot both be true";
+                Err(ApiError::bad_field("continue_final_message", message))
+            }
+            (_, true) => Ok(Self::LastMessage),
+            (Some(false), false) => Ok(Self::Conversation),
+            (_, false) => Ok(Self::NextMessage),
+        }
+    }
+}
+
 /// A conversation as the model reads it.
 pub(crate) struct ChatPrompt {
     pub(crate) tokens: Vec<u32>,
@@ -112,7 +144,7 @@ impl App {
     pub(crate) async fn encode_chat(
         self: &Arc<Self>,
         conversation: TypedConversation,
-        add_generation_prompt: bool,
+        end: PromptEnd,
     ) -> Result<ChatPrompt, ApiError> {
         if let Some(reason) = &self.text.template_fault {
             return Err(ApiError::bad_request(reason));
@@ -121,9 +153,11 @@ impl App {
             let template = text.template.as_ref().ok_or(TextError::NoChatTemplate)?;
             let TypedConversation { messages, tools, variables } = &conversation;
             let conversation = Conversation { messages, tools, variables: Some(variables) };
-            let prompt = match add_generation_prompt {
-                true => template.prompt(conversation, (text.today)())?,
-                false => template.transcript(conversation, (text.today)())?,
+            let today = (text.today)();
+            let prompt = match end {
+                PromptEnd::NextMessage => template.prompt(conversation, today)?,
+                PromptEnd::Conversation => template.transcript(conversation, today)?,
+                PromptEnd::LastMessage => template.continued(conversation, today)?,
             };
             let thoughts = Thoughts::after(prompt.text(), template.reasoning_format());
             Ok(ChatPrompt { tokens: text.tokenizer.encode_prompt(&prompt)?, thoughts })

@@ -24,6 +24,8 @@ pub(crate) const TEMPLATE: &str = "chat_template.jinja";
 const CHAT: &str = "chat";
 /// Name of the one for conversations with tools, where a model has two.
 const TOOL_USE: &str = "tool_use";
+/// Stands behind the message that is continued while the template runs, which would leave out spaces at its end.
+const END_OF_TEXT: &str = "(9d1c)";
 /// Longest template, in bytes; published ones stay under 50 kB.
 pub(crate) const TEMPLATE_BYTES_MAX: u64 = 1 << 20;
 
@@ -161,6 +163,27 @@ impl ChatTemplate {
         today: Option<Date>,
     ) -> Result<Prompt, Error> {
         self.render(conversation.into(), false, today)
+    }
+
+    /// The conversation up to the end of its last message, which the model writes on.
+    ///
+    /// # Errors
+    /// [`Error::NothingToContinue`] unless the last message is text of the assistant that the template repeats; otherwise as
+    /// [`ChatTemplate::prompt`].
+    pub fn continued<'a>(
+        &self,
+        conversation: impl Into<Conversation<'a>>,
+        today: Option<Date>,
+    ) -> Result<Prompt, Error> {
+        let conversation = conversation.into();
+        let mut messages = conversation.messages.to_vec();
+        let is_open = |message: &Message| {
+            message.role == "assistant" && message.calls.is_empty() && !message.content.is_empty()
+        };
+        let last = messages.last_mut().filter(|message| is_open(message)).ok_or(Error::NothingToContinue)?;
+        last.content.push_str(END_OF_TEXT);
+        let transcript = self.transcript(Conversation { messages: &messages, ..conversation }, today)?;
+        transcript.before_last(END_OF_TEXT).ok_or(Error::NothingToContinue)
     }
 
     /// Whether the template knows that functions can be called.

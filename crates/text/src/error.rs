@@ -93,6 +93,11 @@ pub enum Error {
     /// A model without chat template.
     #[error("the model has no chat template; send plain text (--raw)")]
     NoChatTemplate,
+    /// A conversation whose end cannot be written on.
+    #[error(
+        "only a last message of the assistant's, of text that the chat template repeats, can be continued"
+    )]
+    NothingToContinue,
     /// A chat template that is not a valid program, or that refused these messages.
     #[error("the chat template failed: {source}")]
     ChatTemplate {

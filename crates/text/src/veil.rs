@@ -36,6 +36,14 @@ impl Prompt {
         &self.text
     }
 
+    /// What stands before the last `mark`.
+    pub(super) fn before_last(mut self, mark: &str) -> Option<Self> {
+        let len = self.text.rfind(mark)?;
+        self.text.truncate(len);
+        self.veiled.retain(|&place| place < len);
+        Some(self)
+    }
+
     /// Bytes that no control token may hold, in order.
     pub(super) fn veiled(&self) -> &[usize] {
         &self.veiled

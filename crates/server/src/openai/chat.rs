@@ -18,7 +18,7 @@ use super::generation::{Order, Piece, Wire, respond};
 use super::messages::{TypedConversation, TypedMessage, typed_messages, variables};
 use super::tokens::token_text;
 use super::tools::{Tools, TypedTools};
-use crate::app::{App, RequestId};
+use crate::app::{App, PromptEnd, RequestId};
 use crate::body::FieldsBody;
 use crate::stamp::Stamp;
 
@@ -32,6 +32,7 @@ pub(crate) struct ChatBody {
     logprobs: Option<bool>,
     top_logprobs: Option<u32>,
     add_generation_prompt: Option<bool>,
+    continue_final_message: Option<bool>,
     tools: Option<Vec<Value>>,
     tool_choice: Option<Value>,
     parallel_tool_calls: Option<bool>,
@@ -66,7 +67,7 @@ pub(crate) async fn order(
     request_id: RequestId,
     stamp: Arc<Stamp>,
 ) -> Result<(Order, CallIds), ApiError> {
-    let ChatBody { messages, logprobs, top_logprobs, add_generation_prompt, .. } = body;
+    let ChatBody { messages, logprobs, top_logprobs, .. } = body;
     let ChatBody { tools, tool_choice, parallel_tool_calls, chat_template_kwargs, .. } = body;
     let of_template = [
         ("enable_thinking", body.enable_thinking.map(Value::from)),
@@ -92,7 +93,8 @@ pub(crate) async fn order(
         tools: tools.as_ref().map(|tools| tools.typed.clone()).unwrap_or_default(),
         variables: variables(chat_template_kwargs, of_template)?,
     };
-    let prompt = app.encode_chat(conversation, add_generation_prompt.unwrap_or(true)).await?;
+    let end = PromptEnd::of(body.add_generation_prompt, body.continue_final_message)?;
+    let prompt = app.encode_chat(conversation, end).await?;
     let thoughts = prompt.thoughts;
     let context_len_max = app.engine.shape.context_len_max;
     // An answer may fill the context; a prompt that leaves no room for one is refused by the engine.
@@ -106,7 +108,7 @@ pub(crate) async fn order(
     let has_special_marker = has_special_marker(&app.text.tokenizer, reasoning, calls.as_ref());
     for request in &mut requests {
         request.grammar = grammar.clone();
-        request.drops_leading_space = app.text.tokenizer.has_leading_space();
+        request.drops_leading_space = end != PromptEnd::LastMessage && app.text.tokenizer.has_leading_space();
         request.shows_special_tokens |= has_special_marker;
     }
     let order = Order {

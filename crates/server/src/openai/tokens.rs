@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::error::ApiError;
 use super::messages::{TypedConversation, TypedMessage, typed_messages, variables};
 use super::tools::TypedTools;
-use crate::app::App;
+use crate::app::{App, PromptEnd};
 use crate::body::JsonBody;
 
 /// What is to be tokenised: exactly one of `prompt` and `messages`.
@@ -24,6 +24,7 @@ pub(crate) struct TokenizeBody {
     chat_template_kwargs: Option<Map<String, Value>>,
     add_special_tokens: Option<bool>,
     add_generation_prompt: Option<bool>,
+    continue_final_message: Option<bool>,
     return_token_strs: Option<bool>,
 }
 
@@ -43,7 +44,7 @@ pub(crate) async fn tokenize(
     let tokens = match (body.prompt, body.messages) {
         (Some(prompt), None) => app.encode_text(prompt, body.add_special_tokens.unwrap_or(true)).await?,
         (None, Some(messages)) => {
-            let add_generation_prompt = body.add_generation_prompt.unwrap_or(true);
+            let end = PromptEnd::of(body.add_generation_prompt, body.continue_final_message)?;
             let template = app.text.template.as_ref();
             let tools = TypedTools { tools: body.tools, ..TypedTools::default() }.checked(template)?;
             let conversation = TypedConversation {
@@ -51,7 +52,7 @@ pub(crate) async fn tokenize(
                 tools: tools.map(|tools| tools.typed).unwrap_or_default(),
                 variables: variables(body.chat_template_kwargs, [])?,
             };
-            app.encode_chat(conversation, add_generation_prompt).await?.tokens
+            app.encode_chat(conversation, end).await?.tokens
         }
         _ => return Err(ApiError::bad_request("exactly one of `prompt` and `messages` is needed")),
     };

@@ -333,3 +333,29 @@ async fn prompts_that_are_repeated_have_logprobs_too() {
     let text: String = events.iter().filter_map(|event| event["choices"][0]["text"].as_str()).collect();
     assert_eq!(text.len(), continued.len() + 1, "{text}");
 }
+
+#[tokio::test]
+async fn a_last_message_of_the_assistant_is_written_on() {
+    let server = start(Setup::default()).await;
+    let path = "/v1/chat/completions";
+    let whole = server.post(path, with(chat("Hello."), json!({"temperature": 0, "logprobs": true}))).await;
+    let tokens = whole["choices"][0]["logprobs"]["content"].as_array().unwrap();
+    let begun: String = tokens[..4].iter().map(|token| token["token"].as_str().unwrap()).collect();
+    let mut asked = with(chat("Hello."), json!({"temperature": 0, "continue_final_message": true}));
+    asked["messages"].as_array_mut().unwrap().push(json!({"role": "assistant", "content": begun}));
+    let rest = server.post(path, asked.clone()).await;
+    assert_eq!(format!("{begun}{}", content(&rest)), content(&whole));
+    let events = server.events(path, with(asked.clone(), json!({"stream": true}))).await;
+    assert_eq!(streamed(&events, 0), content(&rest));
+    let asks = with(asked.clone(), json!({"add_generation_prompt": false}));
+    assert_eq!(content(&server.post(path, asks).await), content(&rest));
+    let refuse = async |body: Value, reason: &str| {
+        let answer = server.client.post(server.url(path)).json(&body).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+        let body = answer.text().await.unwrap();
+        assert!(body.contains(reason), "{body}");
+    };
+    refuse(with(asked.clone(), json!({"add_generation_prompt": true})), "cannot both be true").await;
+    asked["messages"].as_array_mut().unwrap().pop();
+    refuse(asked, "can be continued").await;
+}
