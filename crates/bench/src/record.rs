@@ -147,7 +147,7 @@ pub struct Record {
     pub machine: Machine,
     /// Target model as given on the command line.
     pub model: String,
-    /// Draft as given on the command line: a model, `ngram` or `none`.
+    /// Draft as given on the command line: a model, `suffix` or `none`.
     pub draft: String,
     /// What all rows share.
     pub settings: Settings,

@@ -51,9 +51,10 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "PATH|ORG/NAME", help_heading = "Model")]
     pub(crate) model: Option<String>,
 
-    /// Who drafts: a model (as for --model) with the same vocabulary, `demo`, `ngram` (continue repetitions of the text, no model
-    /// needed) or `none`. Default: the embedded draft for the model `demo`, `ngram` for every other model.
-    #[arg(long, value_name = "PATH|ORG/NAME|ngram|none", help_heading = "Model")]
+    /// Who drafts: a model (as for --model) with the same vocabulary, `demo`, `suffix` (the text goes on as it did where the same
+    /// tokens stood before; no model needed), `suffix:answers=TOKENS` (so do the last so many tokens of past answers) or `none`.
+    /// Default: the embedded draft for the model `demo`, `suffix` for every other model.
+    #[arg(long, value_name = "PATH|ORG/NAME|suffix|none", help_heading = "Model")]
     pub(crate) draft: Option<String>,
 
     /// Threads that compute. Default: all logical cores.

@@ -102,7 +102,7 @@ struct Sampling {
 #[derive(Serialize)]
 struct DraftFit {
     source: String,
-    /// Absent for `ngram` and `none`.
+    /// Absent for `suffix` and `none`.
     model: Option<Model>,
     compatible: bool,
     /// Why it does not fit.

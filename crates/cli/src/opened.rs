@@ -67,7 +67,7 @@ impl Opened {
     pub(crate) fn draft(draft: &Draft) -> Outcome<Option<Self>> {
         match draft {
             Draft::Model(source) => Self::new(source, Role::Draft).map(Some),
-            Draft::Ngram | Draft::None => Ok(None),
+            Draft::Suffix { .. } | Draft::None => Ok(None),
         }
     }
 

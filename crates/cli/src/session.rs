@@ -9,7 +9,7 @@ use std::time::Duration;
 use dsde_bench::{Machine, Message, Prompt};
 use dsde_checkpoint::config::SamplingDefaults;
 use dsde_checkpoint::{Error, gguf_file};
-use dsde_engine::{Drafter, Engine, MonotonicClock, PromptLookup};
+use dsde_engine::{Drafter, Engine, MonotonicClock, Suffix};
 use dsde_kernels::{Backend as _, Cpu};
 use dsde_model::executor::{Checkpoints, KvSize, ModelExecutor};
 use dsde_policy::{CostProfile, Policy, registry};
@@ -51,7 +51,7 @@ impl Models {
     /// If a model does not exist.
     pub(crate) fn new(args: &ModelArgs) -> Outcome<Self> {
         let target = args.model.as_deref().map_or(Source::Demo, Source::parse);
-        let draft = Draft::parse(args.draft.as_deref(), &target);
+        let draft = Draft::parse(args.draft.as_deref(), &target)?;
         // Whether both are there is known before a large one is fetched.
         let draft = match draft {
             Draft::Model(source) => Draft::Model(found("draft", source)?),
@@ -332,7 +332,7 @@ fn engine_config(models: &Models, wish: &Wish) -> dsde_engine::Config {
         sl_limit: NODES_MAX,
         drafter: match models.draft {
             Draft::Model(_) => Drafter::Model,
-            Draft::Ngram => Drafter::PromptLookup(PromptLookup::default()),
+            Draft::Suffix { answer_tokens } => Drafter::Suffix(Suffix { answer_tokens, ..Suffix::default() }),
             Draft::None => Drafter::None,
         },
         prefix_cache: wish.prefix_cache,

@@ -25,8 +25,8 @@ pub(crate) enum Source {
 pub(crate) enum Draft {
     /// A draft model.
     Model(Source),
-    /// Repetitions of the text.
-    Ngram,
+    /// Repetitions: of the text, and of the last so many tokens of past answers.
+    Suffix { answer_tokens: u32 },
     /// Nobody.
     None,
 }
@@ -43,13 +43,21 @@ impl Source {
 
 impl Draft {
     /// Reads what was typed, or chooses for `target`: the embedded draft for the embedded target, else repetitions.
-    pub(crate) fn parse(text: Option<&str>, target: &Source) -> Self {
-        match (text, target) {
+    ///
+    /// # Errors
+    /// If what follows `suffix:` makes no sense.
+    pub(crate) fn parse(text: Option<&str>, target: &Source) -> Outcome<Self> {
+        const TEXT_ALONE: Draft = Draft::Suffix { answer_tokens: 0 };
+        Ok(match (text, target) {
             (None, Source::Demo) => Self::Model(Source::Demo),
-            (None, Source::Path(_)) | (Some("ngram"), _) => Self::Ngram,
+            // The second is what prompt lookup was called.
+            (None, Source::Path(_)) | (Some("suffix" | "ngram"), _) => TEXT_ALONE,
             (Some("none"), _) => Self::None,
-            (Some(model), _) => Self::Model(Source::parse(model)),
-        }
+            (Some(draft), _) => match draft.strip_prefix("suffix:") {
+                Some(settings) => Self::Suffix { answer_tokens: answer_tokens(settings)? },
+                None => Self::Model(Source::parse(draft)),
+            },
+        })
     }
 }
 
@@ -68,10 +76,17 @@ impl fmt::Display for Draft {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Model(source) => source.fmt(f),
-            Self::Ngram => f.write_str("ngram"),
+            Self::Suffix { answer_tokens: 0 } => f.write_str("suffix"),
+            Self::Suffix { answer_tokens } => write!(f, "suffix:answers={answer_tokens}"),
             Self::None => f.write_str("none"),
         }
     }
+}
+
+/// Reads `answers=TOKENS`.
+fn answer_tokens(settings: &str) -> Outcome<u32> {
+    let tokens = settings.strip_prefix("answers=").and_then(|tokens| tokens.parse().ok());
+    tokens.ok_or_else(|| usage(format!("expected suffix:answers=TOKENS, got suffix:{settings}")))
 }
 
 /// Whether the policy never speculates.
@@ -228,11 +243,21 @@ mod tests {
     #[test]
     fn the_draft_follows_the_target_unless_given() {
         let folder = Source::parse("some/folder");
-        let draft = |text, target: &Source| Draft::parse(text, target);
+        let draft = |text, target: &Source| Draft::parse(text, target).expect("a draft");
+        let text_alone = Draft::Suffix { answer_tokens: 0 };
         assert_eq!(draft(None, &Source::Demo), Draft::Model(Source::Demo));
-        assert_eq!(draft(None, &folder), Draft::Ngram);
+        assert_eq!(draft(None, &folder), text_alone);
         assert_eq!(draft(Some("none"), &Source::Demo), Draft::None);
-        assert_eq!(draft(Some("ngram"), &Source::Demo), Draft::Ngram);
+        for text in ["suffix", "ngram"] {
+            assert_eq!(draft(Some(text), &Source::Demo), text_alone);
+            assert_eq!(text_alone.to_string(), "suffix");
+        }
+        let with_answers = draft(Some("suffix:answers=5000"), &Source::Demo);
+        assert_eq!(with_answers, Draft::Suffix { answer_tokens: 5000 });
+        assert_eq!(with_answers.to_string(), "suffix:answers=5000");
+        for text in ["suffix:", "suffix:answers", "suffix:answers=-1", "suffix:tokens=5000"] {
+            assert!(Draft::parse(Some(text), &Source::Demo).is_err(), "{text}");
+        }
         assert_eq!(draft(Some("some/folder"), &Source::Demo), Draft::Model(folder));
     }
 
@@ -244,7 +269,8 @@ mod tests {
         assert_eq!(policy(None, Draft::None).as_deref(), Some("off"));
         assert_eq!(policy(Some("off"), Draft::None).as_deref(), Some("off"));
         assert_eq!(policy(Some("fixed:k=2"), Draft::None), None);
-        assert_eq!(policy(None, Draft::Ngram).as_deref(), Some("auto"));
-        assert_eq!(policy(Some("fixed:k=2"), Draft::Ngram).as_deref(), Some("fixed:k=2"));
+        let text_alone = || Draft::Suffix { answer_tokens: 0 };
+        assert_eq!(policy(None, text_alone()).as_deref(), Some("auto"));
+        assert_eq!(policy(Some("fixed:k=2"), text_alone()).as_deref(), Some("fixed:k=2"));
     }
 }

@@ -84,8 +84,11 @@ impl SlotMoves {
         moves(&mut path.iter().copied(), &mut self.target);
         let drafted_as = path.iter().map(|&node| seq.turn.drafted_as[node as usize]);
         let stored = drafted_as.take_while(|&node| node < seq.turn.n_stored());
-        moves(&mut stored.clone(), &mut self.draft);
-        seq.draft_len = base + stored.count() as u32;
+        // A drafter without a model has stored nothing.
+        if seq.draft_len == base {
+            moves(&mut stored.clone(), &mut self.draft);
+            seq.draft_len = base + stored.count() as u32;
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use dsde_sampling::proposal::NODES_MAX;
 
-use crate::drafter::PromptLookup;
+use crate::suffix::Suffix;
 
 /// Where drafted tokens come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,8 +12,8 @@ pub enum Drafter {
     None,
     /// The executor's draft model.
     Model,
-    /// Repetitions of what the sequence already contains.
-    PromptLookup(PromptLookup),
+    /// Repetitions: the text goes on as it did where the same tokens stood before.
+    Suffix(Suffix),
 }
 
 /// Limits of the serving loop.
@@ -97,8 +97,8 @@ impl Config {
         if self.drafter == Drafter::Model && !has_draft {
             return Err(ConfigError::NoDraftModel);
         }
-        if let Drafter::PromptLookup(lookup) = self.drafter {
-            lookup.check()?;
+        if let Drafter::Suffix(suffix) = self.drafter {
+            suffix.check()?;
         }
         Ok(())
     }

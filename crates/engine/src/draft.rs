@@ -1,39 +1,74 @@
-//! Filling the proposals: by looking up repetitions, or round by round with the draft model.
+//! Filling the proposals round by round: with the draft model, or from what the text repeats.
 //!
 //! A round is one pass of the draft over every sequence that still drafts. A chain gives it one row and gets one token, drawn
 //! from the draft's distribution; a tree gives it the nodes of its last level and gets the most probable tokens after each.
 
-use dsde_policy::{DraftPosition, Policy as _};
+use dsde_policy::Policy as _;
 use dsde_sampling::Proposal;
 
 use crate::clock::Clock;
 use crate::config::Drafter;
-use crate::drafter::PromptLookup;
 use crate::engine::Engine;
 use crate::executor::Executor;
 use crate::passes::{Beam, DraftDraw, ExecutorError};
 use crate::report::StepReport;
 use crate::sequence::Sequence;
+use crate::step::Scratch;
+use crate::suffix::{Answers, Suffix, Texts};
 
 impl<E: Executor, C: Clock> Engine<E, C> {
     /// Fills the proposals.
     pub(crate) fn draft(&mut self, report: &mut StepReport) -> Result<(), ExecutorError> {
         match self.config.drafter {
             Drafter::None => Ok(()),
-            Drafter::PromptLookup(lookup) => {
-                self.draft_by_lookup(lookup);
+            Drafter::Suffix(suffix) => {
+                self.draft_by_suffix(suffix);
                 Ok(())
             }
             Drafter::Model => self.draft_by_model(report),
         }
     }
 
-    fn draft_by_lookup(&mut self, lookup: PromptLookup) {
-        for seq in self.scheduler.running.iter_mut().filter(|seq| seq.turn.planned > 0) {
-            lookup.propose(&seq.tokens, seq.turn.planned, &mut seq.turn.proposal);
-            seq.turn.drafted = seq.turn.proposal.len();
-            let certain = |index| DraftPosition { index, entropy: 0.0, top_prob: 1.0, path_log_prob: 0.0 };
-            seq.turn.positions.extend((0..seq.turn.drafted).map(certain));
+    /// Reads what every sequence has said since the last step, and finds what the decoding ones have to offer.
+    ///
+    /// * `sl_limit`: bound on every length of the step.
+    pub(crate) fn offer(&mut self, suffix: Suffix, sl_limit: u32) {
+        for seq in &mut self.scheduler.running {
+            // A prompt is read as the target reads it, so that no step has all of it to read.
+            let known_len = (seq.context_len + seq.turn.n_known) as usize;
+            seq.contexts.read(&seq.tokens[..known_len], 0);
+            if seq.is_decoding() {
+                let len_max = sl_limit.min(seq.sl_limit(self.shape.context_len_max));
+                let mut offered = std::mem::take(&mut seq.turn.offered);
+                suffix.offer(texts(seq, &self.answers), len_max, &mut offered);
+                seq.turn.offered = offered;
+            }
+        }
+    }
+
+    /// Round by round, as a draft model would: chains take what was offered, trees what their beams ask for.
+    fn draft_by_suffix(&mut self, suffix: Suffix) {
+        let Self { scheduler, scratch, policy, answers, .. } = self;
+        let Scratch { drafting, drafted, .. } = scratch;
+        let turns = scheduler.running.iter().map(|seq| &seq.turn).enumerate();
+        drafting.clear();
+        drafting.extend(turns.filter(|(_, turn)| turn.planned > 0).map(|(i, _)| i));
+        while !drafting.is_empty() {
+            drafting.retain(|&i| {
+                let seq = &mut scheduler.running[i];
+                match beam(seq) {
+                    None => seq.turn.push_token(&seq.turn.offered[seq.turn.drafted as usize].clone()),
+                    Some(beam) => {
+                        suffix.branch(texts(seq, answers), beam, &seq.turn.proposal, drafted);
+                        seq.turn.push_level(beam, drafted);
+                    }
+                }
+                let last = seq.turn.last_position().filter(|_| seq.turn.has_room());
+                last.is_some_and(|last| policy.keep_drafting(seq.id, &last))
+            });
+        }
+        for seq in scheduler.running.iter_mut().filter(|seq| seq.turn.is_tree()) {
+            seq.turn.finish_tree();
         }
     }
 
@@ -141,6 +176,11 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         }
         Ok(())
     }
+}
+
+/// Where a sequence finds what it repeats.
+fn texts<'a>(seq: &'a Sequence, answers: &'a Answers) -> Texts<'a> {
+    Texts { tokens: &seq.tokens, contexts: &seq.contexts, answers, salt: &seq.salt }
 }
 
 /// What a sequence asks for in its next round, if it grows a tree.

@@ -15,6 +15,7 @@ use crate::scheduler::{Limits, Scheduler};
 use crate::scoring::Scoring;
 use crate::sequence::Sequence;
 use crate::step::Scratch;
+use crate::suffix::Answers;
 use crate::trace::TraceSink;
 use crate::vocabulary::Vocabulary;
 
@@ -30,6 +31,8 @@ pub struct Engine<E, C> {
     pub(crate) lending: Lending,
     pub(crate) scratch: Scratch,
     pub(crate) scoring: Scoring,
+    /// What ended sequences said, for a drafter that wants to know.
+    pub(crate) answers: Answers,
     pub(crate) events: Vec<Event>,
     pub(crate) n_steps: u64,
     pub(crate) trace: Option<TraceSink>,
@@ -57,6 +60,10 @@ impl<E: Executor, C: Clock> Engine<E, C> {
             block_len: shape.block_len,
             has_prefix_cache: config.prefix_cache,
         };
+        let answer_tokens = match config.drafter {
+            Drafter::Suffix(suffix) => suffix.answer_tokens,
+            Drafter::None | Drafter::Model => 0,
+        };
         Ok(Self {
             config,
             shape: Shape { context_len_max: context_len_max(&shape), ..shape },
@@ -68,6 +75,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
             lending: Lending::Loaded,
             scratch: Scratch::default(),
             scoring: Scoring::default(),
+            answers: Answers::new(answer_tokens),
             events: Vec::new(),
             n_steps: 0,
             trace: None,
@@ -189,8 +197,9 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         self.trace.take()
     }
 
-    /// Forgets cached prefixes, so that a benchmark starts like a fresh engine.
+    /// Forgets cached prefixes and past answers, so that a benchmark starts like a fresh engine.
     pub fn clear_prefix_cache(&mut self) {
+        self.answers.clear();
         self.scheduler.pool.forget_cached();
     }
 
@@ -212,6 +221,9 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     pub(crate) fn finish(&mut self, mut seq: Sequence, reason: FinishReason) {
         debug_assert!(seq.table.is_empty(), "a finished sequence owns no block");
         self.policy.forget(seq.id);
+        if matches!(reason, FinishReason::Stop | FinishReason::Length) {
+            self.answers.keep(&seq.salt, &seq.tokens, seq.prompt_len as usize);
+        }
         seq.timeline.finished = self.clock.now();
         self.events.push(Event::Finished(Finished {
             request: seq.request,

@@ -54,6 +54,10 @@ pub struct Request {
     pub slo: Slo,
     /// Who plans how far to speculate, if not the engine's own policy. It changes no text.
     pub policy: Option<registry::Config>,
+    /// Which past answers it may repeat where [`Suffix::answer_tokens`](crate::Suffix::answer_tokens) keeps any, and which later
+    /// requests may repeat its own: those of the same salt. How fast an answer comes tells what others were told, so requests
+    /// that must not learn of each other have different ones. Changes no token.
+    pub salt: String,
     /// Form that the answer must have; it ends the answer, so `tokens_min` must be 0.
     pub grammar: Option<Arc<dyn Grammar>>,
     /// Whether emitted tokens carry the drafted tokens that were rejected beside them. Changes no token.
@@ -75,6 +79,8 @@ impl Request {
     pub const STOP_STRINGS_MAX: usize = 16;
     /// Most bytes of one stop string.
     pub const STOP_STRING_BYTES_MAX: usize = 1024;
+    /// Most bytes of a salt.
+    pub const SALT_BYTES_MAX: usize = 256;
     /// Most stop tokens of a request.
     pub const STOP_TOKENS_MAX: usize = 128;
 
@@ -91,6 +97,7 @@ impl Request {
             priority: 0,
             slo: Slo::default(),
             policy: None,
+            salt: String::new(),
             grammar: None,
             tells_rejected: false,
             scores_prompt: false,
@@ -130,6 +137,7 @@ impl Request {
             ("tokens_min", self.tokens_min as usize, 0, tokens_min_max),
             ("n_choices", self.n_choices as usize, 1, Self::CHOICES_MAX as usize),
             ("number of stop tokens", self.stop.tokens.len(), 0, Self::STOP_TOKENS_MAX),
+            ("bytes of the salt", self.salt.len(), 0, Self::SALT_BYTES_MAX),
             ("number of stop strings", self.stop.strings.len(), 0, Self::STOP_STRINGS_MAX),
         ];
         let lengths = self

@@ -306,6 +306,7 @@ impl Scheduler {
         }
         for seq in self.waiting.values() {
             assert!(seq.table.is_empty() && seq.context_len == 0, "waiting {:?} owns nothing", seq.id);
+            assert!(seq.contexts.is_empty(), "waiting {:?} has no index", seq.id);
         }
         assert!(self.copies.is_empty(), "copies are made before the pass they belong to");
     }

@@ -12,6 +12,7 @@ use crate::report::{FinishReason, RequestTimeline};
 use crate::request::{Request, RequestId, Slo};
 use crate::rows::BlockId;
 use crate::stop::StopStrings;
+use crate::suffix::Contexts;
 
 /// Order of service: priority first, then arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +53,10 @@ pub(crate) struct Sequence {
     pub(crate) tokens_min: u32,
     /// Prompt and emitted tokens.
     pub(crate) tokens: Vec<u32>,
+    /// What followed what in `tokens`, as far as a drafter without a model has read; empty for other drafters.
+    pub(crate) contexts: Contexts,
+    /// Whose past answers it may repeat.
+    pub(crate) salt: String,
     pub(crate) prompt_len: u32,
     /// Slots `0..context_len` of the target store hold the keys and values of the same tokens.
     pub(crate) context_len: u32,
@@ -84,6 +89,8 @@ pub(crate) struct Turn {
     /// Whether children that no beam kept stand for the finished tree too, and those there are: parent and token.
     pub(crate) reranks: bool,
     pub(crate) spares: Vec<(Option<u32>, Drafted)>,
+    /// What a drafter without a model has to offer, known before anything is planned.
+    pub(crate) offered: Vec<Drafted>,
     pub(crate) drafted: u32,
     /// All of `drafted` if it was drafted ahead, in the step before; else 0.
     pub(crate) carried: u32,
@@ -124,6 +131,7 @@ impl Turn {
         (self.levels, self.width) = (0, 0);
         self.reranks = false;
         self.spares.clear();
+        self.offered.clear();
         (self.drafted, self.carried) = (0, 0);
         self.proposal.clear();
         (self.level, self.n_levels) = (0..0, 0);
@@ -166,6 +174,8 @@ impl Sequence {
             tokens_max: request.tokens_max,
             tokens_min: request.tokens_min,
             tokens: request.prompt.clone(),
+            contexts: Contexts::default(),
+            salt: request.salt.clone(),
             prompt_len,
             context_len: 0,
             draft_len: 0,
@@ -264,6 +274,8 @@ impl Sequence {
         self.prefix = Prefix::EMPTY;
         self.n_draft_marked = 0;
         self.carried.clear();
+        // What waits holds tokens and nothing else.
+        self.contexts = Contexts::default();
         self.turn.clear();
     }
 }

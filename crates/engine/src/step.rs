@@ -17,6 +17,7 @@ use crate::report::{Emission, Event, FinishReason, StepReport};
 use crate::rows::RowBatch;
 use crate::scheduler::Scheduler;
 use crate::sequence::Sequence;
+use crate::suffix::FOLLOWERS_MAX;
 
 /// Buffers of a step, kept between steps.
 #[derive(Default)]
@@ -24,6 +25,8 @@ pub(crate) struct Scratch {
     views: Vec<SequenceView>,
     /// Index in the running list of each view.
     view_owners: Vec<usize>,
+    /// What their drafters have to offer, one behind the other.
+    foreseen: Vec<DraftPosition>,
     plan: Vec<Planned>,
     pub(crate) rows: RowBatch,
     pub(crate) drafting: Vec<usize>,
@@ -89,29 +92,38 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     /// Asks the policy for a length per decoding sequence and reserves what fits.
     fn plan(&mut self, now: Duration) {
         let (sl_limit, shape, drafter) = (self.sl_limit(), self.shape, self.config.drafter);
-        let Scratch { views, view_owners, plan, .. } = &mut self.scratch;
+        if let Drafter::Suffix(suffix) = drafter {
+            self.offer(suffix, sl_limit);
+        }
+        let Scratch { views, view_owners, foreseen, plan, .. } = &mut self.scratch;
+        foreseen.clear();
         views.clear();
         view_owners.clear();
         for (i, seq) in self.scheduler.running.iter().enumerate() {
             if seq.is_decoding() && seq.remaining(shape.context_len_max) > 0 {
-                let readable = match drafter {
+                let draftable = match drafter {
                     Drafter::Model => shape.draft_limit(seq.len()),
-                    Drafter::None | Drafter::PromptLookup(_) => u32::MAX,
+                    Drafter::None => 0,
+                    Drafter::Suffix(_) => seq.turn.offered.len() as u32,
                 };
-                views.push(view(seq, now, sl_limit.min(readable), shape.context_len_max));
-                if readable == 0 {
-                    // What the draft cannot read it will not have to catch up with.
-                    views.last_mut().expect("one was just added").draft_lag = 1;
+                let mut view = view(seq, now, sl_limit.min(draftable), shape.context_len_max);
+                if drafter != Drafter::Model || draftable == 0 {
+                    // What no draft can read it will not have to catch up with.
+                    view.draft_lag = 1;
                 }
+                view.foreseen = (foreseen.len() as u32, seq.turn.offered.len() as u32);
+                foreseen.extend(seq.turn.offered.iter().map(|offered| offered.position));
+                views.push(view);
                 view_owners.push(i);
             }
         }
         plan.clear();
         plan.resize(views.len(), Planned::none());
-        self.policy.plan(&plan_view(now, self.n_steps, views, &self.scheduler), plan);
+        self.policy.plan(&plan_view(now, self.n_steps, views, foreseen, &self.scheduler), plan);
         let width_max = match self.config.drafter {
             Drafter::Model => self.shape.vocab_len.clamp(1, NODES_MAX),
-            Drafter::None | Drafter::PromptLookup(_) => 1,
+            Drafter::None => 1,
+            Drafter::Suffix(_) => FOLLOWERS_MAX as u32,
         };
         let mut budget = self.config.drafted_max;
         for ((&i, planned), view) in view_owners.iter().zip(plan.iter()).zip(views.iter()) {
@@ -133,7 +145,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         match self.config.drafter {
             Drafter::None => 0,
             Drafter::Model if !self.lending.is_loaded() => 0,
-            Drafter::Model | Drafter::PromptLookup(_) => self.config.sl_limit,
+            Drafter::Model | Drafter::Suffix(_) => self.config.sl_limit,
         }
     }
 
@@ -155,7 +167,8 @@ impl<E: Executor, C: Clock> Engine<E, C> {
             return;
         }
         let drafted: Vec<&[DraftPosition]> = owners.iter().map(|&i| &running[i].turn.positions[..]).collect();
-        let view = plan_view(now, self.n_steps, &self.scratch.views, &self.scheduler);
+        let Scratch { views, foreseen, .. } = &self.scratch;
+        let view = plan_view(now, self.n_steps, views, foreseen, &self.scheduler);
         self.policy.trim(&view, &drafted, &mut verify_lens);
         let limits = self.ahead_limits();
         for (&i, len) in self.scratch.view_owners.iter().zip(verify_lens) {
@@ -333,6 +346,7 @@ fn view(seq: &Sequence, now: Duration, sl_limit: u32, context_len_max: u32) -> S
         decode_time: seq.timeline.first_token.map_or(Duration::ZERO, |first| now.saturating_sub(first)),
         tpot_max: seq.slo.tpot_ms_max.map(|ms| Duration::from_secs_f64(ms / 1e3)),
         priority: seq.priority,
+        foreseen: (0, 0),
     }
 }
 
@@ -340,6 +354,7 @@ fn plan_view<'a>(
     now: Duration,
     step: u64,
     sequences: &'a [SequenceView],
+    foreseen: &'a [DraftPosition],
     scheduler: &Scheduler,
 ) -> PlanView<'a> {
     let prefill_rows =
@@ -347,6 +362,7 @@ fn plan_view<'a>(
     PlanView {
         step,
         sequences,
+        foreseen,
         prefill_rows,
         n_waiting: scheduler.waiting.len() as u32,
         blocks_free: scheduler.pool.n_free(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::*;
 use dsde_engine::{
     Config, ConfigError, Constraint, ConstraintError, Drafter, FinishReason, Grammar, Origin, Refused,
-    Request, RequestId, Script, ScriptedExecutor, Slo, Stop, Vocabulary,
+    Request, RequestId, Script, ScriptedExecutor, Slo, Stop, Suffix, Vocabulary,
 };
 use dsde_sampling::{Params, Rule};
 
@@ -404,6 +404,7 @@ fn bad_requests_are_refused_with_what_was_expected() {
             Request { stop: Stop { strings: vec!["x".into(); 17], tokens: vec![] }, ..good() },
             "number of stop strings must be in 0..=16, got 17",
         ),
+        (Request { salt: "x".repeat(257), ..good() }, "bytes of the salt must be in 0..=256, got 257"),
         (
             Request { slo: Slo { ttft_ms_max: Some(f64::NAN), tpot_ms_max: None }, ..good() },
             "ttft_ms_max must be a positive number of milliseconds, got NaN",
@@ -425,9 +426,13 @@ fn contradictory_configurations_are_refused() {
     check(model_config(), ConfigError::NoDraftModel);
     let rows = ConfigError::OutOfRange { name: "rows_max", got: 8, min: 64, max: 65536 };
     check(Config { rows_max: 8, ..Config::default() }, rows);
-    let lookup = dsde_engine::PromptLookup { ngram_min: 4, ..Default::default() };
-    let ngram = ConfigError::OutOfRange { name: "ngram_min", got: 4, min: 1, max: 3 };
-    check(Config { drafter: Drafter::PromptLookup(lookup), ..Config::default() }, ngram);
+    let suffix = |suffix, name, got, min, max| {
+        let config = Config { drafter: Drafter::Suffix(suffix), ..Config::default() };
+        check(config, ConfigError::OutOfRange { name, got, min, max });
+    };
+    suffix(Suffix { match_min: 65, ..Suffix::default() }, "match_min", 65, 1, 64);
+    suffix(Suffix { reach: 0, ..Suffix::default() }, "reach", 0, 1, 64);
+    suffix(Suffix { answer_tokens: 100, ..Suffix::default() }, "answer_tokens", 100, 4096, 1 << 26);
 }
 
 #[test]

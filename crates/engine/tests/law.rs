@@ -12,9 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use common::*;
-use dsde_engine::{
-    Config, Constraint, ConstraintError, Drafter, Grammar, PromptLookup, Request, Script, ScriptedExecutor,
-};
+use dsde_engine::{Config, Constraint, ConstraintError, Grammar, Request, Script, ScriptedExecutor};
 use dsde_policy::{Policy, registry};
 use dsde_sampling::distribution::{Scratch, softmax};
 use dsde_sampling::{Params, Rule};
@@ -291,15 +289,15 @@ impl Constraint for Following {
 fn answers_of_a_form_follow_the_law_given_the_form() {
     let prompt = [1, 2, 0, 1, 2];
     let law = law_of(&prompt, may_follow);
-    let lookup = PromptLookup { ngram_min: 1, ..PromptLookup::default() };
-    let by_lookup = Config { drafter: Drafter::PromptLookup(lookup), ..Config::default() };
+    let [by_suffix, with_answers] = suffix_configs();
     let cases = [
         (model_config(), "fixed:k=2"),
         (model_config(), "adaedl:lambda=0.6"),
         (model_config(), "tetris"),
         (model_config(), "beams:2x2"),
         (model_config(), "off"),
-        (by_lookup, "fixed:k=2"),
+        (by_suffix, "fixed:k=2"),
+        (with_answers, "beams:2x2"),
     ];
     for rule in [Rule::TokenWise, Rule::Block] {
         for (config, policy) in cases {
@@ -332,14 +330,19 @@ fn stopping_and_trimming_keep_the_law() {
 }
 
 #[test]
-fn prompt_lookup_keeps_the_law() {
+fn repetitions_keep_the_law_and_change_no_token() {
     let prompt = [1, 2, 0, 1, 2];
-    let lookup = PromptLookup { ngram_min: 1, ..PromptLookup::default() };
-    let config = Config { drafter: Drafter::PromptLookup(lookup), ..Config::default() };
-    let sample = sample(&prompt, config, policy("fixed:k=2"), Rule::Block);
-    assert!(sample.accepted > 0);
-    let excess = excess(&sample.counts, &law(&prompt));
-    assert!(excess < 1.0, "chi-square is {excess} of its bound");
+    let law = law(&prompt);
+    let plain = sample(&prompt, Config::default(), policy("off"), Rule::Block).counts;
+    let [own, with_answers] = suffix_configs();
+    for (config, text) in [(own, "fixed:k=2"), (own, "fickle:3x2"), (with_answers, "beams:2x3")] {
+        let sample = sample(&prompt, config, policy(text), Rule::Block);
+        assert!(sample.accepted > 0, "{text} is not vacuous");
+        let excess = excess(&sample.counts, &law);
+        assert!(excess < 1.0, "{text}: chi-square is {excess} of its bound");
+        // What the target draws depends on the position alone, whatever was guessed.
+        assert_eq!(sample.counts, plain, "{text}");
+    }
 }
 
 #[test]

@@ -93,6 +93,7 @@ fn view_of(seq: u64) -> SequenceView {
         decode_time: Duration::from_millis(10),
         tpot_max: None,
         priority: 0,
+        foreseen: (0, 0),
     }
 }
 
@@ -101,6 +102,7 @@ fn view(sequences: &[SequenceView], step: u64) -> PlanView<'_> {
     PlanView {
         step,
         sequences,
+        foreseen: &[],
         prefill_rows: 0,
         n_waiting: 0,
         blocks_free: 100,

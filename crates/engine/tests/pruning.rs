@@ -6,8 +6,8 @@ mod common;
 
 use common::*;
 use dsde_engine::{
-    BlockCopy, DraftDraw, Drafted, Drafter, Engine, Executor, ExecutorError, PromptLookup, PromptScore,
-    Request, RowBatch, Script, ScriptedExecutor, Shape, SlotMove, StepReport, TargetDraw, Verification,
+    BlockCopy, DraftDraw, Drafted, Drafter, Engine, Executor, ExecutorError, PromptScore, Request, RowBatch,
+    Script, ScriptedExecutor, Shape, SlotMove, StepReport, Suffix, TargetDraw, Verification,
 };
 use dsde_sampling::{Params, Rule, TokenLogprobs};
 
@@ -113,7 +113,7 @@ fn greedy_chains_alone_are_pruned_and_nobody_can_tell() {
 
 #[test]
 fn repetitions_are_not_pruned() {
-    let mut engine = watched(Drafter::PromptLookup(PromptLookup { ngram_min: 1, ..PromptLookup::default() }));
+    let mut engine = watched(Drafter::Suffix(Suffix::default()));
     submit(&mut engine);
     run(&mut engine);
     assert_eq!(engine.executor().n_asked, 0);

@@ -73,6 +73,7 @@ impl Batch {
             decode_time: Duration::ZERO,
             tpot_max: None,
             priority: 0,
+            foreseen: (0, 0),
         };
         let signal = |kld| PositionSignals { kld, ..PositionSignals::default() };
         Self {
@@ -94,6 +95,7 @@ impl Batch {
         let view = PlanView {
             step: self.step,
             sequences: &self.sequences,
+            foreseen: &[],
             prefill_rows: 0,
             n_waiting: 0,
             blocks_free: 100,

@@ -224,7 +224,25 @@ impl Acceptance {
         }
     }
 
-    /// The same once the position is drafted; that of [`blind`](Self::blind) if its shape was not computed.
+    /// Probabilities that all positions up to each are accepted, of a draft that is known before it is planned: products of
+    /// [`sighted`](Self::sighted).
+    ///
+    /// * `positions`: at least as many as `survivals`.
+    pub fn foreseen(
+        &self,
+        temperature: f32,
+        offset: f64,
+        positions: &[DraftPosition],
+        survivals: &mut [f64],
+    ) {
+        let mut survival = 1.0;
+        for (slot, position) in survivals.iter_mut().zip(positions) {
+            survival *= self.sighted(temperature, offset, position);
+            *slot = survival;
+        }
+    }
+
+    /// [`blind`](Self::blind) once the position is drafted; that of [`blind`](Self::blind) if its shape was not computed.
     pub fn sighted(&self, temperature: f32, offset: f64, position: &DraftPosition) -> f64 {
         if !has_shape(position) {
             return self.blind(temperature, offset, position.index);

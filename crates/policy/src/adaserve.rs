@@ -268,6 +268,7 @@ mod tests {
             decode_time: Duration::from_millis(decode_ms),
             tpot_max: tpot_ms.map(Duration::from_millis),
             priority: 0,
+            foreseen: (0, 0),
         }
     }
 
@@ -305,6 +306,7 @@ mod tests {
         let view = PlanView {
             step: 0,
             sequences,
+            foreseen: &[],
             prefill_rows: 0,
             n_waiting: 0,
             blocks_free: 1,

@@ -166,7 +166,10 @@ impl Auto {
             let weight = urgency(sequence);
             let mut survivals = [0.0; DEPTH_MAX];
             let planned = &mut survivals[..sequence.limit.min(self.k_max) as usize];
-            self.acceptance.survivals(sequence.temperature, offset, planned);
+            match view.foreseen_of(sequence) {
+                [] => self.acceptance.survivals(sequence.temperature, offset, planned),
+                foreseen => self.acceptance.foreseen(sequence.temperature, offset, foreseen, planned),
+            }
             let is_behind = sequence.draft_lag > LAG_ORDINARY;
             let read = if is_behind { self.costs.round(sequence.draft_lag) - round_seconds } else { 0.0 };
             let steps_left = f64::from(sequence.remaining.max(1)) / (1.0 + survivals[0]);
@@ -220,8 +223,9 @@ impl Auto {
             }
             step.drafting[i].drafts = true;
             step.drafting[i].planned_survival = step.candidates[i].survivals[len as usize - 1];
-            // Room to go on where the draft turns out to be sure; the marginal rule ends it.
-            let len = if has_room { (2 * len + 2).min(self.k_max) } else { len };
+            // Room to go on where the draft turns out to be sure; the marginal rule ends it. What was foreseen is sure already.
+            let may_surprise = view.foreseen_of(&view.sequences[i]).is_empty();
+            let len = if has_room && may_surprise { (2 * len + 2).min(self.k_max) } else { len };
             *planned = Planned { len, width: 1, is_settled: true, reason: "pays" };
         }
     }
@@ -384,6 +388,7 @@ mod tests {
             decode_time: Duration::ZERO,
             tpot_max: None,
             priority: 0,
+            foreseen: (0, 0),
         };
         (0..n).map(sequence).collect()
     }
@@ -406,6 +411,7 @@ mod tests {
             let view = PlanView {
                 step: 1,
                 sequences: &sequences,
+                foreseen: &[],
                 prefill_rows,
                 n_waiting: 0,
                 blocks_free: 10,

@@ -87,12 +87,14 @@ mod tests {
             decode_time: Duration::ZERO,
             tpot_max: None,
             priority: 0,
+            foreseen: (0, 0),
         };
         let sequences: Vec<SequenceView> =
             (0..n_sequences as u64).map(|seq| SequenceView { seq: SeqId(seq), ..one }).collect();
         let view = PlanView {
             step: 0,
             sequences: &sequences,
+            foreseen: &[],
             prefill_rows: 100,
             n_waiting: 100,
             blocks_free: 10,

@@ -180,6 +180,7 @@ mod tests {
     const VIEW: PlanView<'static> = PlanView {
         step: 0,
         sequences: &[],
+        foreseen: &[],
         prefill_rows: 0,
         n_waiting: 0,
         blocks_free: 0,

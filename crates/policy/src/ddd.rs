@@ -179,6 +179,7 @@ mod tests {
         let view = PlanView {
             step: 0,
             sequences: &[],
+            foreseen: &[],
             prefill_rows: 0,
             n_waiting: 0,
             blocks_free: 1,

@@ -45,7 +45,7 @@
 //!   The length then falls to the floor instead of becoming undefined.
 //! * A divergence that clamping leaves under zero counts as zero. In the released code a step of such divergences can plan one
 //!   token above the ceiling.
-//! * A drafter without a distribution (prompt lookup) leaves no divergences. The scale factor is then 0, and the length
+//! * A drafter without a distribution (suffix decoding) leaves no divergences. The scale factor is then 0, and the length
 //!   stays at the ceiling that the calibration found; the released code would calibrate for ever.
 //! * A step without a proposal teaches nothing. The released code takes it for one in which nothing was accepted, which
 //!   matters only while a sequence calibrates beside prompts that are read in the same pass.

@@ -253,6 +253,7 @@ mod tests {
         PlanView {
             step: 0,
             sequences,
+            foreseen: &[],
             prefill_rows: 0,
             n_waiting,
             blocks_free,
@@ -274,6 +275,7 @@ mod tests {
             decode_time: Duration::ZERO,
             tpot_max: None,
             priority: 0,
+            foreseen: (0, 0),
         }
     }
 

@@ -24,7 +24,7 @@
 //!   of the coming steps are not foreseen.
 //! * Without a profile the first 20 steps cycle through the lengths 3, 1, 3 and 0. Whenever plain decoding was
 //!   chosen five times in a row, one such cycle precedes the next decision: alpha is frozen while nothing is drafted, and
-//!   speculation would never come back. The released class does so for prompt lookup only, after 100 steps.
+//!   speculation would never come back. The released class does so for drafters without a model only, after 100 steps.
 //! * What was never timed counts as free. Free lengths are chosen, and are timed then.
 //! * The acceptance of a step counts accepted drafts over those that were put to the test, that is up to and including the
 //!   first rejection of each sequence. Over all verified drafts it would depend on the length and be no `alpha` in the formula.
@@ -386,12 +386,14 @@ mod tests {
             decode_time: Duration::ZERO,
             tpot_max: None,
             priority: 0,
+            foreseen: (0, 0),
         };
         let check = |n_sequences, blocks_free, expected| {
             let sequences = vec![sequence; n_sequences];
             let view = PlanView {
                 step: 0,
                 sequences: &sequences,
+                foreseen: &[],
                 prefill_rows: 0,
                 n_waiting: 0,
                 blocks_free,

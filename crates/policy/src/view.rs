@@ -20,8 +20,8 @@ pub struct Signals {
 pub struct SequenceView {
     /// Whose row this is.
     pub seq: SeqId,
-    /// Largest length that still makes sense: bounded by the configured limit, the contexts of target and draft, and the
-    /// remaining tokens.
+    /// Largest length that still makes sense: bounded by the configured limit, the contexts of target and draft, the remaining
+    /// tokens, and what a drafter without a model has to offer.
     pub limit: u32,
     /// Tokens that it may still emit, at least 1; stop tokens may end it earlier.
     pub remaining: u32,
@@ -40,6 +40,8 @@ pub struct SequenceView {
     pub tpot_max: Option<Duration>,
     /// Lower is more urgent.
     pub priority: i32,
+    /// Where its part of [`PlanView::foreseen`] starts, and how many positions it has; read it by [`PlanView::foreseen_of`].
+    pub foreseen: (u32, u32),
 }
 
 /// The batch as `plan` and `trim` see it.
@@ -49,6 +51,9 @@ pub struct PlanView<'a> {
     pub step: u64,
     /// Sequences that may speculate, in the engine's order.
     pub sequences: &'a [SequenceView],
+    /// Of drafters that know before anything is planned what they will draft: the positions of every sequence's chain, one chain
+    /// behind the other. Such drafts are functions of the emitted tokens alone, so a plan may look at all of them.
+    pub foreseen: &'a [DraftPosition],
     /// Rows of prompt chunks that share this step's target pass.
     pub prefill_rows: u32,
     /// Requests waiting for admission.
@@ -63,6 +68,14 @@ pub struct PlanView<'a> {
     pub now: Duration,
 }
 
+impl<'a> PlanView<'a> {
+    /// The chain that one of the sequences will draft, `limit` positions; empty if that shows only when it is drafted.
+    pub fn foreseen_of(&self, sequence: &SequenceView) -> &'a [DraftPosition] {
+        let (start, len) = sequence.foreseen;
+        &self.foreseen[start as usize..][..len as usize]
+    }
+}
+
 /// Why a length was chosen; ends up in traces and metrics.
 pub type Reason = &'static str;
 
@@ -72,7 +85,7 @@ pub struct Planned {
     /// Tokens to draft; 0 means plain decoding. Of a tree: levels.
     pub len: u32,
     /// Nodes kept per level: 1 drafts a chain, more a tree by beam search over path probability. A tree takes `len * width`
-    /// slots, at most 64; where fewer are left its last level is cut. Drafters without a model ignore it.
+    /// slots, at most 64; where fewer are left its last level is cut.
     pub width: u32,
     /// Whether the length comes from the policy's settled rule rather than from a calibration phase; a batch-wide cap
     /// neither counts nor cuts unsettled lengths.
@@ -106,7 +119,8 @@ pub struct Prune {
     pub margin: f32,
 }
 
-/// Features of the draft's distribution at one drafted position; what was not requested may still be there, if another policy
+/// Features of the draft's distribution at one drafted position, of a drafter without a model those of a distribution that it
+/// estimates, whoever requested them; what was not requested may still be there, if another policy
 /// of a [`Mixture`](crate::Mixture) requested it. In a chain they are functions of the prefix, never of the
 /// drawn token. A tree is a deterministic function of the emitted tokens as a whole, so its features may name its nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

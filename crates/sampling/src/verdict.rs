@@ -11,7 +11,7 @@ use crate::{Params, Proposal};
 
 /// Which verification rule judges sampled chains of a draft model.
 ///
-/// Other proposals need no choice: requests that are greedy or have a seed, tokens that were not sampled (prompt lookup) and
+/// Other proposals need no choice: requests that are greedy or have a seed, tokens that were not sampled (suffix decoding) and
 /// branching proposals are judged by [`walk`](crate::walk).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Rule {
@@ -93,7 +93,7 @@ pub struct Evidence<'a> {
     /// logits for greedy requests, processed probabilities for sampled ones.
     pub target: Rows<'a>,
     /// `[proposal.len(), vocab_len]`: row `i` holds the probabilities that node `i` was drawn from; at least as many rows as
-    /// nodes. `None` if the tokens were not sampled from a distribution (prompt lookup, greedy drafting).
+    /// nodes. `None` if the tokens were not sampled from a distribution (suffix decoding, greedy drafting).
     pub draft: Option<Rows<'a>>,
 }
 

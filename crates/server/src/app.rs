@@ -28,6 +28,7 @@ use crate::engine_thread::EngineHandle;
 use crate::live::{self, Board};
 use crate::metrics::Metrics;
 use crate::openai::error::ApiError;
+use crate::openai::fields::Fields;
 use crate::openai::fields::form::{AskedForm, Form};
 use crate::openai::messages::TypedConversation;
 use crate::openai::tools::CallForm;
@@ -138,6 +139,32 @@ impl App {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Number of the key that a request came with; 0 where none is needed. Every key is compared in full, so that the time tells
+    /// nothing but lengths.
+    ///
+    /// # Errors
+    /// 401 if it is none of the keys.
+    fn key_number(&self, headers: &HeaderMap) -> Result<usize, ApiError> {
+        let keys = &self.config.api_keys;
+        if keys.is_empty() {
+            return Ok(0);
+        }
+        let given = given_key(headers).ok_or_else(ApiError::unauthorized)?;
+        let matches = keys.iter().map(|key| bool::from(key.as_bytes().ct_eq(given)));
+        let known = matches
+            .zip(0..)
+            .fold(None, |known, (matches, number)| if matches { Some(number) } else { known });
+        known.ok_or_else(ApiError::unauthorized)
+    }
+
+    /// Whose past answers a request may repeat: those of the same key and the same `cache_salt`.
+    ///
+    /// # Errors
+    /// 401 if it came with none of the keys.
+    pub(crate) fn salt(&self, headers: &HeaderMap, fields: &Fields) -> Result<String, ApiError> {
+        Ok(format!("{} {}", self.key_number(headers)?, fields.salt()))
     }
 
     /// Tokens of a conversation.
@@ -328,20 +355,14 @@ fn usable_id(value: &HeaderValue) -> Option<String> {
     (!id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX).then(|| id.to_owned())
 }
 
-/// Lets requests with a valid key pass; every key is compared in full, so that the time tells nothing but lengths.
+/// Lets requests with a valid key pass.
 async fn authenticate(
     State(app): State<Arc<App>>,
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let keys = &app.config.api_keys;
-    if keys.is_empty() {
-        return Ok(next.run(request).await);
-    }
-    let given = given_key(request.headers()).ok_or_else(ApiError::unauthorized)?;
-    let matches = keys.iter().map(|key| key.as_bytes().ct_eq(given));
-    let is_known: bool = matches.fold(subtle::Choice::from(0), |any, one| any | one).into();
-    if is_known { Ok(next.run(request).await) } else { Err(ApiError::unauthorized()) }
+    app.key_number(request.headers())?;
+    Ok(next.run(request).await)
 }
 
 fn given_key(headers: &HeaderMap) -> Option<&[u8]> {

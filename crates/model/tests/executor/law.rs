@@ -30,7 +30,7 @@ const PROMPT: [u32; 8] = [3, 77, 12, 5, 5, 127, 0, 64];
 enum Drafter {
     /// The draft model of the executor.
     Model,
-    /// Fixed tokens, as prompt lookup would propose them.
+    /// Fixed tokens, as suffix decoding would propose them.
     OneHot([u32; 3]),
 }
 

@@ -26,6 +26,9 @@ const DOUBT_MAX: f64 = 4.0;
 /// Most speculating steps between two such measurements.
 const REFRESH_INTERVAL_MAX: f64 = 1024.0;
 
+/// Reason of steps that measure plain decoding.
+const MEASURING: Reason = "measuring";
+
 /// A decision to decode plainly, and how long it still stands.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Rest {
@@ -41,9 +44,11 @@ impl Rest {
         Self { n_steps: n_steps - 1, n_sequences: view.sequences.len(), reason }
     }
 
-    /// Whether it still stands: the batch is the same, or about to change anyway, since prompts are read.
+    /// Whether it still stands: the batch is the same, or about to change anyway, since prompts are read. Where drafts are
+    /// foreseen every step has its own, and a decision about others says nothing of them.
     pub(super) fn stands(&self, view: &PlanView<'_>) -> bool {
-        self.n_steps > 0 && (self.n_sequences == view.sequences.len() || view.prefill_rows > 0)
+        let is_alike = self.n_sequences == view.sequences.len() || view.prefill_rows > 0;
+        self.n_steps > 0 && is_alike && (self.reason == MEASURING || view.foreseen.is_empty())
     }
 }
 
@@ -76,7 +81,7 @@ impl Auto {
     /// Has plain decoding measured, from this step on.
     pub(super) fn measure_plain(&mut self, view: &PlanView<'_>, plan: &mut [Planned]) {
         self.n_since_plain = 0;
-        self.rest = Rest::decided(REFRESH_STEPS, view, "measuring");
+        self.rest = Rest::decided(REFRESH_STEPS, view, MEASURING);
         plan.fill(plain(self.rest.reason));
     }
 }

@@ -58,6 +58,7 @@ mod tests {
             let view = PlanView {
                 step: 0,
                 sequences: &[],
+                foreseen: &[],
                 prefill_rows: 0,
                 n_waiting,
                 blocks_free,

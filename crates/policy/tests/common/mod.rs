@@ -146,6 +146,7 @@ pub(crate) fn view_of(fate: &Fate) -> SequenceView {
         decode_time: Duration::ZERO,
         tpot_max: None,
         priority: 0,
+        foreseen: (0, 0),
     }
 }
 
@@ -155,6 +156,7 @@ pub(crate) fn plan_view(step: u64, sequences: &[SequenceView]) -> PlanView<'_> {
     PlanView {
         step,
         sequences,
+        foreseen: &[],
         prefill_rows: 0,
         n_waiting: 0,
         blocks_free: 10,

@@ -186,6 +186,7 @@ impl Simulation {
         let view = PlanView {
             step: self.step,
             sequences: &views,
+            foreseen: &[],
             prefill_rows,
             n_waiting: 0,
             blocks_free: 1000,
@@ -339,5 +340,6 @@ fn view_of(sequence: &Sequence) -> SequenceView {
         decode_time: Duration::ZERO,
         tpot_max: None,
         priority: 0,
+        foreseen: (0, 0),
     }
 }

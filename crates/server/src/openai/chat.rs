@@ -108,6 +108,7 @@ pub(crate) async fn order(
     let has_special_marker = has_special_marker(&app.text.tokenizer, reasoning, calls.as_ref());
     for request in &mut requests {
         request.grammar = grammar.clone();
+        request.salt = app.salt(headers, fields)?;
         request.drops_leading_space = end != PromptEnd::LastMessage && app.text.tokenizer.has_leading_space();
         request.shows_special_tokens |= has_special_marker;
     }

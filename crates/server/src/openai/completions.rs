@@ -75,8 +75,10 @@ pub(crate) async fn complete(
     let mut requests =
         fields.requests(prompts, logprobs, &headers, &app.text.eos_tokens, sampling, tokens_max)?;
     let grammar = app.grammar(fields.form(), Thoughts::None).await?;
+    let salt = app.salt(&headers, &fields)?;
     for request in &mut requests {
         request.grammar = grammar.clone();
+        request.salt = salt.clone();
         request.scores_prompt = scores_prompts;
     }
     let order = Order {

@@ -52,6 +52,7 @@ pub(crate) struct Fields {
     slo_ttft_ms: Option<f64>,
     slo_tpot_ms: Option<f64>,
     policy: Option<String>,
+    cache_salt: Option<String>,
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
     spec_decode_metrics: Option<Detail>,
@@ -122,6 +123,11 @@ impl Fields {
     /// Whether special tokens are part of the text.
     pub(crate) fn shows_special_tokens(&self) -> bool {
         self.skip_special_tokens == Some(false)
+    }
+
+    /// What an answer must share with another to be told of it, besides the key.
+    pub(crate) fn salt(&self) -> &str {
+        self.cache_salt.as_deref().unwrap_or_default()
     }
 
     /// Whether the answer is streamed.

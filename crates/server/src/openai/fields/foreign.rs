@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::openai::error::ApiError;
 
 /// Neutral if null, false, or empty.
-const EMPTY: [&str; 73] = [
+const EMPTY: [&str; 72] = [
     // OpenAI
     "audio",
     "functions",
@@ -18,7 +18,6 @@ const EMPTY: [&str; 73] = [
     // vLLM
     "allowed_token_ids",
     "bad_words",
-    "cache_salt",
     "chat_template",
     "chat_template_kwargs",
     "continue_final_message",
