@@ -11,7 +11,6 @@ use dsde_sampling::proposal::NODES_MAX;
 
 use crate::ahead::DraftAhead;
 use crate::clock::Clock;
-use crate::config::Drafter;
 use crate::engine::Engine;
 use crate::executor::{Executor, Shape};
 use crate::passes::{DraftDraw, Drafted, Verification};
@@ -33,7 +32,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     /// Bounds of this step; `None` if nobody drafts ahead.
     pub(crate) fn ahead_limits(&self) -> Option<Limits> {
         let len_max = self.policy.ahead_len().min(self.config.sl_limit);
-        let may_draft = self.config.drafter == Drafter::Model && len_max > 0;
+        let may_draft = self.config.drafter.has_model() && len_max > 0;
         let Shape { context_len_max, block_len, draft_context_len, .. } = self.shape;
         let draft_context_len = draft_context_len.filter(|_| may_draft)?;
         Some(Limits { len_max, context_len_max, draft_context_len, block_len })
@@ -44,7 +43,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     pub(crate) fn adopt_carried(&mut self) {
         for seq in &mut self.scheduler.running {
             let carried = std::mem::take(&mut seq.carried);
-            if seq.turn.is_tree() {
+            if seq.turn.is_tree() || seq.turn.is_foreseen {
                 continue;
             }
             for Drafted { token, position } in carried {
@@ -107,7 +106,7 @@ pub(crate) fn note(running: &mut [Sequence], drafted: Vec<(SeqId, Vec<Drafted>)>
 impl Sequence {
     /// Whether anything may be carried behind the proposal of this step.
     fn is_followed(&self) -> bool {
-        self.params.is_greedy() && !self.turn.is_tree() && self.constraint.is_none()
+        self.params.is_greedy() && !self.turn.is_tree() && !self.turn.is_foreseen && self.constraint.is_none()
     }
 
     /// Counts the proposal from node `len` on, which is about to be trimmed, as drafted ahead.

@@ -14,6 +14,23 @@ pub enum Drafter {
     Model,
     /// Repetitions: the text goes on as it did where the same tokens stood before.
     Suffix(Suffix),
+    /// Either, for every sequence and step: the policy says where it takes what repeats, and elsewhere the draft model drafts.
+    Either(Suffix),
+}
+
+impl Drafter {
+    /// Whether the draft model may draft.
+    pub fn has_model(self) -> bool {
+        matches!(self, Self::Model | Self::Either(_))
+    }
+
+    /// How repetitions are continued, if they are.
+    pub fn suffix(self) -> Option<Suffix> {
+        match self {
+            Self::None | Self::Model => None,
+            Self::Suffix(suffix) | Self::Either(suffix) => Some(suffix),
+        }
+    }
 }
 
 /// Limits of the serving loop.
@@ -94,10 +111,10 @@ impl Config {
                 return Err(ConfigError::OutOfRange { name, got, min, max });
             }
         }
-        if self.drafter == Drafter::Model && !has_draft {
+        if self.drafter.has_model() && !has_draft {
             return Err(ConfigError::NoDraftModel);
         }
-        if let Drafter::Suffix(suffix) = self.drafter {
+        if let Some(suffix) = self.drafter.suffix() {
             suffix.check()?;
         }
         Ok(())

@@ -11,7 +11,6 @@ use dsde_policy::{CostProfile, Mixture, PlanView, Planned, Policy, SeqId, Signal
 use dsde_sampling::Params;
 
 use crate::clock::Clock;
-use crate::config::Drafter;
 use crate::engine::Engine;
 use crate::executor::Executor;
 use crate::passes::ExecutorError;
@@ -92,7 +91,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     /// # Errors
     /// If the executor failed. The engine stays usable.
     pub fn profile_costs(&mut self, time_max: Duration) -> Result<CostProfile, ExecutorError> {
-        if self.config.drafter != Drafter::Model || !self.is_idle() {
+        if !self.config.drafter.has_model() || !self.is_idle() {
             return Ok(CostProfile::default());
         }
         let orders = Arc::new(Mutex::new(Orders::default()));

@@ -7,25 +7,24 @@ use dsde_policy::Policy as _;
 use dsde_sampling::Proposal;
 
 use crate::clock::Clock;
-use crate::config::Drafter;
 use crate::engine::Engine;
 use crate::executor::Executor;
 use crate::passes::{Beam, DraftDraw, ExecutorError};
 use crate::report::StepReport;
-use crate::sequence::Sequence;
+use crate::sequence::{Sequence, Turn};
 use crate::step::Scratch;
 use crate::suffix::{Answers, Suffix, Texts};
 
 impl<E: Executor, C: Clock> Engine<E, C> {
     /// Fills the proposals.
     pub(crate) fn draft(&mut self, report: &mut StepReport) -> Result<(), ExecutorError> {
-        match self.config.drafter {
-            Drafter::None => Ok(()),
-            Drafter::Suffix(suffix) => {
-                self.draft_by_suffix(suffix);
-                Ok(())
-            }
-            Drafter::Model => self.draft_by_model(report),
+        let drafter = self.config.drafter;
+        if let Some(suffix) = drafter.suffix() {
+            self.draft_by_suffix(suffix);
+        }
+        match drafter.has_model() {
+            true => self.draft_by_model(report),
+            false => Ok(()),
         }
     }
 
@@ -52,7 +51,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         let Scratch { drafting, drafted, .. } = scratch;
         let turns = scheduler.running.iter().map(|seq| &seq.turn).enumerate();
         drafting.clear();
-        drafting.extend(turns.filter(|(_, turn)| turn.planned > 0).map(|(i, _)| i));
+        drafting.extend(turns.filter(|(_, turn)| turn.is_foreseen && turn.planned > 0).map(|(i, _)| i));
         while !drafting.is_empty() {
             drafting.retain(|&i| {
                 let seq = &mut scheduler.running[i];
@@ -67,7 +66,8 @@ impl<E: Executor, C: Clock> Engine<E, C> {
                 last.is_some_and(|last| policy.keep_drafting(seq.id, &last))
             });
         }
-        for seq in scheduler.running.iter_mut().filter(|seq| seq.turn.is_tree()) {
+        let is_own = |turn: &Turn| turn.is_foreseen && turn.is_tree();
+        for seq in scheduler.running.iter_mut().filter(|seq| is_own(&seq.turn)) {
             seq.turn.finish_tree();
         }
     }
@@ -79,14 +79,16 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         let mut drafting = std::mem::take(&mut self.scratch.drafting);
         drafting.clear();
         let turns = self.scheduler.running.iter().map(|seq| &seq.turn).enumerate();
-        drafting.extend(turns.filter(|(_, turn)| turn.planned > 0 && turn.carried == 0).map(|(i, _)| i));
+        let drafts = |turn: &Turn| turn.planned > 0 && turn.carried == 0 && !turn.is_foreseen;
+        drafting.extend(turns.filter(|(_, turn)| drafts(turn)).map(|(i, _)| i));
         self.catch_up(&mut drafting);
         while !drafting.is_empty() {
             self.draw_drafts(&drafting, report)?;
             self.lay_out_next_round(&mut drafting);
         }
         self.scratch.drafting = drafting;
-        for seq in self.scheduler.running.iter_mut().filter(|seq| seq.turn.is_tree()) {
+        let is_own = |turn: &Turn| !turn.is_foreseen && turn.is_tree();
+        for seq in self.scheduler.running.iter_mut().filter(|seq| is_own(&seq.turn)) {
             seq.turn.finish_tree();
         }
         Ok(())

@@ -60,10 +60,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
             block_len: shape.block_len,
             has_prefix_cache: config.prefix_cache,
         };
-        let answer_tokens = match config.drafter {
-            Drafter::Suffix(suffix) => suffix.answer_tokens,
-            Drafter::None | Drafter::Model => 0,
-        };
+        let answer_tokens = config.drafter.suffix().map_or(0, |suffix| suffix.answer_tokens);
         Ok(Self {
             config,
             shape: Shape { context_len_max: context_len_max(&shape), ..shape },

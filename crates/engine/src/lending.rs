@@ -7,7 +7,6 @@
 use dsde_policy::Policy as _;
 
 use crate::clock::Clock;
-use crate::config::Drafter;
 use crate::engine::Engine;
 use crate::executor::Executor;
 use crate::passes::ExecutorError;
@@ -47,7 +46,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     /// # Errors
     /// If copying blocks failed.
     pub(crate) fn update_lending(&mut self) -> Result<(), ExecutorError> {
-        if self.config.drafter != Drafter::Model {
+        if !self.config.drafter.has_model() {
             return Ok(());
         }
         match (self.lending, self.policy.wants_draft()) {

@@ -88,6 +88,8 @@ pub(crate) struct Turn {
     pub(crate) width: u32,
     /// Whether children that no beam kept stand for the finished tree too, and those there are: parent and token.
     pub(crate) reranks: bool,
+    /// Whether what was offered is drafted, and not what the draft model guesses.
+    pub(crate) is_foreseen: bool,
     pub(crate) spares: Vec<(Option<u32>, Drafted)>,
     /// What a drafter without a model has to offer, known before anything is planned.
     pub(crate) offered: Vec<Drafted>,
@@ -130,6 +132,7 @@ impl Turn {
         self.planned = 0;
         (self.levels, self.width) = (0, 0);
         self.reranks = false;
+        self.is_foreseen = false;
         self.spares.clear();
         self.offered.clear();
         (self.drafted, self.carried) = (0, 0);
@@ -262,7 +265,8 @@ impl Sequence {
     /// Whether the end of this step's proposal may be dropped inside the target's pass: what decides that knows the drafted
     /// tokens, and whether a sampled token is verified must not depend on its value. It needs what is not carried, too.
     pub(crate) fn can_prune(&self) -> bool {
-        self.params.is_greedy() && !self.turn.is_tree() && self.turn.carried == 0
+        let Turn { is_foreseen, carried, .. } = self.turn;
+        self.params.is_greedy() && !self.turn.is_tree() && !is_foreseen && carried == 0
     }
 
     /// Forgets what was computed, keeping the tokens: after preemption everything is read again.

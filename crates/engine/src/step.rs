@@ -92,26 +92,27 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     /// Asks the policy for a length per decoding sequence and reserves what fits.
     fn plan(&mut self, now: Duration) {
         let (sl_limit, shape, drafter) = (self.sl_limit(), self.shape, self.config.drafter);
-        if let Drafter::Suffix(suffix) = drafter {
+        if let Some(suffix) = drafter.suffix() {
             self.offer(suffix, sl_limit);
         }
+        let is_loaded = self.lending.is_loaded();
         let Scratch { views, view_owners, foreseen, plan, .. } = &mut self.scratch;
         foreseen.clear();
         views.clear();
         view_owners.clear();
         for (i, seq) in self.scheduler.running.iter().enumerate() {
             if seq.is_decoding() && seq.remaining(shape.context_len_max) > 0 {
-                let draftable = match drafter {
-                    Drafter::Model => shape.draft_limit(seq.len()),
-                    Drafter::None => 0,
-                    Drafter::Suffix(_) => seq.turn.offered.len() as u32,
-                };
+                let readable = if drafter.has_model() { shape.draft_limit(seq.len()) } else { 0 };
+                let guessable = if is_loaded { readable } else { 0 };
+                let n_offered = seq.turn.offered.len() as u32;
+                let draftable = if guessable > 0 { guessable } else { n_offered };
                 let mut view = view(seq, now, sl_limit.min(draftable), shape.context_len_max);
-                if drafter != Drafter::Model || draftable == 0 {
+                if readable == 0 {
                     // What no draft can read it will not have to catch up with.
                     view.draft_lag = 1;
                 }
-                view.foreseen = (foreseen.len() as u32, seq.turn.offered.len() as u32);
+                view.can_choose = guessable > 0 && n_offered > 0;
+                view.foreseen = (foreseen.len() as u32, n_offered);
                 foreseen.extend(seq.turn.offered.iter().map(|offered| offered.position));
                 views.push(view);
                 view_owners.push(i);
@@ -120,19 +121,21 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         plan.clear();
         plan.resize(views.len(), Planned::none());
         self.policy.plan(&plan_view(now, self.n_steps, views, foreseen, &self.scheduler), plan);
-        let width_max = match self.config.drafter {
-            Drafter::Model => self.shape.vocab_len.clamp(1, NODES_MAX),
-            Drafter::None => 1,
-            Drafter::Suffix(_) => FOLLOWERS_MAX as u32,
-        };
         let mut budget = self.config.drafted_max;
         for ((&i, planned), view) in view_owners.iter().zip(plan.iter()).zip(views.iter()) {
-            let (levels, width) = (planned.len.min(view.limit), planned.width.clamp(1, width_max));
+            let n_foreseen = view.foreseen.1;
+            let is_foreseen = n_foreseen > 0 && (!view.can_choose || self.policy.takes_foreseen(view.seq));
+            let (limit, width_max) = match is_foreseen {
+                true => (n_foreseen, FOLLOWERS_MAX as u32),
+                false => (view.limit, shape.vocab_len.clamp(1, NODES_MAX)),
+            };
+            let (levels, width) = (planned.len.min(limit), planned.width.clamp(1, width_max));
             let wanted = levels.saturating_mul(width).min(NODES_MAX).min(budget);
             let len = if wanted > 0 { self.scheduler.reserve_speculation(i, wanted) } else { 0 };
             budget -= len;
             let turn = &mut self.scheduler.running[i].turn;
             (turn.planned, turn.levels, turn.width) = (len, levels, width);
+            turn.is_foreseen = is_foreseen;
             turn.reranks = turn.is_tree() && self.policy.reranks(view.seq);
         }
         if let Some(limits) = self.ahead_limits() {
@@ -145,7 +148,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         match self.config.drafter {
             Drafter::None => 0,
             Drafter::Model if !self.lending.is_loaded() => 0,
-            Drafter::Model | Drafter::Suffix(_) => self.config.sl_limit,
+            Drafter::Model | Drafter::Suffix(_) | Drafter::Either(_) => self.config.sl_limit,
         }
     }
 
@@ -186,8 +189,8 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         let limits = self.ahead_limits();
         let Scratch { rows, drawing, verifications, .. } = &mut self.scratch;
         let signals = self.policy.signals();
-        let is_model_drafted = self.config.drafter == Drafter::Model;
-        let prune = self.policy.prune().filter(|_| is_model_drafted);
+        let has_model = self.config.drafter.has_model();
+        let prune = self.policy.prune().filter(|_| has_model);
         rows.clear();
         drawing.clear();
         for seq in self.scheduler.running.iter_mut().filter(|seq| seq.turn.is_drawing) {
@@ -207,7 +210,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
                     history: &seq.tokens,
                     prompt_len: seq.prompt_len,
                     proposal: &seq.turn.proposal,
-                    is_model_drafted: is_model_drafted && seq.turn.carried == 0,
+                    is_model_drafted: has_model && !seq.turn.is_foreseen && seq.turn.carried == 0,
                     drafted_as: seq.turn.is_tree().then_some(&seq.turn.drafted_as),
                     prune: prune.filter(|_| seq.can_prune()),
                     banned: seq.banned(),
@@ -347,6 +350,7 @@ fn view(seq: &Sequence, now: Duration, sl_limit: u32, context_len_max: u32) -> S
         tpot_max: seq.slo.tpot_ms_max.map(|ms| Duration::from_secs_f64(ms / 1e3)),
         priority: seq.priority,
         foreseen: (0, 0),
+        can_choose: false,
     }
 }
 

@@ -346,6 +346,20 @@ fn repetitions_keep_the_law_and_change_no_token() {
 }
 
 #[test]
+fn two_drafters_follow_the_law() {
+    let prompt = [1, 2, 0, 1, 2];
+    let law = law(&prompt);
+    for rule in [Rule::TokenWise, Rule::Block] {
+        for text in ["choosy:fixed:k=2", "choosy:fickle:3x1", "choosy:beams:2x2", "choosy:tetris", "auto"] {
+            let sample = sample(&prompt, either_config(), policy(text), rule);
+            assert!(sample.accepted > 0, "{text} is not vacuous");
+            let excess = excess(&sample.counts, &law);
+            assert!(excess < 1.0, "{text}, {rule:?}: chi-square is {excess} of its bound");
+        }
+    }
+}
+
+#[test]
 fn the_test_notices_a_wrong_law() {
     let prompt = [1, 2, 0, 1];
     let counts = sample(&prompt, model_config(), policy("off"), Rule::Block).counts;

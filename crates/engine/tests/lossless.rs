@@ -140,6 +140,18 @@ fn greedy_output_survives_repetitions_under_every_policy() {
 }
 
 #[test]
+fn greedy_output_survives_two_drafters_under_every_policy() {
+    for policy in policies() {
+        for n_blocks in [400, 22] {
+            for policy in [&policy, &format!("choosy:{policy}")] {
+                let (drafted, ..) = check(either_config(), policy, n_blocks);
+                assert_eq!(drafted > 0, !policy.ends_with("off"), "{policy} is not vacuous");
+            }
+        }
+    }
+}
+
+#[test]
 fn without_a_drafter_every_policy_decodes_plainly() {
     let (drafted, _, _) = check(Config::default(), "fixed:k=5", 400);
     assert_eq!(drafted, 0);

@@ -94,6 +94,7 @@ fn view_of(seq: u64) -> SequenceView {
         tpot_max: None,
         priority: 0,
         foreseen: (0, 0),
+        can_choose: false,
     }
 }
 

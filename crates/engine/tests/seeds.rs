@@ -87,6 +87,15 @@ fn a_seed_gives_the_same_text_with_repetitions() {
 }
 
 #[test]
+fn a_seed_gives_the_same_text_with_two_drafters() {
+    for policy in ["choosy:fixed:k=4", "choosy:beams:3x3", "choosy:mixed", "auto", "dsde"] {
+        for n_blocks in [400, 60] {
+            assert!(check(either_config(), policy, n_blocks, true) > 0, "{policy} is not vacuous");
+        }
+    }
+}
+
+#[test]
 fn answers_that_share_a_seed_differ_by_their_number() {
     // Two prompts of a request with two choices each, as a server numbers them.
     let mut engine = engine(model_config(), "fixed:k=3", 400);

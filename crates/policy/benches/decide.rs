@@ -74,6 +74,7 @@ impl Batch {
             tpot_max: None,
             priority: 0,
             foreseen: (0, 0),
+            can_choose: false,
         };
         let signal = |kld| PositionSignals { kld, ..PositionSignals::default() };
         Self {

@@ -269,6 +269,7 @@ mod tests {
             tpot_max: tpot_ms.map(Duration::from_millis),
             priority: 0,
             foreseen: (0, 0),
+            can_choose: false,
         }
     }
 

@@ -13,6 +13,7 @@
 //! | what it would take in this step | `auto/pricing.rs` |
 //! | which lengths are best | `auto/choice.rs`: every depth and every head of the ranking by survival |
 //! | when a draft stops, what is verified | `auto/marginal.rs`, the marginal rule: `w a / seconds >= rate` |
+//! | whether the draft model drafts or what was foreseen is taken | `auto/pricing.rs`: what each is worth to the sequence at the rate of plain decoding |
 //! | whether the draft's shape is worth computing | `auto/insight.rs`: what it tells against what it takes |
 //! | whether the model is right | `auto/guard.rs`: measured against foretold rates |
 //! | whether to begin or to end | `auto/switch.rs`: any gain keeps it on, a sure one starts it |
@@ -47,6 +48,7 @@ use choice::{Candidate, DEPTH_MAX, Search};
 use costs::Costs;
 use guard::{Guard, Progress};
 use insight::Insight;
+use pricing::Rates;
 use probe::Probe;
 use rest::Rest;
 use step::{Drafting, Step, Turn, urgency};
@@ -103,7 +105,10 @@ const UNCERTAINTY_TO_COMPARE: f64 = 0.2;
 pub struct Auto {
     name: String,
     k_max: u32,
+    /// Of what the draft model drafts.
     acceptance: Acceptance,
+    /// Of what was foreseen.
+    foreseen: Acceptance,
     /// Steps since acceptance was settled.
     n_unsettled: u32,
     costs: Costs,
@@ -127,6 +132,7 @@ impl Auto {
             name: settings.name(),
             k_max: settings.count("k_max"),
             acceptance: Acceptance::default(),
+            foreseen: Acceptance::default(),
             n_unsettled: 0,
             costs: Costs::default(),
             search: Search::default(),
@@ -143,7 +149,7 @@ impl Auto {
 
     /// Expected calibration error of the acceptance probabilities, in `0..=1`; `None` before the first verified draft.
     pub fn calibration_error(&self) -> Option<f64> {
-        self.acceptance.calibration_error()
+        self.acceptance.calibration_error().or_else(|| self.foreseen.calibration_error())
     }
 
     /// Measured over foretold rate of speculation; 1 if it brings what was foretold.
@@ -160,24 +166,26 @@ impl Auto {
         let is_unknown = || self.acceptance.uncertainty(1.0) > UNCERTAINTY_TO_COMPARE;
         step.wants_divergence = view.sequences.iter().all(is_sampled)
             && (view.step.is_multiple_of(DIVERGENCE_STEPS) || is_unknown());
-        let round_seconds = self.costs.round(1);
+        let rates = Rates::of(view, &self.costs);
         for sequence in view.sequences {
-            let offset = self.acceptance.offset(sequence.seq);
-            let weight = urgency(sequence);
-            let mut survivals = [0.0; DEPTH_MAX];
-            let planned = &mut survivals[..sequence.limit.min(self.k_max) as usize];
-            match view.foreseen_of(sequence) {
-                [] => self.acceptance.survivals(sequence.temperature, offset, planned),
-                foreseen => self.acceptance.foreseen(sequence.temperature, offset, foreseen, planned),
-            }
-            let is_behind = sequence.draft_lag > LAG_ORDINARY;
-            let read = if is_behind { self.costs.round(sequence.draft_lag) - round_seconds } else { 0.0 };
-            let steps_left = f64::from(sequence.remaining.max(1)) / (1.0 + survivals[0]);
-            let catch_up = read.max(0.0) / steps_left.clamp(1.0, HORIZON_STEPS);
-            step.candidates.push(Candidate { weight, survivals, catch_up });
+            let (candidate, is_foreseen) = match view.foreseen_of(sequence) {
+                [] => (self.guessed(sequence), false),
+                foreseen if sequence.can_choose => {
+                    let (guessed, foreseen) = (self.guessed(sequence), self.repeated(sequence, foreseen));
+                    let is_better = rates.surplus(&foreseen) >= rates.surplus(&guessed);
+                    if is_better { (foreseen, true) } else { (guessed, false) }
+                }
+                foreseen => (self.repeated(sequence, foreseen), true),
+            };
+            let weight = candidate.weight;
+            let offset = self.acceptance_of(is_foreseen).offset(sequence.seq);
+            let step = &mut self.step;
+            step.candidates.push(candidate);
             step.drafting.push(Drafting {
                 seq: sequence.seq,
                 temperature: sequence.temperature,
+                is_foreseen,
+                can_choose: sequence.can_choose,
                 weight,
                 offset,
                 planned_survival: 1.0,
@@ -190,6 +198,33 @@ impl Auto {
         }
     }
 
+    /// What drafts of the draft model would be worth to a sequence.
+    fn guessed(&self, sequence: &SequenceView) -> Candidate {
+        let mut survivals = [0.0; DEPTH_MAX];
+        let planned = &mut survivals[..sequence.limit.min(self.k_max) as usize];
+        let offset = self.acceptance.offset(sequence.seq);
+        self.acceptance.survivals(sequence.temperature, offset, planned);
+        let is_behind = sequence.draft_lag > LAG_ORDINARY;
+        let read = if is_behind { self.costs.round(sequence.draft_lag) - self.costs.round(1) } else { 0.0 };
+        let steps_left = f64::from(sequence.remaining.max(1)) / (1.0 + survivals[0]);
+        let catch_up = read.max(0.0) / steps_left.clamp(1.0, HORIZON_STEPS);
+        Candidate { weight: urgency(sequence), survivals, catch_up, is_foreseen: false }
+    }
+
+    /// What the chain that was foreseen would be worth to a sequence.
+    fn repeated(&self, sequence: &SequenceView, foreseen: &[DraftPosition]) -> Candidate {
+        let mut survivals = [0.0; DEPTH_MAX];
+        let len = foreseen.len().min(self.k_max as usize);
+        let offset = self.foreseen.offset(sequence.seq);
+        self.foreseen.foreseen(sequence.temperature, offset, foreseen, &mut survivals[..len]);
+        Candidate { weight: urgency(sequence), survivals, catch_up: 0.0, is_foreseen: true }
+    }
+
+    /// Acceptance of what was foreseen, or of what the draft model drafts.
+    fn acceptance_of(&self, is_foreseen: bool) -> &Acceptance {
+        if is_foreseen { &self.foreseen } else { &self.acceptance }
+    }
+
     /// Expected rate of the best lengths over that of plain decoding, as far as the past bears it out.
     fn gain(&self) -> f64 {
         self.step.best.value * self.step.plain_seconds / self.step.weight * self.guard.factor()
@@ -198,7 +233,7 @@ impl Auto {
     fn plan_first(&mut self, len: u32, plan: &mut [Planned]) {
         self.n_first += 1;
         if len > 0 {
-            self.step.turn = Turn::Learning;
+            self.step.learn();
         }
         let len = len.min(self.k_max);
         plan.fill(Planned { len, width: 1, is_settled: false, reason: "learning" });
@@ -221,11 +256,10 @@ impl Auto {
                 *planned = plain("does not pay");
                 continue;
             }
-            step.drafting[i].drafts = true;
+            step.drafting[i].drafts = !step.drafting[i].is_foreseen;
             step.drafting[i].planned_survival = step.candidates[i].survivals[len as usize - 1];
             // Room to go on where the draft turns out to be sure; the marginal rule ends it. What was foreseen is sure already.
-            let may_surprise = view.foreseen_of(&view.sequences[i]).is_empty();
-            let len = if has_room && may_surprise { (2 * len + 2).min(self.k_max) } else { len };
+            let len = if has_room && step.drafting[i].drafts { (2 * len + 2).min(self.k_max) } else { len };
             *planned = Planned { len, width: 1, is_settled: true, reason: "pays" };
         }
     }
@@ -264,10 +298,15 @@ impl Auto {
         let first = feedback.step as usize % feedback.outcomes.len().max(1);
         let (before, after) = feedback.outcomes.split_at(first);
         for outcome in after.iter().chain(before).filter(|outcome| outcome.drafted > 0) {
-            let (start, len) = self.step.find(outcome.seq).map_or((0, 0), |i| self.step.drafting[i].features);
-            self.acceptance.learn(outcome, &self.step.features[start..start + len]);
+            let found = self.step.find(outcome.seq).map(|i| &self.step.drafting[i]);
+            let ((start, len), is_foreseen) =
+                found.map_or(((0, 0), false), |drafting| (drafting.features, drafting.is_foreseen));
+            let acceptance = if is_foreseen { &mut self.foreseen } else { &mut self.acceptance };
+            acceptance.learn(outcome, &self.step.features[start..start + len]);
         }
-        self.acceptance.settle(std::mem::take(&mut self.n_unsettled));
+        let n_steps = std::mem::take(&mut self.n_unsettled);
+        self.acceptance.settle(n_steps);
+        self.foreseen.settle(n_steps);
     }
 }
 
@@ -319,6 +358,10 @@ impl Policy for Auto {
         }
     }
 
+    fn takes_foreseen(&self, seq: SeqId) -> bool {
+        self.step.is_foreseen(seq)
+    }
+
     fn keep_drafting(&mut self, seq: SeqId, position: &DraftPosition) -> bool {
         self.goes_on(seq, position)
     }
@@ -330,7 +373,7 @@ impl Policy for Auto {
     fn observe(&mut self, feedback: &StepFeedback<'_>) {
         self.check(feedback);
         self.learn_acceptance(feedback);
-        if let Some(missed) = self.costs.learn(feedback) {
+        if let Some(missed) = self.costs.learn(feedback, |seq| self.step.is_foreseen(seq)) {
             let share = feedback.draft_time.as_secs_f64() / feedback.step_time.as_secs_f64();
             self.insight.note(self.step.wants_shape, missed, share);
         }
@@ -339,7 +382,7 @@ impl Policy for Auto {
     /// A profiled step stands for one of the first steps.
     fn learn_costs(&mut self, feedback: &StepFeedback<'_>) {
         self.n_first += 1;
-        self.costs.learn(feedback);
+        self.costs.learn(feedback, |_| false);
     }
 
     fn explain(&self, seq: SeqId, numbers: &mut Vec<(&'static str, f64)>) {
@@ -353,6 +396,7 @@ impl Policy for Auto {
             ("round_seconds", step.prices.round.last().copied().unwrap_or(0.0)),
             ("row_seconds", step.row_seconds),
             ("guard", self.guard.factor()),
+            ("foreseen", f64::from(u8::from(drafting.is_foreseen))),
         ]);
         numbers.extend(self.acceptance.insight().map(|nats| ("shape_insight", nats)));
         numbers.extend(self.calibration_error().map(|error| ("calibration_error", error)));
@@ -360,6 +404,7 @@ impl Policy for Auto {
 
     fn forget(&mut self, seq: SeqId) {
         self.acceptance.forget(seq);
+        self.foreseen.forget(seq);
     }
 }
 
@@ -389,6 +434,7 @@ mod tests {
             tpot_max: None,
             priority: 0,
             foreseen: (0, 0),
+            can_choose: false,
         };
         (0..n).map(sequence).collect()
     }

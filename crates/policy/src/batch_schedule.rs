@@ -88,6 +88,7 @@ mod tests {
             tpot_max: None,
             priority: 0,
             foreseen: (0, 0),
+            can_choose: false,
         };
         let sequences: Vec<SequenceView> =
             (0..n_sequences as u64).map(|seq| SequenceView { seq: SeqId(seq), ..one }).collect();

@@ -101,6 +101,12 @@ pub trait Policy: Send {
         true
     }
 
+    /// Whether a sequence that can choose drafts what was foreseen; else the draft model drafts for it. Asked once per step, behind
+    /// `plan`. The choice is made before anything is drafted, so it is lossless.
+    fn takes_foreseen(&self, _seq: SeqId) -> bool {
+        false
+    }
+
     /// Whether a tree of this sequence is chosen, once it is drafted, among all nodes that were ever offered: the beams, and as
     /// leaves the children that no beam kept. The most probable of them, as many as were planned for, are the tree then; else
     /// the beams are. A tree is a function of the emitted tokens alone, so this is lossless for sampled requests too.

@@ -236,6 +236,10 @@ impl Policy for Mixture {
         self.parts[place].policy.keep_drafting(seq, position)
     }
 
+    fn takes_foreseen(&self, seq: SeqId) -> bool {
+        self.parts[self.place_of(seq)].policy.takes_foreseen(seq)
+    }
+
     fn reranks(&self, seq: SeqId) -> bool {
         self.parts[self.place_of(seq)].policy.reranks(seq)
     }

@@ -276,6 +276,7 @@ mod tests {
             tpot_max: None,
             priority: 0,
             foreseen: (0, 0),
+            can_choose: false,
         }
     }
 

@@ -387,6 +387,7 @@ mod tests {
             tpot_max: None,
             priority: 0,
             foreseen: (0, 0),
+            can_choose: false,
         };
         let check = |n_sequences, blocks_free, expected| {
             let sequences = vec![sequence; n_sequences];

@@ -42,6 +42,8 @@ pub struct SequenceView {
     pub priority: i32,
     /// Where its part of [`PlanView::foreseen`] starts, and how many positions it has; read it by [`PlanView::foreseen_of`].
     pub foreseen: (u32, u32),
+    /// Whether the draft model could draft for it instead of what is foreseen ([`Policy::takes_foreseen`](crate::Policy::takes_foreseen)).
+    pub can_choose: bool,
 }
 
 /// The batch as `plan` and `trim` see it.
@@ -69,7 +71,8 @@ pub struct PlanView<'a> {
 }
 
 impl<'a> PlanView<'a> {
-    /// The chain that one of the sequences will draft, `limit` positions; empty if that shows only when it is drafted.
+    /// The chain that one of the sequences will draft, or may ([`SequenceView::can_choose`]); empty if a chain shows only when it is
+    /// drafted.
     pub fn foreseen_of(&self, sequence: &SequenceView) -> &'a [DraftPosition] {
         let (start, len) = sequence.foreseen;
         &self.foreseen[start as usize..][..len as usize]

@@ -51,7 +51,8 @@ pub fn shape(n_blocks: u32) -> Shape {
     }
 }
 
-/// A policy of the registry, `beams:LENxWIDTH`, `fickle:LENxWIDTH`, `mixed`, `pruning`, or `ahead:LEN:` and any of these.
+/// A policy of the registry, `beams:LENxWIDTH`, `fickle:LENxWIDTH`, `mixed`, `pruning`, or `ahead:LEN:` or `choosy:` and any of
+/// these.
 pub fn policy(text: &str) -> Box<dyn Policy> {
     if let Some(test_policy) = test_policy(text) {
         return test_policy;
@@ -72,6 +73,9 @@ fn test_policy(text: &str) -> Option<Box<dyn Policy>> {
     if name == "ahead" {
         let (len, inner) = size.split_once(':').unwrap();
         return Some(Box::new(Ahead { len: len.parse().unwrap(), inner: policy(inner) }));
+    }
+    if name == "choosy" {
+        return Some(Box::new(Choosy { step: 0, inner: policy(size) }));
     }
     let size = || {
         let (len, width) = size.split_once('x').unwrap();
@@ -119,6 +123,11 @@ pub fn suffix_configs() -> [Config; 2] {
         let drafter = Drafter::Suffix(Suffix { answer_tokens, ..Suffix::default() });
         Config { drafter, ..Config::default() }
     })
+}
+
+/// Drafts what repeats or what the draft model guesses, as the policy says.
+pub fn either_config() -> Config {
+    Config { drafter: Drafter::Either(Suffix::default()), ..Config::default() }
 }
 
 /// A prompt of `len` tokens that differs from others in its first token.
@@ -334,6 +343,62 @@ impl Policy for Ahead {
 
     fn observe(&mut self, feedback: &StepFeedback<'_>) {
         self.inner.observe(feedback);
+    }
+
+    fn forget(&mut self, seq: SeqId) {
+        self.inner.forget(seq);
+    }
+}
+
+/// Does what `inner` does, and takes what was foreseen in two steps of three.
+pub struct Choosy {
+    pub step: u64,
+    pub inner: Box<dyn Policy>,
+}
+
+impl Policy for Choosy {
+    fn name(&self) -> String {
+        "choosy".to_owned()
+    }
+
+    fn signals(&self) -> Signals {
+        self.inner.signals()
+    }
+
+    fn plan(&mut self, view: &PlanView<'_>, plan: &mut [Planned]) {
+        self.step = view.step;
+        self.inner.plan(view, plan);
+    }
+
+    fn takes_foreseen(&self, seq: SeqId) -> bool {
+        !(self.step + seq.0).is_multiple_of(3)
+    }
+
+    fn keep_drafting(&mut self, seq: SeqId, position: &DraftPosition) -> bool {
+        self.inner.keep_drafting(seq, position)
+    }
+
+    fn trim(&mut self, view: &PlanView<'_>, drafted: &[&[DraftPosition]], verify_lens: &mut [u32]) {
+        self.inner.trim(view, drafted, verify_lens);
+    }
+
+    fn prune(&self) -> Option<Prune> {
+        self.inner.prune()
+    }
+
+    fn reranks(&self, seq: SeqId) -> bool {
+        self.inner.reranks(seq)
+    }
+
+    fn ahead_len(&self) -> u32 {
+        self.inner.ahead_len()
+    }
+
+    /// Drafts that were foreseen have no divergences, so `inner` does not hear of them.
+    fn observe(&mut self, feedback: &StepFeedback<'_>) {
+        let outcomes = feedback.outcomes.iter().filter(|outcome| !self.takes_foreseen(outcome.seq));
+        let outcomes: Vec<_> = outcomes.copied().collect();
+        self.inner.observe(&StepFeedback { outcomes: &outcomes, ..*feedback });
     }
 
     fn forget(&mut self, seq: SeqId) {

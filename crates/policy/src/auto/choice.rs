@@ -27,6 +27,8 @@ pub(super) struct Candidate {
     pub(super) survivals: [f64; DEPTH_MAX],
     /// Seconds that its first draft costs on top of the round, for what the draft has not read.
     pub(super) catch_up: f64,
+    /// Whether its drafts take no rounds, since they are there already.
+    pub(super) is_foreseen: bool,
 }
 
 impl Candidate {
@@ -162,13 +164,16 @@ impl Search {
         let mut tokens: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
         let mut drafting = 0.0;
         for (n, position) in (1..prices.target.len()).zip(self.within(depth)) {
-            let level = &mut per_level[position.index as usize];
-            let round = if position.index == 0 { &prices.first_round } else { &prices.round };
-            let before = if *level > 0 { round[*level] } else { 0.0 };
-            *level += 1;
-            drafting += round[*level] - before;
-            if position.index == 0 {
-                drafting += candidates[position.candidate as usize].catch_up;
+            let candidate = &candidates[position.candidate as usize];
+            if !candidate.is_foreseen {
+                let level = &mut per_level[position.index as usize];
+                let round = if position.index == 0 { &prices.first_round } else { &prices.round };
+                let before = if *level > 0 { round[*level] } else { 0.0 };
+                *level += 1;
+                drafting += round[*level] - before;
+                if position.index == 0 {
+                    drafting += candidate.catch_up;
+                }
             }
             tokens += position.worth;
             let seconds = drafting + prices.target[n];
@@ -188,7 +193,7 @@ mod tests {
     fn candidate(weight: f64, acceptance: f64, len_max: usize) -> Candidate {
         let mut survivals = [0.0; DEPTH_MAX];
         (0..len_max).for_each(|j| survivals[j] = acceptance.powi(j as i32 + 1));
-        Candidate { weight, survivals, catch_up: 0.0 }
+        Candidate { weight, survivals, catch_up: 0.0, is_foreseen: false }
     }
 
     fn check(candidates: &[Candidate], prices: &Prices, expected: &[u32], rate: f64) {

@@ -7,8 +7,8 @@
 
 use std::time::Duration;
 
-use crate::StepFeedback;
 use crate::cost::curve::CostCurve;
+use crate::{SeqId, StepFeedback};
 
 /// Gain of the pace per step, in logarithms; several times that of a single size's time, so that a machine that slows down
 /// slows everything down, also what is not being measured just now.
@@ -176,11 +176,17 @@ impl Costs {
     ///
     /// Returns the logarithm by which drafting missed what it was expected to take; `None` if nobody drafted, or somebody caught
     /// up.
-    pub(super) fn learn(&mut self, feedback: &StepFeedback<'_>) -> Option<f64> {
+    ///
+    /// * `is_foreseen`: of a sequence, whether no draft round was taken for its drafts.
+    pub(super) fn learn(
+        &mut self,
+        feedback: &StepFeedback<'_>,
+        is_foreseen: impl Fn(SeqId) -> bool,
+    ) -> Option<f64> {
         let is_plain = feedback.is_plain();
         self.n_alike = if is_plain == self.is_plain { self.n_alike.saturating_add(1) } else { 1 };
         self.is_plain = is_plain;
-        let drafting_missed = if is_plain { None } else { self.learn_rounds(feedback) };
+        let drafting_missed = if is_plain { None } else { self.learn_rounds(feedback, is_foreseen) };
         let seconds = feedback.step_time.saturating_sub(feedback.draft_time).as_secs_f64() / self.pace;
         let rows = feedback.target_rows;
         let has_prompts = feedback.prefill_rows > 0;
@@ -207,8 +213,12 @@ impl Costs {
     }
 
     /// Splits the draft's time over its rounds in proportion to what they were expected to take.
-    fn learn_rounds(&mut self, feedback: &StepFeedback<'_>) -> Option<f64> {
-        let rounds = Rounds::of(feedback);
+    fn learn_rounds(
+        &mut self,
+        feedback: &StepFeedback<'_>,
+        is_foreseen: impl Fn(SeqId) -> bool,
+    ) -> Option<f64> {
+        let rounds = Rounds::of(feedback, is_foreseen);
         let seconds = feedback.draft_time.as_secs_f64() / self.pace;
         if rounds.rows.is_empty() || feedback.draft_time == Duration::ZERO {
             return None;
@@ -246,14 +256,16 @@ struct Rounds {
 }
 
 impl Rounds {
-    fn of(feedback: &StepFeedback<'_>) -> Self {
-        let deepest = feedback.outcomes.iter().map(|outcome| outcome.drafted).max().unwrap_or(0);
-        let drafting = |round: u32| feedback.outcomes.iter().filter(|o| o.drafted > round).count() as u32;
+    fn of(feedback: &StepFeedback<'_>, is_foreseen: impl Fn(SeqId) -> bool) -> Self {
+        let guessed: Vec<u32> =
+            feedback.outcomes.iter().filter(|o| !is_foreseen(o.seq)).map(|o| o.drafted).collect();
+        let deepest = guessed.iter().copied().max().unwrap_or(0);
+        let drafting = |round: u32| guessed.iter().filter(|&&drafted| drafted > round).count() as u32;
         let mut rows: Vec<u32> = (0..deepest).map(drafting).collect();
         let mut catches_up = false;
         if let Some(first) = rows.first_mut() {
             let n_drafting = *first;
-            let others: u32 = feedback.outcomes.iter().map(|o| o.drafted.saturating_sub(1)).sum();
+            let others: u32 = guessed.iter().map(|drafted| drafted.saturating_sub(1)).sum();
             *first = feedback.draft_rows.saturating_sub(others).max(n_drafting);
             catches_up = *first > 2 * n_drafting;
         }
@@ -264,7 +276,7 @@ impl Rounds {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::{Outcome, SeqId};
+    use crate::Outcome;
 
     pub(crate) fn outcome(drafted: u32) -> Outcome<'static> {
         Outcome {
@@ -304,7 +316,7 @@ pub(super) mod tests {
     fn rounds_shrink_as_sequences_stop() {
         let check = |lens: &[u32], draft_rows, expected: &[u32], catches_up| {
             let outcomes: Vec<Outcome<'_>> = lens.iter().map(|&len| outcome(len)).collect();
-            let rounds = Rounds::of(&feedback(&outcomes, draft_rows, 1, 1));
+            let rounds = Rounds::of(&feedback(&outcomes, draft_rows, 1, 1), |_| false);
             assert_eq!((&rounds.rows[..], rounds.catches_up), (expected, catches_up), "{lens:?}");
         };
         // Three sequences, of which one reads two tokens in the first round.
@@ -319,7 +331,7 @@ pub(super) mod tests {
     /// Has `costs` learn `n_steps` equal steps; drafts cost 2 ms each.
     fn learn(costs: &mut Costs, n_steps: u32, drafted: u32, rest_ms: u64) {
         for _ in 0..n_steps {
-            costs.learn(&feedback(&[outcome(drafted)], drafted, 2 * u64::from(drafted), rest_ms));
+            costs.learn(&feedback(&[outcome(drafted)], drafted, 2 * u64::from(drafted), rest_ms), |_| false);
             costs.settle();
         }
     }
@@ -331,7 +343,7 @@ pub(super) mod tests {
         learn(&mut costs, 80, 3, 12);
         // Everything takes twice as long, but only one size is seen.
         for _ in 0..100 {
-            costs.learn(&feedback(&[outcome(3)], 3, 12, 24));
+            costs.learn(&feedback(&[outcome(3)], 3, 12, 24), |_| false);
             costs.settle();
         }
         let (plain, speculating) = (costs.plain(1).unwrap(), costs.target(4).unwrap());
@@ -401,7 +413,7 @@ pub(super) mod tests {
             for drafted in [0, 4] {
                 let outcomes = [outcome(drafted)];
                 let step = feedback(&outcomes, drafted, 2 * u64::from(drafted), 30);
-                costs.learn(&StepFeedback { target_rows: 20 + drafted, prefill_rows: 19, ..step });
+                costs.learn(&StepFeedback { target_rows: 20 + drafted, prefill_rows: 19, ..step }, |_| false);
             }
             costs.settle();
         }
@@ -415,10 +427,10 @@ pub(super) mod tests {
     fn catching_up_is_not_taken_for_a_slow_round() {
         let mut costs = Costs::default();
         for _ in 0..10 {
-            costs.learn(&feedback(&[outcome(2)], 2, 4, 10));
+            costs.learn(&feedback(&[outcome(2)], 2, 4, 10), |_| false);
             costs.settle();
         }
-        costs.learn(&feedback(&[outcome(2)], 101, 22, 10));
+        costs.learn(&feedback(&[outcome(2)], 101, 22, 10), |_| false);
         costs.settle();
         assert!((costs.round(1) - 0.002).abs() < 1e-4, "{}", costs.round(1));
         assert!((costs.round(100) - 0.020).abs() < 1e-3, "{}", costs.round(100));

@@ -13,6 +13,10 @@ impl Auto {
             return true;
         }
         let Some(i) = self.step.find(seq) else { return false };
+        if self.step.drafting[i].is_foreseen {
+            // All of it was seen when it was planned.
+            return true;
+        }
         let (index, drafting) = (position.index as usize, &mut self.step.drafting[i]);
         drafting.survival *= self.acceptance.sighted(drafting.temperature, drafting.offset, position);
         drafting.survivals[index.min(DEPTH_MAX - 1)] = drafting.survival;
@@ -62,7 +66,7 @@ impl Auto {
             let Some(i) = self.step.find(sequence.seq) else { continue };
             let drafting = &mut self.step.drafting[i];
             drafting.features = (start, positions.len());
-            if !is_speculating {
+            if !is_speculating || drafting.is_foreseen {
                 continue;
             }
             let mut survival = 1.0;

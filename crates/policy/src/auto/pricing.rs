@@ -3,6 +3,8 @@
 use super::Auto;
 use super::LAG_ORDINARY;
 use super::choice::{Best, Candidate, Objective};
+use super::costs::Costs;
+use super::step::urgency;
 use crate::PlanView;
 
 /// Bound on the draft tokens of a step.
@@ -61,5 +63,43 @@ impl Auto {
         let judged = self.costs.rows_trusted().saturating_sub(rows);
         let planned = self.step.candidates.iter().map(Candidate::len_max).sum::<u32>().min(DRAFTS_MAX);
         planned.min(judged).max(n_sequences)
+    }
+}
+
+/// What time is worth in a step, to compare drafts of one sequence before lengths are chosen for all.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rates {
+    /// Weighted tokens per second of plain decoding; 0 while nothing was measured.
+    rate: f64,
+    /// Seconds of one more verified row.
+    row: f64,
+    /// A sequence's share of a draft round, seconds.
+    round: f64,
+}
+
+impl Rates {
+    /// Of the batch of `view`, if about half of it drafts a token.
+    pub(super) fn of(view: &PlanView<'_>, costs: &Costs) -> Self {
+        let n = view.sequences.len().max(1) as u32;
+        let weight: f64 = view.sequences.iter().map(urgency).sum();
+        let (plain, target) = (costs.plain(n), costs.target(n));
+        let row = target.zip(costs.target(2 * n)).map_or(0.0, |(few, more)| (more - few) / f64::from(n));
+        Self {
+            rate: plain.filter(|&seconds| seconds > 0.0).map_or(0.0, |seconds| weight / seconds),
+            row: row.max(0.0),
+            round: costs.round(n) / f64::from(n),
+        }
+    }
+
+    /// Weighted tokens that the best length of a candidate brings beyond what its time would bring otherwise.
+    pub(super) fn surplus(&self, candidate: &Candidate) -> f64 {
+        let round = if candidate.is_foreseen { 0.0 } else { self.round };
+        let price = self.rate * (self.row + round);
+        let (mut sum, mut best) = (0.0, 0.0_f64);
+        for survival in &candidate.survivals[..candidate.len_max() as usize] {
+            sum += candidate.weight * survival - price;
+            best = best.max(sum - self.rate * candidate.catch_up);
+        }
+        best
     }
 }

@@ -2,7 +2,7 @@
 
 use super::choice::Candidate;
 use super::probe::{Offer, Who};
-use super::step::{Drafting, Step, Turn};
+use super::step::{Drafting, Step};
 use super::switch::GAIN_TO_START;
 use super::{Auto, plain};
 use crate::{PlanView, Planned, SequenceView};
@@ -55,7 +55,7 @@ impl Auto {
 
     fn begin_probe(&mut self) {
         self.probe.advance();
-        self.step.turn = Turn::Learning;
+        self.step.learn();
     }
 
     /// Starts the probe that says most, if the budget allows.
@@ -92,8 +92,11 @@ impl Auto {
 
     /// Whether too little is known about what is accepted to say that speculation does not pay.
     fn is_open(&self, view: &PlanView<'_>) -> bool {
-        let is_unknown = |s: &SequenceView| self.acceptance.uncertainty(s.temperature) > UNCERTAINTY_OPEN;
-        view.sequences.iter().any(is_unknown)
+        let is_unknown = |(sequence, drafting): (&SequenceView, &Drafting)| {
+            let acceptance = self.acceptance_of(drafting.is_foreseen);
+            acceptance.uncertainty(sequence.temperature) > UNCERTAINTY_OPEN
+        };
+        view.sequences.iter().zip(&self.step.drafting).any(is_unknown)
             && self.gain_of_one_each(true) * self.guard.factor() > GAIN_TO_START
     }
 
@@ -111,8 +114,9 @@ impl Auto {
         let n = candidates.len().min(prices.target.len() - 1);
         let chance = |candidate: &Candidate, drafting: &Drafting| match is_hopeful {
             true if candidate.survivals[0] > 0.0 => {
-                let hope = self.acceptance.uncertainty(drafting.temperature);
-                self.acceptance.blind(drafting.temperature, drafting.offset + hope, 0)
+                let acceptance = self.acceptance_of(drafting.is_foreseen);
+                let hope = acceptance.uncertainty(drafting.temperature);
+                acceptance.blind(drafting.temperature, drafting.offset + hope, 0)
             }
             _ => candidate.survivals[0],
         };

@@ -26,6 +26,10 @@ pub(super) struct Drafting {
     pub(super) seq: SeqId,
     /// Sampling temperature; 0 means greedy.
     pub(super) temperature: f32,
+    /// Whether its draft is the one that was foreseen.
+    pub(super) is_foreseen: bool,
+    /// Whether the draft model could draft instead.
+    pub(super) can_choose: bool,
     /// Of its progress, see [`urgency`].
     pub(super) weight: f64,
     /// Log-odds by which it is accepted more often than others.
@@ -95,6 +99,19 @@ impl Step {
         self.turn = Turn::Plain;
         self.best = Best::default();
         self.foretold = None;
+    }
+
+    /// Drafts given lengths, of the draft model wherever it can draft: what was foreseen need not be tried to be known.
+    pub(super) fn learn(&mut self) {
+        self.turn = Turn::Learning;
+        for drafting in self.drafting.iter_mut().filter(|drafting| drafting.can_choose) {
+            drafting.is_foreseen = false;
+        }
+    }
+
+    /// Whether a sequence's draft is the one that was foreseen.
+    pub(super) fn is_foreseen(&self, seq: SeqId) -> bool {
+        self.drafting.iter().any(|drafting| drafting.seq == seq && drafting.is_foreseen)
     }
 
     /// Has the step checked against this many weighted tokens in so many seconds.

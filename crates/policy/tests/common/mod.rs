@@ -147,6 +147,7 @@ pub(crate) fn view_of(fate: &Fate) -> SequenceView {
         tpot_max: None,
         priority: 0,
         foreseen: (0, 0),
+        can_choose: false,
     }
 }
 

@@ -341,5 +341,6 @@ fn view_of(sequence: &Sequence) -> SequenceView {
         tpot_max: None,
         priority: 0,
         foreseen: (0, 0),
+        can_choose: false,
     }
 }
