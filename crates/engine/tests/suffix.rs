@@ -56,7 +56,7 @@ fn policies_see_what_is_on_offer_before_they_plan() {
     run(&mut engine);
     let seen = seen.lock().unwrap();
     assert!(seen.iter().all(|(limit, foreseen)| *limit as usize == foreseen.len()));
-    assert!(seen.iter().flat_map(|(_, foreseen)| foreseen).all(|p| (0.2..1.0).contains(p)));
+    assert!(seen.iter().flat_map(|(_, foreseen)| foreseen).all(|p| (0.1..1.0).contains(p)));
     for n in [0, 1, 2] {
         assert!(seen.iter().any(|(limit, _)| *limit == n), "{n} on offer");
     }

@@ -477,4 +477,53 @@ mod tests {
         assert!(!decides(4, 5) && !decides(3, 5), "beside prompts");
         assert!(decides(3, 0) && !decides(3, 0), "another batch");
     }
+
+    #[test]
+    fn foreseen_drafts_are_planned_by_what_they_promise_in_every_step() {
+        let mut auto = auto();
+        // Two rows take a quarter of what an empty pass does, a round next to nothing. Every size is known.
+        for len in 0..=12 {
+            let rest_ms = 20_000 + 2_500 * u64::from(2 + len);
+            for _ in 0..FIRST_LENS.len() {
+                let outcomes = [outcome(len), outcome(0)];
+                auto.learn_costs(&feedback(&outcomes, len, u64::from(len), rest_ms));
+            }
+        }
+        let foreseen = |top_prob: f32, len: u32| {
+            (0..len).map(move |index| DraftPosition { index, entropy: 0.1, top_prob, path_log_prob: 0.0 })
+        };
+        let mut plan_of = |step: u64, probabilities: [f32; 2]| {
+            let mut sequences = sequences(2);
+            let positions: Vec<DraftPosition> =
+                probabilities.iter().flat_map(|&top_prob| foreseen(top_prob, 6)).collect();
+            (0..).zip(&mut sequences).for_each(|(i, sequence)| {
+                (sequence.limit, sequence.foreseen) = (6, (6 * i, 6));
+            });
+            let view = PlanView {
+                step,
+                sequences: &sequences,
+                foreseen: &positions,
+                prefill_rows: 0,
+                n_waiting: 0,
+                blocks_free: 10,
+                blocks_total: 10,
+                block_len: 16,
+                now: Duration::ZERO,
+            };
+            let mut plan = vec![Planned::none(); 2];
+            // Plain decoding is measured now and then.
+            for _ in 0..10 {
+                auto.plan(&view, &mut plan);
+                if plan[0].reason != "measuring" {
+                    break;
+                }
+            }
+            [plan[0].len, plan[1].len]
+        };
+        let [long, none] = plan_of(1, [0.99, 0.02]);
+        assert!(long >= 4 && none == 0, "{long} {none}");
+        assert_eq!(plan_of(2, [0.02, 0.02]), [0, 0]);
+        // Nobody rests on that.
+        assert_eq!(plan_of(3, [0.02, 0.99]), [0, long]);
+    }
 }
