@@ -56,7 +56,10 @@ impl<E: Executor, C: Clock> Engine<E, C> {
             drafting.retain(|&i| {
                 let seq = &mut scheduler.running[i];
                 match beam(seq) {
-                    None => seq.turn.push_token(&seq.turn.offered[seq.turn.drafted as usize].clone()),
+                    None => {
+                        let next = seq.turn.offered[seq.turn.drafted as usize];
+                        seq.turn.push_token(&next);
+                    }
                     Some(beam) => {
                         suffix.branch(texts(seq, answers), beam, &seq.turn.proposal, drafted);
                         seq.turn.push_level(beam, drafted);

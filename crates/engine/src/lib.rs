@@ -22,7 +22,6 @@ pub mod report;
 pub mod request;
 pub mod rows;
 pub mod scripted;
-pub mod suffix;
 pub mod trace;
 pub mod vocabulary;
 
@@ -37,6 +36,7 @@ mod scoring;
 mod sequence;
 mod step;
 mod stop;
+mod suffix;
 mod tree;
 
 pub use ahead::DraftAhead;

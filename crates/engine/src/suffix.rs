@@ -89,15 +89,11 @@ impl Texts<'_> {
 
 impl Suffix {
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let answer_tokens_min = if self.answer_tokens > 0 { Answers::TOKENS_MIN } else { 0 };
         let bounds = [
             ("match_min", self.match_min, 1, DEPTH_MAX as u32),
             ("reach", self.reach, 1, 64),
-            (
-                "answer_tokens",
-                self.answer_tokens,
-                if self.answer_tokens > 0 { Answers::TOKENS_MIN } else { 0 },
-                Answers::TOKENS_MAX,
-            ),
+            ("answer_tokens", self.answer_tokens, answer_tokens_min, Answers::TOKENS_MAX),
         ];
         for (name, got, min, max) in bounds {
             if got < min || got > max {
@@ -156,8 +152,8 @@ impl Suffix {
                     position: position(&found, follower),
                 }));
             }
-            drafted
-                .resize(beam.width as usize * (row as usize + 1), Drafted { token: 0, position: impossible });
+            let row_end = beam.width as usize * (row as usize + 1);
+            drafted.resize(row_end, Drafted { token: 0, position: impossible });
         }
     }
 

@@ -325,6 +325,15 @@ mod tests {
     }
 
     #[test]
+    fn a_salt_is_what_was_given_or_empty() {
+        let salt = |value: Value| Fields::typed(&value).map(|fields| fields.salt().to_owned());
+        assert_eq!(salt(json!({})).unwrap(), "");
+        assert_eq!(salt(json!({"cache_salt": null})).unwrap(), "");
+        assert_eq!(salt(json!({"cache_salt": "mine"})).unwrap(), "mine");
+        assert!(salt(json!({"cache_salt": 1})).is_err());
+    }
+
+    #[test]
     fn the_models_own_defaults_stand_in_for_what_is_left_out_and_for_nothing_else() {
         let defaults = SamplingDefaults {
             temperature: Some(0.6),
