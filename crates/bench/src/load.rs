@@ -320,6 +320,7 @@ mod tests {
             block_len: 4,
             n_blocks: 200,
             draft_context_len: Some(64),
+            draft_reads_target: false,
         };
         let config = Config { drafter: Drafter::Model, ..Config::default() };
         let policy = "fixed:k=3".parse::<dsde_policy::Config>().unwrap().build();

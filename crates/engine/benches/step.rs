@@ -23,6 +23,7 @@ const SHAPE: Shape = Shape {
     block_len: 16,
     n_blocks: 64 * 256,
     draft_context_len: Some(4096),
+    draft_reads_target: false,
 };
 
 /// An engine with `n_seqs` sequences that are all decoding.

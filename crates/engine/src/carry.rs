@@ -32,8 +32,8 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     /// Bounds of this step; `None` if nobody drafts ahead.
     pub(crate) fn ahead_limits(&self) -> Option<Limits> {
         let len_max = self.policy.ahead_len().min(self.config.sl_limit);
-        let may_draft = self.config.drafter.has_model() && len_max > 0;
-        let Shape { context_len_max, block_len, draft_context_len, .. } = self.shape;
+        let Shape { context_len_max, block_len, draft_context_len, draft_reads_target, .. } = self.shape;
+        let may_draft = self.config.drafter.has_model() && !draft_reads_target && len_max > 0;
         let draft_context_len = draft_context_len.filter(|_| may_draft)?;
         Some(Limits { len_max, context_len_max, draft_context_len, block_len })
     }

@@ -2,6 +2,7 @@
 
 use dsde_sampling::{Proposal, TokenLogprobs, Verdict};
 
+use crate::executor::Shape;
 use crate::passes::Verification;
 use crate::report::{EmittedToken, FinishReason, Origin};
 use crate::rows::{Slot, SlotMove};
@@ -26,15 +27,17 @@ pub(crate) fn commit(
     seq: &mut Sequence,
     verification: &mut Verification,
     vocabulary: &dyn Vocabulary,
-    context_len_max: u32,
+    shape: &Shape,
 ) -> Gain {
     let accepted = verification.verdict.accepted();
     check_funnel(seq, accepted);
     check_path(seq, &verification.verdict);
-    let gain = emit(seq, verification, vocabulary, context_len_max);
+    let known_len = seq.len();
+    let gain = emit(seq, verification, vocabulary, shape.context_len_max);
     // The last emitted token is never stored yet, also where a stop condition cut the verdict short.
     seq.context_len = seq.len() - 1;
-    seq.draft_len = seq.draft_len.min(seq.context_len);
+    let readable_len = if shape.draft_reads_target { known_len } else { seq.context_len };
+    seq.draft_len = seq.draft_len.min(readable_len);
     let timeline = &mut seq.timeline;
     timeline.steps += 1;
     timeline.drafted += seq.turn.drafted;
@@ -66,14 +69,14 @@ impl SlotMoves {
     /// A node's position is its depth, so its key and value are the same at the new slot.
     ///
     /// * `base`: slot of node 0.
-    pub(crate) fn close_gaps(&mut self, seq: &mut Sequence, base: u32, verdict: &Verdict, block_len: u32) {
+    pub(crate) fn close_gaps(&mut self, seq: &mut Sequence, base: u32, verdict: &Verdict, shape: &Shape) {
         if seq.turn.drafted == 0 || !seq.turn.is_tree() {
             return;
         }
         // A stop condition may have cut the path; the last emitted token is not stored.
         let path = &verdict.path[..(seq.context_len - base) as usize];
         let slot = |node: u32| {
-            let slot = base + node;
+            let (slot, block_len) = (base + node, shape.block_len);
             Slot { block: seq.table[(slot / block_len) as usize], offset: slot % block_len }
         };
         // Along a path indices rise by at least one, so no move overwrites what a later one reads.
@@ -82,6 +85,10 @@ impl SlotMoves {
             moves.extend(gaps.map(|(node, depth)| SlotMove { from: slot(node), to: slot(depth) }));
         };
         moves(&mut path.iter().copied(), &mut self.target);
+        if shape.draft_reads_target {
+            // It reads the path again.
+            return;
+        }
         let drafted_as = path.iter().map(|&node| seq.turn.drafted_as[node as usize]);
         let stored = drafted_as.take_while(|&node| node < seq.turn.n_stored());
         // A drafter without a model has stored nothing.

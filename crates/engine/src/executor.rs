@@ -19,6 +19,9 @@ pub struct Shape {
     pub n_blocks: u32,
     /// Longest sequence that the draft model can read, possibly shorter than `context_len_max`; `None` without one.
     pub draft_context_len: Option<u32>,
+    /// Whether the draft reads a token together with what the target made of the one before. While it drafts it can only guess
+    /// that, so what it read of a proposal it reads again once the target has, and it cannot run ahead of the target.
+    pub draft_reads_target: bool,
 }
 
 impl Shape {
@@ -42,7 +45,7 @@ pub trait Executor {
 
     /// Copies single slots, one after the other: the accepted path of a tree moves to the slots behind the known tokens.
     ///
-    /// * `target`, `draft`: in the store of that model.
+    /// * `target`, `draft`: in the store of that model; what the draft reads of the target moves with the target's slots.
     ///
     /// # Errors
     /// If the copy failed; the slots' contents are then undefined.

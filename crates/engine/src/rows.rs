@@ -192,6 +192,19 @@ impl RowBatch {
         &self.tables[start as usize..end as usize]
     }
 
+    /// Slot of the token before that of row `r`; `None` for the first of a sequence.
+    pub fn parent_slot(&self, r: usize) -> Option<u32> {
+        let (visible_len, mask) = (self.visible_len[r], self.tree_mask[r]);
+        // A row sees itself last.
+        let Some(node) = mask.checked_ilog2() else {
+            return visible_len.checked_sub(2);
+        };
+        match (mask ^ 1 << node).checked_ilog2() {
+            Some(parent) => Some(visible_len + parent),
+            None => visible_len.checked_sub(1),
+        }
+    }
+
     /// Slots that row `r` may read: one past the last visible one.
     pub fn extent(&self, r: usize) -> u32 {
         self.visible_len[r] + (u64::BITS - self.tree_mask[r].leading_zeros())
@@ -225,6 +238,19 @@ mod tests {
         assert_eq!(rows.visible_len, [6, 6, 6, 6, 6]);
         assert_eq!(rows.tree_mask, [0, 0b1, 0b10, 0b101, 0b1101]);
         assert_eq!((rows.extent(0), rows.extent(2), rows.extent(4)), (6, 8, 10));
+        let parents: Vec<_> = (0..5).map(|r| rows.parent_slot(r)).collect();
+        assert_eq!(parents, [4, 5, 5, 6, 8].map(Some));
+    }
+
+    #[test]
+    fn the_parent_of_a_row_in_a_chain_is_the_slot_before() {
+        let mut rows = RowBatch::default();
+        rows.push(0, &[8, 9], &tree(), &table(2));
+        rows.push(62, &[7], &Proposal::new(), &table(4));
+        assert_eq!(
+            (rows.parent_slot(0), rows.parent_slot(1), rows.parent_slot(6)),
+            (None, Some(0), Some(61))
+        );
     }
 
     #[test]

@@ -2,8 +2,10 @@
 //!
 //! Its stores hold the *tokens* that were written to them, and the distribution after a row is a hash of the tokens the row
 //! sees through its block table. A wrong table, a stale slot, a lost copy or a draft that drafts from old state therefore
-//! changes the output, which [`Script::greedy_continuation`] tells without any engine.
+//! changes the output, which [`Script::greedy_continuation`] tells without any engine. Where the draft reads the target's states it
+//! also checks that they are there ([`Shape::draft_reads_target`]).
 
+mod states;
 mod store;
 
 use std::collections::HashMap;
@@ -18,6 +20,7 @@ use dsde_sampling::{
 use crate::executor::{Executor, Shape};
 use crate::passes::{DraftDraw, Drafted, ExecutorError, PromptScore, TargetDraw, Verification};
 use crate::rows::{BlockCopy, RowBatch, SlotMove};
+use states::States;
 use store::Store;
 
 /// The pretended pair: two functions from a prefix to logits.
@@ -91,8 +94,10 @@ pub struct ScriptedExecutor {
     shape: Shape,
     script: Script,
     rule: Rule,
-    target: Store,
-    draft: Store,
+    target: Store<u32>,
+    draft: Store<u32>,
+    /// Of a draft that reads the target's.
+    states: Option<States>,
     /// Draft probabilities and logits of the current step, per sequence: a row for each that was drafted after.
     drafted: HashMap<SeqId, DraftedRows>,
     scratch: Scratch,
@@ -126,6 +131,7 @@ impl ScriptedExecutor {
             rule,
             target: Store::new(&shape),
             draft: Store::new(&shape),
+            states: shape.draft_reads_target.then(|| States::new(&shape)),
             drafted: HashMap::new(),
             scratch: Scratch::default(),
             n_passes: 0,
@@ -268,6 +274,9 @@ impl Executor for ScriptedExecutor {
             if !self.is_lent {
                 self.draft.copy(copy);
             }
+            if let Some(states) = &mut self.states {
+                states.copy(copy);
+            }
         }
         Ok(())
     }
@@ -275,6 +284,9 @@ impl Executor for ScriptedExecutor {
     fn move_slots(&mut self, target: &[SlotMove], draft: &[SlotMove]) -> Result<(), ExecutorError> {
         self.target.move_slots(target);
         self.draft.move_slots(draft);
+        if let Some(states) = &mut self.states {
+            states.move_slots(target, draft);
+        }
         Ok(())
     }
 
@@ -291,7 +303,10 @@ impl Executor for ScriptedExecutor {
             "the draft reads {readable} tokens"
         );
         self.begin_pass("draft")?;
-        self.draft.write(rows);
+        self.draft.write(rows, |_, r| rows.tokens[r]);
+        if let Some(states) = &mut self.states {
+            states.draft(rows, draws);
+        }
         drafted.clear();
         for draw in draws {
             for i in 0..draw.n_rows() {
@@ -308,7 +323,10 @@ impl Executor for ScriptedExecutor {
         verifications: &mut Vec<Verification>,
     ) -> Result<(), ExecutorError> {
         self.begin_pass("target")?;
-        self.target.write(rows);
+        self.target.write(rows, |_, r| rows.tokens[r]);
+        if let Some(states) = &mut self.states {
+            states.verify(rows);
+        }
         verifications.clear();
         for draw in draws {
             let one = self.judge(rows, draw);

@@ -258,8 +258,8 @@ impl<E: Executor, C: Clock> Engine<E, C> {
                     report.context_len_sum += u64::from(seq.context_len);
                     let base = seq.len();
                     seq.turn.prune(verification.pruned);
-                    let gain = commit(seq, verification, &*self.vocabulary, self.shape.context_len_max);
-                    moves.close_gaps(seq, base, &verification.verdict, self.shape.block_len);
+                    let gain = commit(seq, verification, &*self.vocabulary, &self.shape);
+                    moves.close_gaps(seq, base, &verification.verdict, &self.shape);
                     count(report, seq, verification, gain.tokens.len());
                     seq.timeline.first_token.get_or_insert(now);
                     seq.turn.emitted = gain.tokens.len() as u32;

@@ -5,8 +5,8 @@
 mod common;
 
 use common::*;
-use dsde_engine::{Config, FinishReason, Request, RequestId, Script};
-use dsde_sampling::Params;
+use dsde_engine::{Config, FinishReason, Request, RequestId, Script, ScriptedExecutor, Shape};
+use dsde_sampling::{Params, Rule};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -67,9 +67,12 @@ proptest! {
         sequences_max in 1..9u32,
         rows_max in 9..40u32,
         prefix_cache in any::<bool>(),
+        draft_reads_target in any::<bool>(),
     ) {
         let config = Config { sequences_max, rows_max, prefix_cache, ..model_config() };
-        let mut engine = engine(config, POLICIES[policy], n_blocks);
+        let shape = Shape { draft_reads_target, ..shape(n_blocks) };
+        let executor = ScriptedExecutor::new(Script::default(), shape, Rule::Block);
+        let mut engine = engine_of(config, POLICIES[policy], executor);
         let mut submitted: Vec<(RequestId, Request)> = vec![];
         let mut outputs = Outputs::new();
         for action in actions {

@@ -247,6 +247,7 @@ pub fn shape<B: Backend>(
         block_len,
         n_blocks,
         draft_context_len: draft.map(|draft| draft.context_len_max.min(context_len_max)),
+        draft_reads_target: false,
     })
 }
 

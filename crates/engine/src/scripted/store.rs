@@ -1,16 +1,16 @@
-//! A store that holds tokens in place of keys and values.
+//! A store that holds tokens, or whatever is worth checking, in place of keys and values.
 
 use crate::executor::Shape;
 use crate::rows::{BlockCopy, RowBatch, SlotMove};
 
-/// Token written to each slot of each block; `None` where nothing was written.
+/// What was written to each slot of each block; `None` where nothing was.
 #[derive(Debug)]
-pub(super) struct Store {
-    slots: Vec<Option<u32>>,
+pub(super) struct Store<T> {
+    slots: Vec<Option<T>>,
     block_len: usize,
 }
 
-impl Store {
+impl<T: Copy> Store<T> {
     pub(super) fn new(shape: &Shape) -> Self {
         let block_len = shape.block_len as usize;
         Self { slots: vec![None; shape.n_blocks as usize * block_len], block_len }
@@ -38,27 +38,35 @@ impl Store {
         block.0 as usize * self.block_len + slot as usize % self.block_len
     }
 
-    pub(super) fn write(&mut self, rows: &RowBatch) {
+    /// Writes the slots of all rows; `value` is told sequence and row.
+    pub(super) fn write(&mut self, rows: &RowBatch, value: impl Fn(usize, usize) -> T) {
         for seq_idx in 0..rows.n_seqs() {
             for r in rows.rows_of(seq_idx) {
-                let index = self.index(rows, seq_idx, rows.slots[r]);
-                self.slots[index] = Some(rows.tokens[r]);
+                self.set(rows, seq_idx, rows.slots[r], value(seq_idx, r));
             }
         }
     }
 
-    /// Tokens that row `r` sees, in the order of their slots.
+    pub(super) fn set(&mut self, rows: &RowBatch, seq_idx: usize, slot: u32, value: T) {
+        let index = self.index(rows, seq_idx, slot);
+        self.slots[index] = Some(value);
+    }
+
+    pub(super) fn get(&self, rows: &RowBatch, seq_idx: usize, slot: u32) -> Option<T> {
+        self.slots[self.index(rows, seq_idx, slot)]
+    }
+
+    /// What row `r` sees, in the order of the slots.
     pub(super) fn visible<'a>(
         &'a self,
         rows: &'a RowBatch,
         seq_idx: usize,
         r: usize,
-    ) -> impl Iterator<Item = u32> + 'a {
+    ) -> impl Iterator<Item = T> + 'a {
         let base = rows.visible_len[r];
         let nodes = (0..u64::BITS).filter(move |b| rows.tree_mask[r] >> b & 1 == 1).map(move |b| base + b);
-        (0..base).chain(nodes).map(move |slot| {
-            let token = self.slots[self.index(rows, seq_idx, slot)];
-            token.expect("a row sees only slots that were written")
-        })
+        (0..base)
+            .chain(nodes)
+            .map(move |slot| self.get(rows, seq_idx, slot).expect("a row sees only slots that were written"))
     }
 }

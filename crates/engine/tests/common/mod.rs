@@ -48,6 +48,7 @@ pub fn shape(n_blocks: u32) -> Shape {
         block_len: BLOCK_LEN,
         n_blocks,
         draft_context_len: Some(256),
+        draft_reads_target: false,
     }
 }
 

@@ -22,7 +22,7 @@ fn check(kv: KvSize, context_len_max: u32, has_draft: bool, n_blocks: u32, conte
     let executor = build(Config { kv, context_len_max, ..Config::default() }, has_draft);
     let draft_context_len = has_draft.then_some(context_len);
     let expected =
-        Shape { vocab_len: 128, context_len_max: context_len, block_len: 16, n_blocks, draft_context_len };
+        Shape { vocab_len: 128, context_len_max: context_len, block_len: 16, n_blocks, draft_context_len, draft_reads_target: false };
     assert_eq!(executor.shape(), expected, "{kv:?}");
 }
 
