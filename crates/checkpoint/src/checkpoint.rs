@@ -9,13 +9,14 @@
 
 mod bytes;
 mod declared;
+mod eagle3;
 mod folder;
 mod from_gguf;
 mod shard;
 mod span;
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use crate::config::ModelConfig;
@@ -23,6 +24,7 @@ use crate::error::Error;
 use crate::gguf::{Gguf, Metadata};
 use crate::stored::{Dense, Dtype, RowOrder, TensorView};
 pub(crate) use bytes::Bytes;
+pub use eagle3::Eagle3Checkpoint;
 pub use folder::gguf_file;
 pub(crate) use from_gguf::named;
 use shard::Shard;
@@ -114,20 +116,24 @@ impl Checkpoint {
     /// Bytes of the weights in memory, as far as this can be told before packing: those that are used, in element types as
     /// stored. Padding of packed matrices comes on top.
     pub fn weight_bytes(&self) -> usize {
-        let names = declared::implied(&self.config);
-        let tensors = self.tensors.iter().filter(|(name, _)| names.contains(*name));
-        tensors.map(|(_, location)| location.span.range.len()).sum()
+        self.bytes_of(&declared::implied(&self.config))
+    }
+
+    fn bytes_of(&self, names: &HashSet<String>) -> usize {
+        self.locations_of(names).map(|location| location.span.range.len()).sum()
+    }
+
+    fn locations_of<'a>(&'a self, names: &'a HashSet<String>) -> impl Iterator<Item = &'a Location> {
+        self.tensors.iter().filter(|(name, _)| names.contains(*name)).map(|(_, location)| location)
     }
 
     /// Element types of the weights that are used and how many tensors have each, the most frequent first.
     pub fn dtypes(&self) -> Vec<(Dtype, usize)> {
-        let names = declared::implied(&self.config);
-        let used: Vec<&Location> = self
-            .tensors
-            .iter()
-            .filter(|(name, _)| names.contains(*name))
-            .map(|(_, location)| location)
-            .collect();
+        self.dtypes_of(&declared::implied(&self.config))
+    }
+
+    fn dtypes_of(&self, names: &HashSet<String>) -> Vec<(Dtype, usize)> {
+        let used: Vec<&Location> = self.locations_of(names).collect();
         let is_of = |location: &Location, dtype| matches!(location.span.dtype, ElementType::Read(read) if read == dtype);
         let count = |dtype| (dtype, used.iter().filter(|location| is_of(location, dtype)).count());
         let mut counts: Vec<_> = Dtype::ALL.into_iter().map(count).filter(|&(_, n)| n > 0).collect();
@@ -173,22 +179,40 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::TensorMissing`], [`Error::TensorShape`], or [`Error::TensorDtype`] for an element type that is not read.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>, Error> {
-        let Location { file_idx, span } = self.location(name)?;
-        if span.shape != shape {
-            let (expected, got) = (shape.to_vec(), span.shape.clone());
-            return Err(Error::TensorShape { name: name.to_string(), expected, got });
-        }
+        let (span, bytes) = self.stored_as(name, shape)?;
         match &span.dtype {
-            ElementType::Read(dtype) => {
-                let bytes = &self.files[*file_idx][span.range.clone()];
-                Ok(TensorView { dtype: *dtype, shape: &span.shape, bytes })
-            }
+            ElementType::Read(dtype) => Ok(TensorView { dtype: *dtype, shape: &span.shape, bytes }),
             ElementType::Other(got) => Err(Error::TensorDtype {
                 name: name.to_string(),
                 expected: SAFETENSORS_DTYPES,
                 got: got.clone(),
             }),
         }
+    }
+
+    /// The bytes of the tensor `name`, whose elements are of the type that safetensors files call `dtype` and no weights.
+    fn raw(&self, name: &str, dtype: &'static str, shape: &[usize]) -> Result<&[u8], Error> {
+        let (span, bytes) = self.stored_as(name, shape)?;
+        match &span.dtype {
+            ElementType::Other(got) if got == dtype => Ok(bytes),
+            other => {
+                let got = match other {
+                    ElementType::Read(dtype) => dtype.name().to_string(),
+                    ElementType::Other(got) => got.clone(),
+                };
+                Err(Error::TensorElements { name: name.to_string(), expected: dtype, got })
+            }
+        }
+    }
+
+    /// The tensor `name` of that shape and its bytes.
+    fn stored_as(&self, name: &str, shape: &[usize]) -> Result<(&Span, &[u8]), Error> {
+        let Location { file_idx, span } = self.location(name)?;
+        if span.shape != shape {
+            let (expected, got) = (shape.to_vec(), span.shape.clone());
+            return Err(Error::TensorShape { name: name.to_string(), expected, got });
+        }
+        Ok((span, &self.files[*file_idx][span.range.clone()]))
     }
 
     fn location(&self, name: &str) -> Result<&Location, Error> {

@@ -4,6 +4,7 @@
 //! The file says what its authors typed; [`ModelConfig`] is what the forward pass needs: no options, sizes within limits
 //! under which no product of two of them overflows. What is not implemented is refused here, by name, and never ignored.
 
+mod eagle3;
 mod fields;
 mod of_gguf;
 mod ranges;
@@ -17,6 +18,7 @@ use serde_json::Value;
 
 use crate::error::Error;
 use crate::files::json;
+pub use eagle3::{Eagle3Config, N_TAPS};
 use fields::Fields;
 pub use fields::shown;
 pub(crate) use of_gguf::ROPE_FACTORS;
@@ -150,6 +152,13 @@ impl Family {
                 (got.to_string(), Self::ALL.into_iter().find(|family| got == family.model_type()))
             }
         };
+        if eagle3::is_eagle3(&got) {
+            return Err(Error::Unsupported {
+                feature: "an EAGLE-3 head as a model of its own",
+                got: format!("architectures: {got}"),
+                hint: "give it as the draft of the model that it was trained for",
+            });
+        }
         let expected = Self::ALL.map(Self::architecture).join(", ");
         family.ok_or(Error::Architecture { expected, got })
     }
@@ -175,7 +184,10 @@ impl ModelConfig {
         let generation =
             generation.as_ref().map(|value| Fields::of("generation_config.json", value)).transpose()?;
 
-        let family = Family::parse(fields)?;
+        Self::of(Family::parse(fields)?, fields, generation)
+    }
+
+    fn of(family: Family, fields: Fields<'_>, generation: Option<Fields<'_>>) -> Result<Self, Error> {
         unsupported::refuse(fields)?;
         let vocab_len = fields.len("vocab_size", VOCAB_LEN_MAX)?;
         let hidden = fields.len("hidden_size", HIDDEN_MAX)?;

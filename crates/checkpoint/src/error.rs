@@ -220,6 +220,16 @@ pub enum Error {
         /// Shape in the file.
         got: Vec<usize>,
     },
+    /// A tensor that holds no weights has elements of another type.
+    #[error("tensor {name} must hold {expected}, got {got}")]
+    TensorElements {
+        /// Its name.
+        name: String,
+        /// Their type as safetensors files call it.
+        expected: &'static str,
+        /// Type in the file.
+        got: String,
+    },
     /// A tensor has an element type that is not read.
     #[error("tensor {name} must be one of {expected:?}, got {got}; convert the weights")]
     TensorDtype {

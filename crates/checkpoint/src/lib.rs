@@ -16,8 +16,8 @@ pub mod gguf;
 mod stored;
 
 pub use blocks::{IQ4_VALUES, MXFP4_VALUES, Misfit};
-pub use checkpoint::{Checkpoint, EmbeddedFiles, gguf_file};
-pub use config::ModelConfig;
+pub use checkpoint::{Checkpoint, Eagle3Checkpoint, EmbeddedFiles, gguf_file};
+pub use config::{Eagle3Config, ModelConfig};
 pub use conversion::{Conversion, Mix, Total};
 pub use error::Error;
 pub use stored::{Dense, Dtype, Group, RowOrder, TensorView};

@@ -1,6 +1,6 @@
 //! The files of a model folder.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
@@ -25,9 +25,16 @@ const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 /// Opened files and where in them every tensor is.
-struct Weights {
+pub(super) struct Weights {
     files: Vec<Bytes>,
     tensors: HashMap<String, Location>,
+}
+
+impl Weights {
+    pub(super) fn into_checkpoint(self, config: ModelConfig) -> Checkpoint {
+        let Self { files, tensors } = self;
+        Checkpoint { config, files, tensors, metadata: None }
+    }
 }
 
 /// `model.safetensors.index.json`.
@@ -49,7 +56,7 @@ pub fn gguf_file(path: &Path) -> Result<Option<PathBuf>, Error> {
         let is_gguf = is_named_gguf(path) || (metadata.is_file() && begins_as_gguf(path));
         return Ok(is_gguf.then(|| path.to_path_buf()));
     }
-    if path.join(WEIGHTS).exists() || path.join(INDEX).exists() {
+    if has_weights(path) {
         return Ok(None);
     }
     let mut found = Vec::new();
@@ -86,17 +93,34 @@ fn begins_as_gguf(path: &Path) -> bool {
 /// Opens all files of a model folder except those about text.
 pub(super) fn open(folder: &Path) -> Result<Checkpoint, Error> {
     check_folder(folder)?;
-    let config = read_optional(&folder.join(CONFIG), JSON_BYTES_MAX)?
-        .ok_or(Error::MissingFile { path: folder.to_path_buf(), expected: CONFIG })?;
     let generation = read_optional(&folder.join(GENERATION_CONFIG), JSON_BYTES_MAX)?;
-    let config = ModelConfig::parse(&config, generation.as_deref())?;
-    let Weights { files, tensors } = open_weights(folder, &config)?;
-    Ok(Checkpoint { config, files, tensors, metadata: None })
+    let config = ModelConfig::parse(&config(folder)?, generation.as_deref())?;
+    Ok(open_weights(folder, &implied(&config))?.into_checkpoint(config))
+}
+
+/// The text of `config.json`.
+pub(super) fn config(folder: &Path) -> Result<Vec<u8>, Error> {
+    optional_config(folder)?.ok_or(Error::MissingFile { path: folder.to_path_buf(), expected: CONFIG })
+}
+
+/// The same if there is one.
+pub(super) fn optional_config(folder: &Path) -> Result<Option<Vec<u8>>, Error> {
+    match folder.is_dir() {
+        true => read_optional(&folder.join(CONFIG), JSON_BYTES_MAX),
+        false => Ok(None),
+    }
+}
+
+/// Whether there are safetensors files.
+pub(super) fn has_weights(folder: &Path) -> bool {
+    folder.join(WEIGHTS).exists() || folder.join(INDEX).exists()
 }
 
 /// Opens one file or the shards of an index. Where there are both, one is a leftover: the file counts, as it does for other
 /// programs, unless it is broken or incomplete and the shards are not.
-fn open_weights(folder: &Path, config: &ModelConfig) -> Result<Weights, Error> {
+///
+/// * `names`: tensors of a complete model.
+pub(super) fn open_weights(folder: &Path, names: &HashSet<String>) -> Result<Weights, Error> {
     let index = || read_optional(&folder.join(INDEX), JSON_BYTES_MAX);
     if !folder.join(WEIGHTS).exists() {
         return match index()? {
@@ -105,8 +129,7 @@ fn open_weights(folder: &Path, config: &ModelConfig) -> Result<Weights, Error> {
         };
     }
     let single = open_single(folder);
-    let is_complete =
-        |weights: &Weights| implied(config).iter().all(|name| weights.tensors.contains_key(name));
+    let is_complete = |weights: &Weights| names.iter().all(|name| weights.tensors.contains_key(name));
     if single.as_ref().is_ok_and(is_complete) {
         return single;
     }

@@ -1,0 +1,185 @@
+//! An EAGLE-3 head as published: a folder with one layer, what it reads of the target, and which tokens it guesses.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use super::{Checkpoint, folder};
+use crate::config::Eagle3Config;
+use crate::error::Error;
+use crate::files::check_folder;
+use crate::stored::{Dense, Dtype};
+
+/// Names under which the one layer is published, the authors' first.
+const LAYERS: [&str; 2] = ["midlayer", "layers.0"];
+/// Embeddings of its own, `[vocab_len, hidden]`; without them it reads the target's.
+const EMBEDDINGS: &str = "embed_tokens.weight";
+/// Token of the target minus token of the head, `[draft_vocab_len]`.
+const TO_TARGET: &str = "d2t";
+/// Whether the head can guess a token, `[vocab_len]`.
+const IS_GUESSED: &str = "t2d";
+/// What older tools stored beside the weights although it follows from the configuration.
+const DERIVED: &str = "rotary_emb.inv_freq";
+
+/// An opened EAGLE-3 head.
+#[derive(Debug)]
+pub struct Eagle3Checkpoint {
+    config: Eagle3Config,
+    weights: Checkpoint,
+    layer: &'static str,
+    vocabulary: Vec<u32>,
+}
+
+impl Eagle3Checkpoint {
+    /// Whether a path is the folder of an EAGLE-3 head.
+    ///
+    /// # Errors
+    /// If there is a `config.json` that cannot be read.
+    pub fn is_at(path: &Path) -> Result<bool, Error> {
+        folder::optional_config(path)?.map_or(Ok(false), |config| Eagle3Config::describes(&config))
+    }
+
+    /// Opens a folder with `config.json` and `model.safetensors` or its shards.
+    ///
+    /// # Errors
+    /// If files are missing, truncated or contradict themselves, the configuration is refused (see [`Eagle3Config::parse`]),
+    /// there is a tensor that it has no use for, or the head's tokens are not distinct tokens of the target.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        check_folder(path)?;
+        let config = Eagle3Config::parse(&folder::config(path)?)?;
+        if path.join("pytorch_model.bin").exists() && !folder::has_weights(path) {
+            let expected = "model.safetensors, and pytorch_model.bin is not read, since such files can hold code; convert it with \
+                            `safetensors.torch.save_file(torch.load('pytorch_model.bin', weights_only=True), 'model.safetensors')`";
+            return Err(Error::MissingFile { path: path.to_path_buf(), expected });
+        }
+        let weights = folder::open_weights(path, &implied(&config, LAYERS[0]))?;
+        let weights = weights.into_checkpoint(config.layer.clone());
+        let is_there = |layer: &&str| weights.has_tensor(&format!("{layer}.self_attn.q_proj.weight"));
+        let layer = LAYERS.into_iter().find(is_there).unwrap_or(LAYERS[0]);
+        refuse_undeclared(&weights, &config, layer)?;
+        let vocabulary = vocabulary(&weights, &config)?;
+        Ok(Self { config, weights, layer, vocabulary })
+    }
+
+    /// What the head is.
+    pub fn config(&self) -> &Eagle3Config {
+        &self.config
+    }
+
+    /// Its tensors as named in the files; the configuration is that of its layer.
+    pub fn weights(&self) -> &Checkpoint {
+        &self.weights
+    }
+
+    /// How the names of the layer's tensors begin.
+    pub fn layer(&self) -> &'static str {
+        self.layer
+    }
+
+    /// The target's token for each of its own, `[draft_vocab_len]`: distinct and below `vocab_len`.
+    pub fn vocabulary(&self) -> &[u32] {
+        &self.vocabulary
+    }
+
+    /// Embeddings of its own, `[vocab_len, hidden]`, where it has some.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub fn embeddings(&self) -> Result<Option<Dense<'_>>, Error> {
+        let layer = &self.config.layer;
+        let table = || self.weights.matrix(EMBEDDINGS, layer.vocab_len, layer.hidden);
+        self.weights.has_tensor(EMBEDDINGS).then(table).transpose()
+    }
+
+    /// As [`Checkpoint::weight_bytes`].
+    pub fn weight_bytes(&self) -> usize {
+        self.weights.bytes_of(&self.used())
+    }
+
+    /// As [`Checkpoint::dtypes`].
+    pub fn dtypes(&self) -> Vec<(Dtype, usize)> {
+        self.weights.dtypes_of(&self.used())
+    }
+
+    fn used(&self) -> HashSet<String> {
+        let mut names = implied(&self.config, self.layer);
+        names.insert(EMBEDDINGS.to_string());
+        names
+    }
+}
+
+/// Names of the tensors that every head has.
+fn implied(config: &Eagle3Config, layer: &str) -> HashSet<String> {
+    let has_bias = |is_there: bool| if is_there { &["weight", "bias"][..] } else { &["weight"] };
+    let modules = [
+        ("input_layernorm", false),
+        ("hidden_norm", false),
+        ("post_attention_layernorm", false),
+        ("self_attn.q_proj", config.layer.has_qkv_bias),
+        ("self_attn.k_proj", config.layer.has_qkv_bias),
+        ("self_attn.v_proj", config.layer.has_qkv_bias),
+        ("self_attn.o_proj", config.layer.has_output_bias),
+        ("mlp.gate_proj", config.layer.has_mlp_bias),
+        ("mlp.up_proj", config.layer.has_mlp_bias),
+        ("mlp.down_proj", config.layer.has_mlp_bias),
+    ];
+    let of_layer = modules.into_iter().flat_map(|(module, is_biased)| {
+        has_bias(is_biased).iter().map(move |part| format!("{layer}.{module}.{part}"))
+    });
+    let others = ["fc.weight", "norm.weight", "lm_head.weight"].map(str::to_string);
+    of_layer.chain(others).collect()
+}
+
+/// # Errors
+/// [`Error::TensorUndeclared`] for a tensor without a use: such a head computes something else than is computed here.
+fn refuse_undeclared(weights: &Checkpoint, config: &Eagle3Config, layer: &str) -> Result<(), Error> {
+    let implied = implied(config, layer);
+    let is_used = |name: &str| {
+        implied.contains(name)
+            || [EMBEDDINGS, TO_TARGET, IS_GUESSED].contains(&name)
+            || name.ends_with(DERIVED)
+    };
+    match weights.tensor_names().filter(|name| !is_used(name)).min() {
+        None => Ok(()),
+        Some(name) => Err(Error::TensorUndeclared {
+            name: name.to_string(),
+            declarer: "an EAGLE-3 head",
+            hint: "use another head",
+        }),
+    }
+}
+
+/// The target's token for each token of the head.
+///
+/// # Errors
+/// If they are no distinct tokens of the target, or other ones than `t2d` says.
+fn vocabulary(weights: &Checkpoint, config: &Eagle3Config) -> Result<Vec<u32>, Error> {
+    let (draft_len, vocab_len) = (config.draft_vocab_len, config.layer.vocab_len);
+    if !weights.has_tensor(TO_TARGET) && draft_len == vocab_len {
+        return Ok((0..vocab_len as u32).collect());
+    }
+    let distances = weights.raw(TO_TARGET, "I64", &[draft_len])?.as_chunks().0;
+    let mut is_guessed = vec![false; vocab_len];
+    let mut vocabulary = Vec::with_capacity(draft_len);
+    for (i, distance) in distances.iter().map(|le| i64::from_le_bytes(*le)).enumerate() {
+        let token = distance.checked_add(i as i64).and_then(|token| usize::try_from(token).ok());
+        let free = token.filter(|&token| is_guessed.get(token) == Some(&false));
+        let token = free.ok_or_else(|| Error::Field {
+            field: format!("{TO_TARGET}[{i}]"),
+            expected: format!("the distance to a token below {vocab_len} that no other entry leads to"),
+            got: distance.to_string(),
+        })?;
+        is_guessed[token] = true;
+        vocabulary.push(token as u32);
+    }
+    if weights.has_tensor(IS_GUESSED) {
+        let flags = weights.raw(IS_GUESSED, "BOOL", &[vocab_len])?;
+        if let Some(token) = (0..vocab_len).find(|&token| (flags[token] != 0) != is_guessed[token]) {
+            return Err(Error::Field {
+                field: format!("{IS_GUESSED}[{token}]"),
+                expected: format!("{}, as {TO_TARGET} says", is_guessed[token]),
+                got: (flags[token] != 0).to_string(),
+            });
+        }
+    }
+    Ok(vocabulary)
+}
