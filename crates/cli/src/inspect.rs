@@ -3,9 +3,10 @@
 use std::io::{self, Write};
 
 use clap::{Args, Subcommand};
-use dsde_checkpoint::config::{ModelConfig, SamplingDefaults};
+use dsde_checkpoint::Eagle3Checkpoint;
+use dsde_checkpoint::config::{Eagle3Config, ModelConfig, N_TAPS, SamplingDefaults};
 use dsde_kernels::{Backend as _, Cpu};
-use dsde_model::executor::{Checkpoints, block_bytes};
+use dsde_model::executor::{Checkpoints, DraftCheckpoint, block_bytes};
 use dsde_sampling::Rule;
 use serde::Serialize;
 
@@ -14,7 +15,7 @@ use crate::blur::{self, BlurArgs};
 use crate::failure::Outcome;
 use crate::inflate::{self, InflateArgs};
 use crate::machine;
-use crate::opened::{Dtypes, Opened, Role};
+use crate::opened::{Dtypes, Opened, OpenedDraft, Role};
 use crate::perplexity::{self, PerplexityArgs};
 use crate::sampling::shortest;
 use crate::session::Models;
@@ -102,11 +103,35 @@ struct Sampling {
 #[derive(Serialize)]
 struct DraftFit {
     source: String,
-    /// Absent for `suffix` and `none`.
+    /// Absent for heads, `suffix` and `none`.
     model: Option<Model>,
+    /// Of an EAGLE-3 head.
+    head: Option<Head>,
     compatible: bool,
     /// Why it does not fit.
     reason: Option<String>,
+}
+
+/// An EAGLE-3 head.
+#[derive(Serialize)]
+struct Head {
+    architecture: &'static str,
+    dtypes: Dtypes,
+    hidden: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    intermediate: usize,
+    /// Tokens that it can guess, of how many.
+    draft_vocab_len: usize,
+    vocab_len: usize,
+    context_len_max: u32,
+    /// It reads the model's states after so many layers; `null` if the model has too few.
+    taps: Option<[usize; N_TAPS]>,
+    own_embeddings: bool,
+    weight_bytes: usize,
+    /// Keys, values and features.
+    kv_bytes_per_token: usize,
 }
 
 /// Stores of target and draft together.
@@ -140,23 +165,27 @@ pub(crate) fn run(args: InspectArgs) -> Outcome {
 
 fn inspect(models: &Models) -> Outcome<Inspection> {
     let target = Opened::new(&models.target, Role::Target)?;
-    let draft = Opened::draft(&models.draft)?;
+    let draft = OpenedDraft::new(&models.draft)?;
     let misfit = draft.as_ref().and_then(|draft| target.check_draft(draft).err());
     let backend = models.backend();
     let fitting = draft.as_ref().filter(|_| misfit.is_none());
-    let checkpoints =
-        Checkpoints { target: &target.checkpoint, draft: fitting.map(|draft| &draft.checkpoint) };
+    let checkpoints = Checkpoints { target: &target.checkpoint, draft: fitting.map(OpenedDraft::checkpoint) };
     let memory_bytes = machine::memory_bytes_usable();
     let stores = Stores::plan(models.asked(Rule::default()), &backend, checkpoints, memory_bytes)?;
-    let draft_model = match (&models.draft, &draft) {
-        (Draft::Model(source), Some(draft)) => Some(Model::new(source, draft, &backend)),
-        _ => None,
-    };
+    let (mut draft_model, mut head) = (None, None);
+    match (&models.draft, &draft) {
+        (Draft::Model(source), Some(OpenedDraft::Model(draft))) => {
+            draft_model = Some(Model::new(source, draft, &backend));
+        }
+        (_, Some(OpenedDraft::Eagle3(draft))) => head = Some(Head::new(draft, &target, &backend)),
+        _ => {}
+    }
     Ok(Inspection {
         model: Model::new(&models.target, &target, &backend),
         draft: DraftFit {
             source: models.draft.to_string(),
             model: draft_model,
+            head,
             compatible: misfit.is_none(),
             reason: misfit.map(|error| error.to_string()),
         },
@@ -200,6 +229,29 @@ impl Model {
     }
 }
 
+impl Head {
+    fn new(head: &Eagle3Checkpoint, target: &Opened, backend: &Cpu) -> Self {
+        let Eagle3Config { layer, draft_vocab_len, .. } = head.config();
+        let draft = DraftCheckpoint::Eagle3(head);
+        Self {
+            architecture: "EAGLE-3",
+            dtypes: Dtypes::of(head.dtypes()),
+            hidden: layer.hidden,
+            heads: layer.n_heads,
+            kv_heads: layer.n_kv_heads,
+            head_dim: layer.head_dim,
+            intermediate: layer.intermediate,
+            draft_vocab_len: *draft_vocab_len,
+            vocab_len: layer.vocab_len,
+            context_len_max: layer.context_len_max,
+            taps: head.config().taps_in(target.config().n_layers).ok(),
+            own_embeddings: head.embeddings().is_ok_and(|table| table.is_some()),
+            weight_bytes: head.weight_bytes(),
+            kv_bytes_per_token: draft.block_bytes(backend) / backend.block_len(),
+        }
+    }
+}
+
 impl Sampling {
     fn new(defaults: &SamplingDefaults) -> Self {
         Self {
@@ -237,6 +289,9 @@ fn print(out: &mut impl Write, inspection: &Inspection) -> io::Result<()> {
     writeln!(out, "\ndraft {}", draft.source)?;
     if let Some(model) = &draft.model {
         print_model(out, model)?;
+    }
+    if let Some(head) = &draft.head {
+        print_head(out, head)?;
     }
     match &draft.reason {
         None => writeln!(out, "  fits the model")?,
@@ -284,6 +339,32 @@ fn print_model(out: &mut impl Write, model: &Model) -> io::Result<()> {
         "  {} of weights, {} of keys and values per token",
         bytes(model.weight_bytes),
         bytes(model.kv_bytes_per_token)
+    )
+}
+
+fn print_head(out: &mut impl Write, head: &Head) -> io::Result<()> {
+    let Head { architecture, dtypes, hidden, heads, kv_heads, head_dim, intermediate, .. } = head;
+    writeln!(out, "  {architecture} head, {dtypes}")?;
+    writeln!(
+        out,
+        "  1 layer, hidden {hidden}, {heads} heads ({kv_heads} key/value) of {head_dim}, feed-forward {intermediate}"
+    )?;
+    writeln!(
+        out,
+        "  guesses {} of {} tokens, {} embeddings",
+        head.draft_vocab_len,
+        head.vocab_len,
+        if head.own_embeddings { "own" } else { "the model's" }
+    )?;
+    if let Some([low, middle, high]) = head.taps {
+        writeln!(out, "  reads the model's states after {low}, {middle} and {high} layers")?;
+    }
+    writeln!(out, "  context {} tokens", head.context_len_max)?;
+    writeln!(
+        out,
+        "  {} of weights, {} of keys, values and features per token",
+        bytes(head.weight_bytes),
+        bytes(head.kv_bytes_per_token)
     )
 }
 

@@ -4,9 +4,9 @@ use std::fmt;
 use std::path::Path;
 
 use dsde_checkpoint::config::ModelConfig;
-use dsde_checkpoint::{Checkpoint, Dtype};
+use dsde_checkpoint::{Checkpoint, Dtype, Eagle3Checkpoint};
 use dsde_model::embedded;
-use dsde_model::executor::DraftSource;
+use dsde_model::executor::{DraftCheckpoint, DraftSource};
 use dsde_text::{ChatTemplate, Tokenizer};
 use serde::{Serialize, Serializer};
 
@@ -19,6 +19,14 @@ pub(crate) struct Opened {
     pub(crate) checkpoint: Checkpoint,
     /// Its text.
     pub(crate) tokenizer: Tokenizer,
+}
+
+/// Who guesses, as opened.
+pub(crate) enum OpenedDraft {
+    /// A model of its own.
+    Model(Opened),
+    /// An EAGLE-3 head, whose text is that of its model.
+    Eagle3(Eagle3Checkpoint),
 }
 
 /// Which of the embedded pair is meant by `demo`.
@@ -60,17 +68,6 @@ impl Opened {
         })?)
     }
 
-    /// The draft model, where there is one.
-    ///
-    /// # Errors
-    /// As [`Opened::new`].
-    pub(crate) fn draft(draft: &Draft) -> Outcome<Option<Self>> {
-        match draft {
-            Draft::Model(source) => Self::new(source, Role::Draft).map(Some),
-            Draft::Suffix { .. } | Draft::None => Ok(None),
-        }
-    }
-
     /// Its chat template; `source` is what it was opened from, of which a GGUF file is not read again.
     ///
     /// # Errors
@@ -89,7 +86,7 @@ impl Opened {
 
     /// Element types of its weights.
     pub(crate) fn dtypes(&self) -> Dtypes {
-        Dtypes(self.checkpoint.dtypes())
+        Dtypes::of(self.checkpoint.dtypes())
     }
 
     /// Tokens that end a text: what any file says, and what ends a turn of `template`.
@@ -105,27 +102,75 @@ impl Opened {
         tokens
     }
 
-    /// Opens the checkpoint of this model again, which came from `source`.
-    pub(crate) fn reopen(&self, source: &Source, role: Role) -> DraftSource {
-        let (source, n_tokens) = (source.clone(), self.tokenizer.vocab_len());
-        DraftSource::new(move || Ok(checkpoint(&source, role)?.without_padding(n_tokens)))
-    }
-
-    /// Whether `draft` can draft for this model: every token that either has embeddings for means the same in both.
+    /// Whether `draft` can draft for this model: every token that either has embeddings for means the same in both. A head names
+    /// no tokens; it has the sizes of those that were trained for this model.
     ///
     /// # Errors
     /// The first difference.
-    pub(crate) fn check_draft(&self, draft: &Self) -> anyhow::Result<()> {
-        let (expected, got) = (self.config().vocab_len, draft.config().vocab_len);
-        if expected != got {
-            return Err(dsde_model::Error::VocabularyLen { expected, got }.into());
+    pub(crate) fn check_draft(&self, draft: &OpenedDraft) -> anyhow::Result<()> {
+        draft.checkpoint().check_fit(self.config())?;
+        match draft {
+            OpenedDraft::Model(draft) => {
+                Ok(self.tokenizer.same_tokens(&draft.tokenizer, self.config().vocab_len)?)
+            }
+            OpenedDraft::Eagle3(_) => Ok(()),
         }
-        Ok(self.tokenizer.same_tokens(&draft.tokenizer, expected)?)
     }
+}
+
+impl OpenedDraft {
+    /// The draft model or head, where there is one.
+    ///
+    /// # Errors
+    /// If files are missing or make no sense.
+    pub(crate) fn new(draft: &Draft) -> Outcome<Option<Self>> {
+        let Draft::Model(source) = draft else {
+            return Ok(None);
+        };
+        let opened = match source {
+            Source::Path(folder) => {
+                eagle3(folder).map_err(|error| anyhow::Error::new(error).context(cannot_load(folder)))?
+            }
+            Source::Demo => None,
+        };
+        Ok(Some(match opened {
+            Some(head) => Self::Eagle3(head),
+            None => Self::Model(Opened::new(source, Role::Draft)?),
+        }))
+    }
+
+    /// Configuration and weights.
+    pub(crate) fn checkpoint(&self) -> DraftCheckpoint<'_> {
+        match self {
+            Self::Model(opened) => DraftCheckpoint::Model(&opened.checkpoint),
+            Self::Eagle3(head) => DraftCheckpoint::Eagle3(head),
+        }
+    }
+
+    /// Opens the checkpoint of this draft again, which came from `draft`; a head stays loaded.
+    pub(crate) fn reopen(&self, draft: &Draft) -> Option<DraftSource> {
+        let (Draft::Model(source), Self::Model(opened)) = (draft, self) else {
+            return None;
+        };
+        let (source, n_tokens) = (source.clone(), opened.tokenizer.vocab_len());
+        Some(DraftSource::new(move || Ok(checkpoint(&source, Role::Draft)?.without_padding(n_tokens))))
+    }
+}
+
+/// The EAGLE-3 head in a folder, if that is what it holds.
+fn eagle3(folder: &Path) -> Result<Option<Eagle3Checkpoint>, dsde_checkpoint::Error> {
+    Eagle3Checkpoint::is_at(folder)?.then(|| Eagle3Checkpoint::open(folder)).transpose()
 }
 
 /// How many tensors have which element type, the most frequent first. An object in JSON.
 pub(crate) struct Dtypes(Vec<(Dtype, usize)>);
+
+impl Dtypes {
+    /// * `counts`: as of [`Checkpoint::dtypes`].
+    pub(crate) fn of(counts: Vec<(Dtype, usize)>) -> Self {
+        Self(counts)
+    }
+}
 
 impl fmt::Display for Dtypes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

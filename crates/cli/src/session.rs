@@ -19,7 +19,7 @@ use dsde_text::{self as text, ChatTemplate, Tokenizer};
 
 use crate::args::{DefaultsArgs, GenerationConfig, ModelArgs};
 use crate::failure::{OrUsage as _, Outcome, usage};
-use crate::opened::{Opened, Role};
+use crate::opened::{Opened, OpenedDraft, Role};
 use crate::speculation::{Draft, Source, is_off};
 use crate::stores::{Asked, Bound, Stores};
 use crate::today::today;
@@ -206,7 +206,7 @@ impl Session {
     /// If files are missing or make no sense, draft and target do not share a vocabulary, or a bound is out of range.
     pub(crate) fn open(models: &Models, wish: &Wish) -> Outcome<Self> {
         let target = Opened::new(&models.target, Role::Target)?;
-        let draft = Opened::draft(&models.draft)?;
+        let draft = OpenedDraft::new(&models.draft)?;
         if let Some(draft) = &draft {
             target.check_draft(draft).or_usage_of("this draft does not fit the model")?;
         }
@@ -226,16 +226,14 @@ impl Session {
         let eos_tokens = target.eos_tokens(template.as_ref());
         let backend = models.backend();
         let checkpoints =
-            Checkpoints { target: &target.checkpoint, draft: draft.as_ref().map(|draft| &draft.checkpoint) };
+            Checkpoints { target: &target.checkpoint, draft: draft.as_ref().map(OpenedDraft::checkpoint) };
         let memory_bytes = machine::memory_bytes_usable();
         let stores = Stores::plan(models.asked(wish.rule), &backend, checkpoints, memory_bytes)?;
         stores.check_memory(memory_bytes)?;
         let executor = ModelExecutor::new(backend, checkpoints, stores.config)?;
-        let executor = match (&models.draft, &draft) {
-            (Draft::Model(source), Some(draft)) => {
-                executor.with_draft_source(draft.reopen(source, Role::Draft))
-            }
-            _ => executor,
+        let executor = match draft.and_then(|draft| draft.reopen(&models.draft)) {
+            Some(source) => executor.with_draft_source(source),
+            None => executor,
         };
         let tokenizer = Arc::new(target.tokenizer);
         let recommended = target.checkpoint.config().sampling;

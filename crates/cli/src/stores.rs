@@ -1,6 +1,5 @@
 //! How large the key/value stores are and what bounds the context: from what was asked, the models, and the machine.
 
-use dsde_checkpoint::Checkpoint;
 use dsde_engine::Shape;
 use dsde_kernels::Cpu;
 use dsde_model::executor::{self, Checkpoints, KvSize};
@@ -61,22 +60,20 @@ impl Stores {
         checkpoints: Checkpoints<'_>,
         memory_bytes: Option<u64>,
     ) -> Outcome<Self> {
-        let (target, draft) = (checkpoints.target.config(), checkpoints.draft.map(Checkpoint::config));
+        let target = checkpoints.target.config();
         if let Some(context) = asked.context.filter(|&context| context > target.context_len_max) {
             let max = target.context_len_max;
             return Err(usage(format!("--context must be at most {max} for this model, got {context}")));
         }
         let context_len_max = asked.context.unwrap_or(target.context_len_max);
         let mut config = executor::Config { rule: asked.rule, context_len_max, kv: asked.kv };
-        let mut shape = executor::shape(backend, target, draft, config)?;
-        let models = [Some(checkpoints.target), checkpoints.draft].into_iter().flatten();
-        let weight_bytes = models.clone().map(Checkpoint::weight_bytes).sum();
-        let block_bytes = models.map(|model| executor::block_bytes(backend, model.config())).sum();
+        let mut shape = executor::shape(backend, checkpoints, config)?;
+        let (weight_bytes, block_bytes) = (checkpoints.weight_bytes(), checkpoints.block_bytes(backend));
         if let (KvSize::Auto, Some(memory_bytes)) = (asked.kv, memory_bytes) {
             let spare = memory_bytes.saturating_sub(weight_bytes as u64) / FREE_SHARE;
             if kv_bytes(shape, block_bytes) > spare {
                 config.kv = KvSize::Bytes(spare);
-                shape = executor::shape(backend, target, draft, config)?;
+                shape = executor::shape(backend, checkpoints, config)?;
             }
         }
         let bound = match () {

@@ -6,7 +6,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use dsde_engine::{BlockId, DraftDraw, Executor, RowBatch, SeqId, TargetDraw};
 use dsde_kernels::Cpu;
 use dsde_model::embedded;
-use dsde_model::executor::{Checkpoints, Config, KvSize, ModelExecutor};
+use dsde_model::executor::{Checkpoints, Config, DraftCheckpoint, KvSize, ModelExecutor};
 use dsde_policy::Signals;
 use dsde_sampling::{Params, Proposal, Rule, Stream};
 
@@ -85,7 +85,7 @@ fn table(seq: u32) -> Vec<BlockId> {
 fn executor() -> ModelExecutor<Cpu> {
     let (target, draft) = (embedded::target(), embedded::draft());
     let config = Config { rule: Rule::Block, kv: KvSize::Blocks(N_SEQS * TABLE_LEN), ..Config::default() };
-    let checkpoints = Checkpoints { target: &target, draft: Some(&draft) };
+    let checkpoints = Checkpoints { target: &target, draft: Some(DraftCheckpoint::Model(&draft)) };
     let mut executor = ModelExecutor::new(Cpu::new(2), checkpoints, config).expect("the embedded pair loads");
     let batch = Batch::new(0, 0, 0.0, Signals::default());
     let mut rows = RowBatch::default();

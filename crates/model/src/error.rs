@@ -15,6 +15,26 @@ pub enum Error {
         /// Tokens of the second.
         got: usize,
     },
+    /// An EAGLE-3 head reads states of a model of another width.
+    #[error(
+        "this EAGLE-3 head reads states of {got} numbers, those of the model have {expected}; use the head of this very model"
+    )]
+    TargetHidden {
+        /// Width of the model.
+        expected: usize,
+        /// What the head was trained for.
+        got: usize,
+    },
+    /// An EAGLE-3 head of another width than the model must have embeddings of its own.
+    #[error(
+        "this EAGLE-3 head lacks embed_tokens.weight: it needs embeddings of {expected} numbers, those of the model have {got}"
+    )]
+    NoEmbeddings {
+        /// Width of the head.
+        expected: usize,
+        /// Width of the model.
+        got: usize,
+    },
     /// A draft that was to be loaded again is another model now.
     #[error("the draft must have the shape that it had at the start, got another; start again to use it")]
     DraftChanged,

@@ -1,4 +1,5 @@
-//! The real executor: a target and optionally a draft of the Llama family over two stores with the same blocks.
+//! The real executor: a target of the Llama family, and optionally a draft model or an EAGLE-3 head, over stores with the same
+//! blocks.
 //!
 //! A pass runs the model over all rows once and then walks over the sequences that want a token. Logits exist for a bounded
 //! number of rows at a time (`LOGIT_ROWS_MAX`): the walk takes as many sequences as fit, projects their rows on the
@@ -9,6 +10,7 @@
 //! verification needs it, and afterwards it is gone.
 
 mod ahead;
+mod draft;
 mod drafted;
 mod drafting;
 mod draw;
@@ -33,6 +35,8 @@ use dsde_kernels::Backend;
 use crate::error::Error;
 use crate::llama::{Llama, kv_shape};
 use ahead::Groups;
+use draft::Draft;
+pub use draft::DraftCheckpoint;
 use drafted::{DraftedRows, DraftedStore};
 use drafting::Drafting;
 use judge::Judge;
@@ -84,8 +88,20 @@ pub enum KvSize {
 pub struct Checkpoints<'a> {
     /// The model that decides.
     pub target: &'a Checkpoint,
-    /// The model that guesses.
-    pub draft: Option<&'a Checkpoint>,
+    /// What guesses.
+    pub draft: Option<DraftCheckpoint<'a>>,
+}
+
+impl Checkpoints<'_> {
+    /// Bytes of all weights, as [`Checkpoint::weight_bytes`].
+    pub fn weight_bytes(self) -> usize {
+        self.target.weight_bytes() + self.draft.map_or(0, DraftCheckpoint::weight_bytes)
+    }
+
+    /// Bytes of one block in all stores.
+    pub fn block_bytes<B: Backend>(self, backend: &B) -> usize {
+        block_bytes(backend, self.target.config()) + self.draft.map_or(0, |draft| draft.block_bytes(backend))
+    }
 }
 
 /// Memory that an executor holds, bytes.
@@ -105,7 +121,7 @@ pub struct MemoryUse {
 pub struct ModelExecutor<B: Backend> {
     backend: B,
     target: Model<B>,
-    draft: Option<Model<B>>,
+    draft: Option<Draft<B>>,
     /// From which the draft is loaded again after its memory was lent.
     draft_source: Option<DraftSource>,
     lent: Option<Lent>,
@@ -128,14 +144,12 @@ impl<B: Backend> ModelExecutor<B> {
     /// Packs the weights and makes the stores.
     ///
     /// # Errors
-    /// [`Error::VocabularyLen`] if draft and target have different numbers of tokens, or why the weights of one cannot be
-    /// used.
+    /// As [`DraftCheckpoint::check_fit`], or why the weights of one cannot be used.
     pub fn new(backend: B, checkpoints: Checkpoints<'_>, config: Config) -> Result<Self, Error> {
-        let Checkpoints { target, draft } = checkpoints;
-        let shape = shape(&backend, target.config(), draft.map(Checkpoint::config), config)?;
-        let load = |checkpoint: &Checkpoint| Model::load(&backend, checkpoint, shape);
-        let target = load(target)?;
-        let draft = draft.map(load).transpose()?;
+        let shape = shape(&backend, checkpoints, config)?;
+        let mut target = Model::load(&backend, checkpoints.target, shape)?;
+        let load = |draft| Draft::load(&backend, draft, checkpoints.target, &mut target.llama, shape);
+        let draft = checkpoints.draft.map(load).transpose()?;
         Ok(Self {
             backend,
             target,
@@ -155,12 +169,12 @@ impl<B: Backend> ModelExecutor<B> {
     pub fn memory(&self) -> MemoryUse {
         let target_block_bytes = block_bytes(&self.backend, self.target.llama.config());
         let draft = self.draft.as_ref();
-        let draft_block_bytes = draft.map_or(0, |m| block_bytes(&self.backend, m.llama.config()));
+        let draft_block_bytes = draft.map_or(0, |draft| draft.block_bytes(&self.backend));
         let block_bytes = target_block_bytes + draft_block_bytes;
         let n_blocks_lent = self.lent.as_ref().map_or(0, |lent| lent.n_blocks);
         MemoryUse {
             target_weight_bytes: self.target.llama.weight_bytes(&self.backend),
-            draft_weight_bytes: draft.map_or(0, |m| m.llama.weight_bytes(&self.backend)),
+            draft_weight_bytes: draft.map_or(0, |draft| draft.weight_bytes(&self.backend)),
             block_bytes,
             kv_bytes: block_bytes * self.shape.n_blocks as usize + target_block_bytes * n_blocks_lent,
         }
@@ -180,6 +194,9 @@ impl<B: Backend> ModelExecutor<B> {
         let Model { llama, kv } = &mut self.target;
         let layers = first_layer..llama.config().n_layers;
         llama.run_layers(&self.backend, layers, rows, &self.plan.outputs, kv);
+        if let Some(draft) = &mut self.draft {
+            draft.read_target(&self.backend, llama, rows);
+        }
         let (isa, rule) = (self.backend.isa(), self.rule);
         for group in groups {
             let mut logits = llama.logits(&self.backend, group.rows);
@@ -223,22 +240,15 @@ pub fn block_bytes<B: Backend>(backend: &B, config: &ModelConfig) -> usize {
 /// with a shorter context drafts as far as it can read, and bounds nothing.
 ///
 /// # Errors
-/// [`Error::VocabularyLen`] if draft and target have different numbers of tokens.
-pub fn shape<B: Backend>(
-    backend: &B,
-    target: &ModelConfig,
-    draft: Option<&ModelConfig>,
-    config: Config,
-) -> Result<Shape, Error> {
-    if let Some(draft) = draft
-        && draft.vocab_len != target.vocab_len
-    {
-        return Err(Error::VocabularyLen { expected: target.vocab_len, got: draft.vocab_len });
+/// As [`DraftCheckpoint::check_fit`].
+pub fn shape<B: Backend>(backend: &B, checkpoints: Checkpoints<'_>, config: Config) -> Result<Shape, Error> {
+    let (target, draft) = (checkpoints.target.config(), checkpoints.draft);
+    if let Some(draft) = draft {
+        draft.check_fit(target)?;
     }
     let context_len = config.context_len_max.min(target.context_len_max);
-    let block_bytes =
-        [Some(target), draft].into_iter().flatten().map(|model| block_bytes(backend, model)).sum();
     let block_len = backend.block_len() as u32;
+    let block_bytes = checkpoints.block_bytes(backend);
     let n_blocks = n_blocks(config.kv, context_len.div_ceil(block_len), block_bytes);
     let context_len_max = context_len.min(n_blocks.saturating_mul(block_len));
     Ok(Shape {
@@ -246,8 +256,8 @@ pub fn shape<B: Backend>(
         context_len_max,
         block_len,
         n_blocks,
-        draft_context_len: draft.map(|draft| draft.context_len_max.min(context_len_max)),
-        draft_reads_target: false,
+        draft_context_len: draft.map(|draft| draft.context_len_max().min(context_len_max)),
+        draft_reads_target: draft.is_some_and(DraftCheckpoint::reads_target),
     })
 }
 
@@ -274,8 +284,9 @@ impl<B: Backend> Executor for ModelExecutor<B> {
     }
 
     fn copy_blocks(&mut self, copies: &[BlockCopy]) -> Result<(), ExecutorError> {
-        for model in [Some(&mut self.target), self.draft.as_mut()].into_iter().flatten() {
-            self.backend.copy_blocks(&mut model.kv, copies);
+        self.backend.copy_blocks(&mut self.target.kv, copies);
+        if let Some(draft) = &mut self.draft {
+            draft.copy_blocks(&self.backend, copies);
         }
         Ok(())
     }
@@ -283,7 +294,7 @@ impl<B: Backend> Executor for ModelExecutor<B> {
     fn move_slots(&mut self, target: &[SlotMove], draft: &[SlotMove]) -> Result<(), ExecutorError> {
         self.backend.move_slots(&mut self.target.kv, target);
         if let Some(model) = &mut self.draft {
-            self.backend.move_slots(&mut model.kv, draft);
+            model.move_slots(&self.backend, target, draft);
         }
         Ok(())
     }
@@ -294,14 +305,14 @@ impl<B: Backend> Executor for ModelExecutor<B> {
         draws: &[DraftDraw<'_>],
         drafted: &mut Vec<Drafted>,
     ) -> Result<(), ExecutorError> {
-        let model = self.draft.as_mut().ok_or_else(no_draft)?;
+        let draft = self.draft.as_mut().ok_or_else(no_draft)?.reader(&self.target.llama);
         let kept = draws.iter().map(|draw| match draw.is_ahead {
             true => DraftedRows::default(),
             false => self.drafted.take(draw.seq, n_rows_before(draw)),
         });
         let mut kept: Vec<DraftedRows> = kept.collect();
         let Self { backend, workers, plan, .. } = self;
-        Drafting { backend, model, workers, plan }.pass(rows, draws, &mut kept, drafted);
+        Drafting { backend, draft, workers, plan }.pass(rows, draws, &mut kept, drafted);
         for (draw, kept) in draws.iter().zip(kept).filter(|(draw, _)| !draw.is_ahead) {
             self.drafted.put(draw.seq, kept);
         }

@@ -1,7 +1,7 @@
 //! Architectures, and the real executor.
 //!
-//! [`llama`] runs the dense Llama family over ragged rows, and [`executor`] joins a target and a draft behind the engine's
-//! [`Executor`](dsde_engine::Executor) port.
+//! [`llama`] runs the dense Llama family over ragged rows, `eagle3` a head that drafts from a model's states, and [`executor`] joins
+//! a target and a draft behind the engine's [`Executor`](dsde_engine::Executor) port.
 //!
 //! The key decision: no tensor framework. A pass knows all its shapes, so it works on plain slices in buffers that live from
 //! pass to pass, and everything that depends on hardware stands behind one trait of a dozen operations over ragged rows,
@@ -13,9 +13,11 @@
 //! (`dsde-sampling`), and it knows nothing of files (`dsde-checkpoint`), text (`dsde-text`) or HTTP. Dense decoders only: no
 //! experts, no sliding windows, no images.
 
+mod eagle3;
 pub mod embedded;
 mod error;
 pub mod executor;
+mod features;
 pub mod llama;
 mod rope;
 mod weights;

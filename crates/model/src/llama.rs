@@ -26,6 +26,8 @@ pub struct Llama<B: Backend> {
     weights: Weights<B>,
     rope: RopeTable,
     scratch: Scratch,
+    /// See [`Llama::tap`].
+    tapped: Vec<usize>,
 }
 
 impl<B: Backend> Llama<B> {
@@ -39,7 +41,7 @@ impl<B: Backend> Llama<B> {
         let config = checkpoint.config().clone();
         let weights = Weights::load(backend, checkpoint)?;
         let rope = rope_table(&config.rope, config.head_dim, context_len as usize);
-        Ok(Self { config, weights, rope, scratch: Scratch::default() })
+        Ok(Self { config, weights, rope, scratch: Scratch::default(), tapped: Vec::new() })
     }
 
     /// Shape and constants.
@@ -50,6 +52,27 @@ impl<B: Backend> Llama<B> {
     /// Bytes of all weights as they lie in memory, rotary angles included.
     pub fn weight_bytes(&self, backend: &B) -> usize {
         self.weights.bytes(backend) + 2 * size_of_val(self.rope.cos.as_slice())
+    }
+
+    /// Keeps the residual stream of every row of later passes as it is after so many layers, for [`Llama::taps`].
+    ///
+    /// # Panics
+    /// Unless all are below the number of layers: not every row passes the whole last one.
+    pub(crate) fn tap(&mut self, tapped: &[usize]) {
+        assert!(tapped.iter().all(|&n| n < self.config.n_layers), "taps lie before the last layer");
+        self.tapped = tapped.to_vec();
+    }
+
+    /// What the taps kept of the last pass, `[n_rows, n_taps * hidden]`; of rows that were dropped, nothing.
+    ///
+    /// * `n_rows`: those that reached the last layer.
+    pub(crate) fn taps(&self, n_rows: usize) -> &[f32] {
+        &self.scratch.taps[..n_rows * self.tapped.len() * self.config.hidden]
+    }
+
+    /// Embeddings of tokens, `out: [tokens.len(), hidden]`.
+    pub(crate) fn embed(&self, backend: &B, tokens: &[u32], out: &mut [f32]) {
+        self.weights.embed(backend, tokens, out);
     }
 
     /// Stores keys and values of `rows` and computes the hidden state of the rows named by `outputs`.
@@ -71,7 +94,7 @@ impl<B: Backend> Llama<B> {
     /// As [`Llama::forward`].
     pub fn begin(&mut self, backend: &B, rows: &RowBatch) {
         self.check_inputs(rows);
-        let Buffers { hidden, .. } = self.scratch.buffers(&self.config, rows.n_rows());
+        let Buffers { hidden, .. } = self.scratch.buffers(&self.config, self.tapped.len(), rows.n_rows());
         self.weights.embed(backend, &rows.tokens, hidden);
     }
 
@@ -90,9 +113,13 @@ impl<B: Backend> Llama<B> {
         check_rows(rows, outputs);
         let shape = attention_shape(&self.config);
         let mut n_rows = rows.n_rows();
-        let Buffers { hidden, qkv, attended, gated } = self.scratch.buffers(&self.config, n_rows);
+        let mut buffers = self.scratch.buffers(&self.config, self.tapped.len(), n_rows);
         let n_layers = self.weights.layers.len();
         for i in layers {
+            for at in (0..self.tapped.len()).filter(|&at| self.tapped[at] == i) {
+                buffers.keep_tap(at, self.config.hidden);
+            }
+            let Buffers { hidden, qkv, attended, .. } = &mut buffers;
             let layer = &self.weights.layers[i];
             let norms = Norms { layer, eps: self.config.rms_eps };
             let input = Input { x: hidden, norm: Some(norms.of(&layer.attention_norm)) };
@@ -108,13 +135,7 @@ impl<B: Backend> Llama<B> {
                 gather_rows(attended, shape.n_heads * shape.head_dim, outputs);
                 n_rows = outputs.len();
             }
-            let hidden = &mut hidden[..n_rows * self.config.hidden];
-            let attended = &attended[..n_rows * shape.n_heads * shape.head_dim];
-            let gated = &mut gated[..n_rows * self.config.intermediate];
-            backend.linear(Input { x: attended, norm: None }, n_rows, &layer.output, Epilogue::Add, hidden);
-            let input = Input { x: hidden, norm: Some(norms.of(&layer.mlp_norm)) };
-            backend.linear(input, n_rows, &layer.gate_up, Epilogue::SwiGlu, gated);
-            backend.linear(Input { x: gated, norm: None }, n_rows, &layer.down, Epilogue::Add, hidden);
+            layer.finish(backend, &self.config, n_rows, &mut buffers);
         }
     }
 
@@ -123,6 +144,7 @@ impl<B: Backend> Llama<B> {
     /// * `kept`: ascending.
     pub fn keep_rows(&mut self, kept: &[u32]) {
         gather_rows(&mut self.scratch.hidden, self.config.hidden, kept);
+        gather_rows(&mut self.scratch.taps, self.tapped.len() * self.config.hidden, kept);
     }
 
     /// Logits of single tokens after a row of the pass under way, as if its hidden state were the last one. `None` for
@@ -171,12 +193,27 @@ impl<B: Backend> Llama<B> {
 
 /// Attention of a model.
 fn attention_shape(config: &ModelConfig) -> AttentionShape {
-    AttentionShape { n_heads: config.n_heads, n_kv_heads: config.n_kv_heads, head_dim: config.head_dim }
+    let ModelConfig { n_heads, n_kv_heads, head_dim, .. } = *config;
+    AttentionShape { n_heads, n_kv_heads, head_dim, first_slot: 0 }
 }
 
 /// The key/value store that a model needs.
 pub fn kv_shape(config: &ModelConfig, n_blocks: usize) -> KvShape {
     KvShape { n_layers: config.n_layers, n_blocks, attention: attention_shape(config) }
+}
+
+impl<B: Backend> Layer<B> {
+    /// From the output of attention to the residual stream behind the layer, in the first `n_rows` rows of `buffers`.
+    pub(crate) fn finish(&self, backend: &B, config: &ModelConfig, n_rows: usize, buffers: &mut Buffers<'_>) {
+        let hidden = &mut buffers.hidden[..n_rows * config.hidden];
+        let attended = &buffers.attended[..n_rows * config.n_heads * config.head_dim];
+        let gated = &mut buffers.gated[..n_rows * config.intermediate];
+        backend.linear(Input { x: attended, norm: None }, n_rows, &self.output, Epilogue::Add, hidden);
+        let norm = RmsNorm { weight: &self.mlp_norm, eps: config.rms_eps };
+        let input = Input { x: hidden, norm: Some(norm) };
+        backend.linear(input, n_rows, &self.gate_up, Epilogue::SwiGlu, gated);
+        backend.linear(Input { x: gated, norm: None }, n_rows, &self.down, Epilogue::Add, hidden);
+    }
 }
 
 /// Norms of one layer as operands.
@@ -201,40 +238,53 @@ impl<'a, B: Backend> Norms<'a, B> {
 
 /// Buffers that live from pass to pass and grow to the largest pass seen.
 #[derive(Default)]
-struct Scratch {
-    hidden: Vec<f32>,
+pub(crate) struct Scratch {
+    pub(crate) hidden: Vec<f32>,
     qkv: Vec<f32>,
     attended: Vec<f32>,
     gated: Vec<f32>,
-    logits: Vec<f32>,
+    taps: Vec<f32>,
+    pub(crate) logits: Vec<f32>,
 }
 
 /// [`Scratch`] cut to a pass.
-struct Buffers<'a> {
+pub(crate) struct Buffers<'a> {
     /// Residual stream, `[n_rows, hidden]`.
-    hidden: &'a mut [f32],
+    pub(crate) hidden: &'a mut [f32],
     /// Queries, keys and values, `[n_rows, (n_heads + 2 * n_kv_heads) * head_dim]`.
-    qkv: &'a mut [f32],
+    pub(crate) qkv: &'a mut [f32],
     /// Output of attention, `[n_rows, n_heads * head_dim]`.
-    attended: &'a mut [f32],
+    pub(crate) attended: &'a mut [f32],
     /// `silu(gate) * up`, `[n_rows, intermediate]`.
     gated: &'a mut [f32],
+    /// Residual stream at the taps, `[n_rows, n_taps * hidden]`.
+    taps: &'a mut [f32],
+}
+
+impl Buffers<'_> {
+    /// Copies the residual stream to tap `at`.
+    fn keep_tap(&mut self, at: usize, width: usize) {
+        let n_taps = (self.taps.len() / self.hidden.len().max(1)).max(1);
+        let taps = self.taps.chunks_exact_mut(width).skip(at).step_by(n_taps);
+        taps.zip(self.hidden.chunks_exact(width)).for_each(|(tap, row)| tap.copy_from_slice(row));
+    }
 }
 
 impl Scratch {
-    fn buffers(&mut self, config: &ModelConfig, n_rows: usize) -> Buffers<'_> {
+    pub(crate) fn buffers(&mut self, config: &ModelConfig, n_taps: usize, n_rows: usize) -> Buffers<'_> {
         let ModelConfig { hidden, n_heads, n_kv_heads, head_dim, intermediate, .. } = *config;
         Buffers {
             hidden: prefix(&mut self.hidden, n_rows * hidden),
             qkv: prefix(&mut self.qkv, n_rows * (n_heads + 2 * n_kv_heads) * head_dim),
             attended: prefix(&mut self.attended, n_rows * n_heads * head_dim),
             gated: prefix(&mut self.gated, n_rows * intermediate),
+            taps: prefix(&mut self.taps, n_rows * n_taps * hidden),
         }
     }
 }
 
 /// The first `len` elements, after growing to at least as many.
-fn prefix(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+pub(crate) fn prefix(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if buffer.len() < len {
         buffer.resize(len, 0.0);
     }
@@ -242,7 +292,7 @@ fn prefix(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
 }
 
 /// Moves the rows named by `outputs` (ascending) to the front.
-fn gather_rows(rows: &mut [f32], width: usize, outputs: &[u32]) {
+pub(crate) fn gather_rows(rows: &mut [f32], width: usize, outputs: &[u32]) {
     for (to, &from) in outputs.iter().enumerate() {
         let from = from as usize * width;
         if from != to * width {

@@ -44,8 +44,8 @@ impl<B: Backend> Weights<B> {
             true => None,
             false => Some(Embeddings::copy_of(checkpoint.embeddings()?.first_rows(config.vocab_len))),
         };
-        let layers = (0..config.n_layers)
-            .map(|i| Layer::load(backend, Tensors { checkpoint, prefix: format!("model.layers.{i}") }));
+        let tensors = |i| Tensors { checkpoint, prefix: format!("model.layers.{i}") };
+        let layers = (0..config.n_layers).map(|i| Layer::load(backend, tensors(i), config.hidden));
         Ok(Self {
             embeddings,
             layers: layers.collect::<Result<_, Error>>()?,
@@ -64,7 +64,7 @@ impl<B: Backend> Weights<B> {
 
     /// Bytes in memory.
     pub(crate) fn bytes(&self, backend: &B) -> usize {
-        let table = self.embeddings.as_ref().map_or(0, |table| table.bytes.len());
+        let table = self.embeddings.as_ref().map_or(0, Embeddings::bytes);
         let layers: usize = self.layers.iter().map(|layer| layer.bytes(backend)).sum();
         let final_norm = size_of_val(self.final_norm.as_slice());
         table + layers + final_norm + backend.matrix_bytes(&self.lm_head)
@@ -72,7 +72,8 @@ impl<B: Backend> Weights<B> {
 }
 
 impl<B: Backend> Layer<B> {
-    fn load(backend: &B, tensors: Tensors<'_>) -> Result<Self, Error> {
+    /// * `n_in`: width of what query, key and value are projected from.
+    pub(crate) fn load(backend: &B, tensors: Tensors<'_>, n_in: usize) -> Result<Self, Error> {
         let ModelConfig { hidden, n_heads, n_kv_heads, head_dim, intermediate, .. } =
             *tensors.checkpoint.config();
         let config = tensors.checkpoint.config();
@@ -85,7 +86,7 @@ impl<B: Backend> Layer<B> {
         let head_norm = |name| config.has_qk_norm.then(|| tensors.vector(name, head_dim)).transpose();
         Ok(Self {
             attention_norm: tensors.vector("input_layernorm.weight", hidden)?,
-            qkv: tensors.packed(backend, &qkv, hidden, Stacking::Concat, qkv_biases)?,
+            qkv: tensors.packed(backend, &qkv, n_in, Stacking::Concat, qkv_biases)?,
             q_norm: head_norm("self_attn.q_norm.weight")?,
             k_norm: head_norm("self_attn.k_norm.weight")?,
             output: tensors.packed(backend, &output, q_len, Stacking::Concat, config.has_output_bias)?,
@@ -95,7 +96,7 @@ impl<B: Backend> Layer<B> {
         })
     }
 
-    fn bytes(&self, backend: &B) -> usize {
+    pub(crate) fn bytes(&self, backend: &B) -> usize {
         let matrices = [&self.qkv, &self.output, &self.gate_up, &self.down];
         let norms =
             [Some(&self.attention_norm), Some(&self.mlp_norm), self.q_norm.as_ref(), self.k_norm.as_ref()];
@@ -106,13 +107,13 @@ impl<B: Backend> Layer<B> {
 }
 
 /// Tensors of a checkpoint under a common prefix.
-struct Tensors<'a> {
-    checkpoint: &'a Checkpoint,
-    prefix: String,
+pub(crate) struct Tensors<'a> {
+    pub(crate) checkpoint: &'a Checkpoint,
+    pub(crate) prefix: String,
 }
 
 impl Tensors<'_> {
-    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
+    pub(crate) fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
         Ok(self.checkpoint.vector(&format!("{}.{name}", self.prefix), len)?)
     }
 
@@ -138,19 +139,24 @@ impl Tensors<'_> {
 }
 
 /// The embedding table, `[vocab_len, hidden]`, in its stored element type.
-struct Embeddings {
+pub(crate) struct Embeddings {
     dtype: Dtype,
     hidden: usize,
     bytes: Vec<u8>,
 }
 
 impl Embeddings {
-    fn copy_of(table: Dense<'_>) -> Self {
+    pub(crate) fn copy_of(table: Dense<'_>) -> Self {
         Self { dtype: table.dtype, hidden: table.n_in, bytes: table.bytes.to_vec() }
     }
 
+    /// Bytes in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// `out[r, :] = table[tokens[r], :]`, widened.
-    fn gather(&self, tokens: &[u32], out: &mut [f32]) {
+    pub(crate) fn gather(&self, tokens: &[u32], out: &mut [f32]) {
         let row_bytes = self.dtype.row_bytes(self.hidden);
         for (&token, out) in tokens.iter().zip(out.chunks_exact_mut(self.hidden)) {
             self.dtype.widen(&self.bytes[token as usize * row_bytes..][..row_bytes], out);

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use dsde_checkpoint::Eagle3Checkpoint;
 use dsde_checkpoint::files::{JSON_BYTES_MAX, json, read_optional};
 use serde::Deserialize;
 
@@ -140,7 +141,11 @@ fn collect(folder: &Path, prefix: &str, depth: usize, names: &mut Vec<String>) {
 /// there, too.
 fn check_complete(snapshot: &Path, names: &[String]) -> Result<(), String> {
     let shown = snapshot.display();
-    let mut needed: BTreeSet<String> = ["config.json", "tokenizer.json"].map(str::to_owned).into();
+    let mut needed = BTreeSet::from(["config.json".to_owned()]);
+    // An EAGLE-3 head reads the tokens of its model.
+    if !Eagle3Checkpoint::is_at(snapshot).unwrap_or(false) {
+        needed.insert("tokenizer.json".to_owned());
+    }
     let index = read_optional(&snapshot.join(INDEX), JSON_BYTES_MAX).map_err(|error| error.to_string())?;
     match index {
         Some(text) if !names.iter().any(|name| name == "model.safetensors") => {

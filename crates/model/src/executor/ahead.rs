@@ -9,6 +9,7 @@ use dsde_engine::{DraftAhead, Executor as _, ExecutorError, RowBatch, TargetDraw
 
 use dsde_kernels::Backend;
 
+use super::draft::{Draft, Reader};
 use super::drafted::DraftedRows;
 use super::drafting::Drafting;
 use super::outputs::OutputPlan;
@@ -45,18 +46,25 @@ impl<B: Backend> ModelExecutor<B> {
             self.verify(rows, draws, verifications)?;
             return ahead.run(|rows, draws, drafted| self.draft(rows, draws, drafted));
         };
-        let mut model = self.draft.take().ok_or_else(no_draft)?;
+        let mut model = match self.draft.take() {
+            Some(Draft::Model(model)) => model,
+            other => {
+                self.draft = other;
+                return Err(no_draft());
+            }
+        };
         std::mem::swap(&mut self.backend, &mut groups.target);
         let Groups { target: whole, draft: backend, workers, plan } = &mut groups;
         let (mut verified, mut drafted) = (Ok(()), Ok(()));
         let verify = || verified = self.verify(rows, draws, verifications);
         let (result, draft_model) = (&mut drafted, &mut model);
         let draft = move || {
-            *result = draft_all(&mut Drafting { backend, model: draft_model, workers, plan }, ahead);
+            let draft = Reader::Model(draft_model);
+            *result = draft_all(&mut Drafting { backend, draft, workers, plan }, ahead);
         };
         side_by_side(whole, verify, draft);
         std::mem::swap(&mut self.backend, &mut groups.target);
-        (self.groups, self.draft) = (Some(groups), Some(model));
+        (self.groups, self.draft) = (Some(groups), Some(Draft::Model(model)));
         verified.and(drafted)
     }
 }

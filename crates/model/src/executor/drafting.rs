@@ -5,7 +5,7 @@ use dsde_policy::DraftPosition;
 
 use dsde_kernels::Backend;
 
-use super::Model;
+use super::draft::Reader;
 use super::drafted::DraftedRows;
 use super::draw::Draw;
 use super::outputs::OutputPlan;
@@ -14,7 +14,7 @@ use super::parallel::Workers;
 /// What draft passes work with.
 pub(super) struct Drafting<'a, B: Backend> {
     pub(super) backend: &'a B,
-    pub(super) model: &'a mut Model<B>,
+    pub(super) draft: Reader<'a, B>,
     pub(super) workers: &'a Workers,
     /// Memory.
     pub(super) plan: &'a mut OutputPlan,
@@ -31,16 +31,16 @@ impl<B: Backend> Drafting<'_, B> {
         kept: &mut [DraftedRows],
         drafted: &mut Vec<Drafted>,
     ) {
-        let Self { backend, model: Model { llama, kv }, workers, plan } = self;
+        let Self { backend, draft, workers, plan } = self;
         let groups = plan.of(rows, draws.iter().map(|draw| (draw.seq_idx, draw.n_rows())));
-        llama.forward(backend, rows, &plan.outputs, kv);
+        draft.forward(backend, rows, &plan.outputs);
         let n_drafted = draws.iter().map(DraftDraw::n_drafted).sum();
         drafted.clear();
         drafted.resize(n_drafted, Drafted { token: 0, position: DraftPosition::default() });
         let mut results = &mut drafted[..];
-        let (isa, vocab_len) = (backend.isa(), llama.config().vocab_len);
+        let (isa, vocab_len) = (backend.isa(), draft.vocab_len());
         for group in groups {
-            let mut logits = llama.logits(backend, group.rows);
+            let mut logits = draft.logits(backend, group.rows);
             let n_logits = logits.len();
             let kept = kept[group.draws.clone()].iter_mut();
             let jobs = draws[group.draws].iter().zip(kept).map(|(draw, kept)| {

@@ -6,6 +6,7 @@ use dsde_checkpoint::Checkpoint;
 use dsde_checkpoint::config::ModelConfig;
 use dsde_kernels::Backend;
 
+use super::draft::Draft;
 use super::{Model, ModelExecutor, block_bytes};
 use crate::error::Error;
 
@@ -57,7 +58,12 @@ impl<B: Backend> ModelExecutor<B> {
     ///
     /// Blocks are counted down: the executor never holds more memory than before.
     pub(super) fn lend(&mut self) -> Option<u32> {
-        let Model { llama, .. } = self.draft.as_ref().filter(|_| self.draft_source.is_some())?;
+        // A head is small, and what it reads of the target is stored with the target's passes.
+        let Some(Draft::Model(Model { llama, .. })) =
+            self.draft.as_ref().filter(|_| self.draft_source.is_some())
+        else {
+            return None;
+        };
         let config = llama.config().clone();
         let kv_bytes = block_bytes(&self.backend, &config) * self.shape.n_blocks as usize;
         let bytes = llama.weight_bytes(&self.backend) + kv_bytes;
@@ -77,7 +83,7 @@ impl<B: Backend> ModelExecutor<B> {
         self.backend.append_blocks(&mut self.target.kv, 0);
         lent.n_blocks = 0;
         let checkpoint = source.open(&lent.config)?;
-        self.draft = Some(Model::load(&self.backend, &checkpoint, self.shape)?);
+        self.draft = Some(Draft::Model(Model::load(&self.backend, &checkpoint, self.shape)?));
         self.lent = None;
         Ok(())
     }

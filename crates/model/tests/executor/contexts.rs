@@ -6,7 +6,7 @@ use dsde_checkpoint::Checkpoint;
 use dsde_engine::{Config, Executor, Request};
 use dsde_kernels::{Backend, Cpu, Reference};
 use dsde_model::embedded;
-use dsde_model::executor::{self, Checkpoints, KvSize, ModelExecutor};
+use dsde_model::executor::{self, Checkpoints, DraftCheckpoint, KvSize, ModelExecutor};
 use dsde_policy::{Fixed, Off};
 use dsde_sampling::Params;
 use serde_json::Value;
@@ -34,7 +34,12 @@ fn short_draft() -> Checkpoint {
 fn pair<B: Backend>(backend: B) -> ModelExecutor<B> {
     let (target, draft) = (embedded::target(), short_draft());
     let config = executor::Config { kv: KvSize::Blocks(64), ..Default::default() };
-    ModelExecutor::new(backend, Checkpoints { target: &target, draft: Some(&draft) }, config).unwrap()
+    ModelExecutor::new(
+        backend,
+        Checkpoints { target: &target, draft: Some(DraftCheckpoint::Model(&draft)) },
+        config,
+    )
+    .unwrap()
 }
 
 fn check<B: Backend>(backend: impl Fn() -> B) {

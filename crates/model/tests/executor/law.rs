@@ -12,6 +12,7 @@ use dsde_model::llama::{Llama, kv_shape};
 use dsde_policy::Signals;
 use dsde_sampling::{Params, Proposal, Rule, Stream};
 
+use crate::eagle3::tiny_head;
 use crate::pair::{blocks, embedded_pair, open, tiny_pair};
 
 /// Sequences in a batch; with one block each.
@@ -28,7 +29,7 @@ const PROMPT: [u32; 8] = [3, 77, 12, 5, 5, 127, 0, 64];
 /// Where proposals come from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Drafter {
-    /// The draft model of the executor.
+    /// The draft model or head of the executor.
     Model,
     /// Fixed tokens, as suffix decoding would propose them.
     OneHot([u32; 3]),
@@ -55,8 +56,8 @@ impl<'a, B: Backend> Trials<'a, B> {
         assert!(prompt.len() + 4 <= executor.shape().block_len as usize);
         let mut rows = RowBatch::default();
         rows.push(0, &prompt[..prompt.len() - 1], &Proposal::new(), &blocks(0, 1));
-        executor.draft(&rows, &[], &mut Vec::new()).unwrap();
         executor.verify(&rows, &[], &mut Vec::new()).unwrap();
+        executor.draft(&rows, &[], &mut Vec::new()).unwrap();
         let copies: Vec<_> =
             (1..=BATCH_LEN).map(|to| BlockCopy { from: BlockId(0), to: BlockId(to) }).collect();
         executor.copy_blocks(&copies).unwrap();
@@ -235,7 +236,10 @@ fn excess<K: Copy + Ord>(
 }
 
 fn check_pairs(rule: Rule, drafter: Drafter) {
-    let executor = tiny_pair(Cpu::new(2), rule, 1 + BATCH_LEN);
+    check_law(tiny_pair(Cpu::new(2), rule, 1 + BATCH_LEN), rule, drafter);
+}
+
+fn check_law(executor: ModelExecutor<Cpu>, rule: Rule, drafter: Drafter) {
     let mut trials = Trials::new(executor, drafter, &PROMPT);
     let observed: Vec<[u32; 2]> = (0..N_BATCHES).flat_map(|batch_idx| trials.run(batch_idx)).collect();
     let right = excess(Expected::of_tiny(0.8).cells(), |[first, _]| [first, u32::MAX], &observed);
@@ -262,6 +266,14 @@ fn deterministic_proposals_follow_the_target() {
     let first = best(&law.first);
     let second = best(&law.second[first]);
     check_pairs(Rule::Block, Drafter::OneHot([first as u32, second as u32, 9]));
+}
+
+/// The head guesses two tokens of three; the others come from the residual.
+#[test]
+fn an_eagle3_head_with_a_part_of_the_vocabulary_follows_its_target() {
+    for rule in [Rule::TokenWise, Rule::Block] {
+        check_law(tiny_head(Cpu::new(2), rule, 1 + BATCH_LEN), rule, Drafter::Model);
+    }
 }
 
 /// Fewer sequences than for the tiny pair, whose passes are a hundred times smaller: 4000.

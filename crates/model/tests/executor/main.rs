@@ -6,6 +6,7 @@
 mod ahead;
 mod batches;
 mod contexts;
+mod eagle3;
 mod families;
 mod greedy;
 mod law;

@@ -6,7 +6,7 @@ use dsde_checkpoint::Checkpoint;
 use dsde_engine::{BlockId, DraftDraw, Drafted, Executor, RowBatch, SeqId, TargetDraw, Verification};
 use dsde_kernels::Backend;
 use dsde_model::embedded;
-use dsde_model::executor::{Checkpoints, Config, KvSize, ModelExecutor};
+use dsde_model::executor::{Checkpoints, Config, DraftCheckpoint, KvSize, ModelExecutor};
 use dsde_policy::Signals;
 use dsde_sampling::{Params, Proposal, Rule, Stream, Verdict};
 
@@ -28,14 +28,24 @@ pub(crate) fn blocks(first: u32, n: u32) -> Vec<BlockId> {
 pub(crate) fn embedded_pair<B: Backend>(backend: B, rule: Rule, n_blocks: u32) -> ModelExecutor<B> {
     let (target, draft) = (embedded::target(), embedded::draft());
     let config = Config { rule, kv: KvSize::Blocks(n_blocks), ..Config::default() };
-    ModelExecutor::new(backend, Checkpoints { target: &target, draft: Some(&draft) }, config).unwrap()
+    ModelExecutor::new(
+        backend,
+        Checkpoints { target: &target, draft: Some(DraftCheckpoint::Model(&draft)) },
+        config,
+    )
+    .unwrap()
 }
 
 /// Two random models over the same 128 tokens.
 pub(crate) fn tiny_pair<B: Backend>(backend: B, rule: Rule, n_blocks: u32) -> ModelExecutor<B> {
     let (target, draft) = (open("llama3"), open("qwen2"));
     let config = Config { rule, kv: KvSize::Blocks(n_blocks), ..Config::default() };
-    ModelExecutor::new(backend, Checkpoints { target: &target, draft: Some(&draft) }, config).unwrap()
+    ModelExecutor::new(
+        backend,
+        Checkpoints { target: &target, draft: Some(DraftCheckpoint::Model(&draft)) },
+        config,
+    )
+    .unwrap()
 }
 
 /// One sequence that decodes by itself.

@@ -2,7 +2,7 @@
 
 use dsde_engine::{Executor, RowBatch, Shape};
 use dsde_kernels::{Backend, Reference};
-use dsde_model::executor::{Checkpoints, Config, KvSize, MemoryUse, ModelExecutor};
+use dsde_model::executor::{Checkpoints, Config, DraftCheckpoint, KvSize, MemoryUse, ModelExecutor};
 use dsde_model::llama::{Llama, kv_shape};
 use dsde_model::{Error, embedded};
 use dsde_sampling::Proposal;
@@ -14,15 +14,22 @@ const BLOCK_BYTES: usize = 8192;
 
 fn build(config: Config, has_draft: bool) -> ModelExecutor<Reference> {
     let (target, draft) = (open("llama3"), open("qwen2"));
-    let checkpoints = Checkpoints { target: &target, draft: has_draft.then_some(&draft) };
+    let checkpoints =
+        Checkpoints { target: &target, draft: has_draft.then_some(DraftCheckpoint::Model(&draft)) };
     ModelExecutor::new(Reference, checkpoints, config).unwrap()
 }
 
 fn check(kv: KvSize, context_len_max: u32, has_draft: bool, n_blocks: u32, context_len: u32) {
     let executor = build(Config { kv, context_len_max, ..Config::default() }, has_draft);
     let draft_context_len = has_draft.then_some(context_len);
-    let expected =
-        Shape { vocab_len: 128, context_len_max: context_len, block_len: 16, n_blocks, draft_context_len, draft_reads_target: false };
+    let expected = Shape {
+        vocab_len: 128,
+        context_len_max: context_len,
+        block_len: 16,
+        n_blocks,
+        draft_context_len,
+        draft_reads_target: false,
+    };
     assert_eq!(executor.shape(), expected, "{kv:?}");
 }
 
@@ -64,7 +71,7 @@ fn different_vocabularies_are_refused() {
     let (target, draft) = (embedded::target(), open("qwen2"));
     let refused = ModelExecutor::new(
         Reference,
-        Checkpoints { target: &target, draft: Some(&draft) },
+        Checkpoints { target: &target, draft: Some(DraftCheckpoint::Model(&draft)) },
         Config::default(),
     );
     assert!(matches!(refused.err(), Some(Error::VocabularyLen { expected: 4096, got: 128 })));
@@ -74,7 +81,7 @@ fn different_vocabularies_are_refused() {
 fn padding_of_the_embeddings_is_no_part_of_the_vocabulary() {
     let padded = || open("llama3").without_padding(100);
     let draft = open("qwen2").without_padding(100);
-    let checkpoints = Checkpoints { target: &padded(), draft: Some(&draft) };
+    let checkpoints = Checkpoints { target: &padded(), draft: Some(DraftCheckpoint::Model(&draft)) };
     let executor = ModelExecutor::new(Reference, checkpoints, Config::default()).unwrap();
     assert_eq!(executor.shape().vocab_len, 100);
     let logits = |checkpoint| {

@@ -12,7 +12,7 @@ use dsde_bench::load::closed_loop;
 use dsde_engine::{Drafter, Engine, MonotonicClock, Request};
 use dsde_kernels::Cpu;
 use dsde_model::embedded;
-use dsde_model::executor::{self, Checkpoints, KvSize, ModelExecutor};
+use dsde_model::executor::{self, Checkpoints, DraftCheckpoint, KvSize, ModelExecutor};
 use dsde_server::{Config, Shutdown, Text};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
@@ -47,7 +47,7 @@ pub struct Server {
 
 pub fn engine(policy: &str, sequences_max: u32) -> Engine<ModelExecutor<Cpu>, MonotonicClock> {
     let (target, draft) = (embedded::target(), embedded::draft());
-    let checkpoints = Checkpoints { target: &target, draft: Some(&draft) };
+    let checkpoints = Checkpoints { target: &target, draft: Some(DraftCheckpoint::Model(&draft)) };
     let config = executor::Config { kv: KvSize::Blocks(512), context_len_max: CONTEXT, ..Default::default() };
     let executor = ModelExecutor::new(Cpu::new(1), checkpoints, config).unwrap();
     let config = dsde_engine::Config { sequences_max, drafter: Drafter::Model, ..Default::default() };

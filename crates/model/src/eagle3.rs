@@ -1,0 +1,245 @@
+//! EAGLE-3 (Li et al., arXiv:2503.01840, Section 3): one layer that drafts from what the target made of the tokens so far.
+//!
+//! | paper | here |
+//! |---|---|
+//! | low-, middle- and high-level features `l`, `m`, `h` | the target's residual stream at three [taps](crate::Llama) |
+//! | `g = FC(l, m, h)` | [`Eagle3::combine`], once per row of the target |
+//! | FC and layer over embedding and `g`, or over the last output `a` where there is no `g` yet | [`Eagle3::forward`] |
+//!
+//! The row of a token reads the embedding of that token and the feature of the token before: `g` if the target has read that
+//! one, and `a`, the residual stream behind the layer, if it was drafted. Both lie in [`Features`], `a` where `g` will be.
+//!
+//! Deviations: none in what is computed. The authors leave the first token out and count positions from the second on; here
+//! slots are those of the target, so that blocks stay functions of their prefix, and the first slot is seen by no row. Rotary
+//! embedding depends on differences of positions alone.
+
+use std::ops::Range;
+
+use dsde_checkpoint::config::{Eagle3Config, ModelConfig, N_TAPS};
+use dsde_checkpoint::{Checkpoint, Eagle3Checkpoint};
+use dsde_engine::RowBatch;
+use dsde_kernels::{
+    AttentionShape, Backend, Epilogue, Input, KvShape, QkTransform, RmsNorm, RopeTable, Stacking,
+};
+
+use crate::error::Error;
+use crate::features::Features;
+use crate::llama::{Llama, Scratch, gather_rows, kv_shape, prefix};
+use crate::rope::rope_table;
+use crate::weights::{Embeddings, Layer, Tensors};
+
+/// An EAGLE-3 head: packed weights, rotary angles and the buffers of a pass.
+pub(crate) struct Eagle3<B: Backend> {
+    config: Eagle3Config,
+    weights: Weights<B>,
+    /// The target's token for each of its own.
+    vocabulary: Vec<u32>,
+    rope: RopeTable,
+    scratch: Scratch,
+    /// Embeddings, `[n_rows, hidden]`.
+    embedded: Vec<f32>,
+    /// Normalised embeddings and features, `[n_rows, 2 * hidden]`.
+    inputs: Vec<f32>,
+    /// Features of rows of the target, `[n_rows, hidden]`.
+    combined: Vec<f32>,
+    /// Over its own tokens, `[n_rows, draft_vocab_len]`.
+    logits: Vec<f32>,
+}
+
+struct Weights<B: Backend> {
+    /// `None` where it reads the target's.
+    embeddings: Option<Embeddings>,
+    combine: B::Matrix,
+    /// Its attention norm is that of the embeddings.
+    layer: Layer<B>,
+    feature_norm: Vec<f32>,
+    final_norm: Vec<f32>,
+    lm_head: B::Matrix,
+}
+
+impl<B: Backend> Eagle3<B> {
+    /// Packs the weights of a head for a target that it fits ([`check_fit`]).
+    ///
+    /// * `context_len`: as for [`Llama::load`].
+    ///
+    /// # Errors
+    /// If a tensor is absent or has another shape or element type than the configuration implies.
+    pub(crate) fn load(
+        backend: &B,
+        checkpoint: &Eagle3Checkpoint,
+        target: &Checkpoint,
+        context_len: u32,
+    ) -> Result<Self, Error> {
+        let config = checkpoint.config().clone();
+        let rope = rope_table(&config.layer.rope, config.layer.head_dim, context_len as usize);
+        Ok(Self {
+            weights: Weights::load(backend, checkpoint, target)?,
+            vocabulary: checkpoint.vocabulary().to_vec(),
+            rope,
+            scratch: Scratch::default(),
+            embedded: Vec::new(),
+            inputs: Vec::new(),
+            combined: Vec::new(),
+            logits: Vec::new(),
+            config,
+        })
+    }
+
+    /// Bytes of all weights as they lie in memory, rotary angles included.
+    pub(crate) fn weight_bytes(&self, backend: &B) -> usize {
+        let vocabulary = size_of_val(self.vocabulary.as_slice());
+        self.weights.bytes(backend) + vocabulary + 2 * size_of_val(self.rope.cos.as_slice())
+    }
+
+    /// Features of rows that the target has read, `[n_rows, hidden]`.
+    ///
+    /// * `taps`: `[n_rows, n_taps * target_hidden]`.
+    pub(crate) fn combine(&mut self, backend: &B, taps: &[f32], n_rows: usize) -> &[f32] {
+        let combined = prefix(&mut self.combined, n_rows * self.config.layer.hidden);
+        let input = Input { x: taps, norm: None };
+        backend.linear(input, n_rows, &self.weights.combine, Epilogue::Store, combined);
+        combined
+    }
+
+    /// Stores keys and values of `rows` and computes the output of the rows named by `outputs`, which becomes the feature of
+    /// their slots.
+    ///
+    /// * `outputs`: as for [`Llama::forward`].
+    /// * `features`: of the slot before that of every row.
+    /// * `kv`: a store of [`eagle3_kv_shape`] for this head.
+    ///
+    /// # Panics
+    /// If a token or a position lies outside the head; the engine admits no such request.
+    pub(crate) fn forward(
+        &mut self,
+        backend: &B,
+        target: &Llama<B>,
+        rows: &RowBatch,
+        outputs: &[u32],
+        features: &mut Features,
+        kv: &mut B::KvStore,
+    ) {
+        let Self { weights: Weights { layer, .. }, config: Eagle3Config { layer: config, .. }, .. } = self;
+        let (n_rows, width) = (rows.n_rows(), config.hidden);
+        let mut buffers = self.scratch.buffers(config, 0, n_rows);
+        features.read(rows, buffers.hidden);
+        let embedded = prefix(&mut self.embedded, n_rows * width);
+        match &self.weights.embeddings {
+            Some(table) => table.gather(&rows.tokens, embedded),
+            None => target.embed(backend, &rows.tokens, embedded),
+        }
+        let inputs = prefix(&mut self.inputs, n_rows * 2 * width);
+        let [token_norm, feature_norm] = [&layer.attention_norm, &self.weights.feature_norm]
+            .map(|weight| RmsNorm { weight, eps: config.rms_eps });
+        let sources = embedded.chunks_exact(width).zip(buffers.hidden.chunks_exact_mut(width));
+        for (input, (token, feature)) in inputs.chunks_exact_mut(2 * width).zip(sources) {
+            let (left, right) = input.split_at_mut(width);
+            backend.rms_norm(token, token_norm, left);
+            backend.rms_norm(feature, feature_norm, right);
+            if self.config.norm_before_residual {
+                feature.copy_from_slice(right);
+            }
+        }
+        backend.linear(Input { x: inputs, norm: None }, n_rows, &layer.qkv, Epilogue::Store, buffers.qkv);
+        let transform = QkTransform { q_norm: None, k_norm: None, rope: &self.rope };
+        backend.store_kv(0, buffers.qkv, transform, rows, kv);
+        if outputs.is_empty() {
+            return;
+        }
+        backend.attention(0, buffers.qkv, rows, kv, buffers.attended);
+        gather_rows(buffers.hidden, width, outputs);
+        gather_rows(buffers.attended, config.n_heads * config.head_dim, outputs);
+        layer.finish(backend, config, outputs.len(), &mut buffers);
+        features.write(rows, outputs.iter().map(|&r| r as usize), buffers.hidden);
+    }
+
+    /// Logits `[outputs.len(), vocab_len]` of a range of the last pass' outputs, for the caller to change as it likes: `-inf`
+    /// for tokens that the head does not guess.
+    ///
+    /// * `outputs`: indices into the `outputs` of [`Eagle3::forward`].
+    /// * `vocab_len`: tokens of the target.
+    pub(crate) fn logits(&mut self, backend: &B, outputs: Range<usize>, vocab_len: usize) -> &mut [f32] {
+        let (n_rows, width) = (outputs.len(), self.config.layer.hidden);
+        let Weights { final_norm, lm_head, .. } = &self.weights;
+        let x = &self.scratch.hidden[outputs.start * width..outputs.end * width];
+        let norm = RmsNorm { weight: final_norm, eps: self.config.layer.rms_eps };
+        let guessed = prefix(&mut self.logits, n_rows * self.vocabulary.len());
+        backend.linear(Input { x, norm: Some(norm) }, n_rows, lm_head, Epilogue::Store, guessed);
+        let logits = prefix(&mut self.scratch.logits, n_rows * vocab_len);
+        logits.fill(f32::NEG_INFINITY);
+        for (row, guessed) in
+            logits.chunks_exact_mut(vocab_len).zip(guessed.chunks_exact(self.vocabulary.len()))
+        {
+            for (&token, &logit) in self.vocabulary.iter().zip(guessed) {
+                // Padding of the embeddings is no token of the target.
+                if let Some(place) = row.get_mut(token as usize) {
+                    *place = logit;
+                }
+            }
+        }
+        logits
+    }
+}
+
+impl<B: Backend> Weights<B> {
+    fn load(backend: &B, checkpoint: &Eagle3Checkpoint, target: &Checkpoint) -> Result<Self, Error> {
+        let Eagle3Config { layer: config, target_hidden, draft_vocab_len, .. } = checkpoint.config();
+        let (weights, hidden) = (checkpoint.weights(), config.hidden);
+        let tensors = || Tensors { checkpoint: weights, prefix: checkpoint.layer().to_string() };
+        let n_states = N_TAPS * target_hidden;
+        let combine = weights.matrix("fc.weight", hidden, n_states)?;
+        let lm_head = weights.matrix("lm_head.weight", *draft_vocab_len, hidden)?;
+        Ok(Self {
+            embeddings: own_embeddings(checkpoint, target)?,
+            combine: backend.pack(&[combine], Stacking::Concat, None),
+            layer: Layer::load(backend, tensors(), 2 * hidden)?,
+            feature_norm: tensors().vector("hidden_norm.weight", hidden)?,
+            final_norm: weights.vector("norm.weight", hidden)?,
+            lm_head: backend.pack(&[lm_head], Stacking::Concat, None),
+        })
+    }
+
+    fn bytes(&self, backend: &B) -> usize {
+        let table = self.embeddings.as_ref().map_or(0, Embeddings::bytes);
+        let norms = [&self.feature_norm, &self.final_norm].map(|norm| size_of_val(norm.as_slice()));
+        let matrices = [&self.combine, &self.lm_head].map(|matrix| backend.matrix_bytes(matrix));
+        table + self.layer.bytes(backend) + norms.iter().sum::<usize>() + matrices.iter().sum::<usize>()
+    }
+}
+
+/// The head's embeddings, unless they are a copy of the target's.
+fn own_embeddings(checkpoint: &Eagle3Checkpoint, target: &Checkpoint) -> Result<Option<Embeddings>, Error> {
+    let Some(table) = checkpoint.embeddings()? else {
+        return Ok(None);
+    };
+    let (own, shared) = (table.first_rows(target.config().vocab_len), target.embeddings()?);
+    let shared = shared.first_rows(target.config().vocab_len);
+    let is_copy = (own.dtype, own.bytes) == (shared.dtype, shared.bytes);
+    Ok((!is_copy).then(|| Embeddings::copy_of(own)))
+}
+
+/// The key/value store that a head needs.
+pub(crate) fn eagle3_kv_shape(config: &Eagle3Config, n_blocks: usize) -> KvShape {
+    let shape = kv_shape(&config.layer, n_blocks);
+    // The first token of a sequence has no feature before it.
+    KvShape { attention: AttentionShape { first_slot: 1, ..shape.attention }, ..shape }
+}
+
+/// # Errors
+/// [`Error::TargetHidden`], [`Error::VocabularyLen`], [`Error::NoEmbeddings`], or too few layers of the target: the head was not
+/// made for `target`.
+pub(crate) fn check_fit(checkpoint: &Eagle3Checkpoint, target: &ModelConfig) -> Result<(), Error> {
+    let config = checkpoint.config();
+    if config.target_hidden != target.hidden {
+        return Err(Error::TargetHidden { expected: target.hidden, got: config.target_hidden });
+    }
+    let vocab_len = config.layer.vocab_len;
+    if ![target.vocab_len, target.n_embeddings].contains(&vocab_len) {
+        return Err(Error::VocabularyLen { expected: target.vocab_len, got: vocab_len });
+    }
+    if checkpoint.embeddings()?.is_none() && config.layer.hidden != target.hidden {
+        return Err(Error::NoEmbeddings { expected: config.layer.hidden, got: target.hidden });
+    }
+    config.taps_in(target.n_layers)?;
+    Ok(())
+}

@@ -1,0 +1,198 @@
+//! Who guesses: a model of its own, or an EAGLE-3 head on the target.
+
+use std::ops::Range;
+
+use dsde_checkpoint::config::ModelConfig;
+use dsde_checkpoint::{Checkpoint, Eagle3Checkpoint};
+use dsde_engine::{BlockCopy, RowBatch, Shape, SlotMove};
+use dsde_kernels::Backend;
+
+use super::{Model, block_bytes};
+use crate::eagle3::{self, Eagle3, eagle3_kv_shape};
+use crate::error::Error;
+use crate::features::Features;
+use crate::llama::Llama;
+
+/// Files of a draft.
+#[derive(Clone, Copy, Debug)]
+pub enum DraftCheckpoint<'a> {
+    /// A model of its own.
+    Model(&'a Checkpoint),
+    /// An EAGLE-3 head.
+    Eagle3(&'a Eagle3Checkpoint),
+}
+
+impl DraftCheckpoint<'_> {
+    /// Whether it can draft for a target.
+    ///
+    /// # Errors
+    /// [`Error::VocabularyLen`] if the two have different numbers of tokens, and of a head what else does not fit.
+    pub fn check_fit(self, target: &ModelConfig) -> Result<(), Error> {
+        match self {
+            Self::Eagle3(head) => eagle3::check_fit(head, target),
+            Self::Model(draft) if draft.config().vocab_len == target.vocab_len => Ok(()),
+            Self::Model(draft) => {
+                Err(Error::VocabularyLen { expected: target.vocab_len, got: draft.config().vocab_len })
+            }
+        }
+    }
+
+    /// As [`Checkpoint::weight_bytes`].
+    pub fn weight_bytes(self) -> usize {
+        match self {
+            Self::Model(checkpoint) => checkpoint.weight_bytes(),
+            Self::Eagle3(checkpoint) => checkpoint.weight_bytes(),
+        }
+    }
+
+    /// Bytes of one block of its stores.
+    pub fn block_bytes<B: Backend>(self, backend: &B) -> usize {
+        match self {
+            Self::Model(checkpoint) => block_bytes(backend, checkpoint.config()),
+            Self::Eagle3(checkpoint) => {
+                let config = checkpoint.config();
+                let features = Features::block_bytes(backend.block_len(), config.layer.hidden);
+                features + backend.block_bytes(eagle3_kv_shape(config, 1))
+            }
+        }
+    }
+
+    /// Longest sequence that it can read.
+    pub(super) fn context_len_max(self) -> u32 {
+        match self {
+            Self::Model(checkpoint) => checkpoint.config().context_len_max,
+            Self::Eagle3(checkpoint) => checkpoint.config().layer.context_len_max,
+        }
+    }
+
+    pub(super) fn reads_target(self) -> bool {
+        matches!(self, Self::Eagle3(_))
+    }
+}
+
+/// Who guesses, loaded.
+pub(super) enum Draft<B: Backend> {
+    Model(Model<B>),
+    Eagle3(Head<B>),
+}
+
+/// An EAGLE-3 head, its keys and values, and what it reads of the target.
+pub(super) struct Head<B: Backend> {
+    eagle3: Eagle3<B>,
+    kv: B::KvStore,
+    features: Features,
+    block_bytes: usize,
+}
+
+impl<B: Backend> Draft<B> {
+    /// Loads the draft of `target`, which it fits; a head taps it.
+    pub(super) fn load(
+        backend: &B,
+        draft: DraftCheckpoint<'_>,
+        target_checkpoint: &Checkpoint,
+        target: &mut Llama<B>,
+        shape: Shape,
+    ) -> Result<Self, Error> {
+        let checkpoint = match draft {
+            DraftCheckpoint::Model(checkpoint) => {
+                return Ok(Self::Model(Model::load(backend, checkpoint, shape)?));
+            }
+            DraftCheckpoint::Eagle3(checkpoint) => checkpoint,
+        };
+        let config = checkpoint.config();
+        let context_len = shape.context_len_max.min(draft.context_len_max());
+        let n_blocks = shape.n_blocks as usize;
+        target.tap(&config.taps_in(target.config().n_layers)?);
+        Ok(Self::Eagle3(Head {
+            eagle3: Eagle3::load(backend, checkpoint, target_checkpoint, context_len)?,
+            kv: backend.kv_store(eagle3_kv_shape(config, n_blocks)),
+            features: Features::new(n_blocks, backend.block_len(), config.layer.hidden),
+            block_bytes: draft.block_bytes(backend),
+        }))
+    }
+
+    pub(super) fn weight_bytes(&self, backend: &B) -> usize {
+        match self {
+            Self::Model(model) => model.llama.weight_bytes(backend),
+            Self::Eagle3(head) => head.eagle3.weight_bytes(backend),
+        }
+    }
+
+    /// Bytes of one block of its stores.
+    pub(super) fn block_bytes(&self, backend: &B) -> usize {
+        match self {
+            Self::Model(model) => block_bytes(backend, model.llama.config()),
+            Self::Eagle3(head) => head.block_bytes,
+        }
+    }
+
+    pub(super) fn copy_blocks(&mut self, backend: &B, copies: &[BlockCopy]) {
+        match self {
+            Self::Model(model) => backend.copy_blocks(&mut model.kv, copies),
+            Self::Eagle3(head) => {
+                backend.copy_blocks(&mut head.kv, copies);
+                head.features.copy_blocks(copies);
+            }
+        }
+    }
+
+    /// See [`Executor::move_slots`](dsde_engine::Executor::move_slots).
+    pub(super) fn move_slots(&mut self, backend: &B, target: &[SlotMove], draft: &[SlotMove]) {
+        match self {
+            Self::Model(model) => backend.move_slots(&mut model.kv, draft),
+            Self::Eagle3(head) => {
+                backend.move_slots(&mut head.kv, draft);
+                head.features.move_slots(target);
+            }
+        }
+    }
+
+    /// Takes in what the target made of `rows`, all of which its last pass ended with.
+    pub(super) fn read_target(&mut self, backend: &B, target: &Llama<B>, rows: &RowBatch) {
+        if let Self::Eagle3(Head { eagle3, features, .. }) = self {
+            let n_rows = rows.n_rows();
+            features.write(rows, 0..n_rows, eagle3.combine(backend, target.taps(n_rows), n_rows));
+        }
+    }
+
+    /// What it passes with.
+    pub(super) fn reader<'a>(&'a mut self, target: &'a Llama<B>) -> Reader<'a, B> {
+        match self {
+            Self::Model(model) => Reader::Model(model),
+            Self::Eagle3(head) => Reader::Eagle3 { head, target },
+        }
+    }
+}
+
+/// A draft under way.
+pub(super) enum Reader<'a, B: Backend> {
+    Model(&'a mut Model<B>),
+    Eagle3 { head: &'a mut Head<B>, target: &'a Llama<B> },
+}
+
+impl<B: Backend> Reader<'_, B> {
+    /// See [`Llama::forward`].
+    pub(super) fn forward(&mut self, backend: &B, rows: &RowBatch, outputs: &[u32]) {
+        match self {
+            Self::Model(Model { llama, kv }) => llama.forward(backend, rows, outputs, kv),
+            Self::Eagle3 { head: Head { eagle3, kv, features, .. }, target } => {
+                eagle3.forward(backend, target, rows, outputs, features, kv);
+            }
+        }
+    }
+
+    /// See [`Llama::logits`].
+    pub(super) fn logits(&mut self, backend: &B, outputs: Range<usize>) -> &mut [f32] {
+        match self {
+            Self::Model(model) => model.llama.logits(backend, outputs),
+            Self::Eagle3 { head, target } => head.eagle3.logits(backend, outputs, target.config().vocab_len),
+        }
+    }
+
+    pub(super) fn vocab_len(&self) -> usize {
+        match self {
+            Self::Model(model) => model.llama.config().vocab_len,
+            Self::Eagle3 { target, .. } => target.config().vocab_len,
+        }
+    }
+}
