@@ -26,6 +26,9 @@ impl<B: Backend> ModelExecutor<B> {
         }
         let Model { llama, kv } = &mut self.target;
         llama.forward(&self.backend, rows, outputs, kv);
+        if let Some(draft) = &mut self.draft {
+            draft.read_target(&self.backend, llama, rows);
+        }
         logprobs.clear();
         logprobs.resize(asked.len(), TokenLogprobs::default());
         let (isa, vocab_len) = (self.backend.isa(), llama.config().vocab_len);
