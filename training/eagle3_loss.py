@@ -1,0 +1,84 @@
+"""The loss of a head: cross-entropy against the target's distribution over the reduced vocabulary."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from eagle3_chains import Batch, chain_hidden
+from eagle3_head import Head
+
+# Rows whose logits exist at one time: with 8192 tokens, 32 MB.
+CHUNK_ROWS = 1024
+
+
+class SoftCrossEntropy(torch.autograd.Function):
+    """Weighted sum of cross-entropies, and how many rows agree with the target's first choice.
+
+    hidden: [n, hidden_size]; weight: [vocabulary, hidden_size]; wanted: [m, vocabulary], distributions; rows: i64 [n],
+    into `wanted`; weights: f32 [n]. The gradients are computed with the loss, chunk by chunk, so that the logits of a
+    batch never exist as a whole.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, wanted: Tensor, rows: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        total, agrees = hidden.new_zeros(()), torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
+        for_hidden = torch.empty_like(hidden)
+        for_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        for start in range(0, len(hidden), CHUNK_ROWS):
+            chunk = slice(start, start + CHUNK_ROWS)
+            log_q = F.linear(hidden[chunk], weight).log_softmax(-1)
+            p = wanted[rows[chunk]]
+            agrees[chunk] = log_q.argmax(-1) == p.argmax(-1)
+            total -= (log_q.mul(p).sum(-1) * weights[chunk]).sum()
+            for_logits = log_q.exp_().sub_(p).mul_(weights[chunk, None])
+            for_hidden[chunk] = for_logits @ weight
+            if for_weight is not None:
+                for_weight.addmm_(for_logits.T, hidden[chunk])
+        ctx.for_hidden, ctx.for_weight = for_hidden, for_weight
+        ctx.mark_non_differentiable(agrees)
+        return total, agrees
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+        for_weight = None if ctx.for_weight is None else ctx.for_weight * upstream
+        return ctx.for_hidden * upstream, for_weight, None, None, None
+
+
+@dataclass(frozen=True)
+class ChainLoss:
+    """Loss of a batch, averaged over starts and weighted by step; agreement with the target per step, detached."""
+
+    total: Tensor
+    agreement: list[float]
+
+
+def wanted_distributions(head: Head, output_rows: Tensor, batch: Batch) -> Tensor:
+    """The target's distributions over the reduced vocabulary, [n_starts, draft_vocab_size]; row c is of step 0 of start c.
+
+    output_rows: the rows of the target's output matrix that the reduced vocabulary keeps.
+    """
+    return F.linear(batch.last, output_rows).softmax(-1)
+
+
+def chain_loss(head: Head, embeddings: Tensor, output_rows: Tensor, batch: Batch, step_weights: list[float]) -> ChainLoss:
+    """Cross-entropy of all steps of all chains; what step s of start c should foresee is step 0 of start c + s."""
+    outputs = chain_hidden(head, embeddings, batch, len(step_weights))
+    starts = [batch.step_starts(step) for step in range(len(step_weights))]
+    hidden = head.norm(torch.cat([output[chosen] for output, chosen in zip(outputs, starts, strict=True)]))
+    rows = torch.cat([chosen + step for step, chosen in enumerate(starts)])
+    share = sum(step_weights)
+    weights = torch.cat(
+        [
+            torch.full((len(chosen),), weight / share / max(1, len(chosen)), device=hidden.device)
+            for weight, chosen in zip(step_weights, starts, strict=True)
+        ]
+    )
+    wanted = wanted_distributions(head, output_rows, batch)
+    total, agrees = SoftCrossEntropy.apply(hidden, head.lm_head.weight, wanted, rows, weights)
+    by_step = agrees.split([len(chosen) for chosen in starts])
+    return ChainLoss(total, [float(part.float().mean()) if len(part) else 0.0 for part in by_step])

@@ -1,0 +1,325 @@
+"""EAGLE-3, stage 3: trains a head on the features of stage 2, and writes it in the published format as it learns.
+
+Resuming is exact, as in train.py: weights, optimiser, data position and learning-rate position are in the checkpoint.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import checkpoint
+from data import Documents
+from eagle3_chains import Batch, batch_of
+from eagle3_features import Features, load_features
+from eagle3_head import Head, StreamSizes, fresh_head, load_head, save_head
+from eagle3_loss import ChainLoss, chain_loss
+from eagle3_settings import HeadSettings
+from model import Llama
+from optimiser import Muon
+from train import LOG, MEASURED_STEPS, PAUSED, SKIPPED_STEPS, Progress, forget_after, learning_rate, planned_steps
+
+# Tokens of streams from which their sizes are measured.
+MEASURED_TOKENS = 4096
+
+Item = tuple[Features, int]
+
+
+def reduced_vocabulary(parts: list[Documents], vocab_size: int, size: int) -> Tensor:
+    """The `size` tokens the target says most often, ascending; where it says fewer, those of the prompts follow."""
+    said, read = np.zeros(vocab_size, dtype=np.int64), np.zeros(vocab_size, dtype=np.int64)
+    for documents in parts:
+        for i in range(len(documents)):
+            np.add.at(said, documents[i][documents.prompt_lens[i] :], 1)
+            np.add.at(read, documents[i], 1)
+    order = np.lexsort((np.arange(vocab_size), -read, -said))
+    return torch.from_numpy(np.sort(order[:size]))
+
+
+def coverage(parts: list[Documents], draft_to_target: Tensor) -> float:
+    """The share of what the target says that the reduced vocabulary has."""
+    said = np.concatenate([d[i][d.prompt_lens[i] :] for d in parts for i in range(len(d))])
+    return float(np.isin(said, draft_to_target.numpy()).mean())
+
+
+def stream_sizes(parts: list[Features], final_norm: Tensor) -> StreamSizes:
+    """Sizes over some documents; first tokens, whose streams are far larger than others, are left out."""
+    some = torch.cat([part.of(i)[1:] for part in parts[:4] for i in range(min(8, len(part.documents)))])
+    some = some[:MEASURED_TOKENS].float()
+    squares = some.square().mean((0, 2))
+    high_normed = (some[:, 2] * final_norm).square().mean().sqrt()
+    return StreamSizes(squares[:3].sqrt(), float(high_normed), float(squares[3].sqrt()))
+
+
+@dataclass
+class DocumentStream:
+    """Batches without end: each epoch goes through the documents in an order of its own."""
+
+    items: list[Item]
+    per_batch: int
+    seed: int
+    epoch: int = 0
+    taken: int = 0
+
+    def next_items(self) -> list[Item]:
+        """A batch; the rest of an epoch that fills none is left out."""
+        if self.taken + self.per_batch > len(self.items):
+            self.epoch, self.taken = self.epoch + 1, 0
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.items))
+        chosen = order[self.taken : self.taken + self.per_batch]
+        self.taken += self.per_batch
+        return [self.items[i] for i in chosen]
+
+
+@dataclass
+class HeadRun:
+    """Everything a run holds."""
+
+    settings: HeadSettings
+    head: Head
+    # Of the target: embeddings of all tokens, and the output rows of the reduced vocabulary.
+    embeddings: Tensor
+    output_rows: Tensor
+    optimiser: Muon
+    stream: DocumentStream
+    heldout: list[Item]
+    progress: Progress
+    folder: Path
+    export: Path | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One step before its update: loss in nats per prediction, agreement with the target by step of the chain."""
+
+    loss: float
+    agreement: list[float]
+    gradient_norm: float
+    lr: float
+    n_starts: int
+
+
+def optimiser_of(head: Head, settings: HeadSettings) -> Muon:
+    """Orthogonal updates for the layer; the output rows are learned one by one, and slowly."""
+    training = settings.training
+    head.lm_head.requires_grad_(training.output_lr_share > 0)
+    matrices = [p for p in (*head.fc.parameters(), *head.midlayer.parameters()) if p.dim() > 1]
+    return Muon(
+        [
+            {"params": matrices, "weight_decay": training.weight_decay, "muon": True, "lr_share": 1.0},
+            {"params": [head.lm_head.weight], "lr_share": training.output_lr_share},
+            {"params": [p for p in head.parameters() if p.dim() <= 1], "lr_share": 1.0},
+        ]
+    )
+
+
+def loss_of(run: HeadRun, batch: Batch) -> ChainLoss:
+    return chain_loss(
+        run.head, run.embeddings[batch.tokens], run.output_rows, batch, run.settings.training.step_weights
+    )
+
+
+def train_step(run: HeadRun) -> StepReport:
+    """One update."""
+    training = run.settings.training
+    lr = learning_rate(run.progress.step, run.progress.n_steps, training)
+    for group in run.optimiser.param_groups:
+        group["lr"] = lr * group["lr_share"]
+    batch = batch_of(run.stream.next_items(), run.device)
+    run.optimiser.zero_grad(set_to_none=True)
+    loss = loss_of(run, batch)
+    loss.total.backward()
+    norm = torch.nn.utils.clip_grad_norm_(run.head.parameters(), training.gradient_norm_max)
+    run.optimiser.step()
+    run.progress.step += 1
+    run.progress.n_tokens += len(batch.start_rows)
+    run.progress.positions = [(run.stream.epoch, run.stream.taken)]
+    report = StepReport(float(loss.total.detach()), loss.agreement, float(norm), lr, len(batch.start_rows))
+    if not math.isfinite(report.loss):
+        raise SystemExit(f"loss is {report.loss} at step {run.progress.step}: lower lr_max or raise warmup_steps")
+    return report
+
+
+@torch.no_grad()
+def heldout_report(run: HeadRun) -> dict[str, Any]:
+    """Loss and agreement by step of the chain on documents that are never learned from."""
+    losses, agreements, counts = [], [], []
+    for items in in_batches(run.heldout, run.settings.training.documents_per_step):
+        batch = batch_of(items, run.device)
+        loss = loss_of(run, batch)
+        losses.append(float(loss.total))
+        agreements.append(loss.agreement)
+        counts.append(len(batch.start_rows))
+    by_step = np.average(agreements, axis=0, weights=counts)
+    return {
+        "loss": round(float(np.average(losses, weights=counts)), 4),
+        "agreement": [round(float(a), 4) for a in by_step],
+    }
+
+
+def in_batches(items: list[Item], size: int) -> Iterator[list[Item]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def identity(run: HeadRun) -> str:
+    """What must not change while a run goes on: its settings and the size of its text."""
+    n_documents = len(run.stream.items) + len(run.heldout)
+    return json.dumps({"settings": asdict(run.settings), "n_documents": n_documents})
+
+
+def state_of(run: HeadRun) -> dict[str, Any]:
+    """What a checkpoint holds: tensors and plain values only."""
+    return {
+        "identity": identity(run),
+        "head": run.head.state_dict(),
+        "optimiser": run.optimiser.state_dict(),
+        "progress": asdict(run.progress),
+    }
+
+
+def restore(run: HeadRun) -> None:
+    """Continues from the checkpoint of the folder; refuses other settings or other text."""
+    state = checkpoint.load(run.folder)
+    if state["identity"] != identity(run):
+        raise SystemExit(f"{run.folder} was made with other settings or other text: use those, or another folder")
+    run.head.load_state_dict(state["head"])
+    run.optimiser.load_state_dict(state["optimiser"])
+    run.progress = Progress(**state["progress"])
+    ((run.stream.epoch, run.stream.taken),) = run.progress.positions
+    forget_after(run.folder / LOG, run.progress.step)
+
+
+def train(run: HeadRun, minutes: float | None, pause_minutes: float | None) -> bool:
+    """Steps until the last one (True) or until the pause (False)."""
+    began, before = time.monotonic(), run.progress.seconds
+    training, durations = run.settings.training, []
+    log = (run.folder / LOG).open("a", encoding="utf-8")
+    while run.progress.step < run.progress.n_steps:
+        started = time.monotonic()
+        report = train_step(run)
+        progress = run.progress
+        progress.seconds = before + time.monotonic() - began
+        durations.append(time.monotonic() - started)
+        if minutes is not None and len(durations) == SKIPPED_STEPS + MEASURED_STEPS:
+            pace = statistics.median(durations[SKIPPED_STEPS:])
+            del durations[SKIPPED_STEPS:]
+            progress.n_steps = planned_steps(progress, minutes, pace, training.n_steps)
+            print(f"{pace:.2f} s per step: {progress.n_steps} steps fit into {minutes:g} minutes", flush=True)
+        is_last = progress.step >= progress.n_steps
+        entry = {"step": progress.step, "seconds": round(progress.seconds, 2)} | asdict(report)
+        if is_last or progress.step % training.heldout_every_steps == 0:
+            entry["heldout"] = heldout_report(run)
+            print(f"held out at {progress.step}: {json.dumps(entry['heldout'])}", flush=True)
+        print(json.dumps(entry), file=log, flush=True)
+        show(report, progress, time.monotonic() - started)
+        is_pause = pause_minutes is not None and time.monotonic() - began >= pause_minutes * 60.0
+        if is_last or is_pause or progress.step % training.checkpoint_every_steps == 0:
+            checkpoint.save(run.folder, state_of(run))
+            if run.export:
+                save_head(run.head, run.export)
+        if is_pause and not is_last:
+            print(f"paused at step {progress.step} of {progress.n_steps}; the same command goes on", flush=True)
+            return False
+    return True
+
+
+def show(report: StepReport, progress: Progress, seconds: float) -> None:
+    """The progress line."""
+    left = (progress.n_steps - progress.step) * progress.seconds / progress.step
+    agreement = " ".join(f"{share:.3f}" for share in report.agreement)
+    print(
+        f"step {progress.step}/{progress.n_steps} loss {report.loss:.4f} agree {agreement} "
+        f"norm {report.gradient_norm:.2f} lr {report.lr:.2e} {report.n_starts / seconds:.0f} starts/s "
+        f"left {left / 60.0:.1f} min",
+        flush=True,
+    )
+
+
+def split(parts: list[Features], heldout_share: float) -> tuple[list[Item], list[Item]]:
+    """Documents to learn from and those held out, evenly spread; answers of one token foresee nothing."""
+    items = [(part, i) for part in parts for i in range(len(part.documents)) if has_chain(part.documents, i)]
+    every = max(2, round(1.0 / heldout_share))
+    return [item for n, item in enumerate(items) if n % every], items[::every]
+
+
+def has_chain(documents: Documents, i: int) -> bool:
+    return len(documents[i]) - int(documents.prompt_lens[i]) >= 2
+
+
+def prepared(args: argparse.Namespace, settings: HeadSettings, target: Llama) -> HeadRun:
+    """A fresh run, or the continued one if the folder has a checkpoint."""
+    device = target.device
+    paths = sorted(path for path in args.features.glob("*.npz"))
+    if not paths:
+        raise SystemExit(f"expected features in {args.features}: run eagle3_features.py first")
+    parts = [load_features(path, target.shape.hidden_size) for path in paths]
+    texts = [part.documents for part in parts]
+    torch.manual_seed(settings.seed)
+    if args.init:
+        head = load_head(args.init)
+    else:
+        chosen = reduced_vocabulary(texts, target.shape.vocab_size, settings.draft_vocab_size)
+        head = fresh_head(target.cpu(), chosen, stream_sizes(parts, target.model.norm.weight.cpu()))
+        target.to(device)
+    print(f"reduced vocabulary: {coverage(texts, head.draft_to_target):.4f} of the answers", flush=True)
+    head.to(device)
+    learned, heldout = split(parts, settings.training.heldout_share)
+    embeddings = target.model.embed_tokens.weight
+    run = HeadRun(
+        settings=settings,
+        head=head,
+        embeddings=embeddings,
+        output_rows=embeddings[head.draft_to_target],
+        optimiser=optimiser_of(head, settings),
+        stream=DocumentStream(learned, settings.training.documents_per_step, settings.seed),
+        heldout=heldout,
+        progress=Progress(settings.training.n_steps),
+        folder=args.out,
+        export=args.export,
+        device=device,
+    )
+    if checkpoint.exists(args.out):
+        restore(run)
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--target", type=Path, required=True, help="Hugging Face folder of the target")
+    parser.add_argument("--features", type=Path, required=True, help="folder written by eagle3_features.py")
+    parser.add_argument("--out", type=Path, required=True, help="run folder; a checkpoint in it is continued")
+    parser.add_argument("--export", type=Path, help="write the head here at every checkpoint")
+    parser.add_argument("--init", type=Path, help="head folder whose weights and vocabulary a fresh run begins with")
+    parser.add_argument("--minutes", type=float, help="shorten the schedule so that the whole run fits")
+    parser.add_argument("--pause-minutes", type=float, help="stop this call after so long, with a checkpoint; exit 3")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: as many as cores")
+    args = parser.parse_args()
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    settings = HeadSettings.read(args.config)
+    args.out.mkdir(parents=True, exist_ok=True)
+    run = prepared(args, settings, checkpoint.load_model(args.target, torch.device(args.device)))
+    print(
+        f"{run.head.n_parameters} parameters, {len(run.stream.items)} documents, {len(run.heldout)} held out, "
+        f"step {run.progress.step} of {run.progress.n_steps}, {args.device}",
+        flush=True,
+    )
+    if not train(run, args.minutes, args.pause_minutes):
+        raise SystemExit(PAUSED)
+
+
+if __name__ == "__main__":
+    main()
