@@ -1,4 +1,4 @@
-"""EAGLE-3's training-time test (arXiv 2503.01840, section 3.2): chains of a head's own steps, all starts of a batch at once.
+"""EAGLE-3's training-time test (arXiv 2503.01840, section 3.2): chains of a head's own steps, all of a batch at once.
 
 A chain starts at each row i whose prediction lies in the answer. Its step 0 reads the target's streams at i; step s > 0
 reads the head's own un-normed output of step s - 1. Step s attends to the rows 0..=i that read the target's streams, as

@@ -1,9 +1,9 @@
 """EAGLE-3, stage 4: what a head is worth, by domain, on answers it never learned from; writes the card.
 
-Temperature 0: chains of CHAIN_LEN drafts walk through the target's greedy answers as in a server: a step keeps the
-drafts before the first mismatch, the target adds one token, and the next step begins behind it. The tokens a chain reads
-are those of the text, which are its own drafts as long as they count. Temperature 1: the probability that rejection
-sampling keeps a draft, 1 - TV(target, head) over the whole vocabulary, at the same positions.
+Temperature 0: chains of CHAIN_LEN drafts walk through the target's greedy answers as in a server: a verification keeps
+the drafts before the first mismatch, the target adds one token, and the next chain begins behind it. The tokens a chain
+reads are those of the text, which are its own drafts as long as they count. Temperature 1: the probability that
+rejection sampling keeps a draft, 1 - TV(target, head) over the whole vocabulary, at the same positions.
 """
 
 import argparse
@@ -34,7 +34,7 @@ class DomainFigures:
     n_steps: verifications walked; accepted_per_step: drafts kept per verification, 0..CHAIN_LEN; kept: how many
     verifications kept 0, 1, … drafts; alpha: share of right drafts at each place of the chain, given that those before
     were right; sampled_alpha: 1 - TV at each place, given a right prefix; sampled_per_step: what a verification at
-    temperature 1 would keep if places were independent; covered: share of the target's tokens in the reduced vocabulary.
+    temperature 1 would keep if places were independent; covered: share of the answers in the reduced vocabulary.
     """
 
     n_documents: int
@@ -135,9 +135,9 @@ def by_place(is_right: Tensor, overlap: Tensor, room: Tensor) -> tuple[list[floa
 
 def table(by_domain: dict[str, DomainFigures]) -> str:
     """The figures as Markdown."""
-    places = [f"n-α {n}" for n in range(1, CHAIN_LEN + 1)]
-    names = ["domain", "accepted per step", *places, *(f"1 - TV {n}" for n in range(1, CHAIN_LEN + 1)), "T = 1 per step"]
-    names += [f"kept 0..{CHAIN_LEN}", "covered", "answers", "tokens"]
+    places = range(1, CHAIN_LEN + 1)
+    names = ["domain", "accepted per step", *(f"n-α {n}" for n in places), *(f"1 - TV {n}" for n in places)]
+    names += ["T = 1 per step", f"kept 0..{CHAIN_LEN}", "covered", "answers", "tokens"]
     rows = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     for domain, f in by_domain.items():
         cells = [domain, f"{f.accepted_per_step:.2f}", *(f"{a:.3f}" for a in f.alpha)]

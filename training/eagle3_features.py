@@ -49,17 +49,17 @@ def answered(prompts: Path, answers: Path, chat: Chat, prompt_len_max: int) -> D
     Left out are prompts that are too long, and those the engine read as other tokens, such as spelled control tokens.
     """
     asked = [json.loads(line) for line in prompts.read_text(encoding="utf-8").splitlines()]
+    said = [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
     encoded, prompt_lens, domains = [], [], []
-    for line in answers.read_text(encoding="utf-8").splitlines():
-        answer = json.loads(line)
+    for answer in said:
         ask = asked[answer["index"]]
         prompt = chat.tokens(ask["prompt"])
         if len(prompt) <= prompt_len_max and len(prompt) == answer["prompt_tokens"] and len(answer["tokens"]) > 1:
             encoded.append(np.array(prompt + answer["tokens"], dtype=np.uint16))
             prompt_lens.append(len(prompt))
             domains.append(ASKED.index(ask["domain"]))
-    if len(encoded) < 10:
-        raise SystemExit(f"{answers} fits {len(encoded)} of {len(asked)} prompts of {prompts}: same chat template?")
+    if len(encoded) < len(said) / 2:
+        raise SystemExit(f"{prompts} fits {len(encoded)} of {len(said)} answers: same prompts and chat template?")
     return Documents.collect(encoded, prompt_lens, domains)
 
 

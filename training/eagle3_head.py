@@ -38,7 +38,7 @@ def tap_layers(n_layers: int) -> tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class HeadShape:
-    """Sizes of a head: its layer has those of the target's, and it proposes `draft_vocab_size` of the target's tokens."""
+    """Sizes of a head: its layer has those of the target, and it proposes `draft_vocab_size` of its tokens."""
 
     layer: Shape
     draft_vocab_size: int
@@ -74,10 +74,9 @@ class HeadShape:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """The shape named by a config.json; refuses what this head does not implement."""
-        if config.get("architectures") != [ARCHITECTURE] or config.get("num_hidden_layers") != 1:
-            raise ValueError(
-                f"expected one layer of {ARCHITECTURE}, got {config.get('num_hidden_layers')} of {config.get('architectures')}"
-            )
+        names, n_layers = config.get("architectures"), config.get("num_hidden_layers")
+        if names != [ARCHITECTURE] or n_layers != 1:
+            raise ValueError(f"expected one layer of {ARCHITECTURE}, got {n_layers} of {names}")
         # A head has no embedding of its own, and the shape of its target is one with tied ones.
         return cls(Shape.from_hf(config | {"tie_word_embeddings": True}), config["draft_vocab_size"])
 
@@ -203,8 +202,20 @@ def fresh_head(target: Llama, draft_to_target: Tensor, sizes: StreamSizes) -> He
     return head
 
 
+def with_vocabulary(head: Head, target: Llama, draft_to_target: Tensor) -> Head:
+    """The head with another reduced vocabulary: tokens new to it begin with the target's output rows."""
+    changed = Head(HeadShape(head.shape.layer, len(draft_to_target)), draft_to_target)
+    own = ("lm_head.weight", "d2t", "t2d")
+    changed.load_state_dict({name: t for name, t in head.state_dict().items() if name not in own}, strict=False)
+    with torch.no_grad():
+        rows = target.model.embed_tokens.weight.clone()
+        rows[head.draft_to_target] = head.lm_head.weight
+        changed.lm_head.weight.copy_(rows[draft_to_target])
+    return changed
+
+
 def save_head(head: Head, folder: Path) -> None:
-    """Writes config.json and model.safetensors in bf16, beside the old folder first, so that readers see one of the two."""
+    """Writes config.json and model.safetensors in bf16: beside the old folder first, and readers see one of the two."""
     partial, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
     for stale in (partial, old):
         shutil.rmtree(stale, ignore_errors=True)

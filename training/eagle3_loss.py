@@ -58,14 +58,16 @@ class ChainLoss:
 
 
 def wanted_distributions(head: Head, output_rows: Tensor, batch: Batch) -> Tensor:
-    """The target's distributions over the reduced vocabulary, [n_starts, draft_vocab_size]; row c is of step 0 of start c.
+    """The target's distributions over the reduced vocabulary, [n_starts, draft_vocab_size], for step 0 of each start.
 
     output_rows: the rows of the target's output matrix that the reduced vocabulary keeps.
     """
     return F.linear(batch.last, output_rows).softmax(-1)
 
 
-def chain_loss(head: Head, embeddings: Tensor, output_rows: Tensor, batch: Batch, step_weights: list[float]) -> ChainLoss:
+def chain_loss(
+    head: Head, embeddings: Tensor, output_rows: Tensor, batch: Batch, step_weights: list[float]
+) -> ChainLoss:
     """Cross-entropy of all steps of all chains; what step s of start c should foresee is step 0 of start c + s."""
     outputs = chain_hidden(head, embeddings, batch, len(step_weights))
     starts = [batch.step_starts(step) for step in range(len(step_weights))]

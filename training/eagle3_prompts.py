@@ -25,12 +25,13 @@ CURRICULUM_SHARE = 0.1
 
 
 def questions(records: list[Record], counts: dict[str, int], chars_max: int, seed: int) -> list[dict[str, str]]:
-    """Shuffled {"domain", "prompt", "source", "licence"}, `counts[domain]` of each domain where the corpus has as many."""
+    """Shuffled {"domain", "prompt", "source", "licence"}, of each domain `counts[domain]` or as many as there are."""
     draw = random.Random(seed)
     shuffled = draw.sample(records, len(records))
     asked = []
     for domain, count in counts.items():
-        pool = list(summaries(shuffled, draw)) if domain == "summarization" else asked_as_is(shuffled, domain, chars_max)
+        is_summary = domain == "summarization"
+        pool = list(summaries(shuffled, draw)) if is_summary else asked_as_is(shuffled, domain, chars_max)
         n_simple = int(count * CURRICULUM_SHARE)
         simple = [item for item in pool if item["source"] == CURRICULUM][:n_simple]
         found = [item for item in pool if item["source"] != CURRICULUM][: count - len(simple)]

@@ -21,7 +21,7 @@ import checkpoint
 from data import Documents
 from eagle3_chains import Batch, batch_of
 from eagle3_features import Features, load_features
-from eagle3_head import Head, StreamSizes, fresh_head, load_head, save_head
+from eagle3_head import Head, StreamSizes, fresh_head, load_head, save_head, with_vocabulary
 from eagle3_loss import ChainLoss, chain_loss
 from eagle3_settings import HeadSettings
 from model import Llama
@@ -265,12 +265,13 @@ def prepared(args: argparse.Namespace, settings: HeadSettings, target: Llama) ->
     parts = [load_features(path, target.shape.hidden_size) for path in paths]
     texts = [part.documents for part in parts]
     torch.manual_seed(settings.seed)
+    chosen = reduced_vocabulary(texts, target.shape.vocab_size, settings.draft_vocab_size)
+    target.cpu()
     if args.init:
-        head = load_head(args.init)
+        head = with_vocabulary(load_head(args.init), target, chosen)
     else:
-        chosen = reduced_vocabulary(texts, target.shape.vocab_size, settings.draft_vocab_size)
-        head = fresh_head(target.cpu(), chosen, stream_sizes(parts, target.model.norm.weight.cpu()))
-        target.to(device)
+        head = fresh_head(target, chosen, stream_sizes(parts, target.model.norm.weight))
+    target.to(device)
     print(f"reduced vocabulary: {coverage(texts, head.draft_to_target):.4f} of the answers", flush=True)
     head.to(device)
     learned, heldout = split(parts, settings.training.heldout_share)
@@ -300,7 +301,7 @@ def main() -> None:
     parser.add_argument("--features", type=Path, required=True, help="folder written by eagle3_features.py")
     parser.add_argument("--out", type=Path, required=True, help="run folder; a checkpoint in it is continued")
     parser.add_argument("--export", type=Path, help="write the head here at every checkpoint")
-    parser.add_argument("--init", type=Path, help="head folder whose weights and vocabulary a fresh run begins with")
+    parser.add_argument("--init", type=Path, help="head folder whose weights a fresh run begins with")
     parser.add_argument("--minutes", type=float, help="shorten the schedule so that the whole run fits")
     parser.add_argument("--pause-minutes", type=float, help="stop this call after so long, with a checkpoint; exit 3")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn import functional as F
 
 import eagle3_train as training
 from data import Documents
 from eagle3_chains import batch_of, chain_hidden
 from eagle3_evaluate import by_place, judged, walked
-from eagle3_features import Features, hidden_streams, load_features, write_streams
-from eagle3_head import Head, HeadShape, fresh_head, load_head, save_head, tap_layers
+from eagle3_features import Chat, Features, answered, hidden_streams, load_features, write_streams
+from eagle3_head import Head, HeadShape, fresh_head, load_head, save_head, tap_layers, with_vocabulary
 from eagle3_loss import SoftCrossEntropy, chain_loss, wanted_distributions
 from eagle3_prompts import questions, without_repeats
 from eagle3_settings import HeadSettings, HeadTraining
@@ -64,7 +65,7 @@ def head_of(target: Llama, features: Features) -> Head:
 
 
 def step_by_step(head: Head, embeddings: torch.Tensor, tokens: torch.Tensor, taps: torch.Tensor, start: int, n: int):
-    """One chain as a server drafts it, row by row with stored keys: outputs of steps 0..n - 1 of the chain at `start`."""
+    """The chain at `start` as a server drafts it, row by row with stored keys: outputs of steps 0..n - 1."""
     layer, shape = head.midlayer, head.shape.layer
     group = shape.n_heads // shape.n_kv_heads
     keys, values, outputs, hidden = [], [], [], None
@@ -208,6 +209,17 @@ def test_a_head_survives_its_files(target: Llama, features: Features, tmp_path: 
         torch.testing.assert_close(again.state_dict()[name], tensor, rtol=2**-8, atol=0.0)
 
 
+def test_a_head_takes_another_vocabulary(target: Llama, features: Features) -> None:
+    head = head_of(target, features)
+    torch.nn.init.normal_(head.lm_head.weight)
+    other = torch.tensor([0, 2, 3, 30])
+    changed = with_vocabulary(head, target, other)
+    assert torch.equal(changed.draft_to_target, other)
+    assert torch.equal(changed.lm_head.weight[1:], head.lm_head.weight[[1, 2, 10]])
+    assert torch.equal(changed.lm_head.weight[0], target.model.embed_tokens.weight[0])
+    assert torch.equal(changed.midlayer.mlp.up_proj.weight, head.midlayer.mlp.up_proj.weight)
+
+
 def test_another_architecture_is_refused(target: Llama, features: Features, tmp_path: Path) -> None:
     save_head(head_of(target, features), tmp_path / "head")
     config = json.loads((tmp_path / "head" / "config.json").read_text())
@@ -250,9 +262,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(target: Llama, features:
         part = prepared(settings(), target, tmp_path / "features", tmp_path / "part")
         if training.train(part, None, pause_minutes=0.0):
             break
-    logs = [
-        [json.loads(line) for line in (tmp_path / out / training.LOG).read_text().splitlines()] for out in ("whole", "part")
-    ]
+    files = [tmp_path / out / training.LOG for out in ("whole", "part")]
+    logs = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
     assert [entry["loss"] for entry in logs[0]] == [entry["loss"] for entry in logs[1]]
     assert len(logs[0]) == 7 and logs[0][-1]["heldout"] == logs[1][-1]["heldout"]
     for name, tensor in whole.head.state_dict().items():
@@ -279,7 +290,7 @@ def test_an_epoch_has_each_document_once_in_an_order_of_its_own(features: Featur
 
 
 def test_a_verification_keeps_the_drafts_before_the_first_mismatch() -> None:
-    right = torch.tensor([[1, 1, 0], [0, 1, 1], [1, 1, 1], [0, 0, 0], [1, 1, 1], [1, 1, 1], [1, 0, 0]], dtype=torch.bool)
+    right = torch.tensor([[1, 1, 0], [0, 1, 1], [1, 1, 1], [0, 0, 0], [1, 1, 1], [1, 1, 1], [1, 0, 0]]).bool()
     room = torch.tensor([7, 6, 5, 4, 3, 2, 1])
     # Two kept at start 0, so that start 3 comes next, keeps nothing, and hands over to start 4, the last whole chain.
     assert walked(right, room) == [2, 0, 3]
@@ -318,6 +329,38 @@ def test_evaluation_prompts_are_not_asked() -> None:
     # A benchmark that asks for the very same summary is spotted too.
     exclusion.add(next(item["prompt"] for item in kept if item["domain"] == "summarization"))
     assert len(without_repeats(asked, exclusion)) == 3
+
+
+@pytest.fixture
+def chat(tmp_path: Path) -> Chat:
+    """A tokenizer of bytes with a control token, and a template with a line of its own."""
+    tokenizer = Tokenizer(models.BPE(vocab={chr(c): c - 32 for c in range(32, 127)} | {"\u010a": 95}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.add_special_tokens(["<|end|>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    template = "{% for m in messages %}Q:{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    return Chat(tmp_path)
+
+
+def test_answers_stand_behind_their_prompts(chat: Chat, tmp_path: Path) -> None:
+    prompts = {"math": "1+1?", "code": "f<|end|>", "chat": "hi"}
+    asked = [{"domain": domain, "prompt": prompt} for domain, prompt in prompts.items()]
+    lengths = [len(chat.tokens(prompt)) for prompt in prompts.values()]
+    said = [{"index": i, "tokens": [17, 3 + i], "prompt_tokens": length} for i, length in enumerate(lengths)]
+    # The engine reads a spelled control token as seven characters.
+    said[1]["prompt_tokens"] += 6
+    for name, lines in (("asked", asked), ("said", said)):
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    documents = answered(tmp_path / "asked", tmp_path / "said", chat, prompt_len_max=100)
+    assert [documents[i].tolist() for i in range(len(documents))] == [
+        [*chat.tokens("1+1?"), 17, 3],
+        [*chat.tokens("hi"), 17, 5],
+    ]
+    assert documents.prompt_lens.tolist() == [len(documents[0]) - 2, len(documents[1]) - 2]
+    assert documents.domains.tolist() == [2, 0]
+    with pytest.raises(SystemExit, match="fits 0 of 3 answers"):
+        answered(tmp_path / "asked", tmp_path / "said", chat, prompt_len_max=1)
 
 
 def test_settings_are_checked() -> None:
