@@ -329,7 +329,7 @@ fn engine_config(models: &Models, wish: &Wish) -> dsde_engine::Config {
         // The policy's own parameters bound its lengths.
         sl_limit: NODES_MAX,
         drafter: match models.draft {
-            Draft::Model(_) => Drafter::Model,
+            Draft::Model(_) => Drafter::Either(Suffix::default()),
             Draft::Suffix { answer_tokens } => Drafter::Suffix(Suffix { answer_tokens, ..Suffix::default() }),
             Draft::None => Drafter::None,
         },

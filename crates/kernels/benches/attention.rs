@@ -7,8 +7,8 @@ use dsde_kernels::{AttentionShape, Backend, KvShape};
 use dsde_sampling::Proposal;
 
 const HEADS: [AttentionShape; 2] = [
-    AttentionShape { n_heads: 32, n_kv_heads: 4, head_dim: 64 },
-    AttentionShape { n_heads: 4, n_kv_heads: 2, head_dim: 64 },
+    AttentionShape { n_heads: 32, n_kv_heads: 4, head_dim: 64, first_slot: 0 },
+    AttentionShape { n_heads: 4, n_kv_heads: 2, head_dim: 64, first_slot: 0 },
 ];
 
 /// Sequences, rows of each, and stored positions before them.
@@ -18,7 +18,7 @@ fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     let cpu = Cpu::new(std::thread::available_parallelism().map_or(1, |n| n.get()));
     for attention in HEADS {
-        let AttentionShape { n_heads, n_kv_heads, head_dim } = attention;
+        let AttentionShape { n_heads, n_kv_heads, head_dim, .. } = attention;
         let mut group = criterion.benchmark_group(format!("attention/{n_heads}:{n_kv_heads}x{head_dim}"));
         group.sample_size(20);
         for [n_seqs, n_rows, context_len] in LOADS {

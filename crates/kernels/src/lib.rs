@@ -61,6 +61,8 @@ pub struct AttentionShape {
     pub n_kv_heads: usize,
     /// Elements per head; even.
     pub head_dim: usize,
+    /// Slots before this one are stored and seen by no row; 0 leaves out nothing. A row that sees no slot attends to zeros.
+    pub first_slot: usize,
 }
 
 /// Size of a paged key/value store.
@@ -180,7 +182,8 @@ pub trait Backend: Send {
         kv: &mut Self::KvStore,
     );
 
-    /// Scaled dot-product attention of `rows` over what each of them sees (see [`RowBatch`]).
+    /// Scaled dot-product attention of `rows` over what each of them sees (see [`RowBatch`]) from
+    /// [`AttentionShape::first_slot`] on.
     ///
     /// `qkv` as left by [`Backend::store_kv`]; `out`: `[n_rows, n_heads * head_dim]`.
     fn attention(&self, layer: usize, qkv: &[f32], rows: &RowBatch, kv: &Self::KvStore, out: &mut [f32]);

@@ -177,7 +177,7 @@ impl Backend for Reference {
         rows: &RowBatch,
         kv: &mut ReferenceKv,
     ) {
-        let AttentionShape { n_heads, n_kv_heads, head_dim } = kv.shape.attention;
+        let AttentionShape { n_heads, n_kv_heads, head_dim, .. } = kv.shape.attention;
         let width = super::assert_qkv(qkv, rows, kv.shape.attention);
         for seq in 0..rows.n_seqs() {
             for r in rows.rows_of(seq) {
@@ -202,7 +202,7 @@ impl Backend for Reference {
     }
 
     fn attention(&self, layer: usize, qkv: &[f32], rows: &RowBatch, kv: &ReferenceKv, out: &mut [f32]) {
-        let AttentionShape { n_heads, n_kv_heads, head_dim } = kv.shape.attention;
+        let AttentionShape { n_heads, n_kv_heads, head_dim, first_slot } = kv.shape.attention;
         let width = super::assert_attention(qkv, rows, kv.shape.attention, out);
         let scale = 1.0 / (head_dim as f32).sqrt();
         for seq in 0..rows.n_seqs() {
@@ -210,7 +210,8 @@ impl Backend for Reference {
                 for head in 0..n_heads {
                     let at = |slot| kv.index(layer, rows.table_of(seq), slot, head / (n_heads / n_kv_heads));
                     let query = &qkv[r * width + head * head_dim..][..head_dim];
-                    let slots: Vec<usize> = visible_slots(rows, r).collect();
+                    let slots: Vec<usize> =
+                        visible_slots(rows, r).filter(|&slot| slot >= first_slot).collect();
                     let mut weights: Vec<f32> = slots
                         .iter()
                         .map(|&slot| scale * dot(query, &kv.keys[at(slot)..][..head_dim]))

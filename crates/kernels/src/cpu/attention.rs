@@ -4,8 +4,8 @@
 //! key/value head. Scores of all lines against all slots are computed first, then the softmax, then the product with the values.
 //!
 //! Why a row does not notice its neighbours: a score is a sum over `head_dim` alone. The softmax sums 16 partial sums by slot,
-//! where slots above the line's extent add exact zeros. The product with the values runs over ascending slots from the first
-//! one on, zeros again above the extent. None of it depends on the number of lines or on where a task begins.
+//! where slots outside of what the line sees add exact zeros. The product with the values runs over ascending slots from the
+//! first one on, zeros again outside. None of it depends on the number of lines or on where a task begins.
 //!
 //! A node of a branching proposal sees slots with gaps. The pages it sees only in part are gathered without the gaps, so it
 //! computes the same bits as if its path had been a chain.
@@ -106,6 +106,14 @@ fn is_contiguous(rows: &RowBatch, row: usize) -> bool {
 /// Slots that a row sees.
 fn n_visible(rows: &RowBatch, row: usize) -> usize {
     rows.visible_len[row] as usize + rows.tree_mask[row].count_ones() as usize
+}
+
+/// How many of the slots that a row sees lie before `first_slot`.
+fn n_left_out(rows: &RowBatch, row: usize, first_slot: usize) -> usize {
+    let visible_len = rows.visible_len[row] as usize;
+    let nodes = u128::from(rows.tree_mask[row]);
+    let n_before = first_slot.saturating_sub(visible_len).min(64);
+    first_slot.min(visible_len) + (nodes & ((1 << n_before) - 1)).count_ones() as usize
 }
 
 fn list_tasks(rows: &RowBatch, shape: AttentionShape, tasks: &mut Vec<Task>) {
@@ -278,9 +286,10 @@ impl Pass<'_> {
         let mut sums = [0.0; ROWS_MAX];
         scratch.weights.resize(self.format.activations().words_per_row(n_slots) * n_lines, 0);
         for (i, line) in task.lines.clone().enumerate() {
-            let n_visible = n_visible(self.rows, self.row(task, line));
+            let row = self.row(task, line);
+            let visible = n_left_out(self.rows, row, self.shape().first_slot)..n_visible(self.rows, row);
             let scores = &mut scratch.scores[i * n_slots..(i + 1) * n_slots];
-            sums[i] = softmax(self.cpu.isa, scores, n_visible, scale, self.format);
+            sums[i] = softmax(self.cpu.isa, scores, visible, scale, self.format);
             let place = Place { activations: self.format.activations(), row: i, n_rows: n_lines };
             pack_row(self.cpu.isa, scores, None, place, &mut scratch.weights);
         }

@@ -269,7 +269,7 @@ dispatch! {
 
 /// Writes keys and values of one row; `pages` begins with the page of head 0.
 fn write_row(x: &[f32], pages: &[AtomicU16], slot: usize, shape: AttentionShape) {
-    let AttentionShape { n_heads, n_kv_heads, head_dim } = shape;
+    let AttentionShape { n_heads, n_kv_heads, head_dim, .. } = shape;
     let page = Page::of(shape);
     let keys = x[n_heads * head_dim..].chunks_exact(head_dim);
     let values = x[(n_heads + n_kv_heads) * head_dim..].chunks_exact(head_dim);

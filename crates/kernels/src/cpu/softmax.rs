@@ -1,23 +1,25 @@
 //! Unnormalised softmax over the visible part of a row of scores.
 
+use std::ops::Range;
+
 use super::isa::dispatch;
 use super::math::{PARTS, exp};
 use super::weights::{Format, bf16_bits, bf16_value};
 
 dispatch! {
-    /// Replaces the first `n_visible` scores by `e^(scale * (score - max))`, the others by zeros, and returns the sum.
+    /// Replaces the scores of `visible` by `e^(scale * (score - max))`, the others by zeros, and returns the sum.
     /// `scores` are a whole number of [`PARTS`].
     ///
     /// Where the weights will be rounded to bf16 they are rounded here, so that the sum is that of the weights in use.
-    pub(super) fn softmax(scores: &mut [f32], n_visible: usize, scale: f32, format: Format) -> f32 {
-        let max = max_of(&scores[..n_visible]);
+    pub(super) fn softmax(scores: &mut [f32], visible: Range<usize>, scale: f32, format: Format) -> f32 {
+        let max = max_of(&scores[visible.clone()]);
         let mut sums = [0.0; PARTS];
         for (chunk_idx, chunk) in scores.as_chunks_mut::<PARTS>().0.iter_mut().enumerate() {
-            let n_visible = n_visible.saturating_sub(chunk_idx * PARTS);
+            let [start, end] = [visible.start, visible.end].map(|at| at.saturating_sub(chunk_idx * PARTS));
             for (i, (score, sum)) in chunk.iter_mut().zip(&mut sums).enumerate() {
                 let weight = exp((*score - max) * scale);
                 let weight = if format == Format::Bf16Dot { bf16_value(bf16_bits(weight)) } else { weight };
-                *score = if i < n_visible { weight } else { 0.0 };
+                *score = if i >= start && i < end { weight } else { 0.0 };
                 *sum += *score;
             }
         }

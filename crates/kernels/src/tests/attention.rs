@@ -11,7 +11,7 @@ const N_BLOCKS: usize = 40;
 const POSITIONS_MAX: usize = 256;
 
 fn shape(n_heads: usize, n_kv_heads: usize, head_dim: usize) -> KvShape {
-    let attention = AttentionShape { n_heads, n_kv_heads, head_dim };
+    let attention = AttentionShape { n_heads, n_kv_heads, head_dim, first_slot: 0 };
     KvShape { n_layers: 2, n_blocks: N_BLOCKS, attention }
 }
 
@@ -22,7 +22,7 @@ fn table(first: u32, n_slots: u32) -> Vec<BlockId> {
 
 /// Projections that depend on nothing but sequence and position, as those of a model would on a prefix.
 fn projections(shape: KvShape, rows: &RowBatch, seeds: &[u64]) -> Vec<f32> {
-    let AttentionShape { n_heads, n_kv_heads, head_dim } = shape.attention;
+    let AttentionShape { n_heads, n_kv_heads, head_dim, .. } = shape.attention;
     let width = (n_heads + 2 * n_kv_heads) * head_dim;
     let mut qkv = Vec::new();
     for (seq, seed) in seeds.iter().enumerate() {
@@ -69,28 +69,65 @@ fn batches() -> [RowBatch; 2] {
     [prefill, mixed]
 }
 
-#[test]
-fn ragged_batches_with_trees_agree_with_the_reference() {
-    for (n_heads, n_kv_heads, head_dim) in
-        [(1, 1, 32), (4, 2, 64), (3, 1, 80), (4, 1, 96), (14, 2, 64), (8, 1, 128), (2, 2, 6), (16, 1, 32)]
-    {
-        let shape = shape(n_heads, n_kv_heads, head_dim);
-        let mut expected_kv = Reference.kv_store(shape);
-        let expected = batches().map(|rows| pass(&Reference, shape, &mut expected_kv, &rows, &[1, 2, 3, 4]));
-        for cpu in cpus() {
-            let mut kv = cpu.kv_store(shape);
-            for (rows, expected) in batches().iter().zip(&expected) {
-                let got = pass(&cpu, shape, &mut kv, rows, &[1, 2, 3, 4]);
-                let error = relative_error(&got, expected);
-                assert!(error < TOLERANCE, "{shape:?} on {}: {error}", cpu.describe());
-            }
+fn agrees_with_the_reference(shape: KvShape) {
+    let mut expected_kv = Reference.kv_store(shape);
+    let expected = batches().map(|rows| pass(&Reference, shape, &mut expected_kv, &rows, &[1, 2, 3, 4]));
+    for cpu in cpus() {
+        let mut kv = cpu.kv_store(shape);
+        for (rows, expected) in batches().iter().zip(&expected) {
+            let got = pass(&cpu, shape, &mut kv, rows, &[1, 2, 3, 4]);
+            let error = relative_error(&got, expected);
+            assert!(error < TOLERANCE, "{shape:?} on {}: {error}", cpu.describe());
         }
     }
 }
 
 #[test]
+fn ragged_batches_with_trees_agree_with_the_reference() {
+    for (n_heads, n_kv_heads, head_dim) in
+        [(1, 1, 32), (4, 2, 64), (3, 1, 80), (4, 1, 96), (14, 2, 64), (8, 1, 128), (2, 2, 6), (16, 1, 32)]
+    {
+        agrees_with_the_reference(shape(n_heads, n_kv_heads, head_dim));
+    }
+}
+
+/// `shape` whose rows see the slots from `first_slot` on.
+fn from(first_slot: usize, shape: KvShape) -> KvShape {
+    KvShape { attention: AttentionShape { first_slot, ..shape.attention }, ..shape }
+}
+
+/// The tree of [`batches`] stands at the slots from 17 on, so some first slots lie inside of it.
+#[test]
+fn whatever_slot_is_the_first_to_be_seen_the_reference_agrees() {
+    for first_slot in [1, 2, 15, 16, 17, 18, 22, 36, 1000] {
+        agrees_with_the_reference(from(first_slot, shape(4, 2, 64)));
+    }
+}
+
+#[test]
+fn rows_before_the_first_slot_attend_to_zeros_and_are_never_seen() {
+    let shape = from(3, shape(4, 2, 64));
+    let width = 4 * 64;
+    for cpu in cpus() {
+        let mut rows = RowBatch::default();
+        push_chain(&mut rows, 0, 40, &table(0, 40));
+        let expected = pass(&cpu, shape, &mut cpu.kv_store(shape), &rows, &[5]);
+        assert!(expected[..3 * width].iter().all(|x| *x == 0.0), "{}", cpu.describe());
+        assert!(expected[3 * width..].iter().all(|x| *x != 0.0), "{}", cpu.describe());
+        // Another prefix of the same length.
+        rows.tokens[..3].fill(9);
+        let got = pass(&cpu, shape, &mut cpu.kv_store(shape), &rows, &[5]);
+        assert!(bits(&got) == bits(&expected), "{}", cpu.describe());
+    }
+}
+
+#[test]
 fn prefill_has_the_same_bits_in_any_chunks_and_any_company() {
-    let shape = shape(6, 2, 64);
+    same_bits_in_any_chunks(shape(6, 2, 64));
+    same_bits_in_any_chunks(from(1, shape(6, 2, 64)));
+}
+
+fn same_bits_in_any_chunks(shape: KvShape) {
     for cpu in cpus() {
         let mut kv = cpu.kv_store(shape);
         let mut whole = RowBatch::default();
@@ -135,7 +172,11 @@ fn verified_rows_have_the_bits_of_plain_decoding_whatever_was_rejected_before() 
 
 #[test]
 fn a_path_through_a_tree_has_the_bits_of_a_chain() {
-    let shape = shape(6, 2, 80);
+    path_has_the_bits_of_a_chain(shape(6, 2, 80));
+    path_has_the_bits_of_a_chain(from(1, shape(6, 2, 80)));
+}
+
+fn path_has_the_bits_of_a_chain(shape: KvShape) {
     let width = 6 * 80;
     // The path 0, 2, 4, 6, 9 with siblings between.
     let parents = [None, None, Some(0), Some(0), Some(2), Some(1), Some(4), Some(4), Some(5), Some(6)];
