@@ -343,7 +343,10 @@ impl Executor for ScriptedExecutor {
         logprobs: &mut Vec<TokenLogprobs>,
     ) -> Result<(), ExecutorError> {
         self.begin_pass("target")?;
-        self.target.write(rows);
+        self.target.write(rows, |_, r| rows.tokens[r]);
+        if let Some(states) = &mut self.states {
+            states.verify(rows);
+        }
         logprobs.clear();
         for score in scores {
             let first = rows.rows_of(score.seq_idx).end - score.successors.len();

@@ -3,7 +3,7 @@
 use dsde_engine::{BlockId, Config, Request, RowBatch};
 use dsde_kernels::{Backend, Cpu, Reference};
 use dsde_model::embedded;
-use dsde_model::executor::{self, Checkpoints, KvSize, ModelExecutor};
+use dsde_model::executor::{self, Checkpoints, DraftCheckpoint, KvSize, ModelExecutor};
 use dsde_model::llama::{Llama, kv_shape};
 use dsde_policy::Fixed;
 use dsde_sampling::{Params, Proposal, TokenLogprobs};
@@ -39,7 +39,7 @@ fn expected(prompt: &[u32]) -> Vec<f64> {
 fn scores<B: Backend>(backend: B, rows_max: u32, requests: &[Request]) -> Vec<Vec<TokenLogprobs>> {
     let (target, draft) = (embedded::target(), embedded::draft());
     let config = executor::Config { kv: KvSize::Blocks(64), ..Default::default() };
-    let checkpoints = Checkpoints { target: &target, draft: Some(&draft) };
+    let checkpoints = Checkpoints { target: &target, draft: Some(DraftCheckpoint::Model(&draft)) };
     let executor = ModelExecutor::new(backend, checkpoints, config).unwrap();
     let config = Config { rows_max, sequences_max: 4, ..Config::default() };
     run(executor, Fixed::new(2), config, requests).scored.into_values().collect()
