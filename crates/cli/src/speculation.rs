@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn the_draft_follows_the_target_unless_given() {
         let folder = Source::parse("some/folder");
-        let draft = |text, target: &Source| Draft::parse(text, target).expect("a draft");
+        let draft = |text, target: &Source| Draft::parse(text, target).ok().expect("a draft");
         let text_alone = Draft::Suffix { answer_tokens: 0 };
         assert_eq!(draft(None, &Source::Demo), Draft::Model(Source::Demo));
         assert_eq!(draft(None, &folder), text_alone);

@@ -1,10 +1,6 @@
 //! Ends of proposals that are dropped inside the target's pass: who may lose them, and that nobody can tell from the output.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use dsde_engine::{
     BlockCopy, DraftDraw, Drafted, Drafter, Engine, Executor, ExecutorError, PromptScore, Request, RowBatch,
     Script, ScriptedExecutor, Shape, SlotMove, StepReport, Suffix, TargetDraw, Verification,

@@ -1,7 +1,5 @@
 //! What users write stays text.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
 use std::sync::OnceLock;
 
 use dsde_text::embedded;

@@ -1,13 +1,9 @@
 //! Everything a request can ask for, one fact at a time.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
-mod common;
-
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::*;
+use crate::common::*;
 use dsde_engine::{
     Config, ConfigError, Constraint, ConstraintError, Drafter, FinishReason, Grammar, Origin, Refused,
     Request, RequestId, Script, ScriptedExecutor, Slo, Stop, Suffix, Vocabulary,
@@ -157,7 +153,7 @@ fn choices_share_the_prompt_and_differ_in_their_draws() {
             assert_eq!(timeline.cached_tokens, 21, "all but the last prompt token is shared");
         }
         // The first choice is the request with n = 1.
-        let mut alone = common::engine(model_config(), policy, 200);
+        let mut alone = crate::common::engine(model_config(), policy, 200);
         let id_alone = alone.submit(Request::new(prompt(4, 22), params, 30)).unwrap();
         assert_eq!(run(&mut alone)[&(id_alone, 0)].tokens, outputs[&(id, 0)].tokens, "{policy}");
     }

@@ -1,10 +1,8 @@
 //! DSDE at the edges: broken executors, drafters without a distribution, clipped and finished sequences.
 
-mod common;
-
 use std::time::Duration;
 
-use common::Fate;
+use crate::common::Fate;
 use dsde_policy::registry::Settings;
 use dsde_policy::{Config, Dsde, Outcome, Planned, Policy, SeqId, StepFeedback, dsde};
 
@@ -20,15 +18,15 @@ fn fate(klds: &[f32]) -> Fate {
 /// Six steps of five tokens end the calibration: 30 proposed, never all accepted, at most 4.
 fn settle(policy: &mut Dsde, klds: &[f32]) {
     for step in 0..6 {
-        let plan = common::step(policy, step, &[fate(klds)]);
+        let plan = crate::common::step(policy, step, &[fate(klds)]);
         assert_eq!((plan[0].len, plan[0].reason), (5, "calibrating"));
     }
 }
 
 /// The plan after `fate` has been observed.
 fn after(policy: &mut Dsde, fate: Fate) -> Planned {
-    common::step(policy, 6, std::slice::from_ref(&fate));
-    common::step(policy, 7, &[fate])[0]
+    crate::common::step(policy, 6, std::slice::from_ref(&fate));
+    crate::common::step(policy, 7, &[fate])[0]
 }
 
 #[test]
@@ -81,7 +79,7 @@ fn a_step_without_proposal_teaches_nothing() {
 fn planned_sequences_are_remembered_until_they_are_forgotten() {
     let mut policy = policy();
     let fates: Vec<Fate> = (0..3).map(|seq| Fate { seq: SeqId(seq), ..fate(&[0.1]) }).collect();
-    common::step(&mut policy, 0, &fates);
+    crate::common::step(&mut policy, 0, &fates);
     assert_eq!(policy.n_sequences(), 3);
     policy.forget(SeqId(1));
     policy.forget(SeqId(1));
@@ -99,7 +97,7 @@ fn settled_lengths_are_explained_by_their_numbers() {
         numbers
     };
     let mut policy = policy();
-    common::step(&mut policy, 0, &[fate(&[0.0])]);
+    crate::common::step(&mut policy, 0, &[fate(&[0.0])]);
     assert_eq!(explained(&policy), [], "calibrating");
     let mut policy = self::policy();
     settle(&mut policy, &[0.0]);
@@ -115,7 +113,7 @@ fn released(seq: u64, klds: &[f32]) -> Fate {
 }
 
 fn released_lens(policy: &mut dyn Policy, step: u64, fates: &[Fate]) -> Vec<u32> {
-    common::step(policy, step, fates).iter().map(|planned| planned.len).collect()
+    crate::common::step(policy, step, fates).iter().map(|planned| planned.len).collect()
 }
 
 #[test]

@@ -1,10 +1,6 @@
 //! Drafting while the target verifies: what is drafted ahead, what becomes of it, and that nobody can tell from the output.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use dsde_engine::{FinishReason, Request, Script, ScriptedExecutor, StepReport};
 use dsde_policy::{DraftPosition, PlanView, Planned, Policy, SeqId, Signals, StepFeedback};
 use dsde_sampling::{Params, Rule};

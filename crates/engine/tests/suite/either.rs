@@ -1,12 +1,8 @@
 //! A draft model and repetitions side by side: who drafts is the policy's choice, and the other one's state stays right.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
-mod common;
-
 use std::sync::{Arc, Mutex};
 
-use common::*;
+use crate::common::*;
 use dsde_engine::{Config, Request, Script, ScriptedExecutor, ScriptedLending, StepReport, StepTrace};
 use dsde_sampling::Rule;
 

@@ -7,9 +7,7 @@
 //! is right alone. So what was drafted behind the verified part of *all* sequences together must not matter: then the lengths
 //! could have been found token by token, none being looked at before it was taken.
 
-mod common;
-
-use common::Fate;
+use crate::common::Fate;
 use dsde_policy::registry::ENTRIES;
 use dsde_policy::{Config, DraftPosition, Mixture, PlanView, Planned, Policy, SeqId, Signals, StepFeedback};
 use proptest::prelude::*;
@@ -109,11 +107,11 @@ fn verified(policy: Box<dyn Policy>, case: &Case) -> Vec<u32> {
         // Batches of all sizes, so that rows have a price.
         let n = 1 + step as usize % case.chains.len();
         let fates: Vec<Fate> = (0..n).map(|seq| fate(seq, vec![0.1, case.practice[seq], 0.2])).collect();
-        common::step(&mut watched, step, &fates);
+        crate::common::step(&mut watched, step, &fates);
     }
     let fates: Vec<Fate> =
         case.chains.iter().enumerate().map(|(seq, klds)| fate(seq, klds.clone())).collect();
-    common::step(&mut watched, case.n_steps, &fates);
+    crate::common::step(&mut watched, case.n_steps, &fates);
     watched.verified
 }
 

@@ -1,11 +1,9 @@
 //! Several policies in one batch: who plans for whom, what they see of each other, and that one alone is left alone.
 
-mod common;
-
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use common::Fate;
+use crate::common::Fate;
 use dsde_policy::mixture::OTHERS_MAX;
 use dsde_policy::registry::ENTRIES;
 use dsde_policy::{
@@ -22,7 +20,7 @@ fn fate(seq: u64) -> Fate {
 
 fn lens(policy: &mut Mixture, step: u64, seqs: &[u64]) -> Vec<u32> {
     let fates: Vec<Fate> = seqs.iter().map(|&seq| fate(seq)).collect();
-    common::step(policy, step, &fates).iter().map(|planned| planned.len).collect()
+    crate::common::step(policy, step, &fates).iter().map(|planned| planned.len).collect()
 }
 
 #[test]
@@ -34,8 +32,8 @@ fn without_a_choice_the_main_policy_does_what_it_does_alone() {
         mixture.choose(&config(text), [SeqId(1)]).unwrap();
         for step in 0..80 {
             let fates: Vec<Fate> = (0..1 + step % 5).map(fate).collect();
-            let expected = common::step(alone.as_mut(), step, &fates);
-            assert_eq!(common::step(&mut mixture, step, &fates), expected, "{text}, step {step}");
+            let expected = crate::common::step(alone.as_mut(), step, &fates);
+            assert_eq!(crate::common::step(&mut mixture, step, &fates), expected, "{text}, step {step}");
             assert_eq!(mixture.signals(), alone.signals());
         }
         assert_eq!(mixture.name(), text);
@@ -91,7 +89,7 @@ fn what_was_learnt_outlives_the_sequences_while_there_is_room() {
             mixture.forget(SeqId(step));
         }
         mixture.choose(&config("auto"), [SeqId(1000)]).unwrap();
-        common::step(&mut mixture, 1000, &[fate(1000)])[0].reason
+        crate::common::step(&mut mixture, 1000, &[fate(1000)])[0].reason
     };
     assert_eq!(after(0), "learning");
     assert_ne!(after(60), "learning");
@@ -153,8 +151,8 @@ fn the_others_appear_as_rows_of_prompts() {
     let mut mixture = Mixture::new(Box::new(Recorder(seen.clone())));
     mixture.choose(&config("fixed:k=4"), [SeqId(1), SeqId(2)]).unwrap();
     let fates: Vec<Fate> = (0..4).map(fate).collect();
-    common::step(&mut mixture, 0, &fates);
-    common::step(&mut mixture, 1, &fates[1..3]);
+    crate::common::step(&mut mixture, 0, &fates);
+    crate::common::step(&mut mixture, 1, &fates[1..3]);
     mixture.forget(SeqId(0));
     mixture.forget(SeqId(1));
     let seen = seen.lock().unwrap();
@@ -183,8 +181,8 @@ fn the_end_of_a_prompt_is_no_row_of_decoding() {
     let seen = Arc::new(Mutex::new(Seen::default()));
     let mut mixture = Mixture::new(Box::new(Recorder(seen.clone())));
     mixture.choose(&config("off"), [SeqId(1)]).unwrap();
-    let sequences = [fate(1), fate(2)].map(|fate| common::view_of(&fate));
-    let whole = PlanView { prefill_rows: 7, ..common::plan_view(0, &sequences) };
+    let sequences = [fate(1), fate(2)].map(|fate| crate::common::view_of(&fate));
+    let whole = PlanView { prefill_rows: 7, ..crate::common::plan_view(0, &sequences) };
     mixture.plan(&whole, &mut [Planned::none(); 2]);
     let outcome = |seq, verified| Outcome {
         seq: SeqId(seq),

@@ -4,14 +4,10 @@
 //! the law computed from the script by Pearson's chi-square. Draws are fixed, so the test is deterministic; over random
 //! ones it would fail a correct engine with probability 1e-6 per case (threshold by Wilson and Hilferty).
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
-mod common;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use common::*;
+use crate::common::*;
 use dsde_engine::{Config, Constraint, ConstraintError, Grammar, Request, Script, ScriptedExecutor};
 use dsde_policy::{Policy, registry};
 use dsde_sampling::distribution::{Scratch, softmax};
@@ -173,7 +169,7 @@ fn every_policy_and_rule_keeps_the_law() {
                 // Rules judge chains.
                 continue;
             }
-            let sample = sample(&prompt, config, common::policy(policy), rule);
+            let sample = sample(&prompt, config, crate::common::policy(policy), rule);
             assert_eq!(sample.accepted > 0, policy != "off", "{policy} is not vacuous");
             if stopping.contains(&policy.as_str()) {
                 assert!(sample.drafted < sample.planned, "{policy} stops");
@@ -192,7 +188,8 @@ fn equal_requests_with_equal_seeds_keep_the_law() {
     let config = Config { sequences_max: 24, ..model_config() };
     for policy in policies() {
         let share_seed = |request: &mut Request, i: u64| request.params.seed = Some(i / 2);
-        let mut sample = sample_requests(&prompt, config, common::policy(&policy), Rule::Block, share_seed);
+        let mut sample =
+            sample_requests(&prompt, config, crate::common::policy(&policy), Rule::Block, share_seed);
         assert_eq!(sample.accepted > 0, policy != "off", "{policy} is not vacuous");
         for count in sample.counts.values_mut() {
             assert_eq!(*count % 2.0, 0.0, "{policy}: pairs say the same");
@@ -238,7 +235,7 @@ fn policies_side_by_side_keep_the_law() {
     for rule in [Rule::TokenWise, Rule::Block] {
         let config = Config { sequences_max: 24, ..model_config() };
         let choice = |i: u64| chosen[i as usize % chosen.len()].map(|text| text.parse().unwrap());
-        let sample = sample_chosen(&prompt, config, common::policy("dsde"), rule, choice);
+        let sample = sample_chosen(&prompt, config, crate::common::policy("dsde"), rule, choice);
         assert!(sample.accepted > 0);
         let excess = excess(&sample.counts, &law);
         assert!(excess < 1.0, "{rule:?}: chi-square is {excess} of its bound");
@@ -304,7 +301,7 @@ fn answers_of_a_form_follow_the_law_given_the_form() {
             let config = Config { sequences_max: 24, ..config };
             let form: Arc<dyn Grammar> = Arc::new(Restless);
             let set_form = |request: &mut Request, _| request.grammar = Some(form.clone());
-            let sample = sample_requests(&prompt, config, common::policy(policy), rule, set_form);
+            let sample = sample_requests(&prompt, config, crate::common::policy(policy), rule, set_form);
             assert_eq!(sample.accepted > 0, policy != "off", "{policy} is not vacuous");
             let excess = excess(&sample.counts, &law);
             assert!(excess < 1.0, "{policy}, {rule:?}: chi-square is {excess} of its bound");

@@ -1,10 +1,6 @@
 //! The draft's memory goes to the target's blocks and comes back, and nobody can tell from the output.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use dsde_engine::{Config, FinishReason, Script, ScriptedExecutor, ScriptedLending, StepReport};
 use dsde_policy::{PlanView, Planned, Policy, SeqId, Signals, StepFeedback};
 use dsde_sampling::{Params, Rule};

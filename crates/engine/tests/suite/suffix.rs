@@ -1,13 +1,9 @@
 //! Drafting what repeats, through the whole engine: what is on offer before anything is planned, and what past answers add.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
-mod common;
-
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use common::*;
+use crate::common::*;
 use dsde_engine::{Config, Request, Script, StepTrace};
 use dsde_policy::{PlanView, Planned, Policy, SeqId, Signals, StepFeedback, registry};
 use dsde_sampling::Params;

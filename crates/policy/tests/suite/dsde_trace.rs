@@ -3,9 +3,7 @@
 //! The lengths come from `dsde_trace.py`, which computes them from the definitions in double precision and shows that none
 //! hangs on rounding. The history: a calm region, a burst of disagreement in step 8, recovery, then other temperatures.
 
-mod common;
-
-use common::Fate;
+use crate::common::Fate;
 use dsde_policy::{Config, SeqId};
 
 /// Level of the divergence in each step, nats.
@@ -30,10 +28,10 @@ fn fate(step: usize) -> Fate {
 fn check(policy: &str, first: u32, expected: [u32; 16], n_calibrating: usize) {
     let mut policy = policy.parse::<Config>().expect("a valid configuration").build();
     let plans: Vec<_> =
-        (0..16).map(|step| common::step(policy.as_mut(), step as u64, &[fate(step)])[0]).collect();
+        (0..16).map(|step| crate::common::step(policy.as_mut(), step as u64, &[fate(step)])[0]).collect();
     let lens: Vec<u32> = plans.iter().map(|p| p.len).collect();
     // The length planned after step i is that of step i + 1; the last one is compared by one more step.
-    let last = common::step(policy.as_mut(), 16, &[fate(0)])[0];
+    let last = crate::common::step(policy.as_mut(), 16, &[fate(0)])[0];
     assert_eq!(lens[0], first);
     assert_eq!(lens[1..], expected[..15]);
     assert_eq!(last.len, expected[15]);

@@ -1,12 +1,8 @@
 //! Token trees through the whole engine: what is drafted, where it is stored, and that nothing of it can be seen in the output.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
-mod common;
-
 use std::sync::{Arc, Mutex};
 
-use common::*;
+use crate::common::*;
 use dsde_engine::{
     BlockCopy, Config, DraftDraw, Drafted, Engine, Executor, ExecutorError, FinishReason, IdleExecutor,
     PromptScore, Request, RowBatch, Script, ScriptedExecutor, Shape, SlotMove, StepTrace, TargetDraw,

@@ -1,10 +1,6 @@
 //! Greedy output is what plain decoding of the target emits, whoever else runs and however far anyone speculates.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use dsde_engine::{Config, Engine, Request, Script, ScriptedExecutor};
 use dsde_policy::mixture::OTHERS_MAX;
 use dsde_policy::registry;

@@ -1,10 +1,6 @@
 //! Prompts whose tokens get log-probabilities: what is told equals a plain computation, however the prompt is read.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use dsde_engine::{Config, FinishReason, Request, Script, ScriptedExecutor};
 use dsde_sampling::{Params, Rule, TokenLogprobs};
 use proptest::prelude::*;
@@ -28,7 +24,7 @@ fn expected(prompt: &[u32]) -> Vec<TokenLogprobs> {
 #[test]
 fn every_token_but_the_first_is_scored() {
     for len in [1, 2, 3, 40] {
-        let mut engine = common::engine(model_config(), "fixed:k=3", 100);
+        let mut engine = crate::common::engine(model_config(), "fixed:k=3", 100);
         let id = engine.submit(scored(prompt(1, len), 5)).unwrap();
         let outputs = run(&mut engine);
         assert_eq!(outputs[&(id, 0)].scored, expected(&prompt(1, len)), "{len} tokens");
@@ -38,7 +34,7 @@ fn every_token_but_the_first_is_scored() {
 
 #[test]
 fn cached_prefixes_are_read_again_for_their_scores() {
-    let mut engine = common::engine(model_config(), "off", 100);
+    let mut engine = crate::common::engine(model_config(), "off", 100);
     for request in [greedy(prompt(1, 70), 4), scored(prompt(1, 70), 4), greedy(prompt(1, 70), 4)] {
         let is_scored = request.scores_prompt;
         let id = engine.submit(request).unwrap();
@@ -53,7 +49,7 @@ fn cached_prefixes_are_read_again_for_their_scores() {
 
 #[test]
 fn a_prompt_is_scored_once_for_all_its_choices() {
-    let mut engine = common::engine(model_config(), "fixed:k=2", 100);
+    let mut engine = crate::common::engine(model_config(), "fixed:k=2", 100);
     let id = engine.submit(Request { n_choices: 3, ..scored(prompt(2, 33), 6) }).unwrap();
     let outputs = run(&mut engine);
     assert_eq!(outputs[&(id, 0)].scored, expected(&prompt(2, 33)));
@@ -65,7 +61,7 @@ fn a_prompt_is_scored_once_for_all_its_choices() {
 #[test]
 fn nothing_may_be_asked_for_behind_a_prompt() {
     for (len, scores_prompt) in [(1, true), (1, false), (20, true), (20, false)] {
-        let mut engine = common::engine(model_config(), "fixed:k=4", 100);
+        let mut engine = crate::common::engine(model_config(), "fixed:k=4", 100);
         let id = engine.submit(Request { scores_prompt, ..scored(prompt(3, len), 0) }).unwrap();
         let outputs = run(&mut engine);
         let got = &outputs[&(id, 0)];
@@ -99,7 +95,7 @@ proptest! {
         prefix_cache: bool,
     ) {
         let config = Config { rows_max, sequences_max: 4, prefix_cache, ..model_config() };
-        let mut engine = common::engine(config, "fixed:k=2", n_blocks);
+        let mut engine = crate::common::engine(config, "fixed:k=2", n_blocks);
         let mut asked = Vec::new();
         for (i, &(len, tokens_max, scores_prompt)) in lens.iter().enumerate() {
             let prompt = prompt(i as u32 % 2, len);

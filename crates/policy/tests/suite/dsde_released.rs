@@ -5,11 +5,9 @@
 //! ended with the step; every other line is `STEP SEQ LIMIT ACCEPTED TEMPERATURE KLD,KLD,... PLANNED` of one sequence: what it
 //! may draft, accepts and diverges by (repeated over the positions), and the length that was planned for this step.
 
-mod common;
-
 use std::str::FromStr;
 
-use common::Fate;
+use crate::common::Fate;
 use dsde_policy::{Config, Policy, SeqId};
 
 /// One step: who takes part, with the length that the authors' code planned, and who ends with it.
@@ -56,7 +54,7 @@ fn check(trace: &str) {
     let (policy, lines) = trace.split_once('\n').expect("a policy and its steps");
     let mut policy: Box<dyn Policy> = policy.parse::<Config>().expect("a valid configuration").build();
     for (number, step) in steps(lines) {
-        let plan = common::step(policy.as_mut(), number, &step.fates);
+        let plan = crate::common::step(policy.as_mut(), number, &step.fates);
         let lens: Vec<u32> = plan.iter().map(|planned| planned.len).collect();
         assert_eq!(lens, step.planned, "{} in step {number}", policy.name());
         step.ended.iter().for_each(|&seq| policy.forget(seq));

@@ -1,11 +1,9 @@
 //! `--draft` with an EAGLE-3 head for the embedded target: the same text as without, and refusals that say what to do.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{Run, dsde, dsde_with_stdin};
+use crate::common::{Run, dsde, dsde_with_stdin};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde_json::{Value, json};
 use tempfile::TempDir;

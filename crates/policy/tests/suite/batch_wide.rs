@@ -1,10 +1,8 @@
 //! Policies that plan one length for the whole batch, over written-out histories.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{Cost, Fate};
+use crate::common::{Cost, Fate};
 use dsde_policy::{Config, Policy, SeqId};
 
 /// A batch in which every sequence accepts the same.
@@ -19,7 +17,7 @@ fn build(text: &str) -> Box<dyn Policy> {
 
 /// Lengths of `n_steps` steps with the same batch.
 fn lens(policy: &mut dyn Policy, n_steps: u64, batch: &[Fate]) -> Vec<u32> {
-    (0..n_steps).map(|step| common::step(policy, step, batch)[0].len).collect()
+    (0..n_steps).map(|step| crate::common::step(policy, step, batch)[0].len).collect()
 }
 
 #[test]
@@ -79,7 +77,7 @@ fn bandit_follows_the_trace() {
     // t = 9 (2, 4, 3): 0.625 + 1.482, 1 + 1.048, 0.781 + 1.210: 0
     let fates = batch(1, 16, 1);
     let lens: Vec<u32> =
-        (0..10).map(|step| common::step_at(policy.as_mut(), step, &fates, cost)[0].len).collect();
+        (0..10).map(|step| crate::common::step_at(policy.as_mut(), step, &fates, cost)[0].len).collect();
     assert_eq!(lens, [0, 1, 2, 1, 2, 0, 1, 2, 1, 0]);
 }
 
@@ -91,9 +89,9 @@ fn bandit_finds_the_best_length_of_every_load() {
     let busy = |rounds: u32, _: u32| Cost { draft: Duration::from_millis(10) * rounds, ..cost(0, 0) };
     let (mut alone, mut batched) = ([0; 3], [0; 3]);
     for step in 0..200 {
-        let len = common::step_at(policy.as_mut(), step, &batch(1, 16, 16), cost)[0].len;
+        let len = crate::common::step_at(policy.as_mut(), step, &batch(1, 16, 16), cost)[0].len;
         alone[len as usize] += 1;
-        let len = common::step_at(policy.as_mut(), step, &batch(16, 16, 0), busy)[0].len;
+        let len = crate::common::step_at(policy.as_mut(), step, &batch(16, 16, 0), busy)[0].len;
         batched[len as usize] += 1;
     }
     assert!(alone[2] > 150 && batched[0] > 150, "plays alone {alone:?}, in a batch {batched:?}");
@@ -118,7 +116,7 @@ fn turbospec_probes_decides_gives_up_and_tries_again() {
     // Everything is accepted for 40 steps, nothing for 120, then everything.
     let accepted_max = |step| if (40..160).contains(&step) { 0 } else { 16 };
     let plans: Vec<_> = (0..190)
-        .map(|step| common::step_at(policy.as_mut(), step, &batch(1, 16, accepted_max(step)), cost)[0])
+        .map(|step| crate::common::step_at(policy.as_mut(), step, &batch(1, 16, accepted_max(step)), cost)[0])
         .collect();
     let lens: Vec<u32> = plans.iter().map(|planned| planned.len).collect();
     assert_eq!(lens[..20], [[3, 1, 3, 0]; 5].concat());
@@ -147,7 +145,9 @@ fn turbospec_stops_speculating_where_rows_are_expensive() {
     };
     let mut settled = |n_sequences| {
         (0..200)
-            .map(|step| common::step_at(policy.as_mut(), step, &batch(n_sequences, 16, 1), cost)[0].len)
+            .map(|step| {
+                crate::common::step_at(policy.as_mut(), step, &batch(n_sequences, 16, 1), cost)[0].len
+            })
             .last()
     };
     assert!(settled(1).is_some_and(|len| len > 0));

@@ -1,10 +1,8 @@
 //! Policies that weigh acceptance against measured cost, over histories with a known answer.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{Cost, Fate};
+use crate::common::{Cost, Fate};
 use dsde_policy::{Config, Planned, Policy, SeqId};
 
 fn build(text: &str) -> Box<dyn Policy> {
@@ -40,7 +38,7 @@ fn run(
         rows.set(target_rows);
         cost(rounds, target_rows)
     };
-    steps.map(|step| (common::step_at(policy, step, fates, watched), rows.get())).collect()
+    steps.map(|step| (crate::common::step_at(policy, step, fates, watched), rows.get())).collect()
 }
 
 #[test]

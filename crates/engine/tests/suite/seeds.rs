@@ -1,13 +1,9 @@
 //! With a seed, sampled text is a function of the request: that of plain decoding by itself, under every policy, drafter and
 //! memory size, whoever else runs and whoever has the same seed. Without one, no two sequences share a draw.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
-mod common;
-
 use std::collections::BTreeSet;
 
-use common::*;
+use crate::common::*;
 use dsde_engine::{Config, Request};
 use dsde_policy::registry;
 use dsde_sampling::Params;
@@ -117,7 +113,7 @@ fn requests_without_a_seed_never_repeat() {
     assert_eq!(texts.len(), 24);
     // Another key draws something else; the same one draws the same.
     let of_key = |seed| {
-        let mut engine = common::engine(Config { seed, ..model_config() }, "fixed:k=3", 400);
+        let mut engine = crate::common::engine(Config { seed, ..model_config() }, "fixed:k=3", 400);
         engine.submit(sampled(prompt(1, 9), None)).unwrap();
         run(&mut engine).into_values().map(|output| output.tokens).collect::<Vec<_>>()
     };

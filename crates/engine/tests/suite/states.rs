@@ -2,13 +2,9 @@
 //!
 //! The scripted executor fails as soon as a known token counts as read that was read with a guess.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
-mod common;
-
 use std::sync::{Arc, Mutex};
 
-use common::*;
+use crate::common::*;
 use dsde_engine::{Config, Request, Script, ScriptedExecutor, Shape, StepTrace};
 use dsde_sampling::{Params, Rule};
 

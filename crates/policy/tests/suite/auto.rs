@@ -1,9 +1,7 @@
 //! What `auto` promises: never slower than plain decoding, and close to the best fixed length, which nobody had to find.
 
-mod simulation;
-
+use crate::simulation::{Achieved, Demand, Machine, Simulation, Variety};
 use dsde_policy::{Config, Policy};
-use simulation::{Achieved, Demand, Machine, Simulation, Variety};
 
 /// Tokens per sequence that are not counted.
 const WARM_UP: u32 = 200;

@@ -1,7 +1,5 @@
 //! A last message that the model writes on: the prompt ends where its text ends.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
 use dsde_text::{Call, ChatTemplate, Error, Message, embedded};
 use serde_json::json;
 

@@ -1,8 +1,6 @@
 //! What must hold for every policy of the registry, whatever the engine reports.
 
-mod common;
-
-use common::Fate;
+use crate::common::Fate;
 use dsde_policy::registry::{ENTRIES, LEN_MAX, Parameter, ValueSet};
 use dsde_policy::{Config, Planned, Policy, SeqId};
 use proptest::prelude::*;
@@ -61,7 +59,7 @@ fn names_parse_to_the_same_policy() {
     }
 }
 
-const DOCUMENTATION: &str = include_str!("../../../docs/policies.md");
+const DOCUMENTATION: &str = include_str!("../../../../docs/policies.md");
 
 /// Documentation of a policy: from its heading to the next.
 fn section(name: &str) -> &'static str {
@@ -127,7 +125,7 @@ fn batches() -> impl Strategy<Value = Vec<Vec<Fate>>> {
 }
 
 fn run(policy: &mut dyn Policy, batches: &[Vec<Fate>]) -> Vec<Vec<Planned>> {
-    (0..).zip(batches).map(|(step, fates)| common::step(policy, step, fates)).collect()
+    (0..).zip(batches).map(|(step, fates)| crate::common::step(policy, step, fates)).collect()
 }
 
 proptest! {

@@ -1,12 +1,8 @@
 //! A draft that reads less than the target: sequences are drafted for as far as it can read, and go on without it.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
-mod common;
-
 use std::sync::{Arc, Mutex};
 
-use common::*;
+use crate::common::*;
 use dsde_engine::{Config, Request, Script, ScriptedExecutor, Shape};
 use dsde_policy::{PlanView, Planned, Policy, SeqId, Signals, StepFeedback};
 use dsde_sampling::{Params, Rule};

@@ -1,10 +1,6 @@
 //! No block is leaked and no output changes, whatever arrives, is cancelled or is preempted in whatever order.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use dsde_engine::{Config, FinishReason, Request, RequestId, Script, ScriptedExecutor, Shape};
 use dsde_sampling::{Params, Rule};
 use proptest::prelude::*;

@@ -5,8 +5,6 @@
 //! independently. Sequences with the same seed race with the same numbers; over two tokens a race is a threshold in one uniform
 //! number per position, which is enumerated in quarters because all probabilities are multiples of one.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 

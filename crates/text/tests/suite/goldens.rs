@@ -125,7 +125,7 @@ fn special_tokens_have_texts_of_their_own() {
 fn every_file_may_name_the_token_that_ends_a_text() {
     let folder = tempfile::tempdir().unwrap();
     let write = |file: &str, text: &str| std::fs::write(folder.path().join(file), text).unwrap();
-    let file = include_bytes!("../../../models/target/tokenizer.json");
+    let file = include_bytes!("../../../../models/target/tokenizer.json");
     std::fs::write(folder.path().join("tokenizer.json"), file).unwrap();
     let ends = || Tokenizer::open(folder.path()).unwrap().end_tokens().to_vec();
     assert_eq!(ends(), [0; 0]);
