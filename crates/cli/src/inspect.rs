@@ -106,7 +106,7 @@ struct DraftFit {
     /// Absent for heads, `suffix` and `none`.
     model: Option<Model>,
     /// Of an EAGLE-3 head.
-    head: Option<Head>,
+    eagle3: Option<Eagle3>,
     compatible: bool,
     /// Why it does not fit.
     reason: Option<String>,
@@ -114,7 +114,7 @@ struct DraftFit {
 
 /// An EAGLE-3 head.
 #[derive(Serialize)]
-struct Head {
+struct Eagle3 {
     architecture: &'static str,
     dtypes: Dtypes,
     hidden: usize,
@@ -172,12 +172,12 @@ fn inspect(models: &Models) -> Outcome<Inspection> {
     let checkpoints = Checkpoints { target: &target.checkpoint, draft: fitting.map(OpenedDraft::checkpoint) };
     let memory_bytes = machine::memory_bytes_usable();
     let stores = Stores::plan(models.asked(Rule::default()), &backend, checkpoints, memory_bytes)?;
-    let (mut draft_model, mut head) = (None, None);
+    let (mut draft_model, mut eagle3) = (None, None);
     match (&models.draft, &draft) {
         (Draft::Model(source), Some(OpenedDraft::Model(draft))) => {
             draft_model = Some(Model::new(source, draft, &backend));
         }
-        (_, Some(OpenedDraft::Eagle3(draft))) => head = Some(Head::new(draft, &target, &backend)),
+        (_, Some(OpenedDraft::Eagle3(draft))) => eagle3 = Some(Eagle3::new(draft, &target, &backend)),
         _ => {}
     }
     Ok(Inspection {
@@ -185,7 +185,7 @@ fn inspect(models: &Models) -> Outcome<Inspection> {
         draft: DraftFit {
             source: models.draft.to_string(),
             model: draft_model,
-            head,
+            eagle3,
             compatible: misfit.is_none(),
             reason: misfit.map(|error| error.to_string()),
         },
@@ -229,7 +229,7 @@ impl Model {
     }
 }
 
-impl Head {
+impl Eagle3 {
     fn new(head: &Eagle3Checkpoint, target: &Opened, backend: &Cpu) -> Self {
         let Eagle3Config { layer, draft_vocab_len, .. } = head.config();
         let draft = DraftCheckpoint::Eagle3(head);
@@ -290,8 +290,8 @@ fn print(out: &mut impl Write, inspection: &Inspection) -> io::Result<()> {
     if let Some(model) = &draft.model {
         print_model(out, model)?;
     }
-    if let Some(head) = &draft.head {
-        print_head(out, head)?;
+    if let Some(head) = &draft.eagle3 {
+        print_eagle3(out, head)?;
     }
     match &draft.reason {
         None => writeln!(out, "  fits the model")?,
@@ -342,8 +342,8 @@ fn print_model(out: &mut impl Write, model: &Model) -> io::Result<()> {
     )
 }
 
-fn print_head(out: &mut impl Write, head: &Head) -> io::Result<()> {
-    let Head { architecture, dtypes, hidden, heads, kv_heads, head_dim, intermediate, .. } = head;
+fn print_eagle3(out: &mut impl Write, head: &Eagle3) -> io::Result<()> {
+    let Eagle3 { architecture, dtypes, hidden, heads, kv_heads, head_dim, intermediate, .. } = head;
     writeln!(out, "  {architecture} head, {dtypes}")?;
     writeln!(
         out,

@@ -24,9 +24,9 @@ pub(crate) struct Opened {
 /// Who guesses, as opened.
 pub(crate) enum OpenedDraft {
     /// A model of its own.
-    Model(Opened),
+    Model(Box<Opened>),
     /// An EAGLE-3 head, whose text is that of its model.
-    Eagle3(Eagle3Checkpoint),
+    Eagle3(Box<Eagle3Checkpoint>),
 }
 
 /// Which of the embedded pair is meant by `demo`.
@@ -134,8 +134,8 @@ impl OpenedDraft {
             Source::Demo => None,
         };
         Ok(Some(match opened {
-            Some(head) => Self::Eagle3(head),
-            None => Self::Model(Opened::new(source, Role::Draft)?),
+            Some(head) => Self::Eagle3(Box::new(head)),
+            None => Self::Model(Box::new(Opened::new(source, Role::Draft)?)),
         }))
     }
 

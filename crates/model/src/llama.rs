@@ -117,7 +117,7 @@ impl<B: Backend> Llama<B> {
         let n_layers = self.weights.layers.len();
         for i in layers {
             for at in (0..self.tapped.len()).filter(|&at| self.tapped[at] == i) {
-                buffers.keep_tap(at, self.config.hidden);
+                buffers.keep_tap(at, self.tapped.len(), self.config.hidden);
             }
             let Buffers { hidden, qkv, attended, .. } = &mut buffers;
             let layer = &self.weights.layers[i];
@@ -262,11 +262,11 @@ pub(crate) struct Buffers<'a> {
 }
 
 impl Buffers<'_> {
-    /// Copies the residual stream to tap `at`.
-    fn keep_tap(&mut self, at: usize, width: usize) {
-        let n_taps = (self.taps.len() / self.hidden.len().max(1)).max(1);
-        let taps = self.taps.chunks_exact_mut(width).skip(at).step_by(n_taps);
-        taps.zip(self.hidden.chunks_exact(width)).for_each(|(tap, row)| tap.copy_from_slice(row));
+    /// Copies the residual stream to tap `at` of `n_taps`.
+    fn keep_tap(&mut self, at: usize, n_taps: usize, width: usize) {
+        for (taps, row) in self.taps.chunks_exact_mut(n_taps * width).zip(self.hidden.chunks_exact(width)) {
+            taps[at * width..][..width].copy_from_slice(row);
+        }
     }
 }
 

@@ -73,11 +73,11 @@ impl DraftCheckpoint<'_> {
 /// Who guesses, loaded.
 pub(super) enum Draft<B: Backend> {
     Model(Model<B>),
-    Eagle3(Head<B>),
+    Eagle3(Eagle3Draft<B>),
 }
 
 /// An EAGLE-3 head, its keys and values, and what it reads of the target.
-pub(super) struct Head<B: Backend> {
+pub(super) struct Eagle3Draft<B: Backend> {
     eagle3: Eagle3<B>,
     kv: B::KvStore,
     features: Features,
@@ -103,7 +103,7 @@ impl<B: Backend> Draft<B> {
         let context_len = shape.context_len_max.min(draft.context_len_max());
         let n_blocks = shape.n_blocks as usize;
         target.tap(&config.taps_in(target.config().n_layers)?);
-        Ok(Self::Eagle3(Head {
+        Ok(Self::Eagle3(Eagle3Draft {
             eagle3: Eagle3::load(backend, checkpoint, target_checkpoint, context_len)?,
             kv: backend.kv_store(eagle3_kv_shape(config, n_blocks)),
             features: Features::new(n_blocks, backend.block_len(), config.layer.hidden),
@@ -149,7 +149,7 @@ impl<B: Backend> Draft<B> {
 
     /// Takes in what the target made of `rows`, all of which its last pass ended with.
     pub(super) fn read_target(&mut self, backend: &B, target: &Llama<B>, rows: &RowBatch) {
-        if let Self::Eagle3(Head { eagle3, features, .. }) = self {
+        if let Self::Eagle3(Eagle3Draft { eagle3, features, .. }) = self {
             let n_rows = rows.n_rows();
             features.write(rows, 0..n_rows, eagle3.combine(backend, target.taps(n_rows), n_rows));
         }
@@ -167,7 +167,7 @@ impl<B: Backend> Draft<B> {
 /// A draft under way.
 pub(super) enum Reader<'a, B: Backend> {
     Model(&'a mut Model<B>),
-    Eagle3 { head: &'a mut Head<B>, target: &'a Llama<B> },
+    Eagle3 { head: &'a mut Eagle3Draft<B>, target: &'a Llama<B> },
 }
 
 impl<B: Backend> Reader<'_, B> {
@@ -175,7 +175,7 @@ impl<B: Backend> Reader<'_, B> {
     pub(super) fn forward(&mut self, backend: &B, rows: &RowBatch, outputs: &[u32]) {
         match self {
             Self::Model(Model { llama, kv }) => llama.forward(backend, rows, outputs, kv),
-            Self::Eagle3 { head: Head { eagle3, kv, features, .. }, target } => {
+            Self::Eagle3 { head: Eagle3Draft { eagle3, kv, features, .. }, target } => {
                 eagle3.forward(backend, target, rows, outputs, features, kv);
             }
         }

@@ -14,12 +14,20 @@ use crate::serve::{Run, run};
 
 const TOKENS: u32 = 60;
 
-/// Chains, trees, both side by side, pruned ones, overlapped ones, and every policy with its defaults.
+/// Chains, trees, pruned and overlapped ones, and every policy that needs no parameters.
 fn policies() -> Vec<String> {
-    let special =
-        ["fixed:k=1", "fixed:k=5", "faser:depth=0.5", "faser:overlap=4", "ddd:width=4", "adaserve:w_max=4"];
+    let special = [
+        "fixed:k=1",
+        "fixed:k=5",
+        "faser:depth=0.5",
+        "faser:overlap=4",
+        "ddd:width=4",
+        "adaserve:w_max=4",
+        "batch_schedule:table=1-2:6;3-4:1;5-:2",
+    ];
     let entries = registry::ENTRIES.iter().map(|entry| entry.name);
-    special.into_iter().chain(entries).map(str::to_owned).collect()
+    let complete = entries.filter(|name| name.parse::<registry::Config>().is_ok());
+    special.into_iter().chain(complete).map(str::to_owned).collect()
 }
 
 fn executor<B: Backend>(backend: B, n_blocks: u32) -> ModelExecutor<B> {
