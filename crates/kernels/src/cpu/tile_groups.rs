@@ -34,17 +34,28 @@ impl Inputs {
 /// # Safety
 /// As [`super::tile::TileFn`].
 unsafe fn tile<L: Grouped, const ROWS: usize>(tile: &Tile<'_>, sums: &mut Sums) {
-    sums.0[..ROWS].fill([0.0; COLUMNS]);
+    // SAFETY: by the caller's promise.
+    unsafe { tile_of::<L>(tile, &mut sums.0[..ROWS]) }
+}
+
+/// One function for any number of rows: written out for each of twelve they would be a fifth of the crate, and no faster.
+///
+/// # Safety
+/// As [`super::tile::TileFn`].
+#[inline(never)]
+unsafe fn tile_of<L: Grouped>(tile: &Tile<'_>, sums: &mut [[f32; COLUMNS]]) {
+    let n_rows = sums.len();
+    sums.fill([0.0; COLUMNS]);
     for stretch in tile.stretches {
         for (half_idx, start) in stretch.halves.into_iter().enumerate() {
             for step in 0..tile.n_steps {
                 let start = start.wrapping_add(step * tile.step_bytes);
                 // SAFETY: the caller promises readable weights for every step.
                 let half = unsafe { std::slice::from_raw_parts(start, L::LAYOUT.half_step_bytes()) };
-                let x = tile.x.wrapping_add(step * ROWS * L::LAYOUT.words());
-                for (row, sums) in sums.0[..ROWS].iter_mut().enumerate() {
+                let x = tile.x.wrapping_add(step * n_rows * L::LAYOUT.words());
+                for (row, sums) in sums.iter_mut().enumerate() {
                     // SAFETY: the caller promises readable activations for every step.
-                    let inputs = unsafe { Inputs::read::<L>(x, row, ROWS) };
+                    let inputs = unsafe { Inputs::read::<L>(x, row, n_rows) };
                     add_group::<L>(half, &inputs, &mut sums[half_idx * LANES..][..LANES]);
                 }
             }
