@@ -94,7 +94,7 @@ def gathered(table: Tensor, slots: Tensor) -> Tensor:
 
 
 def chain_hidden(head: Head, embeddings: Tensor, batch: Batch, n_steps: int) -> list[Tensor]:
-    """Un-normed outputs [n_starts, hidden_size] of each step; rows without room for a step hold no meaning there.
+    """Un-normed outputs [n_starts, hidden_size] of each step; those of starts without room for it have no meaning.
 
     embeddings: f32 [n_tokens, hidden_size], the target's embeddings of `batch.tokens`.
     """

@@ -57,7 +57,7 @@ class ChainLoss:
     agreement: list[float]
 
 
-def wanted_distributions(head: Head, output_rows: Tensor, batch: Batch) -> Tensor:
+def wanted_distributions(output_rows: Tensor, batch: Batch) -> Tensor:
     """The target's distributions over the reduced vocabulary, [n_starts, draft_vocab_size], for step 0 of each start.
 
     output_rows: the rows of the target's output matrix that the reduced vocabulary keeps.
@@ -73,14 +73,13 @@ def chain_loss(
     starts = [batch.step_starts(step) for step in range(len(step_weights))]
     hidden = head.norm(torch.cat([output[chosen] for output, chosen in zip(outputs, starts, strict=True)]))
     rows = torch.cat([chosen + step for step, chosen in enumerate(starts)])
-    share = sum(step_weights)
     weights = torch.cat(
         [
-            torch.full((len(chosen),), weight / share / max(1, len(chosen)), device=hidden.device)
+            hidden.new_full((len(chosen),), weight / sum(step_weights) / max(1, len(chosen)))
             for weight, chosen in zip(step_weights, starts, strict=True)
         ]
     )
-    wanted = wanted_distributions(head, output_rows, batch)
+    wanted = wanted_distributions(output_rows, batch)
     total, agrees = SoftCrossEntropy.apply(hidden, head.lm_head.weight, wanted, rows, weights)
     by_step = agrees.split([len(chosen) for chosen in starts])
     return ChainLoss(total, [float(part.float().mean()) if len(part) else 0.0 for part in by_step])

@@ -20,6 +20,8 @@ class HeadTraining:
     step_weights: list[float]
     # The cosine ends at this share of lr_max.
     lr_end_share: float = 0.02
+    # Learning rate of `fc` beside that of the layer: no norm scales the streams it reads, so that they are large.
+    streams_lr_share: float = 0.3
     # Learning rate of the output rows beside that of the layer.
     output_lr_share: float = 0.25
     weight_decay: float = 0.1

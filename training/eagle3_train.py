@@ -113,10 +113,11 @@ def optimiser_of(head: Head, settings: HeadSettings) -> Muon:
     """Orthogonal updates for the layer; the output rows are learned one by one, and slowly."""
     training = settings.training
     head.lm_head.requires_grad_(training.output_lr_share > 0)
-    matrices = [p for p in (*head.fc.parameters(), *head.midlayer.parameters()) if p.dim() > 1]
+    matrices = {"weight_decay": training.weight_decay, "muon": True}
     return Muon(
         [
-            {"params": matrices, "weight_decay": training.weight_decay, "muon": True, "lr_share": 1.0},
+            {"params": [head.fc.weight], "lr_share": training.streams_lr_share} | matrices,
+            {"params": [p for p in head.midlayer.parameters() if p.dim() > 1], "lr_share": 1.0} | matrices,
             {"params": [head.lm_head.weight], "lr_share": training.output_lr_share},
             {"params": [p for p in head.parameters() if p.dim() <= 1], "lr_share": 1.0},
         ]
@@ -124,9 +125,8 @@ def optimiser_of(head: Head, settings: HeadSettings) -> Muon:
 
 
 def loss_of(run: HeadRun, batch: Batch) -> ChainLoss:
-    return chain_loss(
-        run.head, run.embeddings[batch.tokens], run.output_rows, batch, run.settings.training.step_weights
-    )
+    step_weights = run.settings.training.step_weights
+    return chain_loss(run.head, run.embeddings[batch.tokens], run.output_rows, batch, step_weights)
 
 
 def train_step(run: HeadRun) -> StepReport:

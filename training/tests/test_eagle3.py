@@ -145,7 +145,7 @@ def test_the_loss_is_the_plain_cross_entropy(target: Llama, features: Features) 
     gradients = {name: p.grad.clone() for name, p in head.named_parameters()}
     head.zero_grad()
 
-    wanted = wanted_distributions(head, embeddings[head.draft_to_target], batch)
+    wanted = wanted_distributions(embeddings[head.draft_to_target], batch)
     expected = torch.zeros(())
     for step, output in enumerate(chain_hidden(head, embeddings[batch.tokens], batch, 2)):
         starts = [c for c in range(len(batch.start_rows)) if int(batch.room[c]) > step]
@@ -168,9 +168,9 @@ def test_fixed_output_rows_get_no_gradient() -> None:
 
 def test_the_target_distribution_is_that_of_its_logits(target: Llama, features: Features) -> None:
     """The stored last hidden states give the target's own distribution, up to bf16."""
-    head, embeddings = head_of(target, features), target.model.embed_tokens.weight
+    embeddings = target.model.embed_tokens.weight
     batch = batch_of([(features, 3)], torch.device("cpu"))
-    wanted = wanted_distributions(head, embeddings[DRAFT_TO_TARGET], batch)
+    wanted = wanted_distributions(embeddings[DRAFT_TO_TARGET], batch)
     logits = target(torch.from_numpy(features.documents[3].astype(np.int64))[None])[0]
     prompt_len = int(features.documents.prompt_lens[3])
     expected = logits[prompt_len:-1, DRAFT_TO_TARGET].softmax(-1)
