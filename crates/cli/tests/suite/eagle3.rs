@@ -119,17 +119,17 @@ fn heads_that_do_not_fit_are_refused_with_what_to_do() {
                   of this very model";
     assert!(told.stdout.contains(misfit), "{}{}", told.stdout, told.stderr);
     let draft = other.path().display().to_string();
-    let refused = dsde(&["generate", "--draft", &draft, "Hello."]);
+    let refused = dsde(&["generate", "--draft", &draft, "--prompt", "Hello."]);
     assert_eq!(refused.code, Some(2), "{}", refused.stderr);
     assert!(refused.stderr.contains("this draft does not fit the model"), "{}", refused.stderr);
 
     let head = head(&json!({}));
     let model = head.path().display().to_string();
-    let refused = dsde(&["generate", "--model", &model, "Hello."]);
+    let refused = dsde(&["generate", "--model", &model, "--prompt", "Hello."]);
     assert!(refused.stderr.contains("give it as the draft of the model"), "{}", refused.stderr);
     fs::rename(head.path().join("model.safetensors"), head.path().join("pytorch_model.bin"))
         .expect("a new name");
-    let refused = dsde(&["generate", "--draft", &model, "Hello."]);
+    let refused = dsde(&["generate", "--draft", &model, "--prompt", "Hello."]);
     assert_eq!(refused.code, Some(1), "{}", refused.stderr);
     assert!(refused.stderr.contains("convert it with"), "{}", refused.stderr);
 }
