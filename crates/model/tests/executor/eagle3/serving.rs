@@ -106,8 +106,7 @@ fn every_policy_emits_what_plain_decoding_emits() {
     let small = Config { sequences_max: 1, rows_max: 16, ..Config::default() };
     output_is_that_of_plain_decoding(|| Cpu::new(2), small, 96, few);
     let uncached = Config { prefix_cache: false, ..Config::default() };
-    let sums = output_is_that_of_plain_decoding(|| Cpu::new(2), uncached, 96, few);
-    assert_eq!(sums.cached, 0);
+    output_is_that_of_plain_decoding(|| Cpu::new(2), uncached, 96, few);
 }
 
 #[test]
