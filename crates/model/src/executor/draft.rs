@@ -71,6 +71,7 @@ impl DraftCheckpoint<'_> {
 }
 
 /// Who guesses, loaded.
+#[expect(clippy::large_enum_variant, reason = "an executor has one")]
 pub(super) enum Draft<B: Backend> {
     Model(Model<B>),
     Eagle3(Eagle3Draft<B>),
