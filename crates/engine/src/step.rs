@@ -9,7 +9,6 @@ use crate::ahead::DraftAhead;
 use crate::carry;
 use crate::clock::Clock;
 use crate::commit::{SlotMoves, commit};
-use crate::config::Drafter;
 use crate::engine::Engine;
 use crate::executor::Executor;
 use crate::passes::{Drafted, ExecutorError, TargetDraw, Verification};
@@ -91,7 +90,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
 
     /// Asks the policy for a length per decoding sequence and reserves what fits.
     fn plan(&mut self, now: Duration) {
-        let (sl_limit, shape, drafter) = (self.sl_limit(), self.shape, self.config.drafter);
+        let (sl_limit, shape, drafter) = (self.config.sl_limit, self.shape, self.config.drafter);
         if let Some(suffix) = drafter.suffix() {
             self.offer(suffix, sl_limit);
         }
@@ -140,15 +139,6 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         }
         if let Some(limits) = self.ahead_limits() {
             carry::reserve(&mut self.scheduler, limits);
-        }
-    }
-
-    /// Bound on every length of a step; 0 where nobody can draft.
-    fn sl_limit(&self) -> u32 {
-        match self.config.drafter {
-            Drafter::None => 0,
-            Drafter::Model if !self.lending.is_loaded() => 0,
-            Drafter::Model | Drafter::Suffix(_) | Drafter::Either(_) => self.config.sl_limit,
         }
     }
 
