@@ -289,6 +289,8 @@ impl<E: Executor, C: Clock> Engine<E, C> {
                     verified: seq.turn.proposal.len(),
                     accepted: verification.verdict.accepted(),
                     temperature: seq.params.temperature,
+                    context_len: seq.len() - seq.turn.emitted - 1,
+                    is_foreseen: seq.turn.is_foreseen,
                     signals: &verification.signals,
                 }
             })
@@ -300,7 +302,6 @@ impl<E: Executor, C: Clock> Engine<E, C> {
             prefill_rows: report.prefill_rows,
             draft_rounds: report.draft_rounds,
             draft_rows: report.draft_rows,
-            context_len_sum: report.context_len_sum,
             draft_time: report.draft_time,
             verify_time: report.verify_time,
             step_time: report.step_time,

@@ -123,6 +123,8 @@ impl Batch {
             verified: self.verify_lens[i],
             accepted: self.verify_lens[i].min(ACCEPTED_MAX),
             temperature: 0.0,
+            context_len: 500,
+            is_foreseen: false,
             signals: if width == 1 { &self.signals[..self.verify_lens[i] as usize] } else { &[] },
         };
         let outcomes: Vec<Outcome<'_>> = (0..self.sequences.len()).map(outcome).collect();
@@ -168,7 +170,6 @@ fn feedback<'a>(step: u64, width: u32, outcomes: &'a [Outcome<'a>]) -> StepFeedb
         prefill_rows: 0,
         draft_rounds,
         draft_rows: outcomes.iter().map(|outcome| outcome.drafted).sum(),
-        context_len_sum: 500 * N_SEQUENCES,
         draft_time,
         verify_time,
         step_time: draft_time + verify_time,

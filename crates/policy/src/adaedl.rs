@@ -235,6 +235,8 @@ mod tests {
             verified,
             accepted,
             temperature: 0.0,
+            context_len: 0,
+            is_foreseen: false,
             signals: &[],
         }
     }

@@ -9,7 +9,7 @@
 //! | question | answered by |
 //! |---|---|
 //! | what may be accepted | [`Acceptance`]: per position, per request, with or without the draft's shape |
-//! | what time it takes | `auto/costs.rs`: target pass and draft round over rows, and the machine's pace |
+//! | what time it takes | `auto/costs.rs`: target pass and draft round over rows, and the machine's pace; `auto/attention.rs`: stored positions |
 //! | what it would take in this step | `auto/pricing.rs` |
 //! | which lengths are best | `auto/choice.rs`: every depth and every head of the ranking by survival |
 //! | when a draft stops, what is verified | `auto/marginal.rs`, the marginal rule: `w a / seconds >= rate` |
@@ -27,6 +27,7 @@
 //! while a speculating batch decodes plainly for a few steps, so that the time it is compared with stays measured: a few,
 //! because the first ones still pay for the speculation before them (`auto/costs.rs`).
 
+mod attention;
 mod choice;
 mod costs;
 mod guard;
@@ -63,7 +64,7 @@ pub static ENTRY: Entry = Entry {
         Parameter {
             key: "k_max",
             values: ValueSet::Count { min: 1, max: DEPTH_MAX as u32 },
-            default: Some("8"),
+            default: Some("16"),
             meaning: "ceiling of the length, tokens",
         },
         Parameter {
@@ -166,6 +167,8 @@ impl Auto {
         let is_unknown = || self.acceptance.uncertainty(1.0) > UNCERTAINTY_TO_COMPARE;
         step.wants_divergence = view.sequences.iter().all(is_sampled)
             && (view.step.is_multiple_of(DIVERGENCE_STEPS) || is_unknown());
+        let stored = view.sequences.iter().map(|sequence| u64::from(sequence.context_len)).sum();
+        self.costs.begin(view.sequences.len() as u32, stored);
         let rates = Rates::of(view, &self.costs);
         for sequence in view.sequences {
             let (candidate, is_foreseen) = match view.foreseen_of(sequence) {
@@ -208,7 +211,8 @@ impl Auto {
         let read = if is_behind { self.costs.round(sequence.draft_lag) - self.costs.round(1) } else { 0.0 };
         let steps_left = f64::from(sequence.remaining.max(1)) / (1.0 + survivals[0]);
         let catch_up = read.max(0.0) / steps_left.clamp(1.0, HORIZON_STEPS);
-        Candidate { weight: urgency(sequence), survivals, catch_up, is_foreseen: false }
+        let row_seconds = self.costs.attending(sequence.context_len);
+        Candidate { weight: self.weight(sequence), survivals, catch_up, row_seconds, is_foreseen: false }
     }
 
     /// What the chain that was foreseen would be worth to a sequence.
@@ -217,7 +221,13 @@ impl Auto {
         let len = foreseen.len().min(self.k_max as usize);
         let offset = self.foreseen.offset(sequence.seq);
         self.foreseen.foreseen(sequence.temperature, offset, foreseen, &mut survivals[..len]);
-        Candidate { weight: urgency(sequence), survivals, catch_up: 0.0, is_foreseen: true }
+        let row_seconds = self.costs.attending(sequence.context_len);
+        Candidate { weight: self.weight(sequence), survivals, catch_up: 0.0, row_seconds, is_foreseen: true }
+    }
+
+    /// What a token of a sequence is worth: how urgent it is, and what plain decoding takes for it against the mean token.
+    fn weight(&self, sequence: &SequenceView) -> f64 {
+        urgency(sequence) * self.costs.work(sequence.context_len)
     }
 
     /// Acceptance of what was foreseen, or of what the draft model drafts.
@@ -299,9 +309,8 @@ impl Auto {
         let (before, after) = feedback.outcomes.split_at(first);
         for outcome in after.iter().chain(before).filter(|outcome| outcome.drafted > 0) {
             let found = self.step.find(outcome.seq).map(|i| &self.step.drafting[i]);
-            let ((start, len), is_foreseen) =
-                found.map_or(((0, 0), false), |drafting| (drafting.features, drafting.is_foreseen));
-            let acceptance = if is_foreseen { &mut self.foreseen } else { &mut self.acceptance };
+            let (start, len) = found.map_or((0, 0), |drafting| drafting.features);
+            let acceptance = if outcome.is_foreseen { &mut self.foreseen } else { &mut self.acceptance };
             acceptance.learn(outcome, &self.step.features[start..start + len]);
         }
         let n_steps = std::mem::take(&mut self.n_unsettled);
@@ -373,7 +382,7 @@ impl Policy for Auto {
     fn observe(&mut self, feedback: &StepFeedback<'_>) {
         self.check(feedback);
         self.learn_acceptance(feedback);
-        if let Some(missed) = self.costs.learn(feedback, |seq| self.step.is_foreseen(seq)) {
+        if let Some(missed) = self.costs.learn(feedback) {
             let share = feedback.draft_time.as_secs_f64() / feedback.step_time.as_secs_f64();
             self.insight.note(self.step.wants_shape, missed, share);
         }
@@ -382,7 +391,7 @@ impl Policy for Auto {
     /// A profiled step stands for one of the first steps.
     fn learn_costs(&mut self, feedback: &StepFeedback<'_>) {
         self.n_first += 1;
-        self.costs.learn(feedback, |_| false);
+        self.costs.learn(feedback);
     }
 
     fn explain(&self, seq: SeqId, numbers: &mut Vec<(&'static str, f64)>) {

@@ -11,12 +11,11 @@ use crate::{Outcome, Policy, SeqId, StepFeedback};
 /// One step of a profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Measured {
-    /// Tokens drafted and verified, per sequence.
-    lens: Vec<u32>,
+    /// Tokens drafted and verified, and positions stored, per sequence.
+    sequences: Vec<(u32, u32)>,
     target_rows: u32,
     draft_rounds: u32,
     draft_rows: u32,
-    context_len_sum: u64,
     draft_time: Duration,
     verify_time: Duration,
     step_time: Duration,
@@ -35,11 +34,10 @@ impl CostProfile {
             return;
         }
         self.steps.push(Measured {
-            lens: feedback.outcomes.iter().map(|outcome| outcome.drafted).collect(),
+            sequences: feedback.outcomes.iter().map(|o| (o.drafted, o.context_len)).collect(),
             target_rows: feedback.target_rows,
             draft_rounds: feedback.draft_rounds,
             draft_rows: feedback.draft_rows,
-            context_len_sum: feedback.context_len_sum,
             draft_time: feedback.draft_time,
             verify_time: feedback.verify_time,
             step_time: feedback.step_time,
@@ -59,16 +57,18 @@ impl CostProfile {
     /// Lets a policy learn from every step.
     pub fn teach(&self, policy: &mut dyn Policy) {
         for step in &self.steps {
-            let outcome = |(seq, &len)| Outcome {
+            let outcome = |(seq, &(len, context_len))| Outcome {
                 seq: SeqId(seq),
                 planned: len,
                 drafted: len,
                 verified: len,
                 accepted: 0,
                 temperature: 0.0,
+                context_len,
+                is_foreseen: false,
                 signals: &[],
             };
-            let outcomes: Vec<Outcome<'_>> = (0..).zip(&step.lens).map(outcome).collect();
+            let outcomes: Vec<Outcome<'_>> = (0..).zip(&step.sequences).map(outcome).collect();
             policy.learn_costs(&StepFeedback {
                 step: 0,
                 outcomes: &outcomes,
@@ -76,7 +76,6 @@ impl CostProfile {
                 prefill_rows: 0,
                 draft_rounds: step.draft_rounds,
                 draft_rows: step.draft_rows,
-                context_len_sum: step.context_len_sum,
                 draft_time: step.draft_time,
                 verify_time: step.verify_time,
                 step_time: step.step_time,
@@ -127,6 +126,8 @@ mod tests {
             verified: drafted,
             accepted: 1,
             temperature: 0.0,
+            context_len: 40,
+            is_foreseen: false,
             signals: &[],
         };
         let outcomes = [outcome(2), outcome(1)];
@@ -139,13 +140,12 @@ mod tests {
                 prefill_rows,
                 draft_rounds: 2,
                 draft_rows: 4,
-                context_len_sum: 80,
                 draft_time: Duration::from_millis(1),
                 verify_time: Duration::from_millis(2),
                 step_time: Duration::from_millis(4),
             });
         }
-        assert_eq!((profile.len(), &profile.steps[0].lens[..]), (1, &[2, 1][..]));
+        assert_eq!((profile.len(), &profile.steps[0].sequences[..]), (1, &[(2, 40), (1, 40)][..]));
         let mut pupil = Pupil::default();
         profile.teach(&mut pupil);
         assert_eq!(pupil.profile, profile);

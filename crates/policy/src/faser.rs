@@ -462,6 +462,8 @@ mod tests {
             verified: 2,
             accepted: 2,
             temperature: 0.0,
+            context_len: 100,
+            is_foreseen: false,
             signals: &[],
         };
         policy.observe(&StepFeedback {
@@ -471,7 +473,6 @@ mod tests {
             prefill_rows: 0,
             draft_rounds: 6,
             draft_rows: 6,
-            context_len_sum: 100,
             draft_time: Duration::ZERO,
             verify_time: Duration::ZERO,
             step_time: Duration::ZERO,

@@ -34,6 +34,11 @@ pub struct Outcome<'a> {
     pub accepted: u32,
     /// Sampling temperature; 0 means greedy.
     pub temperature: f32,
+    /// Positions stored before the step's first row of it: what that row attends to beside itself.
+    pub context_len: u32,
+    /// Whether its drafts were on offer before the step ([`PlanView::foreseen`](crate::PlanView::foreseen)), so that no draft round
+    /// was taken for them.
+    pub is_foreseen: bool,
     /// One entry per verified position, root first (of a tree: per node, in its order), rejected ones included; empty unless
     /// [`Signals::divergence`](crate::Signals::divergence) was requested or when the drafter has no distribution.
     pub signals: &'a [PositionSignals],
@@ -62,8 +67,6 @@ pub struct StepFeedback<'a> {
     pub draft_rounds: u32,
     /// Rows of all those passes together.
     pub draft_rows: u32,
-    /// Positions attended by the outcomes' sequences together, tokens.
-    pub context_len_sum: u64,
     /// Time spent drafting before the target pass.
     pub draft_time: Duration,
     /// Time of the target pass and the verdicts, and of what was drafted beside them.
@@ -73,6 +76,11 @@ pub struct StepFeedback<'a> {
 }
 
 impl StepFeedback<'_> {
+    /// Positions stored by the outcomes' sequences together.
+    pub fn context_len_sum(&self) -> u64 {
+        self.outcomes.iter().map(|outcome| u64::from(outcome.context_len)).sum()
+    }
+
     /// Whether nobody drafted.
     pub fn is_plain(&self) -> bool {
         self.outcomes.iter().all(|outcome| outcome.drafted == 0)

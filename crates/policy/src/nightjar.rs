@@ -344,6 +344,8 @@ mod tests {
             verified: 2,
             accepted: 0,
             temperature: 0.0,
+            context_len: 100,
+            is_foreseen: false,
             signals: &[],
         };
         let outcomes: Vec<Outcome<'_>> = (0..n).map(outcome).collect();
@@ -355,7 +357,6 @@ mod tests {
             prefill_rows: 0,
             draft_rounds: 2,
             draft_rows,
-            context_len_sum: 100,
             draft_time,
             verify_time: Duration::from_millis(10),
             step_time: draft_time + Duration::from_millis(10),
@@ -411,6 +412,8 @@ mod tests {
                 verified: plan[0].len,
                 accepted: plan[0].len,
                 temperature: 0.0,
+                context_len: 100,
+                is_foreseen: false,
                 signals: &[],
             };
             let ms = Duration::from_millis(10);
@@ -421,7 +424,6 @@ mod tests {
                 prefill_rows: 0,
                 draft_rounds: 0,
                 draft_rows: 0,
-                context_len_sum: 100,
                 draft_time: Duration::ZERO,
                 verify_time: ms,
                 step_time: ms,

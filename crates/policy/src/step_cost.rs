@@ -59,7 +59,6 @@ mod tests {
             prefill_rows: 0,
             draft_rounds,
             draft_rows,
-            context_len_sum: 0,
             draft_time,
             verify_time,
             step_time: draft_time + verify_time,

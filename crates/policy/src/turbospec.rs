@@ -228,7 +228,7 @@ impl TurboSpec {
     }
 
     fn learn_cost(&mut self, feedback: &StepFeedback<'_>) {
-        let context = feedback.context_len_sum as f64;
+        let context = feedback.context_len_sum() as f64;
         let n_rounds = feedback.outcomes.iter().map(|outcome| outcome.drafted).max().unwrap_or(0);
         if n_rounds > 0 {
             let n_drafted: u32 = feedback.outcomes.iter().map(|outcome| outcome.drafted).sum();
@@ -428,6 +428,8 @@ mod tests {
             verified,
             accepted,
             temperature: 0.0,
+            context_len: 0,
+            is_foreseen: false,
             signals: &[],
         };
         // Tested: the accepted draft and the rejected one; all three; none. 4 of 5 accepted.
@@ -440,7 +442,6 @@ mod tests {
             prefill_rows: 0,
             draft_rounds: 0,
             draft_rows: 0,
-            context_len_sum: 0,
             draft_time: Duration::from_millis(6),
             verify_time: Duration::from_millis(10),
             step_time: Duration::from_millis(18),

@@ -56,6 +56,8 @@ fn practised(text: &str) -> Box<dyn Policy> {
             verified: len,
             accepted: len.min(step as u32 % 3),
             temperature: 1.0,
+            context_len: 20,
+            is_foreseen: false,
             signals: &[],
         };
         let outcomes: Vec<Outcome<'_>> = sequences.iter().zip(&lens).map(outcome).collect();
@@ -70,7 +72,6 @@ fn practised(text: &str) -> Box<dyn Policy> {
             prefill_rows: 0,
             draft_rounds: rounds,
             draft_rows: rows,
-            context_len_sum: 20,
             draft_time,
             verify_time,
             step_time: draft_time + verify_time,

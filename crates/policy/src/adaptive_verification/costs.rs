@@ -56,7 +56,6 @@ mod tests {
                 prefill_rows: 0,
                 draft_rounds: 2,
                 draft_rows: 2 * rows,
-                context_len_sum: 0,
                 draft_time,
                 verify_time,
                 step_time: draft_time + verify_time,

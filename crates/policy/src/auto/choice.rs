@@ -27,6 +27,8 @@ pub(super) struct Candidate {
     pub(super) survivals: [f64; DEPTH_MAX],
     /// Seconds that its first draft costs on top of the round, for what the draft has not read.
     pub(super) catch_up: f64,
+    /// Seconds that each of its draft rows takes beyond a row of the pass, for attending to its context.
+    pub(super) row_seconds: f64,
     /// Whether its drafts take no rounds, since they are there already.
     pub(super) is_foreseen: bool,
 }
@@ -93,6 +95,8 @@ pub(super) struct Best {
 #[derive(Clone, Copy, Debug)]
 struct Position {
     worth: f64,
+    /// Worth, less what attending to the context is worth elsewhere.
+    net: f64,
     candidate: u32,
     index: u32,
 }
@@ -114,9 +118,9 @@ impl Search {
         objective: Objective,
         lens: &mut Vec<u32>,
     ) -> Best {
-        self.rank(candidates);
         let weight: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
         let plain = prices.target[0];
+        self.rank(candidates, weight / plain);
         let value = objective.value(weight, plain);
         let mut best = Best { value, tokens: weight, seconds: plain, n_drafts: 0, depth: 0 };
         let deepest = self.ranking.iter().map(|position| position.index + 1).max().unwrap_or(0);
@@ -131,19 +135,22 @@ impl Search {
         best
     }
 
-    /// All positions by falling worth; of equal ones the shallower first, so that every head holds whole prefixes.
-    fn rank(&mut self, candidates: &[Candidate]) {
+    /// All positions by falling net worth; of equal ones the shallower first, so that every head holds whole prefixes.
+    ///
+    /// * `rate`: of plain decoding, tokens per second.
+    fn rank(&mut self, candidates: &[Candidate], rate: f64) {
         self.ranking.clear();
         for (i, candidate) in (0..).zip(candidates) {
             let alive = &candidate.survivals[..candidate.len_max() as usize];
             self.ranking.extend((0..).zip(alive).map(|(index, &survival)| Position {
                 worth: candidate.weight * survival,
+                net: candidate.weight * survival - rate * candidate.row_seconds,
                 candidate: i,
                 index,
             }));
         }
         self.ranking.sort_unstable_by(|a, b| {
-            b.worth.total_cmp(&a.worth).then(a.index.cmp(&b.index)).then(a.candidate.cmp(&b.candidate))
+            b.net.total_cmp(&a.net).then(a.index.cmp(&b.index)).then(a.candidate.cmp(&b.candidate))
         });
     }
 
@@ -162,7 +169,7 @@ impl Search {
     ) {
         let mut per_level = [0; DEPTH_MAX];
         let mut tokens: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
-        let mut drafting = 0.0;
+        let (mut drafting, mut attending) = (0.0, 0.0);
         for (n, position) in (1..prices.target.len()).zip(self.within(depth)) {
             let candidate = &candidates[position.candidate as usize];
             if !candidate.is_foreseen {
@@ -176,7 +183,8 @@ impl Search {
                 }
             }
             tokens += position.worth;
-            let seconds = drafting + prices.target[n];
+            attending += candidate.row_seconds;
+            let seconds = drafting + attending + prices.target[n];
             let value = objective.value(tokens, seconds);
             if value > best.value {
                 *best = Best { value, tokens, seconds, n_drafts: n, depth };
@@ -193,7 +201,7 @@ mod tests {
     fn candidate(weight: f64, acceptance: f64, len_max: usize) -> Candidate {
         let mut survivals = [0.0; DEPTH_MAX];
         (0..len_max).for_each(|j| survivals[j] = acceptance.powi(j as i32 + 1));
-        Candidate { weight, survivals, catch_up: 0.0, is_foreseen: false }
+        Candidate { weight, survivals, catch_up: 0.0, row_seconds: 0.0, is_foreseen: false }
     }
 
     fn check(candidates: &[Candidate], prices: &Prices, expected: &[u32], rate: f64) {
@@ -261,6 +269,15 @@ mod tests {
         // At 0.5 tokens / s 0.9 and 0.81 beat the 0.75 that a draft costs; 0.729 does not.
         Search::default().run(&one, &mixed, Objective::Surplus(0.5), &mut lens);
         assert_eq!(lens, [2]);
+    }
+
+    #[test]
+    fn a_row_in_a_long_context_has_to_pay_for_it() {
+        // Alike but for their contexts: a draft row of the second takes 9 s, nearly a pass, to attend to its own.
+        let long = Candidate { row_seconds: 9.0, ..candidate(1.0, 0.8, 8) };
+        let mut lens = Vec::new();
+        Search::default().run(&[candidate(1.0, 0.8, 8), long], &prices(1.0), Objective::Rate, &mut lens);
+        assert!(lens[0] > 0 && lens[1] == 0, "{lens:?}");
     }
 
     proptest! {

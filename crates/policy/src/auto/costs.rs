@@ -1,4 +1,5 @@
-//! What a step takes: the target pass over its rows, a draft round over its rows, and the pace of the machine.
+//! What a step takes: the target pass over its rows, a draft round over its rows, and the pace of the machine. What passes take
+//! longer in long contexts is a price of its own (`auto/attention.rs`), and the curves have the rest.
 //!
 //! A plain step among its like is a size of its own, not a pass with no draft rows: the draft pushes the target out of the
 //! nearer caches, so a pass behind drafting takes longer than one behind a pass. The first steps behind a change of mode
@@ -7,8 +8,9 @@
 
 use std::time::Duration;
 
-use crate::cost::curve::CostCurve;
-use crate::{SeqId, StepFeedback};
+use super::attention::Attention;
+use crate::cost::curve::{Attended, CostCurve};
+use crate::{Outcome, StepFeedback};
 
 /// Gain of the pace per step, in logarithms; several times that of a single size's time, so that a machine that slows down
 /// slows everything down, also what is not being measured just now.
@@ -36,6 +38,9 @@ const MEASURING_WEIGHT: f64 = 4.0;
 /// Plain steps in a row that are few.
 const FEW_STEPS: u32 = 8;
 
+/// Least that a token is thought to take against the mean.
+const WORK_MIN: f64 = 0.05;
+
 /// Costs of steps, learnt from all of them.
 #[derive(Clone, Debug)]
 pub(super) struct Costs {
@@ -47,6 +52,12 @@ pub(super) struct Costs {
     mixed: CostCurve,
     /// One pass of the draft, over its rows; at pace 1.
     round: CostCurve,
+    /// On top of the first three.
+    attention: Attention,
+    /// Positions stored by the sequences of the step under way.
+    stored: f64,
+    /// Those sequences, at least one.
+    n_sequences: u32,
     /// Seconds now per second at pace 1.
     pace: f64,
     /// Steps since the last change between plain and speculating ones, and whether they are plain.
@@ -64,6 +75,9 @@ impl Default for Costs {
             target: CostCurve::default(),
             mixed: CostCurve::default(),
             round: CostCurve::default(),
+            attention: Attention::default(),
+            stored: 0.0,
+            n_sequences: 1,
             pace: 1.0,
             n_alike: 0,
             is_plain: true,
@@ -74,15 +88,43 @@ impl Default for Costs {
 }
 
 impl Costs {
+    /// Prices the passes of a step of so many sequences, which have stored so many positions together.
+    pub(super) fn begin(&mut self, n_sequences: u32, stored: u64) {
+        (self.n_sequences, self.stored) = (n_sequences.max(1), stored as f64);
+    }
+
+    /// What plain decoding takes for a token of a sequence that stores this many positions, against the mean of the step under
+    /// way: an even share of what the rows take, and its own attending.
+    pub(super) fn work(&self, context_len: u32) -> f64 {
+        let n = f64::from(self.n_sequences);
+        let Some(plain) = self.plain(self.n_sequences) else { return 1.0 };
+        let more = self.attention.seconds([f64::from(context_len) - self.stored / n, 0.0]);
+        (1.0 + more / (plain / n)).max(WORK_MIN)
+    }
+
+    /// Seconds that a draft row takes for attending to this many positions, beyond what a row takes.
+    pub(super) fn attending(&self, context_len: u32) -> f64 {
+        self.attention.seconds([0.0, f64::from(context_len)])
+    }
+
+    /// Seconds that the first rows of the step under way take for attending.
+    fn attending_first(&self) -> f64 {
+        self.attention.seconds([self.stored, 0.0])
+    }
+
     /// Expected seconds of a plain step without prompts among its like; `None` before the first step.
     pub(super) fn plain(&self, rows: u32) -> Option<f64> {
         let is_known = self.plain.rows_max() > 0.0;
-        Some(if is_known { &self.plain } else { &self.target }.seconds(rows)? * self.pace)
+        Some(
+            if is_known { &self.plain } else { &self.target }.seconds(rows)? * self.pace
+                + self.attending_first(),
+        )
     }
 
-    /// Expected seconds of a target pass behind drafting; `None` before the first step.
+    /// Expected seconds of a target pass behind drafting, without what draft rows [attend](Self::attending) to; `None` before the
+    /// first step.
     pub(super) fn target(&self, rows: u32) -> Option<f64> {
-        Some(self.passes().seconds(rows)? * self.pace)
+        Some(self.passes().seconds(rows)? * self.pace + self.attending_first())
     }
 
     /// As [`target`](Self::target) for `0..=n_max` draft rows on top of `rows`, into `seconds`, but `plain_seconds` for
@@ -99,7 +141,8 @@ impl Costs {
         passes.seconds(rows)?;
         seconds.clear();
         seconds.push(plain_seconds);
-        let plain = plain_seconds / self.pace;
+        let attending = self.attending_first();
+        let plain = (plain_seconds - attending) / self.pace;
         let mut known = (f64::NAN, 0.0);
         seconds.extend((rows + 1..).zip(passes.seconds_from(rows + 1)).take(n_max as usize).map(
             |(rows, own)| {
@@ -107,7 +150,7 @@ impl Costs {
                 if evidence != known.0 {
                     known = (evidence, 1.0 - BENEFIT_OF_DOUBT / (1.0 + evidence).sqrt());
                 }
-                (plain + (own - plain).max(0.0) * known.1) * self.pace
+                (plain + (own - plain).max(0.0) * known.1) * self.pace + attending
             },
         ));
         Some(())
@@ -165,9 +208,11 @@ impl Costs {
     pub(super) fn settle(&mut self) {
         if self.n_new >= STEPS_PER_LAYOUT || self.n_steps < YOUNG_STEPS {
             self.n_new = 0;
-            self.plain.settle();
-            self.target.settle();
-            self.mixed.settle();
+            let prices = self.attention.prices().map(|price| price / self.pace);
+            for curve in [&mut self.plain, &mut self.target, &mut self.mixed] {
+                curve.price(prices);
+                curve.settle();
+            }
             self.round.settle();
         }
     }
@@ -176,18 +221,14 @@ impl Costs {
     ///
     /// Returns the logarithm by which drafting missed what it was expected to take; `None` if nobody drafted, or somebody caught
     /// up.
-    ///
-    /// * `is_foreseen`: of a sequence, whether no draft round was taken for its drafts.
-    pub(super) fn learn(
-        &mut self,
-        feedback: &StepFeedback<'_>,
-        is_foreseen: impl Fn(SeqId) -> bool,
-    ) -> Option<f64> {
+    pub(super) fn learn(&mut self, feedback: &StepFeedback<'_>) -> Option<f64> {
         let is_plain = feedback.is_plain();
         self.n_alike = if is_plain == self.is_plain { self.n_alike.saturating_add(1) } else { 1 };
         self.is_plain = is_plain;
-        let drafting_missed = if is_plain { None } else { self.learn_rounds(feedback, is_foreseen) };
-        let seconds = feedback.step_time.saturating_sub(feedback.draft_time).as_secs_f64() / self.pace;
+        let drafting_missed = if is_plain { None } else { self.learn_rounds(feedback) };
+        let measured = feedback.step_time.saturating_sub(feedback.draft_time).as_secs_f64();
+        let attended = attended(feedback);
+        let seconds = measured / self.pace;
         let rows = feedback.target_rows;
         let has_prompts = feedback.prefill_rows > 0;
         let is_warm = self.n_alike > STEPS_TO_WARM;
@@ -198,7 +239,10 @@ impl Costs {
             (false, false) => (&mut self.target, 1.0),
         };
         let counts = has_prompts || is_warm || !curve.is_sound(rows);
-        let missed = if counts { curve.learn(rows, seconds, weight) } else { None };
+        let missed = if counts { curve.learn_attending(rows, attended, seconds, weight) } else { None };
+        if counts && !has_prompts {
+            self.attention.learn(is_plain, rows, attended, measured);
+        }
         self.n_steps = self.n_steps.saturating_add(1);
         self.n_new += 1;
         if let Some(missed) = missed.filter(|_| !has_prompts) {
@@ -213,12 +257,8 @@ impl Costs {
     }
 
     /// Splits the draft's time over its rounds in proportion to what they were expected to take.
-    fn learn_rounds(
-        &mut self,
-        feedback: &StepFeedback<'_>,
-        is_foreseen: impl Fn(SeqId) -> bool,
-    ) -> Option<f64> {
-        let rounds = Rounds::of(feedback, is_foreseen);
+    fn learn_rounds(&mut self, feedback: &StepFeedback<'_>) -> Option<f64> {
+        let rounds = Rounds::of(feedback);
         let seconds = feedback.draft_time.as_secs_f64() / self.pace;
         if rounds.rows.is_empty() || feedback.draft_time == Duration::ZERO {
             return None;
@@ -248,6 +288,12 @@ impl Costs {
     }
 }
 
+/// Positions that the rows of decoding sequences attended to.
+fn attended(feedback: &StepFeedback<'_>) -> Attended {
+    let by_drafts = |outcome: &Outcome<'_>| f64::from(outcome.verified) * f64::from(outcome.context_len);
+    [feedback.context_len_sum() as f64, feedback.outcomes.iter().map(by_drafts).sum()]
+}
+
 /// Rows of every draft round of a step.
 struct Rounds {
     rows: Vec<u32>,
@@ -256,9 +302,9 @@ struct Rounds {
 }
 
 impl Rounds {
-    fn of(feedback: &StepFeedback<'_>, is_foreseen: impl Fn(SeqId) -> bool) -> Self {
+    fn of(feedback: &StepFeedback<'_>) -> Self {
         let guessed: Vec<u32> =
-            feedback.outcomes.iter().filter(|o| !is_foreseen(o.seq)).map(|o| o.drafted).collect();
+            feedback.outcomes.iter().filter(|o| !o.is_foreseen).map(|o| o.drafted).collect();
         let deepest = guessed.iter().copied().max().unwrap_or(0);
         let drafting = |round: u32| guessed.iter().filter(|&&drafted| drafted > round).count() as u32;
         let mut rows: Vec<u32> = (0..deepest).map(drafting).collect();
@@ -276,7 +322,7 @@ impl Rounds {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::Outcome;
+    use crate::SeqId;
 
     pub(crate) fn outcome(drafted: u32) -> Outcome<'static> {
         Outcome {
@@ -286,6 +332,8 @@ pub(super) mod tests {
             verified: drafted,
             accepted: 0,
             temperature: 0.0,
+            context_len: 0,
+            is_foreseen: false,
             signals: &[],
         }
     }
@@ -305,7 +353,6 @@ pub(super) mod tests {
             prefill_rows: 0,
             draft_rounds: outcomes.iter().map(|outcome| outcome.drafted).max().unwrap_or(0),
             draft_rows,
-            context_len_sum: 0,
             draft_time,
             verify_time,
             step_time: draft_time + verify_time,
@@ -316,7 +363,7 @@ pub(super) mod tests {
     fn rounds_shrink_as_sequences_stop() {
         let check = |lens: &[u32], draft_rows, expected: &[u32], catches_up| {
             let outcomes: Vec<Outcome<'_>> = lens.iter().map(|&len| outcome(len)).collect();
-            let rounds = Rounds::of(&feedback(&outcomes, draft_rows, 1, 1), |_| false);
+            let rounds = Rounds::of(&feedback(&outcomes, draft_rows, 1, 1));
             assert_eq!((&rounds.rows[..], rounds.catches_up), (expected, catches_up), "{lens:?}");
         };
         // Three sequences, of which one reads two tokens in the first round.
@@ -331,7 +378,7 @@ pub(super) mod tests {
     /// Has `costs` learn `n_steps` equal steps; drafts cost 2 ms each.
     fn learn(costs: &mut Costs, n_steps: u32, drafted: u32, rest_ms: u64) {
         for _ in 0..n_steps {
-            costs.learn(&feedback(&[outcome(drafted)], drafted, 2 * u64::from(drafted), rest_ms), |_| false);
+            costs.learn(&feedback(&[outcome(drafted)], drafted, 2 * u64::from(drafted), rest_ms));
             costs.settle();
         }
     }
@@ -343,7 +390,7 @@ pub(super) mod tests {
         learn(&mut costs, 80, 3, 12);
         // Everything takes twice as long, but only one size is seen.
         for _ in 0..100 {
-            costs.learn(&feedback(&[outcome(3)], 3, 12, 24), |_| false);
+            costs.learn(&feedback(&[outcome(3)], 3, 12, 24));
             costs.settle();
         }
         let (plain, speculating) = (costs.plain(1).unwrap(), costs.target(4).unwrap());
@@ -413,7 +460,7 @@ pub(super) mod tests {
             for drafted in [0, 4] {
                 let outcomes = [outcome(drafted)];
                 let step = feedback(&outcomes, drafted, 2 * u64::from(drafted), 30);
-                costs.learn(&StepFeedback { target_rows: 20 + drafted, prefill_rows: 19, ..step }, |_| false);
+                costs.learn(&StepFeedback { target_rows: 20 + drafted, prefill_rows: 19, ..step });
             }
             costs.settle();
         }
@@ -427,10 +474,10 @@ pub(super) mod tests {
     fn catching_up_is_not_taken_for_a_slow_round() {
         let mut costs = Costs::default();
         for _ in 0..10 {
-            costs.learn(&feedback(&[outcome(2)], 2, 4, 10), |_| false);
+            costs.learn(&feedback(&[outcome(2)], 2, 4, 10));
             costs.settle();
         }
-        costs.learn(&feedback(&[outcome(2)], 101, 22, 10), |_| false);
+        costs.learn(&feedback(&[outcome(2)], 101, 22, 10));
         costs.settle();
         assert!((costs.round(1) - 0.002).abs() < 1e-4, "{}", costs.round(1));
         assert!((costs.round(100) - 0.020).abs() < 1e-3, "{}", costs.round(100));

@@ -21,30 +21,35 @@ impl Auto {
         drafting.survival *= self.acceptance.sighted(drafting.temperature, drafting.offset, position);
         drafting.survivals[index.min(DEPTH_MAX - 1)] = drafting.survival;
         drafting.depth = position.index + 1;
-        let worth = drafting.weight * drafting.survival * self.step.candidates[i].chance(index + 1);
+        let candidate = &self.step.candidates[i];
+        let attending = self.step.best.value * candidate.row_seconds;
+        let net = drafting.weight * drafting.survival * candidate.chance(index + 1) - attending;
         if self.step.rounds_decided <= position.index {
-            self.decide_round(position.index, worth);
+            self.decide_round(position.index, net);
         }
-        self.step.is_round_taken && worth > self.step.entry_price
+        self.step.is_round_taken && net > self.step.entry_price
     }
 
     /// Decides whether another draft round is taken, when the first sequence asks for it.
     ///
     /// A round costs nearly the same for one sequence as for many, so it is taken or not by what it is worth to all of them;
     /// who joins it then pays for one row more. The worth of those that have not asked yet is what was known a position ago.
-    fn decide_round(&mut self, index: u32, first_worth: f64) {
+    ///
+    /// * `first_net`: what the first one's next token is worth, less what attending to its context is worth elsewhere.
+    fn decide_round(&mut self, index: u32, first_net: f64) {
         let step = &mut self.step;
         let row_price = step.best.value * step.row_seconds;
-        let (mut n, mut surplus) = (1, (first_worth - row_price).max(0.0));
+        let (mut n, mut surplus) = (1, (first_net - row_price).max(0.0));
         let (here, next) = (index as usize, index as usize + 1);
         for (other, candidate) in step.drafting.iter().zip(&step.candidates) {
             if !other.drafts || other.depth != index {
                 continue;
             }
             let worth = other.weight * other.survival * candidate.chance(here) * candidate.chance(next);
-            if worth > row_price {
+            let net = worth - step.best.value * candidate.row_seconds;
+            if net > row_price {
                 n += 1;
-                surplus += worth - row_price;
+                surplus += net - row_price;
             }
         }
         let round = self.costs.round(n);
@@ -58,7 +63,6 @@ impl Auto {
         if self.step.turn == Turn::Plain {
             return;
         }
-        let price = self.step.best.value * self.step.row_seconds;
         for ((sequence, positions), len) in view.sequences.iter().zip(drafted).zip(verify_lens) {
             let start = self.step.features.len();
             self.step.features.extend_from_slice(positions);
@@ -69,6 +73,7 @@ impl Auto {
             if !is_speculating || drafting.is_foreseen {
                 continue;
             }
+            let price = self.step.best.value * (self.step.row_seconds + self.step.candidates[i].row_seconds);
             let mut survival = 1.0;
             let pays = |(index, position): &(usize, &DraftPosition)| {
                 if !has_shape(position) {

@@ -81,7 +81,8 @@ impl Rates {
     /// Of the batch of `view`, if about half of it drafts a token.
     pub(super) fn of(view: &PlanView<'_>, costs: &Costs) -> Self {
         let n = view.sequences.len().max(1) as u32;
-        let weight: f64 = view.sequences.iter().map(urgency).sum();
+        let weight: f64 =
+            view.sequences.iter().map(|sequence| urgency(sequence) * costs.work(sequence.context_len)).sum();
         let (plain, target) = (costs.plain(n), costs.target(n));
         let row = target.zip(costs.target(2 * n)).map_or(0.0, |(few, more)| (more - few) / f64::from(n));
         Self {
@@ -94,7 +95,7 @@ impl Rates {
     /// Weighted tokens that the best length of a candidate brings beyond what its time would bring otherwise.
     pub(super) fn surplus(&self, candidate: &Candidate) -> f64 {
         let round = if candidate.is_foreseen { 0.0 } else { self.round };
-        let price = self.rate * (self.row + round);
+        let price = self.rate * (self.row + round + candidate.row_seconds);
         let (mut sum, mut best) = (0.0, 0.0_f64);
         for survival in &candidate.survivals[..candidate.len_max() as usize] {
             sum += candidate.weight * survival - price;

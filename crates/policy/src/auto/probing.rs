@@ -76,7 +76,8 @@ impl Auto {
         let round = self.costs.round(1);
         let tokens: f64 = self.step.candidates[i].survivals[..len as usize].iter().sum();
         let plain = self.step.plain_seconds;
-        let speculating = f64::from(len) * round + self.costs.target(n_sequences + len)?;
+        let drafts = f64::from(len) * (round + self.step.candidates[i].row_seconds);
+        let speculating = drafts + self.costs.target(n_sequences + len)?;
         let step = speculating - plain - tokens * plain / f64::from(n_sequences);
         let catch_up = (self.costs.round(sequence.draft_lag) - round).max(0.0);
         Some(Offer { who: Who::One(sequence.seq), catch_up, step })
@@ -121,6 +122,7 @@ impl Auto {
             _ => candidate.survivals[0],
         };
         let tokens = candidates.iter().zip(drafting).map(|(c, drafting)| c.weight * chance(c, drafting));
-        (weight + tokens.sum::<f64>(), prices.first_round[n] + prices.target[n])
+        let attending: f64 = candidates.iter().map(|candidate| candidate.row_seconds).sum();
+        (weight + tokens.sum::<f64>(), prices.first_round[n] + prices.target[n] + attending)
     }
 }

@@ -10,6 +10,9 @@
 //! the trend of its neighbours (local linear regression, weighted by evidence): one slow pass must not keep a size from being
 //! tried again. And the polyline never falls, which averages
 //! neighbours that contradict each other (pool adjacent violators).
+//!
+//! Where attending to stored positions has a price, a size also remembers how many its passes attended to in the mean, and its time
+//! is that of such a pass. The polyline runs through what is left without them, so it follows when the price is learnt.
 
 /// Sizes up to which every number of rows is measured by itself.
 const EXACT_ROWS: u32 = 16;
@@ -18,7 +21,7 @@ const EXACT_ROWS: u32 = 16;
 const PER_OCTAVE: u32 = 4;
 
 /// Sizes in all; the last one takes whatever is larger.
-const N_SIZES: usize = EXACT_ROWS as usize + 12 * PER_OCTAVE as usize;
+pub(crate) const N_SIZES: usize = EXACT_ROWS as usize + 12 * PER_OCTAVE as usize;
 
 /// Passes of a size that count by their median.
 const MEDIAN_OF: usize = 5;
@@ -41,12 +44,28 @@ const ALONE_AFTER: f64 = 8.0;
 /// Passes of a size from which their median is sound; before, its neighbours may overrule it.
 const SOUND_FROM: f64 = 3.0;
 
+/// Least share of a pass that its rows are thought to take, whatever they attend to.
+const OWN_SHARE_MIN: f64 = 0.1;
+
+/// Positions attended: by the first rows of the sequences, and by their draft rows.
+pub(crate) type Attended = [f64; 2];
+
+/// A measured pass.
+struct Pass {
+    rows: f64,
+    attended: Attended,
+    seconds: f64,
+}
+
 /// What is known of one size.
 #[derive(Clone, Copy, Debug, Default)]
 struct Size {
     /// Weight of the passes taken in.
     n: f64,
     rows: f64,
+    /// Positions that these passes attended to, in the mean.
+    attended: Attended,
+    /// What a pass takes that attends to as many.
     seconds: f64,
     /// The first passes, seconds.
     first: [f64; MEDIAN_OF],
@@ -55,10 +74,26 @@ struct Size {
 
 impl Size {
     /// The logarithm by which a settled size was missed, bounded.
-    fn learn(&mut self, rows: f64, seconds: f64, weight: f64) -> Option<f64> {
+    fn learn(&mut self, pass: &Pass, prices: Attended, weight: f64) -> Option<f64> {
         self.n += weight;
         let gain = weight / self.n.min(MEMORY).max(weight);
-        self.rows += gain * (rows - self.rows);
+        self.rows += gain * (pass.rows - self.rows);
+        let off = [0, 1].map(|i| pass.attended[i] - self.attended[i]);
+        let attending = prices[0] * off[0] + prices[1] * off[1];
+        let missed = self.learn_seconds((pass.seconds - attending).max(OWN_SHARE_MIN * pass.seconds), gain);
+        self.attended = [0, 1].map(|i| self.attended[i] + gain * off[i]);
+        self.seconds += gain * attending;
+        self.first.iter_mut().for_each(|seconds| *seconds += gain * attending);
+        missed
+    }
+
+    /// What is left without attending, a share at least.
+    fn own_seconds(&self, prices: Attended) -> f64 {
+        let attending = prices[0] * self.attended[0] + prices[1] * self.attended[1];
+        (self.seconds - attending).max(OWN_SHARE_MIN * self.seconds)
+    }
+
+    fn learn_seconds(&mut self, seconds: f64, gain: f64) -> Option<f64> {
         if self.n_first < MEDIAN_OF {
             self.first[self.n_first] = seconds;
             self.n_first += 1;
@@ -87,6 +122,8 @@ struct Corner {
 #[derive(Clone, Debug)]
 pub struct CostCurve {
     sizes: [Size; N_SIZES],
+    /// Seconds per attended position.
+    prices: Attended,
     /// By rising rows, seconds never falling.
     corners: Vec<Corner>,
     /// Whether the corners lack what was taken in.
@@ -95,7 +132,7 @@ pub struct CostCurve {
 
 impl Default for CostCurve {
     fn default() -> Self {
-        Self { sizes: [Size::default(); N_SIZES], corners: Vec::new(), is_stale: false }
+        Self { sizes: [Size::default(); N_SIZES], prices: [0.0; 2], corners: Vec::new(), is_stale: false }
     }
 }
 
@@ -107,15 +144,35 @@ impl CostCurve {
     /// * Returns the logarithm by which the pass missed what was known of its size, bounded by that of 1.5; `None` for the
     ///   first few passes of a size.
     pub fn learn(&mut self, rows: u32, seconds: f64, weight: f64) -> Option<f64> {
+        self.learn_attending(rows, [0.0; 2], seconds, weight)
+    }
+
+    /// Prices attending from the next [`settle`](Self::settle) on; 0 at first.
+    ///
+    /// * `prices`: seconds per attended position.
+    pub(crate) fn price(&mut self, prices: Attended) {
+        self.is_stale |= self.prices != prices;
+        self.prices = prices;
+    }
+
+    /// As [`learn`](Self::learn), of a pass that attended to so many positions.
+    pub(crate) fn learn_attending(
+        &mut self,
+        rows: u32,
+        attended: Attended,
+        seconds: f64,
+        weight: f64,
+    ) -> Option<f64> {
         let is_usable = rows > 0 && seconds > 0.0 && seconds.is_finite();
         if !is_usable {
             return None;
         }
         self.is_stale = true;
-        self.sizes[size_of(rows)].learn(f64::from(rows), seconds, weight)
+        let pass = Pass { rows: f64::from(rows), attended, seconds };
+        self.sizes[size_of(rows)].learn(&pass, self.prices, weight)
     }
 
-    /// Expected seconds of a pass, never falling in `rows`; `None` before the first observation.
+    /// Expected seconds of a pass without what attending costs, never falling in `rows`; `None` before the first observation.
     ///
     /// Between measured sizes straight, below the smallest that size's time. Beyond the largest it continues with the mean
     /// slope over the last halving of rows, or with 15 % of the mean cost of a row where there is no such slope.
@@ -198,7 +255,7 @@ impl CostCurve {
             self.corners.push(Corner {
                 rows: size.rows,
                 ln_rows: size.rows.ln(),
-                seconds: size.seconds,
+                seconds: size.own_seconds(self.prices),
                 weight,
             });
         }
@@ -258,7 +315,7 @@ fn trend(corners: &[Corner], own: &Corner, say: f64) -> f64 {
 }
 
 /// Index of the size that holds this many rows, at least one.
-fn size_of(rows: u32) -> usize {
+pub(crate) fn size_of(rows: u32) -> usize {
     let rows = rows.max(1);
     if rows <= EXACT_ROWS {
         return rows as usize - 1;

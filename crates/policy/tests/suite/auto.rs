@@ -6,7 +6,7 @@ use dsde_policy::{Config, Policy};
 /// Tokens per sequence that are not counted.
 const WARM_UP: u32 = 200;
 /// Lengths that `auto` is compared with.
-const FIXED: [u32; 7] = [0, 1, 2, 3, 4, 6, 8];
+const FIXED: [u32; 9] = [0, 1, 2, 3, 4, 6, 8, 12, 16];
 
 fn build(text: &str) -> Box<dyn Policy> {
     text.parse::<Config>().expect("a valid configuration").build()
@@ -79,7 +79,8 @@ fn check(cells: &[Cell]) {
 
 /// Machines by name: cost of a draft round, bend, cost of a row.
 fn machines(noise: f64, spikes: f64) -> Vec<(&'static str, Machine)> {
-    let machine = |round, knee, row| Machine { round, knee, row, verdict: 0.004, noise, spikes };
+    let machine =
+        |round, knee, row| Machine { round, knee, row, verdict: 0.004, stored: [0.0; 2], noise, spikes };
     vec![
         ("accelerator, light draft", machine(0.02, 64.0, 0.004)),
         ("accelerator, heavy draft", machine(0.25, 64.0, 0.004)),
@@ -94,7 +95,7 @@ fn grid(variety: Variety, noise: f64, spikes: f64, prompts: f64) -> Vec<Cell> {
         for (n_sequences, n_tokens) in [(1, 3000), (4, 2000), (16, 1000), (32, 1000)] {
             for acceptance in [0.2, 0.5, 0.7, 0.9] {
                 let label = format!("{name}, {n_sequences} in flight, {acceptance}");
-                let demand = Demand { n_sequences, acceptance, prompts };
+                let demand = Demand { n_sequences, acceptance, prompts, ..Demand::default() };
                 cells.push(Cell::measure(label, machine, variety, &[(n_tokens, demand)]));
             }
         }
@@ -126,7 +127,7 @@ fn acceptance_that_changes() {
         for n_sequences in [1, 8] {
             for (first, second) in [(0.8, 0.2), (0.2, 0.8)] {
                 let label = format!("{name}, {n_sequences} in flight, {first} then {second}");
-                let demand = |acceptance| Demand { n_sequences, acceptance, prompts: 0.0 };
+                let demand = |acceptance| Demand { n_sequences, acceptance, ..Demand::default() };
                 let phases = [(1500, demand(first)), (1500, demand(second))];
                 cells.push(Cell::measure(label, machine, variety, &phases));
             }
@@ -143,9 +144,62 @@ fn bursts() {
     for (name, machine) in machines(0.08, 0.01) {
         for acceptance in [0.3, 0.7] {
             let label = format!("{name}, bursts, {acceptance}");
-            let demand = |n_sequences| Demand { n_sequences, acceptance, prompts: 0.2 };
+            let demand = |n_sequences| Demand { n_sequences, acceptance, prompts: 0.2, ..Demand::default() };
             let burst = [(150, demand(1)), (60, demand(32)), (100, demand(3)), (60, demand(12))];
             cells.push(Cell::measure(label, machine, variety, &burst.repeat(6)));
+        }
+    }
+    check(&cells);
+}
+
+/// Drafting that takes next to nothing: lengths may go beyond 8.
+#[test]
+fn drafts_that_are_nearly_free() {
+    let variety = Variety { requests: 0.5, positions: 0.5, has_shape: false };
+    let machine = Machine {
+        round: 0.005,
+        knee: 8.0,
+        row: 0.01,
+        verdict: 0.002,
+        stored: [0.0; 2],
+        noise: 0.08,
+        spikes: 0.01,
+    };
+    let mut cells = Vec::new();
+    for (n_sequences, n_tokens) in [(1, 4000), (4, 2000)] {
+        for acceptance in [0.7, 0.9, 0.97] {
+            let label = format!("{n_sequences} in flight, {acceptance}");
+            let demand = Demand { n_sequences, acceptance, ..Demand::default() };
+            cells.push(Cell::measure(label, machine, variety, &[(n_tokens, demand)]));
+        }
+    }
+    check(&cells);
+    assert!(cells.iter().any(|cell| cell.best.0 > 8), "a case that needs them");
+}
+
+/// Contexts of which every further row costs a good part of a pass: short and long ones in turns, and beside each other.
+#[test]
+fn long_contexts() {
+    let variety = Variety { requests: 0.5, positions: 0.8, has_shape: false };
+    let (short, long) = ((100, 1000), (6000, 8000));
+    let mut cells = Vec::new();
+    for (name, mut machine) in machines(0.08, 0.01) {
+        machine.stored = [0.15, 0.1];
+        for n_sequences in [1, 4, 16] {
+            for acceptance in [0.3, 0.6, 0.8] {
+                let demand =
+                    |prompt_lens| Demand { n_sequences, acceptance, prompt_lens, ..Demand::default() };
+                let label = |which| format!("{name}, {n_sequences} in flight, {acceptance}, {which}");
+                let in_turns = [
+                    (2000, demand(short)),
+                    (2000, demand(long)),
+                    (2000, demand(short)),
+                    (2000, demand(long)),
+                ];
+                cells.push(Cell::measure(label("in turns"), machine, variety, &in_turns));
+                let beside = [(2000, demand((short.0, long.1)))];
+                cells.push(Cell::measure(label("beside each other"), machine, variety, &beside));
+            }
         }
     }
     check(&cells);

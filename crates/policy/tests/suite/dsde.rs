@@ -143,6 +143,8 @@ fn a_late_outcome_does_not_bring_a_sequence_back() {
         verified: 2,
         accepted: 1,
         temperature: 0.0,
+        context_len: 0,
+        is_foreseen: false,
         signals: &[],
     };
     policy.observe(&StepFeedback {
@@ -152,7 +154,6 @@ fn a_late_outcome_does_not_bring_a_sequence_back() {
         prefill_rows: 0,
         draft_rounds: 0,
         draft_rows: 0,
-        context_len_sum: 0,
         draft_time: Duration::ZERO,
         verify_time: Duration::ZERO,
         step_time: Duration::ZERO,

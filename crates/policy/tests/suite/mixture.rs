@@ -191,6 +191,8 @@ fn the_end_of_a_prompt_is_no_row_of_decoding() {
         verified,
         accepted: 0,
         temperature: 0.0,
+        context_len: 15,
+        is_foreseen: false,
         signals: &[],
     };
     // Sequence 0 read the last 7 rows of its prompt, 1 decoded plainly, 2 verified one token: 7 + 1 + 2 rows.
@@ -202,7 +204,6 @@ fn the_end_of_a_prompt_is_no_row_of_decoding() {
         prefill_rows: 7,
         draft_rounds: 1,
         draft_rows: 1,
-        context_len_sum: 30,
         draft_time: Duration::ZERO,
         verify_time: Duration::ZERO,
         step_time: Duration::ZERO,

@@ -71,6 +71,8 @@ pub(crate) fn step_at(
             verified: verify_lens[i],
             accepted: fates[i].accepted_max.min(verify_lens[i]).min(planned[i]),
             temperature: fates[i].temperature,
+            context_len: 100,
+            is_foreseen: false,
             signals: &signals[i],
         })
         .collect();
@@ -85,7 +87,6 @@ pub(crate) fn step_at(
         prefill_rows: 0,
         draft_rounds,
         draft_rows: lens.iter().sum(),
-        context_len_sum: 100 * fates.len() as u64,
         draft_time: draft,
         verify_time: verify,
         step_time: draft + verify,

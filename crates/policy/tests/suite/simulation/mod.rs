@@ -49,6 +49,9 @@ pub(crate) struct Machine {
     pub(crate) row: f64,
     /// Each verified draft token, for its verdict.
     pub(crate) verdict: f64,
+    /// Every thousand positions that a sequence has stored, for its first row and for each further one: keys and values
+    /// are read once, but every row attends to them.
+    pub(crate) stored: [f64; 2],
     /// Half-width of the uniform noise of a timing.
     pub(crate) noise: f64,
     /// Share of timings that are three times too long.
@@ -66,8 +69,10 @@ impl Machine {
         1.0 + self.row * (rows - self.knee).max(0.0)
     }
 
-    fn target(&self, rows: u32, n_verified: u32) -> f64 {
-        PASS * (self.pass(f64::from(rows)) + self.verdict * f64::from(n_verified))
+    /// * `attended`: positions of the sequences' first rows, and of their further ones.
+    fn target(&self, rows: u32, n_verified: u32, attended: [f64; 2]) -> f64 {
+        let attention = self.stored[0] * attended[0] + self.stored[1] * attended[1];
+        PASS * (self.pass(f64::from(rows)) + self.verdict * f64::from(n_verified) + attention / 1000.0)
     }
 
     fn draft(&self, rows: u32) -> f64 {
@@ -88,6 +93,14 @@ pub(crate) struct Demand {
     pub(crate) acceptance: f64,
     /// Prompt rows to read for each emitted token.
     pub(crate) prompts: f64,
+    /// Lengths of prompts, evenly spread between these.
+    pub(crate) prompt_lens: (u32, u32),
+}
+
+impl Default for Demand {
+    fn default() -> Self {
+        Self { n_sequences: 1, acceptance: 0.5, prompts: 0.0, prompt_lens: (100, 100) }
+    }
 }
 
 /// Acceptance of drafts around the mean, in log-odds.
@@ -105,9 +118,16 @@ struct Sequence {
     seq: SeqId,
     /// Log-odds of this request beyond the mean.
     own: f64,
+    prompt_len: u32,
     left: u32,
     emitted: u32,
     lag: u32,
+}
+
+impl Sequence {
+    fn context_len(&self) -> u32 {
+        self.prompt_len + self.emitted
+    }
 }
 
 /// What a step drafted for one sequence.
@@ -179,7 +199,7 @@ impl Simulation {
     }
 
     fn step(&mut self, policy: &mut dyn Policy, demand: Demand) -> Achieved {
-        self.admit(policy, demand.n_sequences as usize);
+        self.admit(policy, demand);
         let prefill_rows = if self.prompt_rows_owed >= f64::from(CHUNK) { CHUNK } else { 0 };
         self.prompt_rows_owed -= f64::from(prefill_rows);
         let views: Vec<SequenceView> = self.sequences.iter().map(view_of).collect();
@@ -210,7 +230,8 @@ impl Simulation {
     }
 
     /// Keeps as many sequences running as are wanted.
-    fn admit(&mut self, policy: &mut dyn Policy, n: usize) {
+    fn admit(&mut self, policy: &mut dyn Policy, demand: Demand) {
+        let (n, (shortest, longest)) = (demand.n_sequences as usize, demand.prompt_lens);
         while self.sequences.len() > n {
             policy.forget(self.sequences.pop().expect("more than n").seq);
         }
@@ -219,7 +240,8 @@ impl Simulation {
             let mut random = Random::of_place(seq, 0);
             let own = self.variety.requests * random.normal();
             let left = 100 + (200.0 * random.uniform()) as u32;
-            self.sequences.push(Sequence { seq, own, left, emitted: 1, lag: 41 });
+            let prompt_len = shortest + (f64::from(longest - shortest) * random.uniform()) as u32;
+            self.sequences.push(Sequence { seq, own, prompt_len, left, emitted: 1, lag: 41 });
             self.n_requests += 1;
         }
     }
@@ -273,6 +295,7 @@ impl Simulation {
         prefill_rows: u32,
     ) -> Achieved {
         let mut tokens = 0.0;
+        let mut attended = [0.0; 2];
         let mut outcomes = Vec::new();
         for (i, proposal) in proposals.iter().enumerate() {
             let kept = &proposal.is_accepted[..verified[i] as usize];
@@ -280,6 +303,9 @@ impl Simulation {
             tokens += f64::from(accepted + 1);
             let drafted = proposal.positions.len() as u32;
             let sequence = &mut self.sequences[i];
+            let context_len = sequence.context_len();
+            attended[0] += f64::from(context_len);
+            attended[1] += f64::from(verified[i] * context_len);
             sequence.lag =
                 if drafted > 0 { accepted + 1 - accepted.min(drafted - 1) } else { sequence.lag + 1 };
             sequence.emitted += accepted + 1;
@@ -291,13 +317,15 @@ impl Simulation {
                 verified: verified[i],
                 accepted,
                 temperature: 0.0,
+                context_len,
+                is_foreseen: false,
                 signals: &[],
             });
         }
         let n_verified: u32 = verified.iter().sum();
         let target_rows = n_verified + outcomes.len() as u32 + prefill_rows;
         let draft = rounds.iter().map(|&rows| self.machine.draft(rows)).sum();
-        let target = self.machine.target(target_rows, n_verified);
+        let target = self.machine.target(target_rows, n_verified, attended);
         let seen_draft = Duration::from_secs_f64(self.machine.noisy(draft, &mut self.random));
         let seen_target = Duration::from_secs_f64(self.machine.noisy(target, &mut self.random));
         policy.observe(&StepFeedback {
@@ -307,7 +335,6 @@ impl Simulation {
             prefill_rows,
             draft_rounds: rounds.len() as u32,
             draft_rows: rounds.iter().sum(),
-            context_len_sum: 0,
             draft_time: seen_draft,
             verify_time: seen_target,
             step_time: seen_draft + seen_target,
@@ -333,7 +360,7 @@ fn view_of(sequence: &Sequence) -> SequenceView {
         seq: sequence.seq,
         limit: sequence.left.saturating_sub(1).min(16),
         remaining: sequence.left,
-        context_len: 100 + sequence.emitted,
+        context_len: sequence.context_len(),
         draft_lag: sequence.lag,
         temperature: 0.0,
         emitted: sequence.emitted,
