@@ -204,3 +204,20 @@ fn long_contexts() {
     }
     check(&cells);
 }
+
+/// Answers that are over before a decision to decode plainly is.
+#[test]
+fn short_answers() {
+    let variety = Variety { requests: 0.5, positions: 0.8, has_shape: false };
+    let mut cells = Vec::new();
+    for (name, machine) in machines(0.08, 0.01) {
+        for n_sequences in [1, 4] {
+            for acceptance in [0.3, 0.6, 0.8] {
+                let label = format!("{name}, {n_sequences} in flight, {acceptance}");
+                let demand = Demand { n_sequences, acceptance, answer_lens: (8, 40), ..Demand::default() };
+                cells.push(Cell::measure(label, machine, variety, &[(3000, demand)]));
+            }
+        }
+    }
+    check(&cells);
+}

@@ -95,11 +95,13 @@ pub(crate) struct Demand {
     pub(crate) prompts: f64,
     /// Lengths of prompts, evenly spread between these.
     pub(crate) prompt_lens: (u32, u32),
+    /// Tokens of answers, likewise.
+    pub(crate) answer_lens: (u32, u32),
 }
 
 impl Default for Demand {
     fn default() -> Self {
-        Self { n_sequences: 1, acceptance: 0.5, prompts: 0.0, prompt_lens: (100, 100) }
+        Self { n_sequences: 1, acceptance: 0.5, prompts: 0.0, prompt_lens: (100, 100), answer_lens: (100, 300) }
     }
 }
 
@@ -231,7 +233,10 @@ impl Simulation {
 
     /// Keeps as many sequences running as are wanted.
     fn admit(&mut self, policy: &mut dyn Policy, demand: Demand) {
-        let (n, (shortest, longest)) = (demand.n_sequences as usize, demand.prompt_lens);
+        let n = demand.n_sequences as usize;
+        let between = |(low, high): (u32, u32), random: &mut Random| {
+            low + (f64::from(high - low) * random.uniform()) as u32
+        };
         while self.sequences.len() > n {
             policy.forget(self.sequences.pop().expect("more than n").seq);
         }
@@ -239,8 +244,8 @@ impl Simulation {
             let seq = SeqId(self.n_requests);
             let mut random = Random::of_place(seq, 0);
             let own = self.variety.requests * random.normal();
-            let left = 100 + (200.0 * random.uniform()) as u32;
-            let prompt_len = shortest + (f64::from(longest - shortest) * random.uniform()) as u32;
+            let left = between(demand.answer_lens, &mut random);
+            let prompt_len = between(demand.prompt_lens, &mut random);
             self.sequences.push(Sequence { seq, own, prompt_len, left, emitted: 1, lag: 41 });
             self.n_requests += 1;
         }
