@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--gguf", type=Path, required=True)
     parser.add_argument("--prompts", type=Path, required=True, help="JSON lines with a prompt each")
     parser.add_argument("--answers", type=Path, required=True, help="JSON lines with index and tokens")
+    parser.add_argument("--raw", action="store_true", help="continue the prompts as they stand, without a chat template")
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--context-len", type=int, default=2048)
     args = parser.parse_args()
@@ -88,7 +89,8 @@ def main() -> None:
     server = opened(args.gguf, args.context_len)
     n_same, n_tokens = 0, 0
     for answer in answers:
-        steps = continued(server, rendered_prompt(prompts[answer["index"]]), args.new_tokens)
+        prompt = prompts[answer["index"]]
+        steps = continued(server, prompt if args.raw else rendered_prompt(prompt), args.new_tokens)
         n_tokens += min(len(steps), len(answer["tokens"]))
         apart = parting(steps, answer["tokens"])
         if apart is None:

@@ -148,11 +148,6 @@ impl Auto {
         }
     }
 
-    /// Expected calibration error of the acceptance probabilities, in `0..=1`; `None` before the first verified draft.
-    pub fn calibration_error(&self) -> Option<f64> {
-        self.acceptance.calibration_error().or_else(|| self.foreseen.calibration_error())
-    }
-
     /// Measured over foretold rate of speculation; 1 if it brings what was foretold.
     pub fn guard_factor(&self) -> f64 {
         self.guard.factor()
@@ -187,6 +182,7 @@ impl Auto {
             step.drafting.push(Drafting {
                 seq: sequence.seq,
                 temperature: sequence.temperature,
+                context_len: sequence.context_len,
                 is_foreseen,
                 can_choose: sequence.can_choose,
                 weight,
@@ -404,11 +400,16 @@ impl Policy for Auto {
             ("plain_rate", if step.plain_seconds > 0.0 { step.weight / step.plain_seconds } else { 0.0 }),
             ("round_seconds", step.prices.round.last().copied().unwrap_or(0.0)),
             ("row_seconds", step.row_seconds),
+            ("attending_seconds", self.costs.attending(drafting.context_len)),
             ("guard", self.guard.factor()),
             ("foreseen", f64::from(u8::from(drafting.is_foreseen))),
         ]);
         numbers.extend(self.acceptance.insight().map(|nats| ("shape_insight", nats)));
-        numbers.extend(self.calibration_error().map(|error| ("calibration_error", error)));
+        let calibration_errors = [
+            ("calibration_error", self.acceptance.calibration_error()),
+            ("calibration_error_foreseen", self.foreseen.calibration_error()),
+        ];
+        numbers.extend(calibration_errors.into_iter().filter_map(|(name, error)| Some((name, error?))));
     }
 
     fn forget(&mut self, seq: SeqId) {
