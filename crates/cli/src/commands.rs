@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::failure::Outcome;
-use crate::{bench, chat, demo, generate, inspect, policies, pull, quantize, serve};
+use crate::{bench, chat, demo, generate, inspect, policies, pull, quantize, ready, serve};
 
 const EPILOGUE: &str = "\
 Start here:
@@ -37,6 +37,7 @@ enum Command {
     Generate(Box<generate::GenerateArgs>),
     Chat(Box<chat::ChatArgs>),
     Serve(Box<serve::ServeArgs>),
+    Ready(ready::ReadyArgs),
     Bench(Box<bench::BenchArgs>),
     Pull(pull::PullArgs),
     Inspect(inspect::InspectArgs),
@@ -53,6 +54,7 @@ impl Program {
             Command::Chat(args) => chat::run(*args),
             // It reads its options again, together with those of other places.
             Command::Serve(_) => serve::run(),
+            Command::Ready(args) => ready::run(&args),
             Command::Bench(args) => bench::run(*args),
             Command::Pull(args) => pull::run(&args),
             Command::Inspect(args) => inspect::run(args),

@@ -24,6 +24,7 @@ mod policies;
 mod prompts;
 mod pull;
 mod quantize;
+mod ready;
 mod remote;
 mod samples;
 mod sampling;

@@ -46,6 +46,7 @@ impl Block {
 struct Contents {
     /// Everything before the block.
     prefix: Prefix,
+    /// Of the first block also [whose they are](crate::sequence::Sequence::contents).
     tokens: Box<[u32]>,
     fingerprint: u64,
 }

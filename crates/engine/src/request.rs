@@ -54,9 +54,9 @@ pub struct Request {
     pub slo: Slo,
     /// Who plans how far to speculate, if not the engine's own policy. It changes no text.
     pub policy: Option<registry::Config>,
-    /// Which past answers it may repeat where [`Suffix::answer_tokens`](crate::Suffix::answer_tokens) keeps any, and which later
-    /// requests may repeat its own: those of the same salt. How fast an answer comes tells what others were told, so requests
-    /// that must not learn of each other have different ones. Changes no token.
+    /// Whose it is: requests of the same salt share the prefix cache, and past answers where
+    /// [`Suffix::answer_tokens`](crate::Suffix::answer_tokens) keeps any; others share neither. How fast an answer comes tells what
+    /// was asked and said before, so requests that must not learn of each other have different ones. Changes no token.
     pub salt: String,
     /// Form that the answer must have; it ends the answer, so `tokens_min` must be 0.
     pub grammar: Option<Arc<dyn Grammar>>,

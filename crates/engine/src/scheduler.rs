@@ -203,8 +203,8 @@ impl Scheduler {
         let block_len = self.limits.block_len as usize;
         let mut is_draft_unbroken = true;
         let sharable = if seq.is_scoring() { seq.scored_len as usize } else { seq.tokens.len() } - 1;
-        for tokens in seq.tokens[..sharable].chunks_exact(block_len) {
-            let Some(found) = self.pool.lookup(seq.prefix, tokens) else {
+        for idx in 0..sharable / block_len {
+            let Some(found) = self.pool.lookup(seq.prefix, &seq.contents(idx, block_len)) else {
                 break;
             };
             self.pool.share(found.id);
@@ -251,9 +251,9 @@ impl Scheduler {
             return;
         }
         while (seq.n_remembered + 1) * block_len <= seq.context_len as usize {
-            let start = seq.n_remembered * block_len;
-            let tokens = &seq.tokens[start..start + block_len];
-            seq.prefix = self.pool.remember(seq.table[seq.n_remembered], seq.prefix, tokens);
+            let (id, idx) = (seq.table[seq.n_remembered], seq.n_remembered);
+            let prefix = self.pool.remember(id, seq.prefix, &seq.contents(idx, block_len));
+            seq.prefix = prefix;
             seq.n_remembered += 1;
         }
         while (seq.n_draft_marked + 1) * block_len <= seq.draft_len.min(seq.context_len) as usize {

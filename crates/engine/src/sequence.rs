@@ -1,5 +1,6 @@
 //! The life of one continuation in the engine.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use dsde_policy::{DraftPosition, SeqId};
@@ -55,7 +56,7 @@ pub(crate) struct Sequence {
     pub(crate) tokens: Vec<u32>,
     /// What followed what in `tokens`, as far as a drafter without a model has read; empty for other drafters.
     pub(crate) contexts: Contexts,
-    /// Whose past answers it may repeat.
+    /// Whose blocks it may share, and whose past answers it may repeat.
     pub(crate) salt: String,
     pub(crate) prompt_len: u32,
     /// Slots `0..context_len` of the target store hold the keys and values of the same tokens.
@@ -267,6 +268,18 @@ impl Sequence {
     pub(crate) fn can_prune(&self) -> bool {
         let Turn { is_foreseen, carried, .. } = self.turn;
         self.params.is_greedy() && !self.turn.is_tree() && !is_foreseen && carried == 0
+    }
+
+    /// What a full block is remembered for, behind the blocks before it: its tokens; and of the first one also the salt, so that
+    /// sequences of different salts share nothing.
+    pub(crate) fn contents(&self, idx: usize, block_len: usize) -> Cow<'_, [u32]> {
+        let tokens = &self.tokens[idx * block_len..][..block_len];
+        match idx {
+            0 if !self.salt.is_empty() => {
+                tokens.iter().copied().chain(self.salt.bytes().map(u32::from)).collect()
+            }
+            _ => Cow::Borrowed(tokens),
+        }
     }
 
     /// Forgets what was computed, keeping the tokens: after preemption everything is read again.

@@ -159,7 +159,7 @@ impl App {
         known.ok_or_else(ApiError::unauthorized)
     }
 
-    /// Whose past answers a request may repeat: those of the same key and the same `cache_salt`.
+    /// With whom a request shares the prefix cache and past answers: those of the same key and the same `cache_salt`.
     ///
     /// # Errors
     /// 401 if it came with none of the keys.

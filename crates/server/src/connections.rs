@@ -236,7 +236,7 @@ mod tests {
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let patience = Duration::from_millis(20);
-        let metrics = Arc::new(Metrics::new("m"));
+        let metrics = Arc::new(Metrics::new("m", &crate::metrics::TEST_SHAPE));
         let mut socket = Socket { stream, patience, stalled: None, stamp: Arc::default(), metrics };
         // Buffers of the system hold some of it, and nobody takes it out.
         let written = socket.write_all(&vec![0; 64 << 20]).await;
@@ -248,7 +248,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        let (stamp, metrics) = (Arc::new(Stamp::default()), Arc::new(Metrics::new("m")));
+        let (stamp, metrics) =
+            (Arc::new(Stamp::default()), Arc::new(Metrics::new("m", &crate::metrics::TEST_SHAPE)));
         let patience = Duration::from_secs(60);
         let mut socket =
             Socket { stream, patience, stalled: None, stamp: stamp.clone(), metrics: metrics.clone() };

@@ -9,7 +9,7 @@ mod speculation;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use dsde_engine::{FinishReason, RequestTimeline, SequenceTrace, Slo, StepReport};
+use dsde_engine::{FinishReason, RequestTimeline, SequenceTrace, Shape, Slo, StepReport};
 use prometheus::core::Collector;
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry,
@@ -32,6 +32,17 @@ const DELIVERY_BUCKETS: [f64; 14] = [
     0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_2, 0.000_3, 0.000_5, 0.000_75, 0.001, 0.0015, 0.0025,
     0.005, 0.01, 0.1,
 ];
+
+/// Of an engine whose stores nobody looks at.
+#[cfg(test)]
+pub(crate) const TEST_SHAPE: Shape = Shape {
+    vocab_len: 2,
+    context_len_max: 64,
+    block_len: 16,
+    n_blocks: 4,
+    draft_context_len: None,
+    draft_reads_target: false,
+};
 
 /// All metrics of a server.
 #[derive(Debug)]
@@ -95,6 +106,13 @@ impl Maker {
         self.add(Gauge::with_opts(self.opts(name, help)))
     }
 
+    /// A gauge that is always 1 and says what it has to say in its labels.
+    fn info(&self, name: &str, help: &str, labels: &[(&str, String)]) {
+        let opts =
+            labels.iter().fold(self.opts(name, help), |opts, (key, value)| opts.const_label(*key, value));
+        self.add(Gauge::with_opts(opts)).set(1.0);
+    }
+
     fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
         let opts = HistogramOpts { common_opts: self.opts(name, help), buckets: buckets.to_vec() };
         self.add(Histogram::with_opts(opts))
@@ -103,8 +121,18 @@ impl Maker {
 
 impl Metrics {
     /// * `model_name`: a label of every metric.
-    pub(crate) fn new(model_name: &str) -> Self {
+    /// * `shape`: of the stores, which never changes.
+    pub(crate) fn new(model_name: &str, shape: &Shape) -> Self {
         let m = Maker(Registry::new(), model_name.to_owned());
+        m.info(
+            "vllm:cache_config_info",
+            "What the key/value stores hold; routers read it. The blocks are those of the CPU.",
+            &[
+                ("block_size", shape.block_len.to_string()),
+                ("num_gpu_blocks", shape.n_blocks.to_string()),
+                ("enable_prefix_caching", "True".to_owned()),
+            ],
+        );
         Self {
             running: m.gauge("vllm:num_requests_running", "Sequences that run."),
             waiting: m.gauge("vllm:num_requests_waiting", "Sequences that wait."),
@@ -243,7 +271,7 @@ mod tests {
 
     #[test]
     fn the_end_of_a_request_is_counted_with_its_latencies() {
-        let metrics = Metrics::new("m");
+        let metrics = Metrics::new("m", &TEST_SHAPE);
         let timeline = RequestTimeline {
             arrival: ms(0),
             admitted: Some(ms(10)),
@@ -271,6 +299,8 @@ mod tests {
             "dsde:policy_tokens_total{engine=\"0\",kind=\"emitted\",model_name=\"m\",policy=\"auto\"} 22"
                 .to_owned(),
             "dsde:slo_requests_total{attained=\"false\",engine=\"0\",model_name=\"m\"} 1".to_owned(),
+            "vllm:cache_config_info{block_size=\"16\",enable_prefix_caching=\"True\",engine=\"0\",model_name=\"m\",num_gpu_blocks=\"4\"} 1"
+                .to_owned(),
         ] {
             assert!(text.contains(&line), "{line} is missing in\n{text}");
         }
@@ -278,7 +308,7 @@ mod tests {
 
     #[test]
     fn the_sums_of_a_step_feed_the_counters() {
-        let metrics = Metrics::new("m");
+        let metrics = Metrics::new("m", &TEST_SHAPE);
         let report = StepReport { drafted: 7, verified: 5, accepted: 3, emitted: 4, ..StepReport::default() };
         metrics.step(&report);
         metrics.step(&report);

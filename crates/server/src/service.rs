@@ -91,7 +91,7 @@ where
     if config.model_names.is_empty() {
         return Err(Error::NoModelName);
     }
-    let metrics = Arc::new(Metrics::new(config.model_name()));
+    let metrics = Arc::new(Metrics::new(config.model_name(), &engine.shape()));
     let board = Arc::new(Board::new());
     let (engine, thread) = engine_thread::start(engine, metrics.clone(), board.clone(), config.waiting_max)
         .map_err(Error::Thread)?;

@@ -105,6 +105,14 @@ impl Client {
         }
     }
 
+    /// Whether the server takes requests; only ours says so in this place.
+    ///
+    /// # Errors
+    /// If it does not, cannot be reached, or is another.
+    pub(crate) async fn ready(&self) -> Result<(), Error> {
+        self.begin(self.http.get(self.url.beside("ready"))).await.map(drop)
+    }
+
     /// What the server has counted about speculation since it started; `None` where it does not count.
     pub(crate) async fn counters(&self) -> Option<counters::Counters> {
         let response = self.begin(self.http.get(self.url.beside("metrics"))).await.ok()?;

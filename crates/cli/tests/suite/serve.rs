@@ -90,6 +90,28 @@ fn answers_under_load_are_those_of_generate() {
 }
 
 #[test]
+fn a_server_is_ready_until_it_is_told_to_end() {
+    let mut server = start(&["--drain-delay", "20"]);
+    let ready = |wait: &str| {
+        let url = format!("http://{}", server.address);
+        Command::new(env!("CARGO_BIN_EXE_dsde"))
+            .args(["ready", "--url", &url, "--wait", wait])
+            .output()
+            .unwrap()
+    };
+    assert!(ready("10").status.success());
+    let told = Command::new("kill").args(["-TERM", &server.child.id().to_string()]).status().unwrap();
+    assert!(told.success());
+    let output = (0..100).map(|_| ready("0")).find(|output| !output.status.success()).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("503"), "{message}");
+    server.child.kill().unwrap();
+    let nobody = ready("0.3");
+    assert_eq!(nobody.status.code(), Some(1), "{nobody:?}");
+}
+
+#[test]
 fn a_trace_of_the_server_has_a_line_per_step() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("steps.jsonl");

@@ -209,6 +209,25 @@ fn check_prefix_cache(policy: &str) {
 }
 
 #[test]
+fn requests_of_different_salts_share_no_blocks() {
+    let mut engine = engine(model_config(), "fixed:k=2", 100);
+    let mut cached = |salt: &str| {
+        let request = Request { salt: salt.to_owned(), ..greedy(prompt(6, 33), 10) };
+        let id = engine.submit(request).unwrap();
+        let output = run(&mut engine).remove(&(id, 0)).unwrap();
+        (output.finished.unwrap().timeline.cached_tokens, output.tokens)
+    };
+    let (first, tokens) = cached("");
+    assert_eq!(first, 0);
+    // Salts that look like the tokens of a prompt are not taken for them.
+    for salt in ["a", "b", "ab", "\u{0}"] {
+        assert_eq!(cached(salt), (0, tokens.clone()), "{salt:?} for the first time");
+        assert_eq!(cached(salt), (32, tokens.clone()), "{salt:?} again");
+    }
+    assert_eq!(cached(""), (32, tokens));
+}
+
+#[test]
 fn cancellation_frees_everything_at_once_wherever_the_request_is() {
     for steps in 0..12 {
         let mut engine = engine(Config { rows_max: 8, sequences_max: 2, ..model_config() }, "fixed:k=3", 60);

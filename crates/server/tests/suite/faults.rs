@@ -187,6 +187,23 @@ async fn keys_guard_every_route_but_health() {
 }
 
 #[tokio::test]
+async fn neither_keys_nor_salts_share_the_prefix_cache() {
+    let keys =
+        |config: &mut dsde_server::Config| config.api_keys = vec!["first".to_owned(), "second".to_owned()];
+    let server = start(Setup { config: keys, ..Setup::default() }).await;
+    let cached = async |key: &str, salt: Value| {
+        let body = with(chat(&"word ".repeat(40)), json!({"cache_salt": salt, "max_tokens": 1}));
+        let request = server.client.post(server.url(CHAT)).bearer_auth(key).json(&body);
+        let answer: Value = request.send().await.unwrap().json().await.unwrap();
+        answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap()
+    };
+    for (key, salt) in [("first", json!(null)), ("second", json!(null)), ("first", json!("mine"))] {
+        assert_eq!(cached(key, salt.clone()).await, 0, "{key} {salt} for the first time");
+        assert!(cached(key, salt.clone()).await > 0, "{key} {salt} again");
+    }
+}
+
+#[tokio::test]
 async fn request_ids_are_echoed_or_made() {
     let server = start(Setup::default()).await;
     let id = async |given: Option<&str>| {

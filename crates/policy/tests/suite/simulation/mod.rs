@@ -101,7 +101,13 @@ pub(crate) struct Demand {
 
 impl Default for Demand {
     fn default() -> Self {
-        Self { n_sequences: 1, acceptance: 0.5, prompts: 0.0, prompt_lens: (100, 100), answer_lens: (100, 300) }
+        Self {
+            n_sequences: 1,
+            acceptance: 0.5,
+            prompts: 0.0,
+            prompt_lens: (100, 100),
+            answer_lens: (100, 300),
+        }
     }
 }
 
