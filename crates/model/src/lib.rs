@@ -18,6 +18,7 @@ pub mod embedded;
 mod error;
 pub mod executor;
 mod features;
+mod feed_forward;
 pub mod llama;
 mod rope;
 mod weights;

@@ -17,6 +17,7 @@ use dsde_checkpoint::config::ModelConfig;
 use dsde_kernels::{AttentionShape, Backend, Epilogue, Input, KvShape, QkTransform, RmsNorm, RopeTable};
 
 use crate::error::Error;
+use crate::feed_forward::FeedForwardScratch;
 use crate::rope::rope_table;
 use crate::weights::{Layer, Weights};
 
@@ -207,12 +208,11 @@ impl<B: Backend> Layer<B> {
     pub(crate) fn finish(&self, backend: &B, config: &ModelConfig, n_rows: usize, buffers: &mut Buffers<'_>) {
         let hidden = &mut buffers.hidden[..n_rows * config.hidden];
         let attended = &buffers.attended[..n_rows * config.n_heads * config.head_dim];
-        let gated = &mut buffers.gated[..n_rows * config.intermediate];
         backend.linear(Input { x: attended, norm: None }, n_rows, &self.output, Epilogue::Add, hidden);
         let norm = RmsNorm { weight: &self.mlp_norm, eps: config.rms_eps };
         let input = Input { x: hidden, norm: Some(norm) };
-        backend.linear(input, n_rows, &self.gate_up, Epilogue::SwiGlu, gated);
-        backend.linear(Input { x: gated, norm: None }, n_rows, &self.down, Epilogue::Add, hidden);
+        self.feed_forward.read(backend, input, n_rows, buffers.feed_forward);
+        self.feed_forward.write(backend, n_rows, Epilogue::Add, buffers.feed_forward, hidden);
     }
 }
 
@@ -242,7 +242,7 @@ pub(crate) struct Scratch {
     pub(crate) hidden: Vec<f32>,
     qkv: Vec<f32>,
     attended: Vec<f32>,
-    gated: Vec<f32>,
+    feed_forward: FeedForwardScratch,
     taps: Vec<f32>,
     pub(crate) logits: Vec<f32>,
 }
@@ -255,8 +255,7 @@ pub(crate) struct Buffers<'a> {
     pub(crate) qkv: &'a mut [f32],
     /// Output of attention, `[n_rows, n_heads * head_dim]`.
     pub(crate) attended: &'a mut [f32],
-    /// `silu(gate) * up`, `[n_rows, intermediate]`.
-    gated: &'a mut [f32],
+    feed_forward: &'a mut FeedForwardScratch,
     /// Residual stream at the taps, `[n_rows, n_taps * hidden]`.
     taps: &'a mut [f32],
 }
@@ -272,12 +271,12 @@ impl Buffers<'_> {
 
 impl Scratch {
     pub(crate) fn buffers(&mut self, config: &ModelConfig, n_taps: usize, n_rows: usize) -> Buffers<'_> {
-        let ModelConfig { hidden, n_heads, n_kv_heads, head_dim, intermediate, .. } = *config;
+        let ModelConfig { hidden, n_heads, n_kv_heads, head_dim, .. } = *config;
         Buffers {
             hidden: prefix(&mut self.hidden, n_rows * hidden),
             qkv: prefix(&mut self.qkv, n_rows * (n_heads + 2 * n_kv_heads) * head_dim),
             attended: prefix(&mut self.attended, n_rows * n_heads * head_dim),
-            gated: prefix(&mut self.gated, n_rows * intermediate),
+            feed_forward: &mut self.feed_forward,
             taps: prefix(&mut self.taps, n_rows * n_taps * hidden),
         }
     }

@@ -10,6 +10,7 @@ use dsde_checkpoint::{Dense, Dtype};
 use dsde_kernels::{Backend, Stacking};
 
 use crate::error::Error;
+use crate::feed_forward::FeedForward;
 
 /// All weights of a model.
 pub(crate) struct Weights<B: Backend> {
@@ -28,8 +29,7 @@ pub(crate) struct Layer<B: Backend> {
     pub(crate) k_norm: Option<Vec<f32>>,
     pub(crate) output: B::Matrix,
     pub(crate) mlp_norm: Vec<f32>,
-    pub(crate) gate_up: B::Matrix,
-    pub(crate) down: B::Matrix,
+    pub(crate) feed_forward: FeedForward<B>,
 }
 
 impl<B: Backend> Weights<B> {
@@ -74,35 +74,30 @@ impl<B: Backend> Weights<B> {
 impl<B: Backend> Layer<B> {
     /// * `n_in`: width of what query, key and value are projected from.
     pub(crate) fn load(backend: &B, tensors: Tensors<'_>, n_in: usize) -> Result<Self, Error> {
-        let ModelConfig { hidden, n_heads, n_kv_heads, head_dim, intermediate, .. } =
-            *tensors.checkpoint.config();
         let config = tensors.checkpoint.config();
+        let ModelConfig { hidden, n_heads, n_kv_heads, head_dim, .. } = *config;
         let (q_len, kv_len) = (n_heads * head_dim, n_kv_heads * head_dim);
-        let (qkv_biases, mlp_biases) = (config.has_qkv_bias, config.has_mlp_bias);
         let qkv = [("self_attn.q_proj", q_len), ("self_attn.k_proj", kv_len), ("self_attn.v_proj", kv_len)];
         let output = [("self_attn.o_proj", hidden)];
-        let gate_up = [("mlp.gate_proj", intermediate), ("mlp.up_proj", intermediate)];
-        let down = [("mlp.down_proj", hidden)];
         let head_norm = |name| config.has_qk_norm.then(|| tensors.vector(name, head_dim)).transpose();
         Ok(Self {
             attention_norm: tensors.vector("input_layernorm.weight", hidden)?,
-            qkv: tensors.packed(backend, &qkv, n_in, Stacking::Concat, qkv_biases)?,
+            qkv: tensors.packed(backend, &qkv, n_in, Stacking::Concat, config.has_qkv_bias)?,
             q_norm: head_norm("self_attn.q_norm.weight")?,
             k_norm: head_norm("self_attn.k_norm.weight")?,
             output: tensors.packed(backend, &output, q_len, Stacking::Concat, config.has_output_bias)?,
             mlp_norm: tensors.vector("post_attention_layernorm.weight", hidden)?,
-            gate_up: tensors.packed(backend, &gate_up, hidden, Stacking::GateUp, mlp_biases)?,
-            down: tensors.packed(backend, &down, intermediate, Stacking::Concat, mlp_biases)?,
+            feed_forward: FeedForward::load(backend, &tensors)?,
         })
     }
 
     pub(crate) fn bytes(&self, backend: &B) -> usize {
-        let matrices = [&self.qkv, &self.output, &self.gate_up, &self.down];
+        let matrices = [&self.qkv, &self.output];
         let norms =
             [Some(&self.attention_norm), Some(&self.mlp_norm), self.q_norm.as_ref(), self.k_norm.as_ref()];
         let matrix_bytes: usize = matrices.into_iter().map(|matrix| backend.matrix_bytes(matrix)).sum();
         let norm_bytes: usize = norms.into_iter().flatten().map(|norm| size_of_val(norm.as_slice())).sum();
-        matrix_bytes + norm_bytes
+        matrix_bytes + norm_bytes + self.feed_forward.bytes(backend)
     }
 }
 
@@ -118,7 +113,7 @@ impl Tensors<'_> {
     }
 
     /// One matrix from several projections `(name, n_out)` of the same input.
-    fn packed<B: Backend>(
+    pub(crate) fn packed<B: Backend>(
         &self,
         backend: &B,
         projections: &[(&str, usize)],

@@ -1,0 +1,115 @@
+//! The feed-forward part of a layer, which reads and writes the residual stream and knows nothing of attention.
+//!
+//! It runs in two halves, since what it reads and what it writes are mostly the same rows: [`FeedForward::read`] takes all that
+//! it needs of them, then [`FeedForward::write`] may overwrite them.
+
+use dsde_checkpoint::config::ModelConfig;
+use dsde_kernels::{Backend, Epilogue, Input, Stacking};
+
+use crate::error::Error;
+use crate::llama::prefix;
+use crate::weights::Tensors;
+
+/// Weights of the feed-forward part of one layer.
+pub(crate) enum FeedForward<B: Backend> {
+    /// `down(silu(gate(x)) * up(x))`, the same for every row.
+    Dense(Gated<B>),
+}
+
+/// A gated feed-forward network: Shazeer, "GLU variants improve transformer" (arXiv:2002.05202), Eq. 6.
+pub(crate) struct Gated<B: Backend> {
+    gate_up: B::Matrix,
+    down: B::Matrix,
+    /// Columns of `down`.
+    intermediate: usize,
+}
+
+/// What is computed between the halves; lives from pass to pass and grows to the largest seen.
+#[derive(Default)]
+pub(crate) struct FeedForwardScratch {
+    /// `silu(gate) * up`, `[n_rows, intermediate]`.
+    gated: Vec<f32>,
+}
+
+impl<B: Backend> FeedForward<B> {
+    /// * `tensors`: those of the layer.
+    ///
+    /// # Errors
+    /// If one is absent or has another shape or element type than the configuration implies.
+    pub(crate) fn load(backend: &B, tensors: &Tensors<'_>) -> Result<Self, Error> {
+        Ok(Self::Dense(Gated::load(backend, tensors)?))
+    }
+
+    /// Bytes in memory.
+    pub(crate) fn bytes(&self, backend: &B) -> usize {
+        match self {
+            Self::Dense(gated) => gated.bytes(backend),
+        }
+    }
+
+    /// The first half: all that depends on the input.
+    ///
+    /// * `input`: `[n_rows, hidden]`.
+    pub(crate) fn read(
+        &self,
+        backend: &B,
+        input: Input<'_>,
+        n_rows: usize,
+        scratch: &mut FeedForwardScratch,
+    ) {
+        match self {
+            Self::Dense(gated) => gated.read(backend, input, n_rows, scratch),
+        }
+    }
+
+    /// The second half, with what [`FeedForward::read`] left in `scratch`.
+    ///
+    /// * `epilogue`: whether the result replaces `out` or is added to it.
+    /// * `out`: `[n_rows, hidden]`.
+    pub(crate) fn write(
+        &self,
+        backend: &B,
+        n_rows: usize,
+        epilogue: Epilogue,
+        scratch: &mut FeedForwardScratch,
+        out: &mut [f32],
+    ) {
+        match self {
+            Self::Dense(gated) => gated.write(backend, n_rows, epilogue, scratch, out),
+        }
+    }
+}
+
+impl<B: Backend> Gated<B> {
+    fn load(backend: &B, tensors: &Tensors<'_>) -> Result<Self, Error> {
+        let ModelConfig { hidden, intermediate, has_mlp_bias, .. } = *tensors.checkpoint.config();
+        let gate_up = [("mlp.gate_proj", intermediate), ("mlp.up_proj", intermediate)];
+        let down = [("mlp.down_proj", hidden)];
+        Ok(Self {
+            gate_up: tensors.packed(backend, &gate_up, hidden, Stacking::GateUp, has_mlp_bias)?,
+            down: tensors.packed(backend, &down, intermediate, Stacking::Concat, has_mlp_bias)?,
+            intermediate,
+        })
+    }
+
+    fn bytes(&self, backend: &B) -> usize {
+        backend.matrix_bytes(&self.gate_up) + backend.matrix_bytes(&self.down)
+    }
+
+    fn read(&self, backend: &B, input: Input<'_>, n_rows: usize, scratch: &mut FeedForwardScratch) {
+        let gated = prefix(&mut scratch.gated, n_rows * self.intermediate);
+        backend.linear(input, n_rows, &self.gate_up, Epilogue::SwiGlu, gated);
+    }
+
+    fn write(
+        &self,
+        backend: &B,
+        n_rows: usize,
+        epilogue: Epilogue,
+        scratch: &FeedForwardScratch,
+        out: &mut [f32],
+    ) {
+        let gated = &scratch.gated[..n_rows * self.intermediate];
+        backend.linear(Input { x: gated, norm: None }, n_rows, &self.down, epilogue, out);
+    }
+}
