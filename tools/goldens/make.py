@@ -3,11 +3,13 @@
 import make_gguf
 import make_jinja
 import make_logits
+import make_rope
 import make_texts
 import make_vocabularies
 
 if __name__ == "__main__":
     make_logits.main()
+    make_rope.main()
     make_texts.main()
     make_jinja.main()
     make_gguf.main()

@@ -32,6 +32,16 @@ BASE = {
 }
 
 
+# Of those that show one thing: as small as that needs.
+SMALL = {
+    "vocab_size": 48,
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "head_dim": 8,
+    "intermediate_size": 24,
+}
+
+
 @dataclass(frozen=True)
 class Case:
     """One folder of the fixtures."""
@@ -41,6 +51,8 @@ class Case:
     dtype: torch.dtype
     generation: dict | None = None
     n_shards: int = 1
+    norm_offset: float = 0.0
+    """What the architecture adds to stored weights of norms."""
 
 
 CASES = [
@@ -132,23 +144,160 @@ CASES = [
         },
         torch.bfloat16,
     ),
+    # Every layer sees a window much shorter than the prompt.
+    Case(
+        "mistral_window",
+        SMALL | {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 12},
+        torch.bfloat16,
+    ),
+    # The upper layers see a window.
+    Case(
+        "qwen2_window",
+        SMALL
+        | {
+            "architectures": ["Qwen2ForCausalLM"],
+            "model_type": "qwen2",
+            "head_dim": None,
+            "use_sliding_window": True,
+            "sliding_window": 10,
+            "max_window_layers": 1,
+        },
+        torch.bfloat16,
+    ),
+    # Caps low enough to bend most scores and logits, an own scale of attention, windows in the layers 0 and 2.
+    Case(
+        "gemma2",
+        SMALL
+        | {
+            "architectures": ["Gemma2ForCausalLM"],
+            "model_type": "gemma2",
+            "hidden_act": None,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "rms_norm_eps": 1e-6,
+            "query_pre_attn_scalar": 12,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+            "sliding_window": 10,
+            "tie_word_embeddings": None,
+        },
+        torch.bfloat16,
+        norm_offset=1.0,
+    ),
+    # The older spelling of windows and of two rotary embeddings, of which that of the layers that see everything is scaled.
+    Case(
+        "gemma3",
+        SMALL
+        | {
+            "architectures": ["Gemma3ForCausalLM"],
+            "model_type": "gemma3_text",
+            "hidden_act": None,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "rms_norm_eps": 1e-6,
+            "query_pre_attn_scalar": 8,
+            "sliding_window": 10,
+            "sliding_window_pattern": 3,
+            "rope_theta": 1000000.0,
+            "rope_local_base_freq": 1000.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+            "tie_word_embeddings": None,
+        },
+        torch.bfloat16,
+        norm_offset=1.0,
+    ),
+    # Fused projections, three quarters of each head turned, a prompt beyond the original context.
+    Case(
+        "phi3",
+        SMALL
+        | {
+            "architectures": ["Phi3ForCausalLM"],
+            "model_type": "phi3",
+            "hidden_size": 32,
+            "head_dim": None,
+            "partial_rotary_factor": 0.75,
+            "original_max_position_embeddings": 16,
+            "rope_scaling": {
+                "type": "longrope",
+                "short_factor": [1.0, 1.1, 1.3],
+                "long_factor": [1.5, 2.5, 6.0],
+            },
+            "sliding_window": 30,
+            "pad_token_id": 0,
+        },
+        torch.bfloat16,
+    ),
+    # The last layer has no rotary embedding.
+    Case(
+        "smollm3",
+        SMALL
+        | {
+            "architectures": ["SmolLM3ForCausalLM"],
+            "model_type": "smollm3",
+            "num_hidden_layers": 4,
+            "head_dim": None,
+            "rms_norm_eps": 1e-6,
+            "pad_token_id": 0,
+        },
+        torch.bfloat16,
+    ),
+    # Four multipliers.
+    Case(
+        "granite",
+        SMALL
+        | {
+            "architectures": ["GraniteForCausalLM"],
+            "model_type": "granite",
+            "head_dim": None,
+            "embedding_multiplier": 6.0,
+            "residual_multiplier": 0.4,
+            "attention_multiplier": 0.3,
+            "logits_scaling": 0.9,
+        },
+        torch.bfloat16,
+    ),
+    # Neighbours turn, in half of each head; norms on both sides of attention and feed-forward; biases on query, key and value.
+    Case(
+        "glm4",
+        SMALL
+        | {
+            "architectures": ["Glm4ForCausalLM"],
+            "model_type": "glm4",
+            "partial_rotary_factor": 0.5,
+            "attention_bias": True,
+            "pad_token_id": 0,
+        },
+        torch.bfloat16,
+    ),
+    # YaRN from an original context of 16.
+    Case(
+        "llama_yarn",
+        SMALL
+        | {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "head_dim": 16,
+            "rope_scaling": {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 16},
+        },
+        torch.bfloat16,
+    ),
 ]
 
 
-def random_weights(shapes: dict[str, torch.Size], generator: torch.Generator) -> dict[str, torch.Tensor]:
+def random_weights(
+    shapes: dict[str, torch.Size], generator: torch.Generator, norm_offset: float
+) -> dict[str, torch.Tensor]:
     """Weights large enough that attention is far from uniform and every bias and norm matters; logits of deviation 1."""
     is_tied = "lm_head.weight" not in shapes
     weights = {}
     for name, shape in shapes.items():
         noise = torch.randn(shape, generator=generator)
         if name.endswith("norm.weight") or "layernorm" in name:
-            weights[name] = 1.0 + 0.3 * noise
+            weights[name] = 1.0 - norm_offset + 0.3 * noise
         elif name.endswith(".bias"):
             weights[name] = 0.5 * noise
         elif "embed_tokens" in name:
             weights[name] = noise / math.sqrt(shape[-1]) if is_tied else noise
         else:
-            gain = 2.0 if "q_proj" in name or "k_proj" in name else 1.0
+            gain = 2.0 if "q_proj" in name or "k_proj" in name or "qkv_proj" in name else 1.0
             weights[name] = gain * noise / math.sqrt(shape[-1])
     return weights
 
@@ -177,18 +326,19 @@ def make(case: Case, seed: int) -> None:
     folder = FIXTURES / case.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    absent_if_none = ("num_key_value_heads", "rope_theta")
+    absent_if_none = ("num_key_value_heads", "rope_theta", "head_dim", "hidden_act", "tie_word_embeddings")
     config = {k: v for k, v in (BASE | case.config).items() if v is not None or k not in absent_if_none}
     write_json(folder / "config.json", config)
     if case.generation:
         write_json(folder / "generation_config.json", case.generation)
 
     generator = torch.Generator().manual_seed(seed)
-    empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    loaded = AutoConfig.from_pretrained(folder)
+    empty = AutoModelForCausalLM.from_config(loaded)
     shapes = {name: tensor.shape for name, tensor in empty.state_dict().items()}
-    if config["tie_word_embeddings"]:
+    if loaded.tie_word_embeddings:
         del shapes["lm_head.weight"]
-    weights = random_weights(shapes, generator)
+    weights = random_weights(shapes, generator, case.norm_offset)
     save_weights(folder, {n: w.to(case.dtype).contiguous() for n, w in weights.items()}, case.n_shards)
 
     model, info = AutoModelForCausalLM.from_pretrained(

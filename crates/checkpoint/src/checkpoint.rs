@@ -12,6 +12,7 @@ mod declared;
 mod eagle3;
 mod folder;
 mod from_gguf;
+mod layout;
 mod shard;
 mod span;
 
@@ -88,6 +89,7 @@ impl Checkpoint {
         let config = ModelConfig::parse(files.config, Some(files.generation_config))?;
         let shard = Shard::embedded("embedded model.safetensors", files.weights)?;
         let tensors = shard.spans().map(|(name, span)| (name, Location { file_idx: 0, span })).collect();
+        let tensors = layout::of_folder(tensors, &config)?;
         Self { config, files: vec![shard.into_bytes()], tensors, metadata: None }.declared()
     }
 
@@ -245,6 +247,16 @@ impl Checkpoint {
             true => self.embeddings(),
             false => self.matrix(OUTPUT, self.config.n_embeddings, self.config.hidden),
         }
+    }
+
+    /// The weights of a norm, `[len]`: what the normalised input is multiplied by.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub fn norm(&self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
+        let mut weights = self.vector(name, len)?;
+        weights.iter_mut().for_each(|weight| *weight += self.config.norm_offset);
+        Ok(weights)
     }
 
     /// The vector `name` of `len` elements, converted to f32 (exact for every type that is read).

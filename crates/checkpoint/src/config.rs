@@ -4,13 +4,17 @@
 //! The file says what its authors typed; [`ModelConfig`] is what the forward pass needs: no options, sizes within limits
 //! under which no product of two of them overflows. What is not implemented is refused here, by name, and never ignored.
 
+mod architecture;
+mod architectures;
 mod eagle3;
 mod fields;
+mod multimodal;
 mod of_gguf;
 mod ranges;
 mod rope;
 mod sampling;
 mod unsupported;
+mod windows;
 
 use std::ops::RangeInclusive;
 
@@ -18,10 +22,15 @@ use serde_json::Value;
 
 use crate::error::Error;
 use crate::files::json;
+pub(crate) use architecture::Architecture;
+use architecture::Defaults;
+pub use architecture::NormNames;
 pub use eagle3::{Eagle3Config, N_TAPS};
 use fields::Fields;
 pub use fields::shown;
-pub(crate) use of_gguf::ROPE_FACTORS;
+use multimodal::text_part;
+pub(crate) use of_gguf::{LONG_ROPE_FACTORS, ROPE_FACTORS, SHORT_ROPE_FACTORS};
+use rope::Surroundings;
 pub use rope::{Rope, RopeScaling};
 pub use sampling::SamplingDefaults;
 
@@ -43,22 +52,48 @@ const CONTEXT_LEN_MAX: usize = 1 << 24;
 pub const END_TOKENS_MAX: usize = 128;
 /// Epsilons that are accepted; published models use 1e-6 and 1e-5. All are normal numbers in f32.
 const RMS_EPS: RangeInclusive<f64> = 1e-12..=1.0;
-/// Head size of Qwen3 where the file names none; the other families divide the hidden size by the number of heads.
-const QWEN3_HEAD_DIM_DEFAULT: usize = 128;
-/// Window of Mistral where the file does not mention one (`null` means none).
-const MISTRAL_WINDOW_DEFAULT: usize = 4096;
 
-/// Families that share the Llama forward pass.
+/// Families of architectures; how each of them computes is said by [`ModelConfig`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// Llama 2 and 3, and everything published in their shape.
     Llama,
     /// Mistral without experts.
     Mistral,
-    /// Qwen2 and 2.5: biases on query, key and value.
+    /// Qwen2 and 2.5.
     Qwen2,
-    /// Qwen3: queries and keys are normalised per head.
+    /// Qwen3 without experts.
     Qwen3,
+    /// Gemma 2.
+    Gemma2,
+    /// The text part of Gemma 3.
+    Gemma3,
+    /// Phi-3 and Phi-4-mini.
+    Phi3,
+    /// SmolLM3.
+    SmolLm3,
+    /// Granite 3 without experts.
+    Granite,
+    /// GLM-4 without experts.
+    Glm4,
+}
+
+/// What is done to the gate of a feed-forward layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x / (1 + e^-x)`.
+    Silu,
+    /// The Gaussian error linear unit by its tanh approximation.
+    GeluTanh,
+}
+
+/// What differs between the layers of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerConfig {
+    /// Positions that a row attends to, itself included, at least 1; `None` is all.
+    pub window: Option<u32>,
+    /// Which of [`ModelConfig::ropes`] turns queries and keys; `None` leaves them as they are.
+    pub rope: Option<usize>,
 }
 
 /// Shape and constants of a model; made by [`ModelConfig::parse`] and [`ModelConfig::of_gguf`] only, which
@@ -86,9 +121,11 @@ pub struct ModelConfig {
     pub intermediate: usize,
     /// Epsilon of every RMS normalisation; above 0 and at most 1.
     pub rms_eps: f32,
-    /// Rotary embedding.
-    pub rope: Rope,
-    /// Longest sequence; where the model uses a sliding window, at most the window (see [`ModelConfig::parse`]).
+    /// Rotary embeddings of the layers, at least one.
+    pub ropes: Vec<Rope>,
+    /// The layers, `[n_layers]`.
+    pub layers: Vec<LayerConfig>,
+    /// Longest sequence.
     pub context_len_max: u32,
     /// Whether the output projection is the embedding matrix; there is no `lm_head.weight` then.
     pub tie_embeddings: bool,
@@ -100,6 +137,24 @@ pub struct ModelConfig {
     pub has_mlp_bias: bool,
     /// Whether queries and keys are RMS-normalised per head (`q_norm.weight`, `k_norm.weight`, `[head_dim]`).
     pub has_qk_norm: bool,
+    /// What is done to the gate of feed-forward layers.
+    pub activation: Activation,
+    /// Names of the norms of a layer, and which there are.
+    pub norms: NormNames,
+    /// What is to be added to stored weights of norms.
+    pub norm_offset: f32,
+    /// Factor of embeddings.
+    pub embedding_scale: f32,
+    /// Factor of scores of attention.
+    pub attention_scale: f32,
+    /// Scaled scores `s` become `cap * tanh(s / cap)`.
+    pub attention_soft_cap: Option<f32>,
+    /// Factor of what attention and feed-forward layers add to the residual stream.
+    pub residual_scale: f32,
+    /// Factor of logits.
+    pub logit_scale: f32,
+    /// Scaled logits `l` become `cap * tanh(l / cap)`.
+    pub logit_soft_cap: Option<f32>,
     /// Tokens that end a text; all below `vocab_len`, possibly none.
     pub eos_tokens: Vec<u32>,
     /// Token that begins a text, where the model has one.
@@ -109,58 +164,19 @@ pub struct ModelConfig {
 }
 
 impl Family {
-    const ALL: [Self; 4] = [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3];
-
     /// Name of the architecture in `config.json`.
     pub fn architecture(self) -> &'static str {
-        match self {
-            Self::Llama => "LlamaForCausalLM",
-            Self::Mistral => "MistralForCausalLM",
-            Self::Qwen2 => "Qwen2ForCausalLM",
-            Self::Qwen3 => "Qwen3ForCausalLM",
-        }
+        Architecture::of(self).name
     }
 
-    /// `model_type` in `config.json`; counts where no architecture is named.
-    fn model_type(self) -> &'static str {
-        match self {
-            Self::Llama => "llama",
-            Self::Mistral => "mistral",
-            Self::Qwen2 => "qwen2",
-            Self::Qwen3 => "qwen3",
-        }
+    /// Whether other files are made from a folder of this architecture: it has the tensors of Llama, as they are.
+    pub fn is_written(self) -> bool {
+        Architecture::of(self).is_written
     }
 
     /// Name of the architecture in GGUF files.
     pub(crate) fn gguf_architecture(self) -> &'static str {
-        match self {
-            Self::Llama | Self::Mistral => "llama",
-            Self::Qwen2 => "qwen2",
-            Self::Qwen3 => "qwen3",
-        }
-    }
-
-    fn parse(fields: Fields<'_>) -> Result<Self, Error> {
-        let named = fields.get("architectures").and_then(Value::as_array).and_then(|all| all.first());
-        let (got, family) = match named {
-            Some(value) => {
-                let found = Self::ALL.into_iter().find(|family| value == family.architecture());
-                (value.as_str().map_or_else(|| shown(value), String::from), found)
-            }
-            None => {
-                let got = fields.text("model_type")?.ok_or(Error::FieldMissing { field: "architectures" })?;
-                (got.to_string(), Self::ALL.into_iter().find(|family| got == family.model_type()))
-            }
-        };
-        if eagle3::is_eagle3(&got) {
-            return Err(Error::Unsupported {
-                feature: "an EAGLE-3 head as a model of its own",
-                got: format!("architectures: {got}"),
-                hint: "give it as the draft of the model that it was trained for",
-            });
-        }
-        let expected = Self::ALL.map(Self::architecture).join(", ");
-        family.ok_or(Error::Architecture { expected, got })
+        Architecture::of(self).gguf
     }
 }
 
@@ -168,82 +184,130 @@ impl ModelConfig {
     /// Reads the texts of `config.json` and, where there is one, `generation_config.json`.
     ///
     /// The token that begins a text comes from the generation configuration, else from the configuration; those that end one
-    /// come from both, since each file knows ends that the other lacks.
-    ///
-    /// A sliding window of `w` positions changes nothing for a sequence of at most `w`, so a model that has one is served
-    /// up to that length (with a warning if that is less than it was trained for) instead of refused.
+    /// come from both, since each file knows ends that the other lacks. Of a model that reads images, too, its text part is read.
     ///
     /// # Errors
     /// If a text is not JSON, a required field is missing or out of range (more tokens that end a text than a request may
     /// have included), sizes do not divide, or the model needs something that is not implemented: another architecture,
-    /// experts, quantised weights, a rotary scaling other than linear and Llama 3's, or whatever else `unsupported` lists.
+    /// experts, quantised weights, another rotary scaling or activation, or whatever else `unsupported` lists.
     pub fn parse(config: &[u8], generation: Option<&[u8]>) -> Result<Self, Error> {
-        let config: Value = json("config.json", config)?;
+        let config: Value = text_part(json("config.json", config)?);
         let generation = generation.map(|text| json("generation_config.json", text)).transpose()?;
         let fields = Fields::of("config.json", &config)?;
         let generation =
             generation.as_ref().map(|value| Fields::of("generation_config.json", value)).transpose()?;
-
-        Self::of(Family::parse(fields)?, fields, generation)
+        Self::of(architecture(fields)?, fields, generation)
     }
 
-    fn of(family: Family, fields: Fields<'_>, generation: Option<Fields<'_>>) -> Result<Self, Error> {
-        unsupported::refuse(fields)?;
+    fn of(
+        architecture: &Architecture,
+        fields: Fields<'_>,
+        generation: Option<Fields<'_>>,
+    ) -> Result<Self, Error> {
+        let Architecture { family, defaults, norms, fields: read, .. } = *architecture;
+        unsupported::refuse(fields, read)?;
         let vocab_len = fields.len("vocab_size", VOCAB_LEN_MAX)?;
         let hidden = fields.len("hidden_size", HIDDEN_MAX)?;
+        let n_layers = fields.len("num_hidden_layers", N_LAYERS_MAX)?;
         let n_heads = fields.len("num_attention_heads", N_HEADS_MAX)?;
-        let has_attention_bias =
-            matches!(family, Family::Llama | Family::Qwen3) && fields.flag("attention_bias")?;
-        let head_dim = head_dim(fields, family, hidden, n_heads)?;
-        unsupported::refuse_scales(fields, head_dim)?;
-        Ok(Self {
+        let head_dim = head_dim(fields, defaults, hidden, n_heads)?;
+        unsupported::refuse_scales(fields, head_dim, read)?;
+        let trained = fields.len("max_position_embeddings", CONTEXT_LEN_MAX)? as u32;
+        let Defaults { rope_theta: theta, rotary_share, .. } = defaults;
+        let rope = Rope::parse(fields, Surroundings { head_dim, theta, rotary_share, context_len: trained })?;
+        let mut config = Self {
             family,
             vocab_len,
             n_embeddings: vocab_len,
             hidden,
-            n_layers: fields.len("num_hidden_layers", N_LAYERS_MAX)?,
+            n_layers,
             n_heads,
-            n_kv_heads: n_kv_heads(fields, family, n_heads)?,
+            n_kv_heads: n_kv_heads(fields, defaults, n_heads)?,
             head_dim,
             intermediate: fields.len("intermediate_size", INTERMEDIATE_MAX)?,
             rms_eps: fields.number("rms_norm_eps", RMS_EPS)? as f32,
-            rope: Rope::parse(fields)?,
-            context_len_max: context_len_max(fields, family)?,
-            tie_embeddings: fields.flag("tie_word_embeddings")?,
-            has_qkv_bias: family == Family::Qwen2 || has_attention_bias,
-            has_output_bias: has_attention_bias,
-            has_mlp_bias: family == Family::Llama && fields.flag("mlp_bias")?,
-            has_qk_norm: family == Family::Qwen3,
+            context_len_max: rope.scaling.context_len(trained),
+            ropes: vec![rope],
+            layers: vec![LayerConfig::PLAIN; n_layers],
+            tie_embeddings: fields.optional_flag("tie_word_embeddings")?.unwrap_or(defaults.ties_embeddings),
+            has_qkv_bias: false,
+            has_output_bias: false,
+            has_mlp_bias: false,
+            has_qk_norm: false,
+            activation: activation(fields, defaults)?,
+            norms,
+            norm_offset: 0.0,
+            embedding_scale: 1.0,
+            attention_scale: plain_scale(head_dim),
+            attention_soft_cap: None,
+            residual_scale: 1.0,
+            logit_scale: 1.0,
+            logit_soft_cap: None,
             eos_tokens: end_tokens(fields, generation, vocab_len)?,
             bos_token: bos_token(fields, generation, vocab_len),
             sampling: generation.map_or_else(SamplingDefaults::default, SamplingDefaults::parse),
-        })
+        };
+        (architecture.of_fields)(&mut config, fields)?;
+        Ok(config)
     }
 }
 
-fn n_kv_heads(fields: Fields<'_>, family: Family, n_heads: usize) -> Result<usize, Error> {
-    let n_kv_heads = match fields.optional_len("num_key_value_heads", 1..=n_heads)? {
-        Some(n) => n,
-        None if family == Family::Llama => n_heads,
-        None => {
-            return Err(Error::FieldMissing { field: "num_key_value_heads" });
-        }
+impl LayerConfig {
+    /// One that sees everything, turned by the first rotary embedding.
+    const PLAIN: Self = Self { window: None, rope: Some(0) };
+}
+
+/// `1 / sqrt(head_dim)`, the usual factor of scores.
+fn plain_scale(head_dim: usize) -> f32 {
+    1.0 / (head_dim as f32).sqrt()
+}
+
+/// The description of the architecture that the fields name.
+fn architecture(fields: Fields<'_>) -> Result<&'static Architecture, Error> {
+    let named = fields.get("architectures").and_then(Value::as_array).and_then(|all| all.first());
+    let Some(named) = named else {
+        let model_type = fields.text("model_type")?.ok_or(Error::FieldMissing { field: "architectures" })?;
+        return Architecture::of_model_type(model_type);
     };
-    if !n_heads.is_multiple_of(n_kv_heads) {
-        let expected = format!("a divisor of num_attention_heads ({n_heads})");
-        return Err(Error::Field {
-            field: "num_key_value_heads".into(),
-            expected,
-            got: n_kv_heads.to_string(),
+    let got = named.as_str().map_or_else(|| shown(named), String::from);
+    if eagle3::is_eagle3(&got) {
+        return Err(Error::Unsupported {
+            feature: "an EAGLE-3 head as a model of its own",
+            got: format!("architectures: {got}"),
+            hint: "give it as the draft of the model that it was trained for",
         });
     }
-    Ok(n_kv_heads)
+    Architecture::named(&got)
 }
 
-fn head_dim(fields: Fields<'_>, family: Family, hidden: usize, n_heads: usize) -> Result<usize, Error> {
-    let head_dim = match fields.optional_len("head_dim", 2..=HEAD_DIM_MAX)? {
+fn activation(fields: Fields<'_>, defaults: Defaults) -> Result<Activation, Error> {
+    // Gemma's files have both, and the first counts.
+    let field = ["hidden_activation", "hidden_act"].into_iter().find(|field| fields.get(field).is_some());
+    let Some(field) = field else { return Ok(defaults.activation) };
+    match fields.text(field)? {
+        Some("silu" | "swish") => Ok(Activation::Silu),
+        Some("gelu_pytorch_tanh" | "gelu_tanh") => Ok(Activation::GeluTanh),
+        other => Err(Error::Unsupported {
+            feature: "an activation other than silu and gelu_pytorch_tanh",
+            got: format!("{field}: {}", other.unwrap_or_default()),
+            hint: unsupported::ANOTHER_MODEL,
+        }),
+    }
+}
+
+fn n_kv_heads(fields: Fields<'_>, defaults: Defaults, n_heads: usize) -> Result<usize, Error> {
+    const FIELD: &str = "num_key_value_heads";
+    let n_kv_heads = match fields.optional_len(FIELD, 1..=n_heads)? {
+        Some(n) => n,
+        None if defaults.is_ungrouped => n_heads,
+        None => return Err(Error::FieldMissing { field: FIELD }),
+    };
+    ranges::kv_heads(FIELD, n_kv_heads, "num_attention_heads", n_heads)
+}
+
+fn head_dim(fields: Fields<'_>, defaults: Defaults, hidden: usize, n_heads: usize) -> Result<usize, Error> {
+    let head_dim = match fields.optional_len("head_dim", 2..=HEAD_DIM_MAX)?.or(defaults.head_dim) {
         Some(head_dim) => head_dim,
-        None if family == Family::Qwen3 => QWEN3_HEAD_DIM_DEFAULT,
         None if hidden.is_multiple_of(n_heads) => hidden / n_heads,
         None => {
             let expected = format!("a multiple of num_attention_heads ({n_heads}) where head_dim is absent");
@@ -251,20 +315,6 @@ fn head_dim(fields: Fields<'_>, family: Family, hidden: usize, n_heads: usize) -
         }
     };
     ranges::head_dim("head_dim", head_dim)
-}
-
-fn context_len_max(fields: Fields<'_>, family: Family) -> Result<u32, Error> {
-    let trained = fields.len("max_position_embeddings", CONTEXT_LEN_MAX)?;
-    let window = match family {
-        Family::Llama => None,
-        Family::Mistral if !fields.is_mentioned("sliding_window") => Some(MISTRAL_WINDOW_DEFAULT),
-        Family::Mistral => fields.optional_len("sliding_window", 1..=CONTEXT_LEN_MAX)?,
-        Family::Qwen2 | Family::Qwen3 if fields.flag("use_sliding_window")? => {
-            Some(fields.len("sliding_window", CONTEXT_LEN_MAX)?)
-        }
-        Family::Qwen2 | Family::Qwen3 => None,
-    };
-    Ok(ranges::context_len(trained, window))
 }
 
 /// Nothing depends on the token that begins a text, templates and tokenizers name it themselves, so a wrong one does no harm.

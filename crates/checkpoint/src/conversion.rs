@@ -97,15 +97,17 @@ impl<'a> Conversion<'a> {
     /// * `text`: metadata of its tokenizer and chat template.
     ///
     /// # Errors
-    /// If a tensor is missing or has another shape than the configuration implies.
+    /// If a tensor is missing or has another shape than the configuration implies, or files of the architecture are not written.
     pub fn of_folder(checkpoint: &'a Checkpoint, text: Keys, mix: Mix) -> Result<Self, Error> {
         let config = checkpoint.config();
         let shape = Shape::new(config, config.tie_embeddings);
-        let mut keys = of_config::keys(config);
+        let mut keys = of_config::keys(config)?;
         set_types(&mut keys, mix);
         keys.extend(text);
         let mut tensors = Vec::new();
-        if let Some(factors) = config.rope.scaling.factors(config.rope.theta, config.head_dim) {
+        if let Some(factors) =
+            config.ropes[0].scaling.factors(config.ropes[0].theta, config.ropes[0].rotary_dim)
+        {
             let (name, shape) = (ROPE_FACTORS.to_string(), vec![factors.len()]);
             let bytes = factors.into_iter().flat_map(f32::to_le_bytes).collect();
             let declared = Declared { name, dtype: Dtype::F32, shape };

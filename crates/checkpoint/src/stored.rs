@@ -48,10 +48,12 @@ pub enum RowOrder {
     /// As the matrix has them.
     AsIs,
     /// Heads of queries and keys for a rotary embedding that turns neighbours: row `2 i` and `2 i + 1` of a head are its rows `i`
-    /// and `i + head_dim / 2` for one that turns halves.
+    /// and `i + rotary_dim / 2` for one that turns halves.
     Interleaved {
-        /// Rows of a head; even.
+        /// Rows of a head.
         head_dim: usize,
+        /// Rows of a head that turn, the first ones; even.
+        rotary_dim: usize,
     },
 }
 
@@ -259,10 +261,10 @@ impl RowOrder {
     pub(crate) fn row_at(self, i: usize) -> usize {
         match self {
             RowOrder::AsIs => i,
-            RowOrder::Interleaved { head_dim } => {
-                let (head, at) = (i / head_dim, i % head_dim);
-                head * head_dim + at % 2 * (head_dim / 2) + at / 2
-            }
+            RowOrder::Interleaved { head_dim, rotary_dim } => match i % head_dim {
+                at if at < rotary_dim => i - at + at % 2 * (rotary_dim / 2) + at / 2,
+                _ => i,
+            },
         }
     }
 
@@ -270,11 +272,10 @@ impl RowOrder {
     pub(crate) fn stored(self, i: usize) -> usize {
         match self {
             RowOrder::AsIs => i,
-            RowOrder::Interleaved { head_dim } => {
-                let (head, row) = (i / head_dim, i % head_dim);
-                let half = head_dim / 2;
-                head * head_dim + row % half * 2 + row / half
-            }
+            RowOrder::Interleaved { head_dim, rotary_dim } => match (i % head_dim, rotary_dim / 2) {
+                (row, half) if row < rotary_dim => i - row + row % half * 2 + row / half,
+                _ => i,
+            },
         }
     }
 }

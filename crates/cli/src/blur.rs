@@ -53,6 +53,7 @@ pub(crate) struct BlurArgs {
 pub(crate) fn run(args: &BlurArgs) -> Outcome {
     let source = found_folder("model", Source::parse(&args.model))?;
     let opened = Opened::untrimmed(&source, Role::Draft)?;
+    derived::check_family(opened.config().family)?;
     let files = Files::of(&source, Role::Draft)?;
     let bar = derived::progress(opened.checkpoint.stored_bytes());
     let tensors = tensors(&opened.checkpoint, args, &bar)?;

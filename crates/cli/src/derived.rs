@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use dsde_checkpoint::config::Family;
 use indicatif::{ProgressBar, ProgressStyle};
 use safetensors::tensor::View;
 
@@ -32,6 +33,17 @@ const DEMO: [(&str, &[u8]); 3] = [
     ("tokenizer.json", model_file!("target/tokenizer.json")),
     ("tokenizer_config.json", model_file!("target/tokenizer_config.json")),
 ];
+
+/// # Errors
+/// If no model is made from one of this architecture.
+pub(crate) fn check_family(family: Family) -> Outcome {
+    match family.is_written() {
+        true => Ok(()),
+        false => {
+            Err(usage(format!("no model is derived from one of architecture {}", family.architecture())))
+        }
+    }
+}
 
 /// What is read of a model beside its weights.
 pub(crate) struct Files {

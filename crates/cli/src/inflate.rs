@@ -162,6 +162,7 @@ pub(crate) fn run(args: InflateArgs) -> Outcome {
     // The whole table counts, padding included, so the checkpoint is not cut to the tokens of the tokenizer.
     let opened = Opened::untrimmed(&source, Role::Target)?;
     let config = opened.config();
+    derived::check_family(config.family)?;
     let sizes = Sizes::asked(&args, config)?;
     let n_parameters = sizes.n_parameters(config);
     if n_parameters > PARAMETERS_MAX {

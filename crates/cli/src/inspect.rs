@@ -277,7 +277,9 @@ fn n_parameters(config: &ModelConfig) -> u64 {
         + optional(config.has_output_bias, hidden)
         + optional(config.has_qk_norm, 2 * head_dim);
     let mlp = 3 * hidden * intermediate + optional(config.has_mlp_bias, 2 * intermediate + hidden);
-    let layer = attention + attention_extra + mlp + 2 * hidden;
+    let behind = [config.norms.after_attention, config.norms.after_feed_forward];
+    let n_norms = 2 + behind.iter().flatten().count() as u64;
+    let layer = attention + attention_extra + mlp + n_norms * hidden;
     let table = config.n_embeddings as u64 * hidden;
     config.n_layers as u64 * layer + table + optional(!config.tie_embeddings, table) + hidden
 }

@@ -3,7 +3,7 @@
 use criterion::{BenchmarkId, Criterion};
 use dsde_engine::{BlockId, RowBatch};
 use dsde_kernels::cpu::Cpu;
-use dsde_kernels::{AttentionShape, Backend, KvShape};
+use dsde_kernels::{AttentionRule, AttentionShape, Backend, KvShape};
 use dsde_sampling::Proposal;
 
 const HEADS: [AttentionShape; 2] = [
@@ -33,8 +33,9 @@ fn main() {
             let qkv = vec![0.5; rows.n_rows() * (n_heads + 2 * n_kv_heads) * head_dim];
             let mut out = vec![0.0; rows.n_rows() * n_heads * head_dim];
             let id = BenchmarkId::from_parameter(format!("{n_seqs} x {n_rows} rows after {context_len}"));
+            let rule = AttentionRule::plain(head_dim);
             group.bench_function(id, |bencher| {
-                bencher.iter(|| cpu.attention(0, &qkv, &rows, &kv, &mut out));
+                bencher.iter(|| cpu.attention(0, rule, &qkv, &rows, &kv, &mut out));
             });
         }
         group.finish();

@@ -43,7 +43,7 @@ pub use kernel::Kernel;
 pub use kv::KvStore;
 pub use matrix::Matrix;
 
-use super::{Backend, Dense, Epilogue, Input, KvShape, QkTransform, RmsNorm, Stacking};
+use super::{AttentionRule, Backend, Dense, Epilogue, Input, KvShape, QkTransform, RmsNorm, Stacking};
 use pool::Pool;
 
 /// The processor's vector units and a pool of threads.
@@ -156,6 +156,10 @@ impl Backend for Cpu {
         math::rms_norm(self.isa, input, norm, out);
     }
 
+    fn soft_cap(&self, cap: f32, x: &mut [f32]) {
+        math::soft_cap(self.isa, x, 1.0, cap);
+    }
+
     fn store_kv(
         &self,
         layer: usize,
@@ -167,8 +171,16 @@ impl Backend for Cpu {
         kv::store_kv(self, layer, qkv, transform, rows, kv);
     }
 
-    fn attention(&self, layer: usize, qkv: &[f32], rows: &RowBatch, kv: &KvStore, out: &mut [f32]) {
-        attention::attention(self, layer, qkv, rows, kv, out);
+    fn attention(
+        &self,
+        layer: usize,
+        rule: AttentionRule,
+        qkv: &[f32],
+        rows: &RowBatch,
+        kv: &KvStore,
+        out: &mut [f32],
+    ) {
+        attention::attention(self, layer, rule, qkv, rows, kv, out);
     }
 
     fn for_each(&self, n: usize, work: &(dyn Fn(usize) + Sync)) {

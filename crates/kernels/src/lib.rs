@@ -19,7 +19,7 @@ use shape::{assert_attention, assert_linear, assert_qkv, stacked_len};
 pub enum Stacking {
     /// Outputs one after the other (query, key, value).
     Concat,
-    /// Exactly two matrices of equal shape, gate and up, for [`Epilogue::SwiGlu`].
+    /// Exactly two matrices of equal shape, gate and up, for [`Epilogue::SwiGlu`] and [`Epilogue::GeGlu`].
     GateUp,
 }
 
@@ -50,6 +50,16 @@ pub enum Epilogue {
     Add,
     /// `out[r, i] = silu(gate[r, i]) * up[r, i]` of a [`Stacking::GateUp`] matrix; `out` has half as many columns.
     SwiGlu,
+    /// As [`Epilogue::SwiGlu`] with the Gaussian error linear unit by its tanh approximation in place of silu: Hendrycks and
+    /// Gimpel (arXiv:1606.08415), Section 2.
+    GeGlu,
+}
+
+impl Epilogue {
+    /// Whether it belongs to a [`Stacking::GateUp`] matrix.
+    pub fn is_gated(self) -> bool {
+        matches!(self, Self::SwiGlu | Self::GeGlu)
+    }
 }
 
 /// Shape of attention in every layer.
@@ -65,6 +75,29 @@ pub struct AttentionShape {
     pub first_slot: usize,
 }
 
+/// How the rows of one layer attend.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionRule {
+    /// Factor of every score.
+    pub scale: f32,
+    /// Scaled scores `s` become `cap * tanh(s / cap)`.
+    pub soft_cap: Option<f32>,
+    /// How many of the slots that a row sees it attends to, the last ones; itself included, at least 1.
+    pub window: Option<usize>,
+}
+
+impl AttentionRule {
+    /// Scaled by `1 / sqrt(head_dim)`, over everything that a row sees: Vaswani et al. (arXiv:1706.03762), Eq. 1.
+    pub fn plain(head_dim: usize) -> Self {
+        Self { scale: 1.0 / (head_dim as f32).sqrt(), soft_cap: None, window: None }
+    }
+
+    /// How many of `n_visible` slots, the first ones, lie before the window.
+    fn n_before(self, n_visible: usize) -> usize {
+        self.window.map_or(0, |window| n_visible.saturating_sub(window))
+    }
+}
+
 /// Size of a paged key/value store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvShape {
@@ -76,12 +109,15 @@ pub struct KvShape {
     pub attention: AttentionShape,
 }
 
-/// Rotary embedding of the half-split convention: dimension `i` pairs with `i + head_dim / 2`.
+/// Rotary embedding of the half-split convention: dimension `i` pairs with `i + n_pairs`, and dimensions from `2 * n_pairs` on
+/// stay as they are.
 #[derive(Clone, Debug)]
 pub struct RopeTable {
-    /// `[n_positions, head_dim / 2]`.
+    /// Pairs of dimensions that turn; at most `head_dim / 2`.
+    pub n_pairs: usize,
+    /// `[n_positions, n_pairs]`.
     pub cos: Vec<f32>,
-    /// `[n_positions, head_dim / 2]`.
+    /// `[n_positions, n_pairs]`.
     pub sin: Vec<f32>,
 }
 
@@ -92,8 +128,8 @@ pub struct QkTransform<'a> {
     pub q_norm: Option<RmsNorm<'a>>,
     /// See `q_norm`.
     pub k_norm: Option<RmsNorm<'a>>,
-    /// Rotary embedding, applied after the normalisation.
-    pub rope: &'a RopeTable,
+    /// Rotary embedding, applied after the normalisation, where the layer has one.
+    pub rope: Option<&'a RopeTable>,
 }
 
 /// Arithmetic for one kind of hardware.
@@ -157,7 +193,7 @@ pub trait Backend: Send {
     /// Copies single slots of all layers, one after the other.
     fn move_slots(&self, kv: &mut Self::KvStore, moves: &[SlotMove]);
 
-    /// `epilogue(norm(x) · matrixᵀ + bias)`; `out` is `[n_rows, n_out]` (`[n_rows, n_out / 2]` for SwiGLU).
+    /// `epilogue(norm(x) · matrixᵀ + bias)`; `out` is `[n_rows, n_out]` (`[n_rows, n_out / 2]` if gated).
     fn linear(
         &self,
         input: Input<'_>,
@@ -169,6 +205,9 @@ pub trait Backend: Send {
 
     /// `out[r, :] = norm(x[r, :])`, rows of the norm's width.
     fn rms_norm(&self, input: &[f32], norm: RmsNorm<'_>, out: &mut [f32]);
+
+    /// `x = cap * tanh(x / cap)`.
+    fn soft_cap(&self, cap: f32, x: &mut [f32]);
 
     /// Normalises and rotates queries (in place) and keys, and stores keys and values of `rows` in their slots.
     ///
@@ -182,11 +221,19 @@ pub trait Backend: Send {
         kv: &mut Self::KvStore,
     );
 
-    /// Scaled dot-product attention of `rows` over what each of them sees (see [`RowBatch`]) from
+    /// Dot-product attention of `rows` by `rule` over what each of them sees (see [`RowBatch`]) from
     /// [`AttentionShape::first_slot`] on.
     ///
     /// `qkv` as left by [`Backend::store_kv`]; `out`: `[n_rows, n_heads * head_dim]`.
-    fn attention(&self, layer: usize, qkv: &[f32], rows: &RowBatch, kv: &Self::KvStore, out: &mut [f32]);
+    fn attention(
+        &self,
+        layer: usize,
+        rule: AttentionRule,
+        qkv: &[f32],
+        rows: &RowBatch,
+        kv: &Self::KvStore,
+        out: &mut [f32],
+    );
 
     /// Runs `work(i)` for `i in 0..n`, in parallel where there are threads; for work that is not the backend's own.
     fn for_each(&self, n: usize, work: &(dyn Fn(usize) + Sync));

@@ -6,7 +6,8 @@
 use dsde_engine::{BlockCopy, RowBatch, Slot, SlotMove};
 
 use super::{
-    AttentionShape, Backend, Dense, Epilogue, Input, KvShape, QkTransform, RmsNorm, RopeTable, Stacking,
+    AttentionRule, AttentionShape, Backend, Dense, Epilogue, Input, KvShape, QkTransform, RmsNorm, RopeTable,
+    Stacking,
 };
 
 /// Slots per block.
@@ -156,6 +157,7 @@ impl Backend for Reference {
                     Epilogue::Store => *out = product(i),
                     Epilogue::Add => *out += product(i),
                     Epilogue::SwiGlu => *out = silu(product(i)) * product(i + width),
+                    Epilogue::GeGlu => *out = gelu(product(i)) * product(i + width),
                 }
             }
         }
@@ -167,6 +169,10 @@ impl Backend for Reference {
         for row in out.chunks_exact_mut(width.max(1)) {
             normalise(row, norm);
         }
+    }
+
+    fn soft_cap(&self, cap: f32, x: &mut [f32]) {
+        x.iter_mut().for_each(|x| *x = soft_cap(*x, cap));
     }
 
     fn store_kv(
@@ -188,7 +194,9 @@ impl Backend for Reference {
                     if let Some(norm) = norm {
                         normalise(x, norm);
                     }
-                    rotate(x, transform.rope, position);
+                    if let Some(rope) = transform.rope {
+                        rotate(x, rope, position);
+                    }
                 }
                 for head in 0..n_kv_heads {
                     let at = kv.index(layer, rows.table_of(seq), slot, head);
@@ -201,21 +209,30 @@ impl Backend for Reference {
         }
     }
 
-    fn attention(&self, layer: usize, qkv: &[f32], rows: &RowBatch, kv: &ReferenceKv, out: &mut [f32]) {
+    fn attention(
+        &self,
+        layer: usize,
+        rule: AttentionRule,
+        qkv: &[f32],
+        rows: &RowBatch,
+        kv: &ReferenceKv,
+        out: &mut [f32],
+    ) {
         let AttentionShape { n_heads, n_kv_heads, head_dim, first_slot } = kv.shape.attention;
-        let width = super::assert_attention(qkv, rows, kv.shape.attention, out);
-        let scale = 1.0 / (head_dim as f32).sqrt();
+        let width = super::assert_attention(qkv, rows, kv.shape.attention, rule, out);
         for seq in 0..rows.n_seqs() {
             for r in rows.rows_of(seq) {
                 for head in 0..n_heads {
                     let at = |slot| kv.index(layer, rows.table_of(seq), slot, head / (n_heads / n_kv_heads));
                     let query = &qkv[r * width + head * head_dim..][..head_dim];
-                    let slots: Vec<usize> =
-                        visible_slots(rows, r).filter(|&slot| slot >= first_slot).collect();
-                    let mut weights: Vec<f32> = slots
-                        .iter()
-                        .map(|&slot| scale * dot(query, &kv.keys[at(slot)..][..head_dim]))
-                        .collect();
+                    let n_before = rule.n_before(visible_slots(rows, r).count());
+                    let in_window = visible_slots(rows, r).skip(n_before);
+                    let slots: Vec<usize> = in_window.filter(|&slot| slot >= first_slot).collect();
+                    let score = |&slot| rule.scale * dot(query, &kv.keys[at(slot)..][..head_dim]);
+                    let mut weights: Vec<f32> = slots.iter().map(score).collect();
+                    if let Some(cap) = rule.soft_cap {
+                        self.soft_cap(cap, &mut weights);
+                    }
                     softmax(&mut weights);
                     let out = &mut out[(r * n_heads + head) * head_dim..][..head_dim];
                     out.fill(0.0);
@@ -257,6 +274,17 @@ fn silu(x: f32) -> f32 {
     x / (1.0 + (-x).exp())
 }
 
+/// `x * P(X <= x)` of a standard normal `X`, approximated.
+fn gelu(x: f32) -> f32 {
+    let inner =
+        std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2 * (x + 0.044715 * x * x * x);
+    0.5 * x * (1.0 + inner.tanh())
+}
+
+fn soft_cap(x: f32, cap: f32) -> f32 {
+    cap * (x / cap).tanh()
+}
+
 fn normalise(row: &mut [f32], norm: RmsNorm<'_>) {
     let mean_square = dot(row, row) / row.len() as f32;
     let scale = 1.0 / (mean_square + norm.eps).sqrt();
@@ -266,9 +294,8 @@ fn normalise(row: &mut [f32], norm: RmsNorm<'_>) {
 }
 
 fn rotate(x: &mut [f32], rope: &RopeTable, position: usize) {
-    let half = x.len() / 2;
-    let (low, high) = x.split_at_mut(half);
-    let angles = position * half..(position + 1) * half;
+    let (low, high) = x.split_at_mut(rope.n_pairs);
+    let angles = position * rope.n_pairs..(position + 1) * rope.n_pairs;
     for ((low, high), (cos, sin)) in
         low.iter_mut().zip(high).zip(rope.cos[angles.clone()].iter().zip(&rope.sin[angles]))
     {

@@ -2,7 +2,7 @@
 
 use dsde_engine::RowBatch;
 
-use super::{AttentionShape, Dense, Epilogue, Input, Stacking};
+use super::{AttentionRule, AttentionShape, Dense, Epilogue, Input, Stacking};
 
 /// Checks the parts of a matrix and returns the number of their outputs.
 pub(super) fn stacked_len(parts: &[Dense<'_>], stacking: Stacking, bias: Option<&[f32]>) -> usize {
@@ -32,8 +32,8 @@ pub(super) fn assert_linear(
 ) {
     assert_eq!(input.x.len(), n_rows * n_in, "input is [n_rows, n_in]");
     assert!(input.norm.is_none_or(|norm| norm.weight.len() == n_in), "norm weight is [n_in]");
-    let is_gated = epilogue == Epilogue::SwiGlu;
-    assert_eq!(stacking == Stacking::GateUp, is_gated, "SwiGLU and a gate-up matrix belong together");
+    let is_gated = epilogue.is_gated();
+    assert_eq!(stacking == Stacking::GateUp, is_gated, "gating and a gate-up matrix belong together");
     let width = if is_gated { n_out / 2 } else { n_out };
     assert_eq!(out.len(), n_rows * width, "output is [n_rows, {width}]");
 }
@@ -48,7 +48,14 @@ pub(super) fn assert_qkv(qkv: &[f32], rows: &RowBatch, shape: AttentionShape) ->
 }
 
 /// Checks the operands of attention and returns the row width of `qkv`.
-pub(super) fn assert_attention(qkv: &[f32], rows: &RowBatch, shape: AttentionShape, out: &[f32]) -> usize {
+pub(super) fn assert_attention(
+    qkv: &[f32],
+    rows: &RowBatch,
+    shape: AttentionShape,
+    rule: AttentionRule,
+    out: &[f32],
+) -> usize {
+    assert!(rule.window.is_none_or(|window| window > 0), "a row attends to itself");
     assert_eq!(
         out.len(),
         rows.n_rows() * shape.n_heads * shape.head_dim,

@@ -24,7 +24,7 @@ use dsde_kernels::{
 
 use crate::error::Error;
 use crate::features::Features;
-use crate::llama::{Llama, Scratch, gather_rows, kv_shape, prefix};
+use crate::llama::{Llama, Scratch, attention_rule, gather_rows, kv_shape, prefix};
 use crate::rope::rope_table;
 use crate::weights::{Embeddings, Layer, Tensors};
 
@@ -71,7 +71,7 @@ impl<B: Backend> Eagle3<B> {
         context_len: u32,
     ) -> Result<Self, Error> {
         let config = checkpoint.config().clone();
-        let rope = rope_table(&config.layer.rope, config.layer.head_dim, context_len as usize);
+        let rope = rope_table(&config.layer.ropes[0], context_len as usize);
         Ok(Self {
             weights: Weights::load(backend, checkpoint, target)?,
             vocabulary: checkpoint.vocabulary().to_vec(),
@@ -141,12 +141,12 @@ impl<B: Backend> Eagle3<B> {
             }
         }
         backend.linear(Input { x: inputs, norm: None }, n_rows, &layer.qkv, Epilogue::Store, buffers.qkv);
-        let transform = QkTransform { q_norm: None, k_norm: None, rope: &self.rope };
+        let transform = QkTransform { q_norm: None, k_norm: None, rope: Some(&self.rope) };
         backend.store_kv(0, buffers.qkv, transform, rows, kv);
         if outputs.is_empty() {
             return;
         }
-        backend.attention(0, buffers.qkv, rows, kv, buffers.attended);
+        backend.attention(0, attention_rule(config, 0), buffers.qkv, rows, kv, buffers.attended);
         gather_rows(buffers.hidden, width, outputs);
         gather_rows(buffers.attended, config.n_heads * config.head_dim, outputs);
         layer.finish(backend, config, outputs.len(), &mut buffers);

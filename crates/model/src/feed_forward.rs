@@ -3,7 +3,7 @@
 //! It runs in two halves, since what it reads and what it writes are mostly the same rows: [`FeedForward::read`] takes all that
 //! it needs of them, then [`FeedForward::write`] may overwrite them.
 
-use dsde_checkpoint::config::ModelConfig;
+use dsde_checkpoint::config::{Activation, ModelConfig};
 use dsde_kernels::{Backend, Epilogue, Input, Stacking};
 
 use crate::error::Error;
@@ -12,13 +12,14 @@ use crate::weights::Tensors;
 
 /// Weights of the feed-forward part of one layer.
 pub(crate) enum FeedForward<B: Backend> {
-    /// `down(silu(gate(x)) * up(x))`, the same for every row.
+    /// `down(activation(gate(x)) * up(x))`, the same for every row.
     Dense(Gated<B>),
 }
 
 /// A gated feed-forward network: Shazeer, "GLU variants improve transformer" (arXiv:2002.05202), Eq. 6.
 pub(crate) struct Gated<B: Backend> {
     gate_up: B::Matrix,
+    activation: Activation,
     down: B::Matrix,
     /// Columns of `down`.
     intermediate: usize,
@@ -27,7 +28,7 @@ pub(crate) struct Gated<B: Backend> {
 /// What is computed between the halves; lives from pass to pass and grows to the largest seen.
 #[derive(Default)]
 pub(crate) struct FeedForwardScratch {
-    /// `silu(gate) * up`, `[n_rows, intermediate]`.
+    /// `activation(gate) * up`, `[n_rows, intermediate]`.
     gated: Vec<f32>,
 }
 
@@ -82,11 +83,12 @@ impl<B: Backend> FeedForward<B> {
 
 impl<B: Backend> Gated<B> {
     fn load(backend: &B, tensors: &Tensors<'_>) -> Result<Self, Error> {
-        let ModelConfig { hidden, intermediate, has_mlp_bias, .. } = *tensors.checkpoint.config();
+        let ModelConfig { hidden, intermediate, has_mlp_bias, activation, .. } = *tensors.checkpoint.config();
         let gate_up = [("mlp.gate_proj", intermediate), ("mlp.up_proj", intermediate)];
         let down = [("mlp.down_proj", hidden)];
         Ok(Self {
             gate_up: tensors.packed(backend, &gate_up, hidden, Stacking::GateUp, has_mlp_bias)?,
+            activation,
             down: tensors.packed(backend, &down, intermediate, Stacking::Concat, has_mlp_bias)?,
             intermediate,
         })
@@ -98,7 +100,11 @@ impl<B: Backend> Gated<B> {
 
     fn read(&self, backend: &B, input: Input<'_>, n_rows: usize, scratch: &mut FeedForwardScratch) {
         let gated = prefix(&mut scratch.gated, n_rows * self.intermediate);
-        backend.linear(input, n_rows, &self.gate_up, Epilogue::SwiGlu, gated);
+        let epilogue = match self.activation {
+            Activation::Silu => Epilogue::SwiGlu,
+            Activation::GeluTanh => Epilogue::GeGlu,
+        };
+        backend.linear(input, n_rows, &self.gate_up, epilogue, gated);
     }
 
     fn write(

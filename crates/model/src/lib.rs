@@ -1,6 +1,6 @@
 //! Architectures, and the real executor.
 //!
-//! [`llama`] runs the dense Llama family over ragged rows, `eagle3` a head that drafts from a model's states, and [`executor`] joins
+//! [`llama`] runs every architecture over ragged rows, `eagle3` a head that drafts from a model's states, and [`executor`] joins
 //! a target and a draft behind the engine's [`Executor`](dsde_engine::Executor) port.
 //!
 //! The key decision: no tensor framework. A pass knows all its shapes, so it works on plain slices in buffers that live from
@@ -11,7 +11,7 @@
 //!
 //! It does not decide what runs (`dsde-engine`), how far to speculate (`dsde-policy`) or what may be emitted
 //! (`dsde-sampling`), and it knows nothing of files (`dsde-checkpoint`), text (`dsde-text`) or HTTP. Dense decoders only: no
-//! experts, no sliding windows, no images.
+//! experts, no images.
 
 mod eagle3;
 pub mod embedded;

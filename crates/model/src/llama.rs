@@ -1,8 +1,8 @@
-//! The forward pass of the dense Llama family (Llama, Mistral, Qwen2, Qwen3) over ragged rows.
+//! The forward pass of Llama and all that differ from it in what [`ModelConfig`] says, over ragged rows.
 //!
 //! Touvron et al. (arXiv:2302.13971), Section 2.2: pre-normalisation (RMSNorm), rotary embedding, SwiGLU; grouped-query
-//! attention from Ainslie et al. (arXiv:2305.13245). Qwen2 adds biases to query, key and value; Qwen3 normalises queries and
-//! keys per head.
+//! attention from Ainslie et al. (arXiv:2305.13245). No architecture is named here: windows, norms, scales and caps are numbers
+//! of the configuration, which one description per architecture fills in.
 //!
 //! A pass has two halves. [`Llama::forward`] runs every layer and leaves the last hidden state of the rows that somebody
 //! wants; [`Llama::logits`] projects a range of those on the vocabulary. Between the two a caller decides how many logits
@@ -14,7 +14,9 @@ use dsde_engine::RowBatch;
 
 use dsde_checkpoint::Checkpoint;
 use dsde_checkpoint::config::ModelConfig;
-use dsde_kernels::{AttentionShape, Backend, Epilogue, Input, KvShape, QkTransform, RmsNorm, RopeTable};
+use dsde_kernels::{
+    AttentionRule, AttentionShape, Backend, Epilogue, Input, KvShape, QkTransform, RmsNorm, RopeTable,
+};
 
 use crate::error::Error;
 use crate::feed_forward::FeedForwardScratch;
@@ -25,7 +27,8 @@ use crate::weights::{Layer, Weights};
 pub struct Llama<B: Backend> {
     config: ModelConfig,
     weights: Weights<B>,
-    rope: RopeTable,
+    /// One per rotary embedding of the configuration.
+    ropes: Vec<RopeTable>,
     scratch: Scratch,
     /// See [`Llama::tap`].
     tapped: Vec<usize>,
@@ -41,8 +44,8 @@ impl<B: Backend> Llama<B> {
     pub fn load(backend: &B, checkpoint: &Checkpoint, context_len: u32) -> Result<Self, Error> {
         let config = checkpoint.config().clone();
         let weights = Weights::load(backend, checkpoint)?;
-        let rope = rope_table(&config.rope, config.head_dim, context_len as usize);
-        Ok(Self { config, weights, rope, scratch: Scratch::default(), tapped: Vec::new() })
+        let ropes = config.ropes.iter().map(|rope| rope_table(rope, context_len as usize)).collect();
+        Ok(Self { config, weights, ropes, scratch: Scratch::default(), tapped: Vec::new() })
     }
 
     /// Shape and constants.
@@ -52,7 +55,8 @@ impl<B: Backend> Llama<B> {
 
     /// Bytes of all weights as they lie in memory, rotary angles included.
     pub fn weight_bytes(&self, backend: &B) -> usize {
-        self.weights.bytes(backend) + 2 * size_of_val(self.rope.cos.as_slice())
+        let n_angles: usize = self.ropes.iter().map(|rope| rope.cos.len()).sum();
+        self.weights.bytes(backend) + 2 * n_angles * size_of::<f32>()
     }
 
     /// Keeps the residual stream of every row of later passes as it is after so many layers, for [`Llama::taps`].
@@ -71,7 +75,7 @@ impl<B: Backend> Llama<B> {
         &self.scratch.taps[..n_rows * self.tapped.len() * self.config.hidden]
     }
 
-    /// Embeddings of tokens, `out: [tokens.len(), hidden]`.
+    /// Embeddings of tokens as stored, without their factor; `out: [tokens.len(), hidden]`.
     pub(crate) fn embed(&self, backend: &B, tokens: &[u32], out: &mut [f32]) {
         self.weights.embed(backend, tokens, out);
     }
@@ -97,6 +101,9 @@ impl<B: Backend> Llama<B> {
         self.check_inputs(rows);
         let Buffers { hidden, .. } = self.scratch.buffers(&self.config, self.tapped.len(), rows.n_rows());
         self.weights.embed(backend, &rows.tokens, hidden);
+        if self.config.embedding_scale != 1.0 {
+            hidden.iter_mut().for_each(|x| *x *= self.config.embedding_scale);
+        }
     }
 
     /// Another part of [`Llama::forward`]: some layers. All have run once the parts are joined.
@@ -123,14 +130,15 @@ impl<B: Backend> Llama<B> {
             let Buffers { hidden, qkv, attended, .. } = &mut buffers;
             let layer = &self.weights.layers[i];
             let norms = Norms { layer, eps: self.config.rms_eps };
+            let rope = self.config.layers[i].rope.map(|rope| &self.ropes[rope]);
             let input = Input { x: hidden, norm: Some(norms.of(&layer.attention_norm)) };
             backend.linear(input, n_rows, &layer.qkv, Epilogue::Store, qkv);
-            backend.store_kv(i, qkv, norms.transform(&self.rope), rows, kv);
+            backend.store_kv(i, qkv, norms.transform(rope), rows, kv);
             let is_last = i + 1 == n_layers;
             if is_last && outputs.is_empty() {
                 return;
             }
-            backend.attention(i, qkv, rows, kv, attended);
+            backend.attention(i, attention_rule(&self.config, i), qkv, rows, kv, attended);
             if is_last {
                 gather_rows(hidden, self.config.hidden, outputs);
                 gather_rows(attended, shape.n_heads * shape.head_dim, outputs);
@@ -161,13 +169,17 @@ impl<B: Backend> Llama<B> {
         let mut weights = vec![0.0; tokens.len() * width];
         self.weights.embed(backend, tokens, &mut weights);
         let logit = |weights: &[f32]| weights.iter().zip(&normalised).map(|(w, x)| w * x).sum();
-        Some(weights.chunks_exact(width).map(logit).collect())
+        let mut logits: Vec<f32> = weights.chunks_exact(width).map(logit).collect();
+        if let Some(cap) = self.config.logit_soft_cap {
+            backend.soft_cap(cap, &mut logits);
+        }
+        Some(logits)
     }
 
     /// Tokens and positions lie inside the tables that they index.
     fn check_inputs(&self, rows: &RowBatch) {
         let vocab_len = self.config.vocab_len;
-        let n_positions = self.rope.cos.len() / (self.config.head_dim / 2);
+        let n_positions = self.ropes[0].cos.len() / self.ropes[0].n_pairs;
         assert!(
             rows.tokens.iter().all(|&token| (token as usize) < vocab_len),
             "tokens are below {vocab_len}"
@@ -188,6 +200,9 @@ impl<B: Backend> Llama<B> {
         let norm = RmsNorm { weight: &self.weights.final_norm, eps: self.config.rms_eps };
         let logits = prefix(&mut self.scratch.logits, n_rows * self.config.vocab_len);
         backend.linear(Input { x, norm: Some(norm) }, n_rows, &self.weights.lm_head, Epilogue::Store, logits);
+        if let Some(cap) = self.config.logit_soft_cap {
+            backend.soft_cap(cap, logits);
+        }
         logits
     }
 }
@@ -198,6 +213,15 @@ fn attention_shape(config: &ModelConfig) -> AttentionShape {
     AttentionShape { n_heads, n_kv_heads, head_dim, first_slot: 0 }
 }
 
+/// How layer `i` of a model attends.
+pub(crate) fn attention_rule(config: &ModelConfig, i: usize) -> AttentionRule {
+    AttentionRule {
+        scale: config.attention_scale,
+        soft_cap: config.attention_soft_cap,
+        window: config.layers[i].window.map(|window| window as usize),
+    }
+}
+
 /// The key/value store that a model needs.
 pub fn kv_shape(config: &ModelConfig, n_blocks: usize) -> KvShape {
     KvShape { n_layers: config.n_layers, n_blocks, attention: attention_shape(config) }
@@ -206,14 +230,63 @@ pub fn kv_shape(config: &ModelConfig, n_blocks: usize) -> KvShape {
 impl<B: Backend> Layer<B> {
     /// From the output of attention to the residual stream behind the layer, in the first `n_rows` rows of `buffers`.
     pub(crate) fn finish(&self, backend: &B, config: &ModelConfig, n_rows: usize, buffers: &mut Buffers<'_>) {
+        let norm = |weight| RmsNorm { weight, eps: config.rms_eps };
         let hidden = &mut buffers.hidden[..n_rows * config.hidden];
         let attended = &buffers.attended[..n_rows * config.n_heads * config.head_dim];
-        backend.linear(Input { x: attended, norm: None }, n_rows, &self.output, Epilogue::Add, hidden);
-        let norm = RmsNorm { weight: &self.mlp_norm, eps: config.rms_eps };
-        let input = Input { x: hidden, norm: Some(norm) };
+        let input = Input { x: attended, norm: None };
+        let attention =
+            Joint { norm: self.after_attention.as_deref().map(norm), scale: config.residual_scale };
+        attention.add(backend, buffers.branch, hidden, |epilogue, out| {
+            backend.linear(input, n_rows, &self.output, epilogue, out);
+        });
+        let input = Input { x: hidden, norm: Some(norm(&self.feed_forward_norm)) };
         self.feed_forward.read(backend, input, n_rows, buffers.feed_forward);
-        self.feed_forward.write(backend, n_rows, Epilogue::Add, buffers.feed_forward, hidden);
+        let feed_forward =
+            Joint { norm: self.after_feed_forward.as_deref().map(norm), scale: config.residual_scale };
+        feed_forward.add(backend, buffers.branch, hidden, |epilogue, out| {
+            self.feed_forward.write(backend, n_rows, epilogue, buffers.feed_forward, out);
+        });
     }
+}
+
+/// How what a part of a layer computes joins the residual stream.
+#[derive(Clone, Copy)]
+struct Joint<'a> {
+    norm: Option<RmsNorm<'a>>,
+    scale: f32,
+}
+
+impl Joint<'_> {
+    /// `hidden += scale * norm(x)`, where `write` adds or stores `x`.
+    fn add<B: Backend>(
+        self,
+        backend: &B,
+        branch: &mut Branch,
+        hidden: &mut [f32],
+        write: impl FnOnce(Epilogue, &mut [f32]),
+    ) {
+        if self.norm.is_none() && self.scale == 1.0 {
+            return write(Epilogue::Add, hidden);
+        }
+        let computed = prefix(&mut branch.computed, hidden.len());
+        write(Epilogue::Store, computed);
+        let added = match self.norm {
+            Some(norm) => {
+                let normalised = prefix(&mut branch.normalised, hidden.len());
+                backend.rms_norm(computed, norm, normalised);
+                normalised
+            }
+            None => computed,
+        };
+        hidden.iter_mut().zip(added).for_each(|(hidden, x)| *hidden += self.scale * *x);
+    }
+}
+
+/// What a part of a layer computed, before it joins the residual stream; `[n_rows, hidden]` each.
+#[derive(Default)]
+pub(crate) struct Branch {
+    computed: Vec<f32>,
+    normalised: Vec<f32>,
 }
 
 /// Norms of one layer as operands.
@@ -227,7 +300,7 @@ impl<'a, B: Backend> Norms<'a, B> {
         RmsNorm { weight, eps: self.eps }
     }
 
-    fn transform(&self, rope: &'a RopeTable) -> QkTransform<'a> {
+    fn transform(&self, rope: Option<&'a RopeTable>) -> QkTransform<'a> {
         QkTransform {
             q_norm: self.layer.q_norm.as_deref().map(|weight| self.of(weight)),
             k_norm: self.layer.k_norm.as_deref().map(|weight| self.of(weight)),
@@ -242,6 +315,7 @@ pub(crate) struct Scratch {
     pub(crate) hidden: Vec<f32>,
     qkv: Vec<f32>,
     attended: Vec<f32>,
+    branch: Branch,
     feed_forward: FeedForwardScratch,
     taps: Vec<f32>,
     pub(crate) logits: Vec<f32>,
@@ -255,6 +329,7 @@ pub(crate) struct Buffers<'a> {
     pub(crate) qkv: &'a mut [f32],
     /// Output of attention, `[n_rows, n_heads * head_dim]`.
     pub(crate) attended: &'a mut [f32],
+    branch: &'a mut Branch,
     feed_forward: &'a mut FeedForwardScratch,
     /// Residual stream at the taps, `[n_rows, n_taps * hidden]`.
     taps: &'a mut [f32],
@@ -276,6 +351,7 @@ impl Scratch {
             hidden: prefix(&mut self.hidden, n_rows * hidden),
             qkv: prefix(&mut self.qkv, n_rows * (n_heads + 2 * n_kv_heads) * head_dim),
             attended: prefix(&mut self.attended, n_rows * n_heads * head_dim),
+            branch: &mut self.branch,
             feed_forward: &mut self.feed_forward,
             taps: prefix(&mut self.taps, n_rows * n_taps * hidden),
         }

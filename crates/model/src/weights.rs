@@ -1,4 +1,4 @@
-//! Weights of a Llama-family model in the backend's layout: which tensors there are and what is fused with what.
+//! Weights of a model in the backend's layout: which tensors there are and what is fused with what.
 //!
 //! Query, key and value become one matrix, and so do gate and up: their inputs are the same rows, so one product reads them
 //! once. The embedding table is copied as stored, since a pass reads single rows of it; where it doubles as the output
@@ -21,14 +21,16 @@ pub(crate) struct Weights<B: Backend> {
     pub(crate) lm_head: B::Matrix,
 }
 
-/// Weights of one layer; norms of heads only where the family has them.
+/// Weights of one layer; norms of heads and behind its parts only where the architecture has them.
 pub(crate) struct Layer<B: Backend> {
     pub(crate) attention_norm: Vec<f32>,
+    pub(crate) after_attention: Option<Vec<f32>>,
     pub(crate) qkv: B::Matrix,
     pub(crate) q_norm: Option<Vec<f32>>,
     pub(crate) k_norm: Option<Vec<f32>>,
     pub(crate) output: B::Matrix,
-    pub(crate) mlp_norm: Vec<f32>,
+    pub(crate) feed_forward_norm: Vec<f32>,
+    pub(crate) after_feed_forward: Option<Vec<f32>>,
     pub(crate) feed_forward: FeedForward<B>,
 }
 
@@ -49,7 +51,7 @@ impl<B: Backend> Weights<B> {
         Ok(Self {
             embeddings,
             layers: layers.collect::<Result<_, Error>>()?,
-            final_norm: checkpoint.vector("model.norm.weight", config.hidden)?,
+            final_norm: final_norm(checkpoint)?,
             lm_head: backend.pack(&[head.first_rows(config.vocab_len)], Stacking::Concat, None),
         })
     }
@@ -71,6 +73,14 @@ impl<B: Backend> Weights<B> {
     }
 }
 
+/// The norm before the output projection, which takes the factor of logits with it.
+fn final_norm(checkpoint: &Checkpoint) -> Result<Vec<f32>, Error> {
+    let config = checkpoint.config();
+    let mut weights = checkpoint.norm("model.norm.weight", config.hidden)?;
+    weights.iter_mut().for_each(|weight| *weight *= config.logit_scale);
+    Ok(weights)
+}
+
 impl<B: Backend> Layer<B> {
     /// * `n_in`: width of what query, key and value are projected from.
     pub(crate) fn load(backend: &B, tensors: Tensors<'_>, n_in: usize) -> Result<Self, Error> {
@@ -79,24 +89,29 @@ impl<B: Backend> Layer<B> {
         let (q_len, kv_len) = (n_heads * head_dim, n_kv_heads * head_dim);
         let qkv = [("self_attn.q_proj", q_len), ("self_attn.k_proj", kv_len), ("self_attn.v_proj", kv_len)];
         let output = [("self_attn.o_proj", hidden)];
-        let head_norm = |name| config.has_qk_norm.then(|| tensors.vector(name, head_dim)).transpose();
+        let norms = config.norms;
+        let norm = |name| tensors.norm(name, hidden);
+        let head_norm = |name| config.has_qk_norm.then(|| tensors.norm(name, head_dim)).transpose();
         Ok(Self {
-            attention_norm: tensors.vector("input_layernorm.weight", hidden)?,
+            attention_norm: norm(norms.before_attention)?,
+            after_attention: norms.after_attention.map(norm).transpose()?,
             qkv: tensors.packed(backend, &qkv, n_in, Stacking::Concat, config.has_qkv_bias)?,
-            q_norm: head_norm("self_attn.q_norm.weight")?,
-            k_norm: head_norm("self_attn.k_norm.weight")?,
+            q_norm: head_norm("self_attn.q_norm")?,
+            k_norm: head_norm("self_attn.k_norm")?,
             output: tensors.packed(backend, &output, q_len, Stacking::Concat, config.has_output_bias)?,
-            mlp_norm: tensors.vector("post_attention_layernorm.weight", hidden)?,
+            feed_forward_norm: norm(norms.before_feed_forward)?,
+            after_feed_forward: norms.after_feed_forward.map(norm).transpose()?,
             feed_forward: FeedForward::load(backend, &tensors)?,
         })
     }
 
     pub(crate) fn bytes(&self, backend: &B) -> usize {
         let matrices = [&self.qkv, &self.output];
-        let norms =
-            [Some(&self.attention_norm), Some(&self.mlp_norm), self.q_norm.as_ref(), self.k_norm.as_ref()];
+        let Self { after_attention, after_feed_forward, q_norm, k_norm, .. } = self;
+        let optional = [after_attention, after_feed_forward, q_norm, k_norm].map(Option::as_ref);
+        let norms = [Some(&self.attention_norm), Some(&self.feed_forward_norm)].into_iter().chain(optional);
         let matrix_bytes: usize = matrices.into_iter().map(|matrix| backend.matrix_bytes(matrix)).sum();
-        let norm_bytes: usize = norms.into_iter().flatten().map(|norm| size_of_val(norm.as_slice())).sum();
+        let norm_bytes: usize = norms.flatten().map(|norm| size_of_val(norm.as_slice())).sum();
         matrix_bytes + norm_bytes + self.feed_forward.bytes(backend)
     }
 }
@@ -108,6 +123,11 @@ pub(crate) struct Tensors<'a> {
 }
 
 impl Tensors<'_> {
+    /// Weights of a norm, by its name without `.weight`.
+    pub(crate) fn norm(&self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
+        Ok(self.checkpoint.norm(&format!("{}.{name}.weight", self.prefix), len)?)
+    }
+
     pub(crate) fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
         Ok(self.checkpoint.vector(&format!("{}.{name}", self.prefix), len)?)
     }

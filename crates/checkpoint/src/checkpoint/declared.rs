@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use super::{Checkpoint, EMBEDDINGS, OUTPUT};
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, NormNames};
 use crate::error::Error;
 
 /// Names of unused tensors that a warning repeats.
@@ -25,11 +25,16 @@ pub(super) fn implied(config: &ModelConfig) -> HashSet<String> {
         ("mlp.up_proj", config.has_mlp_bias),
         ("mlp.down_proj", config.has_mlp_bias),
     ];
+    let NormNames { before_attention, after_attention, before_feed_forward, after_feed_forward } =
+        config.norms;
+    let of_heads = |name| config.has_qk_norm.then_some(name);
     let norms = [
-        ("input_layernorm", true),
-        ("post_attention_layernorm", true),
-        ("self_attn.q_norm", config.has_qk_norm),
-        ("self_attn.k_norm", config.has_qk_norm),
+        Some(before_attention),
+        after_attention,
+        Some(before_feed_forward),
+        after_feed_forward,
+        of_heads("self_attn.q_norm"),
+        of_heads("self_attn.k_norm"),
     ];
     let mut names = HashSet::from([EMBEDDINGS.to_string(), "model.norm.weight".to_string()]);
     if !config.tie_embeddings {
@@ -41,8 +46,7 @@ pub(super) fn implied(config: &ModelConfig) -> HashSet<String> {
         names.extend(
             projections.iter().filter(|(_, has_bias)| *has_bias).map(|(module, _)| name(module, "bias")),
         );
-        names
-            .extend(norms.iter().filter(|(_, is_there)| *is_there).map(|(module, _)| name(module, "weight")));
+        names.extend(norms.iter().flatten().map(|module| name(module, "weight")));
     }
     names
 }

@@ -51,7 +51,7 @@ impl Eagle3Checkpoint {
                             `safetensors.torch.save_file(torch.load('pytorch_model.bin', weights_only=True), 'model.safetensors')`";
             return Err(Error::MissingFile { path: path.to_path_buf(), expected });
         }
-        let weights = folder::open_weights(path, &implied(&config, LAYERS[0]))?;
+        let weights = folder::open_weights(path, &config.layer, &implied(&config, LAYERS[0]))?;
         let weights = weights.into_checkpoint(config.layer.clone());
         let is_there = |layer: &&str| weights.has_tensor(&format!("{layer}.self_attn.q_proj.weight"));
         let layer = LAYERS.into_iter().find(is_there).unwrap_or(LAYERS[0]);

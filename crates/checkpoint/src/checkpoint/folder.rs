@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::declared::implied;
 use super::shard::Shard;
-use super::{Bytes, Checkpoint, Location};
+use super::{Bytes, Checkpoint, Location, layout};
 use crate::config::ModelConfig;
 use crate::error::Error;
 use crate::files::{JSON_BYTES_MAX, check_folder, json, read_optional};
@@ -95,7 +95,7 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint, Error> {
     check_folder(folder)?;
     let generation = read_optional(&folder.join(GENERATION_CONFIG), JSON_BYTES_MAX)?;
     let config = ModelConfig::parse(&config(folder)?, generation.as_deref())?;
-    Ok(open_weights(folder, &implied(&config))?.into_checkpoint(config))
+    Ok(open_weights(folder, &config, &implied(&config))?.into_checkpoint(config))
 }
 
 /// The text of `config.json`.
@@ -120,20 +120,28 @@ pub(super) fn has_weights(folder: &Path) -> bool {
 /// programs, unless it is broken or incomplete and the shards are not.
 ///
 /// * `names`: tensors of a complete model.
-pub(super) fn open_weights(folder: &Path, names: &HashSet<String>) -> Result<Weights, Error> {
+pub(super) fn open_weights(
+    folder: &Path,
+    config: &ModelConfig,
+    names: &HashSet<String>,
+) -> Result<Weights, Error> {
     let index = || read_optional(&folder.join(INDEX), JSON_BYTES_MAX);
+    let laid_out = |weights: Weights| {
+        Ok::<_, Error>(Weights { tensors: layout::of_folder(weights.tensors, config)?, ..weights })
+    };
     if !folder.join(WEIGHTS).exists() {
         return match index()? {
-            Some(index) => open_indexed(folder, &index),
-            None => open_single(folder),
+            Some(index) => open_indexed(folder, &index).and_then(laid_out),
+            None => open_single(folder).and_then(laid_out),
         };
     }
-    let single = open_single(folder);
+    let single = open_single(folder).and_then(laid_out);
     let is_complete = |weights: &Weights| names.iter().all(|name| weights.tensors.contains_key(name));
     if single.as_ref().is_ok_and(is_complete) {
         return single;
     }
-    let indexed = index().ok().flatten().and_then(|index| open_indexed(folder, &index).ok());
+    let indexed =
+        index().ok().flatten().and_then(|index| open_indexed(folder, &index).and_then(laid_out).ok());
     match indexed.filter(is_complete) {
         Some(indexed) => {
             tracing::warn!("{WEIGHTS} is broken or incomplete; the shards of {INDEX} are read instead");

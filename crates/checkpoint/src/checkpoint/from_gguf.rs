@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::Checkpoint;
 use super::declared::implied;
-use crate::config::{Family, ModelConfig, ROPE_FACTORS};
+use super::{Checkpoint, layout};
+use crate::config::{Architecture, LONG_ROPE_FACTORS, ModelConfig, ROPE_FACTORS, SHORT_ROPE_FACTORS};
 use crate::error::Error;
 use crate::gguf::Gguf;
 use crate::stored::RowOrder;
@@ -12,20 +12,21 @@ use crate::stored::RowOrder;
 /// Modules of which there is one, in GGUF and in Hugging Face files.
 const MODULES: [(&str, &str); 3] =
     [("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
-/// Modules of a layer.
-const LAYER_MODULES: [(&str, &str); 11] = [
-    ("attn_norm", "input_layernorm"),
+/// Modules of a layer, norms apart.
+const LAYER_MODULES: [(&str, &str); 10] = [
     ("attn_q", "self_attn.q_proj"),
     ("attn_k", "self_attn.k_proj"),
     ("attn_v", "self_attn.v_proj"),
     ("attn_output", "self_attn.o_proj"),
     ("attn_q_norm", "self_attn.q_norm"),
     ("attn_k_norm", "self_attn.k_norm"),
-    ("ffn_norm", "post_attention_layernorm"),
     ("ffn_gate", "mlp.gate_proj"),
     ("ffn_up", "mlp.up_proj"),
     ("ffn_down", "mlp.down_proj"),
+    ("attn_qkv", layout::QKV),
 ];
+/// Norms of a layer, of which an architecture has two or all.
+const NORMS: [&str; 4] = ["attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"];
 /// Parts of modules.
 const PARTS: [&str; 2] = ["weight", "bias"];
 /// What older tools stored beside the weights although it follows from the metadata.
@@ -40,13 +41,15 @@ pub(super) fn checkpoint(gguf: Gguf) -> Result<Checkpoint, Error> {
     let Gguf { metadata, files, tensors: named, .. } = gguf;
     let mut tensors = HashMap::new();
     let mut n_beyond = 0;
-    for (name, mut location) in named {
-        let Some(published) = published_name(&name) else {
-            n_beyond += usize::from(is_beyond(&name, config.n_layers)?);
-            continue;
-        };
-        location.span.order = row_order(&config, &published);
-        tensors.insert(published, location);
+    for (name, location) in named {
+        match published_name(&config, &name) {
+            Some(published) => drop(tensors.insert(published, location)),
+            None => n_beyond += usize::from(is_beyond(&name, config.n_layers)?),
+        }
+    }
+    let mut tensors = layout::split(tensors, &config)?;
+    for (name, location) in &mut tensors {
+        location.span.order = row_order(&config, name);
     }
     if n_beyond > 0 {
         tracing::warn!(
@@ -58,17 +61,30 @@ pub(super) fn checkpoint(gguf: Gguf) -> Result<Checkpoint, Error> {
 }
 
 /// The name in Hugging Face files, if they have such a tensor.
-fn published_name(name: &str) -> Option<String> {
+fn published_name(config: &ModelConfig, name: &str) -> Option<String> {
     let (module, part) = name.rsplit_once('.')?;
     if !PARTS.contains(&part) {
         return None;
     }
-    let find = |modules: &[(&str, &'static str)], module: &str| {
-        modules.iter().find(|(found, _)| *found == module).map(|(_, published)| *published)
-    };
     match layer(module) {
-        Some((idx, module)) => Some(format!("model.layers.{idx}.{}.{part}", find(&LAYER_MODULES, module)?)),
+        Some((idx, module)) => Some(format!("model.layers.{idx}.{}.{part}", layer_module(config, module)?)),
         None => Some(format!("{}.{part}", find(&MODULES, module)?)),
+    }
+}
+
+fn find(modules: &[(&str, &'static str)], module: &str) -> Option<&'static str> {
+    modules.iter().find(|(found, _)| *found == module).map(|(_, published)| *published)
+}
+
+/// The name of a module of a layer in Hugging Face files.
+fn layer_module(config: &ModelConfig, module: &str) -> Option<&'static str> {
+    match module {
+        "attn_norm" => Some(config.norms.before_attention),
+        "post_attention_norm" => config.norms.after_attention,
+        "ffn_norm" => Some(config.norms.before_feed_forward),
+        "post_ffw_norm" => config.norms.after_feed_forward,
+        "ffn_up" if Architecture::of(config.family).fused.gate_up => Some(layout::GATE_UP),
+        _ => find(&LAYER_MODULES, module),
     }
 }
 
@@ -95,9 +111,9 @@ pub(crate) struct Named {
 /// All tensors of a model, from the first layer to the last.
 pub(crate) fn named(config: &ModelConfig) -> Vec<Named> {
     let whole = MODULES.iter().map(|(module, _)| (*module, (*module).to_string()));
-    let layers = (0..config.n_layers).flat_map(|idx| {
-        LAYER_MODULES.iter().map(move |(module, _)| (*module, format!("blk.{idx}.{module}")))
-    });
+    let modules = NORMS.into_iter().chain(LAYER_MODULES.map(|(module, _)| module));
+    let layers = (0..config.n_layers)
+        .flat_map(|idx| modules.clone().map(move |module| (module, format!("blk.{idx}.{module}"))));
     let implied = implied(config);
     let parts = whole.chain(layers).flat_map(|(module, path)| {
         PARTS.map(|part| {
@@ -106,7 +122,7 @@ pub(crate) fn named(config: &ModelConfig) -> Vec<Named> {
             if part == "bias" {
                 shape.truncate(1);
             }
-            Some((published_name(&name)?, name, shape))
+            Some((published_name(config, &name)?, name, shape))
         })
     });
     let present = parts.flatten().filter(|(published, ..)| implied.contains(published));
@@ -137,7 +153,9 @@ fn shape(config: &ModelConfig, module: &str) -> Vec<usize> {
 /// Whether a tensor without a published name belongs to a layer that does not run. Otherwise it has to be known for something.
 fn is_beyond(name: &str, n_layers: usize) -> Result<bool, Error> {
     let is_beyond = layer(name).is_some_and(|(idx, _)| idx >= n_layers);
-    match is_beyond || name == ROPE_FACTORS || name.ends_with(DERIVED) {
+    let is_derived =
+        [ROPE_FACTORS, SHORT_ROPE_FACTORS, LONG_ROPE_FACTORS].contains(&name) || name.ends_with(DERIVED);
+    match is_beyond || is_derived {
         true => Ok(is_beyond),
         false => Err(Error::TensorUndeclared {
             name: name.to_string(),
@@ -147,11 +165,7 @@ fn is_beyond(name: &str, n_layers: usize) -> Result<bool, Error> {
     }
 }
 
-/// Files of Llama and Mistral are for a rotary embedding that turns neighbours; rows of queries and keys are moved for it.
+/// Files of some architectures are for a rotary embedding that turns neighbours; rows of queries and keys are moved for it.
 fn row_order(config: &ModelConfig, published: &str) -> RowOrder {
-    let is_turned = published.contains(".self_attn.q_proj.") || published.contains(".self_attn.k_proj.");
-    match config.family {
-        Family::Llama | Family::Mistral if is_turned => RowOrder::Interleaved { head_dim: config.head_dim },
-        _ => RowOrder::AsIs,
-    }
+    layout::row_order(config, published, Architecture::of(config.family).turns_neighbours.gguf)
 }

@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use super::fields::{Fields, invalid, shown};
-use super::{Family, HIDDEN_MAX, ModelConfig, N_LAYERS_MAX, VOCAB_LEN_MAX};
+use super::{Architecture, Family, HIDDEN_MAX, ModelConfig, N_LAYERS_MAX, VOCAB_LEN_MAX};
 use crate::error::Error;
 use crate::files::json;
 
@@ -60,7 +60,7 @@ impl Eagle3Config {
         let fields = Fields::of("config.json", &config)?;
         let eagle = fields.object(EAGLE)?;
         refuse(fields, eagle)?;
-        let layer = ModelConfig::of(Family::Llama, fields, None)?;
+        let layer = ModelConfig::of(Architecture::of(Family::Llama), fields, None)?;
         let draft_vocab_len = fields.optional_len("draft_vocab_size", 1..=VOCAB_LEN_MAX)?;
         let draft_vocab_len = draft_vocab_len.unwrap_or(layer.vocab_len);
         if draft_vocab_len > layer.vocab_len {

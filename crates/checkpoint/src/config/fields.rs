@@ -54,6 +54,11 @@ impl<'a> Fields<'a> {
         value.as_bool().ok_or_else(|| invalid(field, "true or false", value))
     }
 
+    /// The field as a truth value.
+    pub(super) fn optional_flag(&self, field: &'static str) -> Result<Option<bool>, Error> {
+        self.get(field).map(|_| self.flag(field)).transpose()
+    }
+
     /// The field as a whole number within `range`.
     pub(super) fn optional_len(
         &self,

@@ -4,20 +4,26 @@
 
 use std::ops::RangeInclusive;
 
-use super::rope::{FACTOR, ROPE_THETA_DEFAULT, THETA};
+use super::rope::{
+    ATTENTION_FACTOR, BETA_FAST_DEFAULT, BETA_SLOW_DEFAULT, DIVISOR, FACTOR, ROPE_THETA_DEFAULT, THETA,
+    TURNS, yarn_attention_factor,
+};
 use super::unsupported::{self, SCALE_TOLERANCE};
 use super::{
-    CONTEXT_LEN_MAX, Family, HEAD_DIM_MAX, HIDDEN_MAX, INTERMEDIATE_MAX, ModelConfig, N_HEADS_MAX,
-    N_LAYERS_MAX, RMS_EPS, Rope, RopeScaling, SamplingDefaults, VOCAB_LEN_MAX, ranges,
+    Architecture, CONTEXT_LEN_MAX, HEAD_DIM_MAX, HIDDEN_MAX, INTERMEDIATE_MAX, LayerConfig, ModelConfig,
+    N_HEADS_MAX, N_LAYERS_MAX, RMS_EPS, Rope, RopeScaling, SamplingDefaults, VOCAB_LEN_MAX, plain_scale,
+    ranges,
 };
 use crate::error::Error;
 use crate::gguf::{Gguf, Metadata, Value};
 use crate::stored::TensorView;
 
-/// Tensor of what rotary frequencies are divided by, `[head_dim / 2]`.
+/// Tensor of what rotary frequencies are divided by, `[rotary_dim / 2]`.
 pub(crate) const ROPE_FACTORS: &str = "rope_freqs.weight";
-/// Divisors that are accepted; those of Llama 3 are from 1 to 32, give or take a rounding.
-const ROPE_FACTOR: RangeInclusive<f32> = 0.5..=1e6;
+/// The same of LongRoPE, within the original context and beyond.
+pub(crate) const SHORT_ROPE_FACTORS: &str = "rope_factors_short.weight";
+/// See [`SHORT_ROPE_FACTORS`].
+pub(crate) const LONG_ROPE_FACTORS: &str = "rope_factors_long.weight";
 const ARCHITECTURE: &str = "general.architecture";
 const EMBEDDINGS: &str = "token_embd.weight";
 /// Key of the token that begins a text.
@@ -26,8 +32,15 @@ const BOS: &str = "tokenizer.ggml.bos_token_id";
 const ENDS: [&str; 3] =
     ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
 /// Control tokens that end a text of the families here. Files name one or two of a model's, the others are known by their text.
-const END_TEXTS: [&str; 6] =
-    ["<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|im_end|>", "<|endoftext|>", "<|end|>"];
+const END_TEXTS: [&str; 7] = [
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end_of_text|>",
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|end|>",
+    "<end_of_turn>",
+];
 /// Type of control tokens in `tokenizer.ggml.token_type`.
 const CONTROL: i64 = 3;
 
@@ -35,7 +48,6 @@ const CONTROL: i64 = 3;
 const UNSUPPORTED: &[(&str, &[f64], &str)] = &[
     ("expert_count", &[0.0], unsupported::EXPERTS),
     ("nextn_predict_layers", &[0.0], "layers that predict further tokens"),
-    ("rope.scaling.attn_factor", &[1.0], "attention scaled by position"),
     ("attention.temperature_scale", &[0.0], "attention scaled by position"),
     ("attention.max_alibi_bias", &[0.0], "positions other than rotary"),
     ("attention.causal", &[1.0], "attention to later tokens"),
@@ -52,9 +64,11 @@ const UNSUPPORTED: &[(&str, &[f64], &str)] = &[
 
 /// Metadata of one architecture.
 #[derive(Clone, Copy)]
-struct Keys<'a> {
+pub(crate) struct Keys<'a> {
     metadata: &'a Metadata,
     architecture: &'a str,
+    /// Of those above, names that the architecture reads itself.
+    read: &'a [&'a str],
 }
 
 impl ModelConfig {
@@ -64,50 +78,57 @@ impl ModelConfig {
     ///
     /// # Errors
     /// If a key is missing, of another type or out of range, or the table of embeddings is missing (as in files that hold a
-    /// vocabulary alone), sizes do not divide, or the model needs something that is not implemented: another architecture than
-    /// `llama`, `qwen2` and `qwen3`, experts, layers of different shapes, a rotary scaling other than linear or by factors.
+    /// vocabulary alone), sizes do not divide, or the model needs something that is not implemented: another architecture,
+    /// experts, layers of different shapes, another rotary scaling.
     pub fn of_gguf(gguf: &Gguf) -> Result<Self, Error> {
         let metadata = gguf.metadata();
-        let architecture = metadata.text(ARCHITECTURE)?.ok_or_else(|| missing(ARCHITECTURE))?;
-        let family = family(architecture)?;
-        let keys = Keys { metadata, architecture };
+        let name = metadata.text(ARCHITECTURE)?.ok_or_else(|| missing(ARCHITECTURE))?;
+        let architecture = Architecture::of_gguf(name)?;
+        let keys = Keys { metadata, architecture: name, read: architecture.keys };
         keys.refuse_unsupported()?;
         let vocab_len = vocab_len(gguf)?;
         let hidden = keys.len("embedding_length", HIDDEN_MAX)?;
+        let n_layers = keys.len("block_count", N_LAYERS_MAX)?;
         let n_heads = keys.len("attention.head_count", N_HEADS_MAX)?;
         let head_dim = keys.head_dim(hidden, n_heads)?;
+        let trained = keys.len("context_length", CONTEXT_LEN_MAX)? as u32;
+        let rope = keys.rope(gguf, head_dim, trained)?;
         let has = |tensor: &str| gguf.tensor(tensor).is_some();
-        Ok(Self {
-            family,
+        let mut config = Self {
+            family: architecture.family,
             vocab_len,
             n_embeddings: vocab_len,
             hidden,
-            n_layers: keys.len("block_count", N_LAYERS_MAX)?,
+            n_layers,
             n_heads,
             n_kv_heads: keys.n_kv_heads(n_heads)?,
             head_dim,
             intermediate: keys.len("feed_forward_length", INTERMEDIATE_MAX)?,
             rms_eps: keys.number("attention.layer_norm_rms_epsilon", RMS_EPS)? as f32,
-            rope: keys.rope(head_dim, gguf.tensor(ROPE_FACTORS))?,
-            context_len_max: keys.context_len_max()?,
+            // Converters write the extended length where there is one.
+            context_len_max: trained,
+            ropes: vec![rope],
+            layers: vec![LayerConfig::PLAIN; n_layers],
             tie_embeddings: !has("output.weight"),
-            has_qkv_bias: ["q", "k", "v"].iter().any(|part| has(&format!("blk.0.attn_{part}.bias"))),
+            has_qkv_bias: ["q", "k", "v", "qkv"].iter().any(|part| has(&format!("blk.0.attn_{part}.bias"))),
             has_output_bias: has("blk.0.attn_output.bias"),
             has_mlp_bias: ["gate", "up", "down"].iter().any(|part| has(&format!("blk.0.ffn_{part}.bias"))),
-            has_qk_norm: family != Family::Llama && has("blk.0.attn_q_norm.weight"),
+            has_qk_norm: false,
+            activation: architecture.defaults.activation,
+            norms: architecture.norms,
+            norm_offset: 0.0,
+            embedding_scale: 1.0,
+            attention_scale: plain_scale(head_dim),
+            attention_soft_cap: None,
+            residual_scale: 1.0,
+            logit_scale: 1.0,
+            logit_soft_cap: None,
             eos_tokens: end_tokens(metadata, vocab_len)?,
             bos_token: bos_token(metadata, vocab_len),
             sampling: SamplingDefaults::of_gguf(metadata),
-        })
-    }
-}
-
-fn family(architecture: &str) -> Result<Family, Error> {
-    match architecture {
-        "llama" => Ok(Family::Llama),
-        "qwen2" => Ok(Family::Qwen2),
-        "qwen3" => Ok(Family::Qwen3),
-        got => Err(Error::Architecture { expected: "llama, qwen2, qwen3".to_string(), got: got.to_string() }),
+        };
+        (architecture.of_keys)(&mut config, &keys)?;
+        Ok(config)
     }
 }
 
@@ -125,7 +146,11 @@ impl Keys<'_> {
     }
 
     /// A whole number within `range`; some files repeat it for every layer.
-    fn optional_len(&self, name: &str, range: RangeInclusive<usize>) -> Result<Option<usize>, Error> {
+    pub(super) fn optional_len(
+        &self,
+        name: &str,
+        range: RangeInclusive<usize>,
+    ) -> Result<Option<usize>, Error> {
         let key = self.key(name);
         let len = match self.metadata.get(&key) {
             None => return Ok(None),
@@ -156,7 +181,11 @@ impl Keys<'_> {
         }
     }
 
-    fn optional_number(&self, name: &str, range: RangeInclusive<f64>) -> Result<Option<f64>, Error> {
+    pub(super) fn optional_number(
+        &self,
+        name: &str,
+        range: RangeInclusive<f64>,
+    ) -> Result<Option<f64>, Error> {
         let key = self.key(name);
         let x = self.metadata.number(&key)?;
         x.map(|x| ranges::number(&key, Some(x), range, || format!("{x:?}"))).transpose()
@@ -172,7 +201,7 @@ impl Keys<'_> {
         ranges::kv_heads(&self.key(NAME), n_kv_heads, &self.key("attention.head_count"), n_heads)
     }
 
-    /// Elements per head, of which keys have as many as values and all are turned.
+    /// Elements per head, of which keys have as many as values.
     fn head_dim(&self, hidden: usize, n_heads: usize) -> Result<usize, Error> {
         const NAME: &str = "attention.key_length";
         let head_dim = match self.optional_len(NAME, 2..=HEAD_DIM_MAX)? {
@@ -181,14 +210,13 @@ impl Keys<'_> {
             None => return Err(missing(&self.key(NAME))),
         };
         let head_dim = ranges::head_dim(&self.key(NAME), head_dim)?;
-        for (name, feature) in [
-            ("attention.value_length", "values of another length than keys"),
-            ("rope.dimension_count", unsupported::PARTIAL_ROTARY),
-        ] {
-            let len = self.optional_len(name, 0..=usize::MAX)?;
-            if let Some(len) = len.filter(|&len| len != head_dim) {
-                return Err(self.unsupported(name, len, feature));
-            }
+        const VALUES: &str = "attention.value_length";
+        let len = self.optional_len(VALUES, 0..=usize::MAX)?;
+        if let Some(len) = len.filter(|&len| len != head_dim) {
+            return Err(self.unsupported(VALUES, len, "values of another length than keys"));
+        }
+        if self.read.contains(&"attention.scale") {
+            return Ok(head_dim);
         }
         let used = (head_dim as f64).sqrt().recip();
         let scale = self.optional_number("attention.scale", f64::MIN..=f64::MAX)?;
@@ -198,48 +226,102 @@ impl Keys<'_> {
         }
     }
 
-    fn context_len_max(&self) -> Result<u32, Error> {
-        let trained = self.len("context_length", CONTEXT_LEN_MAX)?;
-        // 0 is off.
-        let window = self.optional_len("attention.sliding_window", 0..=u32::MAX as usize)?;
-        Ok(ranges::context_len(trained, window.filter(|&window| window > 0)))
-    }
-
-    fn rope(&self, head_dim: usize, factors: Option<TensorView<'_>>) -> Result<Rope, Error> {
+    fn rope(&self, gguf: &Gguf, head_dim: usize, trained: u32) -> Result<Rope, Error> {
         let theta = self.optional_number("rope.freq_base", THETA)?.unwrap_or(ROPE_THETA_DEFAULT);
-        let scaling = match (self.linear_scaling()?, factors) {
+        let rotary_dim = self.rotary_dim(head_dim)?;
+        let factors = gguf.tensor(ROPE_FACTORS);
+        let scaling = match (self.scaling(gguf, rotary_dim, trained)?, factors) {
             (scaling, None) => scaling,
-            (RopeScaling::None, Some(factors)) => rope_factors(factors, head_dim)?,
+            (RopeScaling::None, Some(factors)) => {
+                RopeScaling::Factors(rope_factors(ROPE_FACTORS, factors, rotary_dim)?)
+            }
             (_, Some(_)) => {
                 let feature = "a rotary embedding that is scaled twice";
                 return Err(self.unsupported("rope.scaling.factor", ROPE_FACTORS, feature));
             }
         };
-        Ok(Rope { theta, scaling })
+        Ok(Rope { theta, scaling, rotary_dim })
+    }
+
+    /// Elements of a head that turn; all, or some where the architecture may leave out the rest.
+    fn rotary_dim(&self, head_dim: usize) -> Result<usize, Error> {
+        const NAME: &str = "rope.dimension_count";
+        let Some(rotary_dim) = self.optional_len(NAME, 2..=head_dim)? else {
+            return Ok(head_dim);
+        };
+        if rotary_dim != head_dim && !self.read.contains(&NAME) {
+            return Err(self.unsupported(NAME, rotary_dim, unsupported::PARTIAL_ROTARY));
+        }
+        ranges::head_dim(&self.key(NAME), rotary_dim)
     }
 
     /// The type of scaling is linear where the file names none, and off without a factor.
-    fn linear_scaling(&self) -> Result<RopeScaling, Error> {
+    fn scaling(&self, gguf: &Gguf, rotary_dim: usize, trained: u32) -> Result<RopeScaling, Error> {
         const TYPE: &str = "rope.scaling.type";
-        match self.metadata.text(&self.key(TYPE))?.unwrap_or("linear") {
-            "none" => return Ok(RopeScaling::None),
-            "linear" => {}
+        const ATTENTION: &str = "rope.scaling.attn_factor";
+        const ORIGINAL: &str = "rope.scaling.original_context_length";
+        let original = self.optional_len(ORIGINAL, 1..=CONTEXT_LEN_MAX)?.map_or(trained, |len| len as u32);
+        let attention_factor = self.optional_number(ATTENTION, ATTENTION_FACTOR)?.unwrap_or(1.0);
+        let tensors = [SHORT_ROPE_FACTORS, LONG_ROPE_FACTORS].map(|name| Some((name, gguf.tensor(name)?)));
+        if let [Some((_, short)), Some((_, long))] = tensors {
+            return Ok(RopeScaling::LongRope {
+                short: rope_factors(SHORT_ROPE_FACTORS, short, rotary_dim)?,
+                long: rope_factors(LONG_ROPE_FACTORS, long, rotary_dim)?,
+                original_context_len: original,
+                attention_factor,
+            });
+        }
+        let kind = self.metadata.text(&self.key(TYPE))?.unwrap_or("linear");
+        if kind == "yarn" {
+            return self.yarn(original, attention_factor);
+        }
+        if attention_factor != 1.0 {
+            return Err(self.unsupported(ATTENTION, attention_factor, "cosines and sines with a factor"));
+        }
+        match kind {
+            "none" => Ok(RopeScaling::None),
+            "linear" => Ok(self.factor()?.map_or(RopeScaling::None, |factor| RopeScaling::Linear { factor })),
             other => {
-                return Err(self.unsupported(TYPE, other, "rotary scaling other than linear and by factors"));
+                Err(self.unsupported(TYPE, other, "rotary scaling other than linear, yarn and by factors"))
             }
         }
+    }
+
+    fn factor(&self) -> Result<Option<f64>, Error> {
         for name in ["rope.scaling.factor", "rope.scale_linear"] {
             let is_off = self.metadata.number(&self.key(name))? == Some(0.0);
             let factor = if is_off { None } else { self.optional_number(name, FACTOR)? };
             if let Some(factor) = factor.filter(|&factor| factor != 1.0) {
-                return Ok(RopeScaling::Linear { factor });
+                return Ok(Some(factor));
             }
         }
-        Ok(RopeScaling::None)
+        Ok(None)
+    }
+
+    /// * `attention_factor`: comes on top of the one that the factor implies.
+    fn yarn(&self, original_context_len: u32, attention_factor: f64) -> Result<RopeScaling, Error> {
+        let Some(factor) = self.factor()? else { return Ok(RopeScaling::None) };
+        let optional = |name, default| Ok::<_, Error>(self.optional_number(name, TURNS)?.unwrap_or(default));
+        let beta_fast = optional("rope.scaling.yarn_beta_fast", BETA_FAST_DEFAULT)?;
+        let beta_slow = optional("rope.scaling.yarn_beta_slow", BETA_SLOW_DEFAULT)?;
+        let share =
+            self.optional_number("rope.scaling.yarn_log_multiplier", 0.0..=*ATTENTION_FACTOR.end())?;
+        let implied = match share.filter(|&share| share != 0.0) {
+            Some(share) => yarn_attention_factor(factor, 1.0) / yarn_attention_factor(factor, share),
+            None => yarn_attention_factor(factor, 1.0),
+        };
+        Ok(RopeScaling::Yarn {
+            factor,
+            original_context_len,
+            beta_fast,
+            beta_slow,
+            is_truncated: true,
+            attention_factor: implied * attention_factor,
+        })
     }
 
     fn refuse_unsupported(&self) -> Result<(), Error> {
-        for (name, neutral, feature) in UNSUPPORTED {
+        for (name, neutral, feature) in UNSUPPORTED.iter().filter(|(name, ..)| !self.read.contains(name)) {
             let key = self.key(name);
             let x = match self.metadata.get(&key) {
                 Some(Value::Flag(flag)) => Some(f64::from(u8::from(*flag))),
@@ -258,17 +340,17 @@ impl Keys<'_> {
     }
 }
 
-fn rope_factors(factors: TensorView<'_>, head_dim: usize) -> Result<RopeScaling, Error> {
-    let (expected, got) = (vec![head_dim / 2], factors.shape.to_vec());
+fn rope_factors(name: &str, factors: TensorView<'_>, rotary_dim: usize) -> Result<Vec<f32>, Error> {
+    let (expected, got) = (vec![rotary_dim / 2], factors.shape.to_vec());
     if expected != got {
-        return Err(Error::TensorShape { name: ROPE_FACTORS.to_string(), expected, got });
+        return Err(Error::TensorShape { name: name.to_string(), expected, got });
     }
     let factors = factors.to_f32();
-    match factors.iter().find(|factor| !ROPE_FACTOR.contains(factor)) {
-        None => Ok(RopeScaling::Factors(factors)),
+    match factors.iter().find(|&&factor| !DIVISOR.contains(&f64::from(factor))) {
+        None => Ok(factors),
         Some(got) => Err(Error::Field {
-            field: ROPE_FACTORS.to_string(),
-            expected: format!("numbers from {:?} to {:?}", ROPE_FACTOR.start(), ROPE_FACTOR.end()),
+            field: name.to_string(),
+            expected: format!("numbers from {:?} to {:?}", DIVISOR.start(), DIVISOR.end()),
             got: format!("{got:?}"),
         }),
     }

@@ -69,15 +69,6 @@ pub(super) fn head_dim(field: &str, head_dim: usize) -> Result<usize, Error> {
     }
 }
 
-/// Longest sequence of a model that sees `window` positions.
-pub(super) fn context_len(trained: usize, window: Option<usize>) -> u32 {
-    let served = window.map_or(trained, |window| window.min(trained));
-    if served < trained {
-        tracing::warn!(served, trained, "the context is limited to the model's sliding window");
-    }
-    served as u32
-}
-
 fn invalid(field: &str, expected: String, got: String) -> Error {
     Error::Field { field: field.to_string(), expected, got }
 }

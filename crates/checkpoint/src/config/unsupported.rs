@@ -15,6 +15,10 @@ pub(super) const SCALE_TOLERANCE: f64 = 1e-6;
 /// Fields about rotary embedding that may also stand inside its own object.
 const ROPE_OBJECTS: [&str; 2] = ["rope_parameters", "rope_scaling"];
 
+const PARTIAL: &str = "partial_rotary_factor";
+const LOCAL_BASE: &str = "rope_local_base_freq";
+const LAYER_KINDS: [&str; 2] = ["full_attention", "sliding_attention"];
+
 /// Values under which a field changes nothing; absent, `null` and `false` never do.
 enum Neutral {
     /// No other.
@@ -33,22 +37,20 @@ use Neutral::{ListOf, Off, One, Words, Zero};
 
 /// Field, when it is neutral, and what it asks for otherwise.
 const FIELDS: &[(&str, Neutral, &str)] = &[
-    ("hidden_act", Words(&["silu", "swish"]), "an activation other than silu"),
-    ("hidden_activation", Words(&["silu", "swish"]), "an activation other than silu"),
     ("num_local_experts", Zero, EXPERTS),
     ("num_experts", Zero, EXPERTS),
     ("n_routed_experts", Zero, EXPERTS),
-    ("partial_rotary_factor", One, PARTIAL_ROTARY),
+    (PARTIAL, One, PARTIAL_ROTARY),
     ("rotary_pct", One, PARTIAL_ROTARY),
     ("rope_percent", One, PARTIAL_ROTARY),
     ("rope_interleave", Off, "an interleaved rotary embedding"),
     ("rope_interleaved", Off, "an interleaved rotary embedding"),
-    ("rope_local_base_freq", Off, "a rotary embedding that differs between layers"),
+    (LOCAL_BASE, Off, ROPES),
     ("no_rope_layers", ListOf(&["1"]), "layers without rotary embedding"),
     ("no_rope_layer_interval", Zero, "layers without rotary embedding"),
     ("position_embedding_type", Words(&["rope", "rotary"]), "positions other than rotary"),
     ("alibi", Off, "positions other than rotary"),
-    ("layer_types", ListOf(&["full_attention", "sliding_attention"]), "another kind of layer"),
+    ("layer_types", ListOf(&LAYER_KINDS), "another kind of layer"),
     ("block_configs", Zero, "layers of different shapes"),
     ("attn_logit_softcapping", Off, SOFT_CAPPING),
     ("final_logit_softcapping", Off, SOFT_CAPPING),
@@ -75,29 +77,40 @@ const FIELDS: &[(&str, Neutral, &str)] = &[
 ];
 
 pub(super) const EXPERTS: &str = "a mixture of experts";
+const ROPES: &str = "a rotary embedding that differs between layers";
 pub(super) const PARTIAL_ROTARY: &str = "a rotary embedding of a part of each head";
 pub(super) const SOFT_CAPPING: &str = "soft-capping of attention or logits";
 pub(super) const PARALLEL: &str = "attention beside the feed-forward layer";
 pub(super) const MULTIPLIER: &str = "a multiplier";
 
+/// * `read`: fields that the architecture reads itself.
+///
 /// # Errors
 /// [`Error::Unsupported`] for the first field that asks for what is not implemented.
-pub(super) fn refuse(fields: Fields<'_>) -> Result<(), Error> {
+pub(super) fn refuse(fields: Fields<'_>, read: &[&str]) -> Result<(), Error> {
     refuse_quantised(fields)?;
-    for (field, neutral, feature) in FIELDS {
+    for (field, neutral, feature) in FIELDS.iter().filter(|(field, ..)| !read.contains(field)) {
         refuse_unless(fields, field, neutral, feature)?;
     }
     for object in ROPE_OBJECTS {
-        if let Some(rope) = fields.object(object)? {
-            refuse_unless(rope, "partial_rotary_factor", &One, PARTIAL_ROTARY)?;
+        let Some(rope) = fields.object(object)? else { continue };
+        if !read.contains(&PARTIAL) {
+            refuse_unless(rope, PARTIAL, &One, PARTIAL_ROTARY)?;
+        }
+        if !read.contains(&LOCAL_BASE) {
+            for kind in LAYER_KINDS {
+                refuse_unless(rope, kind, &Off, ROPES)?;
+            }
         }
     }
     refuse_windows_without_length(fields)
 }
 
+/// * `read`: as for [`refuse`].
+///
 /// # Errors
 /// [`Error::Unsupported`] if attention is scaled by something else than `1 / sqrt(head_dim)`.
-pub(super) fn refuse_scales(fields: Fields<'_>, head_dim: usize) -> Result<(), Error> {
+pub(super) fn refuse_scales(fields: Fields<'_>, head_dim: usize, read: &[&str]) -> Result<(), Error> {
     let head_dim = head_dim as f64;
     let scale = head_dim.sqrt().recip();
     for (field, used) in [
@@ -107,7 +120,7 @@ pub(super) fn refuse_scales(fields: Fields<'_>, head_dim: usize) -> Result<(), E
         ("query_pre_attn_scalar", head_dim),
         ("rotary_dim", head_dim),
     ] {
-        let value = fields.get(field);
+        let value = fields.get(field).filter(|_| !read.contains(&field));
         let is_used =
             |value: &Value| value.as_f64().is_some_and(|x| (x / used - 1.0).abs() <= SCALE_TOLERANCE);
         if let Some(value) = value.filter(|value| !is_used(value)) {
@@ -132,7 +145,7 @@ fn refuse_quantised(fields: Fields<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// A window bounds the context; without its length nobody knows how far a layer sees.
+/// Without the length of a window nobody knows how far a layer sees.
 fn refuse_windows_without_length(fields: Fields<'_>) -> Result<(), Error> {
     let types = fields.get("layer_types").and_then(Value::as_array);
     let has_windows = types.is_some_and(|types| types.iter().any(|kind| kind == "sliding_attention"));

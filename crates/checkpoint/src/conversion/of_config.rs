@@ -1,10 +1,20 @@
 //! What the metadata of a GGUF file say about a model, from its configuration.
 
 use crate::config::{ModelConfig, RopeScaling};
+use crate::error::Error;
 use crate::gguf::Keys;
 
 /// All keys about the model itself.
-pub(super) fn keys(config: &ModelConfig) -> Keys {
+///
+/// # Errors
+/// [`Error::Unsupported`] for architectures of which no files are written, and for a scaling that no key says.
+pub(super) fn keys(config: &ModelConfig) -> Result<Keys, Error> {
+    const HINT: &str = "run the folder as it is, or write the file with another program";
+    let unsupported = |feature, got| Err(Error::Unsupported { feature, got, hint: HINT });
+    if !config.family.is_written() {
+        return unsupported("writing a GGUF file of this architecture", config.family.architecture().into());
+    }
+    let rope = &config.ropes[0];
     let architecture = config.family.gguf_architecture();
     let key = |name: &str| format!("{architecture}.{name}");
     let mut keys = Keys::default();
@@ -20,10 +30,22 @@ pub(super) fn keys(config: &ModelConfig) -> Keys {
         .u32(&key("attention.value_length"), config.head_dim as u32)
         .f32(&key("attention.layer_norm_rms_epsilon"), config.rms_eps)
         .u32(&key("vocab_size"), config.n_embeddings as u32)
-        .u32(&key("rope.dimension_count"), config.head_dim as u32)
-        .f32(&key("rope.freq_base"), config.rope.theta as f32);
-    if let RopeScaling::Linear { factor } = config.rope.scaling {
-        keys.text(&key("rope.scaling.type"), "linear").f32(&key("rope.scaling.factor"), factor as f32);
+        .u32(&key("rope.dimension_count"), rope.rotary_dim as u32)
+        .f32(&key("rope.freq_base"), rope.theta as f32);
+    match rope.scaling {
+        RopeScaling::None | RopeScaling::Factors(_) | RopeScaling::Llama3 { .. } => {}
+        RopeScaling::Linear { factor } => {
+            keys.text(&key("rope.scaling.type"), "linear").f32(&key("rope.scaling.factor"), factor as f32);
+        }
+        RopeScaling::Dynamic { .. } | RopeScaling::Yarn { .. } | RopeScaling::LongRope { .. } => {
+            return unsupported(
+                "writing a GGUF file with this rotary scaling",
+                format!("{:?}", rope.scaling),
+            );
+        }
+    }
+    if let Some(window) = config.layers.iter().find_map(|layer| layer.window) {
+        keys.u32(&key("attention.sliding_window"), window);
     }
     let sampling = &config.sampling;
     for (name, value) in [
@@ -39,5 +61,5 @@ pub(super) fn keys(config: &ModelConfig) -> Keys {
     if let Some(k) = sampling.top_k {
         keys.u32("general.sampling.top_k", k);
     }
-    keys
+    Ok(keys)
 }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+mod architectures;
 mod blocks;
 mod hostile;
 mod models;

@@ -15,7 +15,7 @@ pub(crate) fn model() -> Writer {
     model_of("llama")
 }
 
-fn model_of(architecture: &str) -> Writer {
+pub(crate) fn model_of(architecture: &str) -> Writer {
     let mut writer = Writer::default();
     let key = |name: &str| format!("{architecture}.{name}");
     writer
@@ -46,21 +46,21 @@ fn model_of(architecture: &str) -> Writer {
 }
 
 /// A tensor of 1, 2, 3, ...
-fn counted(writer: &mut Writer, name: &str, shape: &[usize]) {
+pub(crate) fn counted(writer: &mut Writer, name: &str, shape: &[usize]) {
     let len: usize = shape.iter().product();
     writer.tensor(name, shape, 0, f32s((1..=len).map(|i| i as f32)));
 }
 
-fn opened(writer: &Writer) -> Result<Checkpoint, Error> {
+pub(crate) fn opened(writer: &Writer) -> Result<Checkpoint, Error> {
     let (_folder, path) = written(&writer.bytes());
     Checkpoint::open(&path)
 }
 
-fn config(writer: &Writer) -> ModelConfig {
+pub(crate) fn config(writer: &Writer) -> ModelConfig {
     opened(writer).unwrap().config().clone()
 }
 
-fn check_refused(writer: &Writer, expected: &str) {
+pub(crate) fn check_refused(writer: &Writer, expected: &str) {
     let message = opened(writer).expect_err(expected).to_string();
     assert!(message.contains(expected), "expected {expected:?}, got {message:?}");
 }
@@ -73,7 +73,7 @@ fn absent_keys_have_their_defaults() {
     assert_eq!((config.vocab_len, config.n_embeddings, config.hidden), (VOCAB, VOCAB, HIDDEN));
     assert_eq!((config.n_heads, config.n_kv_heads, config.head_dim), (1, 1, 4));
     assert_eq!((config.intermediate, config.context_len_max, config.rms_eps), (INTERMEDIATE, 64, 1e-5));
-    assert_eq!(config.rope, Rope { theta: 10_000.0, scaling: RopeScaling::None });
+    assert_eq!(config.ropes, [Rope { theta: 10_000.0, scaling: RopeScaling::None, rotary_dim: 4 }]);
     assert!(!config.tie_embeddings && !config.has_qkv_bias && !config.has_output_bias);
     assert!(!config.has_mlp_bias && !config.has_qk_norm);
     assert_eq!((config.eos_tokens.as_slice(), config.bos_token), (&[][..], None));
@@ -103,7 +103,8 @@ fn keys_are_read() {
         .value("general.sampling.top_k", writer::I32, 20i32.to_le_bytes());
     let config = config(&writer);
     assert_eq!((config.n_heads, config.n_kv_heads, config.head_dim), (2, 2, 6));
-    assert_eq!(config.rope, Rope { theta: 1e6, scaling: RopeScaling::Linear { factor: 4.0 } });
+    let scaling = RopeScaling::Linear { factor: 4.0 };
+    assert_eq!(config.ropes, [Rope { theta: 1e6, scaling, rotary_dim: 6 }]);
     assert_eq!(config.context_len_max, 48);
     assert_eq!((config.bos_token, config.eos_tokens.as_slice()), (Some(1), &[2, 3][..]));
     let sampling =
@@ -158,16 +159,16 @@ fn what_is_not_implemented_is_refused_by_name() {
         writer
     };
     check_refused(
-        &model_of("gemma3"),
-        "architecture gemma3 is not supported; supported are llama, qwen2, qwen3",
+        &model_of("gemma"),
+        "architecture gemma is not supported; supported are llama, qwen2, qwen3, gemma2, gemma3, phi3, smollm3, granite, glm4",
     );
     check_refused(
         model().u32("llama.expert_count", 8),
         "a mixture of experts is not supported (llama.expert_count: 8); use a dense model of the family",
     );
     check_refused(
-        model().text("llama.rope.scaling.type", "yarn"),
-        "rotary scaling other than linear and by factors is not supported (llama.rope.scaling.type: yarn)",
+        model().text("llama.rope.scaling.type", "mrope"),
+        "rotary scaling other than linear, yarn and by factors is not supported (llama.rope.scaling.type: mrope)",
     );
     check_refused(model().u32("llama.rope.dimension_count", 2), "a rotary embedding of a part of each head");
     check_refused(model().u32("llama.attention.value_length", 2), "values of another length than keys");
@@ -292,7 +293,7 @@ fn queries_and_keys_of_llama_are_put_back_into_order() {
 fn frequencies_may_have_factors() {
     let mut writer = model();
     writer.tensor("rope_freqs.weight", &[2], 0, f32s([1.0, 8.0]));
-    assert_eq!(config(&writer).rope.scaling, RopeScaling::Factors(vec![1.0, 8.0]));
+    assert_eq!(config(&writer).ropes[0].scaling, RopeScaling::Factors(vec![1.0, 8.0]));
     let with = |factors: Vec<f32>| {
         let mut writer = model();
         writer.tensor("rope_freqs.weight", &[factors.len()], 0, f32s(factors));

@@ -4,8 +4,9 @@
 //! key/value head. Scores of all lines against all slots are computed first, then the softmax, then the product with the values.
 //!
 //! Why a row does not notice its neighbours: a score is a sum over `head_dim` alone. The softmax sums 16 partial sums by slot,
-//! where slots outside of what the line sees add exact zeros. The product with the values runs over ascending slots from the
-//! first one on, zeros again outside. None of it depends on the number of lines or on where a task begins.
+//! where slots outside of what the line attends to add exact zeros. The product with the values runs over ascending slots, zeros
+//! again outside. None of it depends on the number of lines or on where a task begins; so a task reads the pages of its lines'
+//! windows alone, whole pages of zeros before them being left out.
 //!
 //! A node of a branching proposal sees slots with gaps. The pages it sees only in part are gathered without the gaps, so it
 //! computes the same bits as if its path had been a chain.
@@ -18,10 +19,11 @@ use dsde_engine::RowBatch;
 
 use dsde_checkpoint::Dtype;
 
-use super::super::{AttentionShape, shape};
+use super::super::{AttentionRule, AttentionShape, shape};
 use super::Cpu;
 use super::activations::{Place, pack_row};
 use super::kv::{BLOCK_LEN, KvStore, Page};
+use super::math::soft_cap;
 use super::share::SharedMut;
 use super::softmax::softmax;
 use super::tile::{COLUMNS, ROWS_MAX, Stretch, Sums, Tile, TileFns, row_blocks, tile_fns};
@@ -46,6 +48,8 @@ pub(super) struct Task {
 pub(super) struct Scratch {
     queries: Vec<u32>,
     pages: Vec<*const u16>,
+    /// Slots before those of the first page.
+    first_slot: usize,
     /// Pages without gaps, of a row that sees slots with gaps.
     gathered: Vec<u16>,
     stretches: Vec<Stretch>,
@@ -61,19 +65,21 @@ unsafe impl Send for Scratch {}
 pub(super) fn attention(
     cpu: &Cpu,
     layer: usize,
+    rule: AttentionRule,
     qkv: &[f32],
     rows: &RowBatch,
     kv: &KvStore,
     out: &mut [f32],
 ) {
     let attention = kv.shape.attention;
-    let width = shape::assert_attention(qkv, rows, attention, out);
+    let width = shape::assert_attention(qkv, rows, attention, rule, out);
     let mut tasks = cpu.tasks.lock().unwrap_or_else(PoisonError::into_inner);
     list_tasks(rows, attention, &mut tasks);
     let format = Format::of(Dtype::Bf16, cpu.isa);
     let pass = Pass {
         cpu,
         layer,
+        rule,
         qkv,
         width,
         rows,
@@ -89,8 +95,9 @@ pub(super) fn attention(
             pass.run(task, &mut scratch);
         }
     };
-    let n_visible: usize = (0..rows.n_rows()).map(|row| rows.extent(row) as usize).sum();
-    if n_visible * attention.n_heads * attention.head_dim < PARALLEL_WORK_MIN {
+    let n_attended = |row| n_visible(rows, row) - rule.n_before(n_visible(rows, row));
+    let n_slots: usize = (0..rows.n_rows()).map(n_attended).sum();
+    if n_slots * attention.n_heads * attention.head_dim < PARALLEL_WORK_MIN {
         take_tasks(0);
     } else {
         cpu.pool.run(cpu.pool.n_threads(), &take_tasks);
@@ -140,6 +147,7 @@ fn list_tasks(rows: &RowBatch, shape: AttentionShape, tasks: &mut Vec<Task>) {
 struct Pass<'a> {
     cpu: &'a Cpu,
     layer: usize,
+    rule: AttentionRule,
     qkv: &'a [f32],
     /// Numbers per row of `qkv`.
     width: usize,
@@ -177,40 +185,49 @@ impl Pass<'_> {
         task.kv_head * self.group() + line % self.group()
     }
 
-    /// Pages that the lines see, in the order of what they see.
+    /// Those of the slots that a row sees which it attends to.
+    fn attended(&self, row: usize) -> Range<usize> {
+        let n_visible = n_visible(self.rows, row);
+        let n_left_out = n_left_out(self.rows, row, self.shape().first_slot);
+        n_left_out.max(self.rule.n_before(n_visible))..n_visible
+    }
+
+    /// Pages that the lines attend to, in the order of what they see.
     fn list_pages(&self, task: &Task, scratch: &mut Scratch) {
         let page = |i: usize| {
             let table = self.rows.table_of(task.seq);
             self.kv.page(self.layer, table[i], task.kv_head)
         };
-        let n_slots = task.lines.clone().map(|line| n_visible(self.rows, self.row(task, line))).max();
-        let n_pages = n_slots.unwrap_or(0).div_ceil(BLOCK_LEN);
+        let n_visible = || task.lines.clone().map(|line| n_visible(self.rows, self.row(task, line)));
+        let n_pages = n_visible().max().unwrap_or(0).div_ceil(BLOCK_LEN);
+        let first_page = self.rule.n_before(n_visible().min().unwrap_or(0)) / BLOCK_LEN;
+        scratch.first_slot = first_page * BLOCK_LEN;
         scratch.pages.clear();
         if is_contiguous(self.rows, task.first_row) {
-            scratch.pages.extend((0..n_pages).map(|i| page(i).as_ptr()));
+            scratch.pages.extend((first_page..n_pages).map(|i| page(i).as_ptr()));
             return;
         }
         let n_whole = self.rows.visible_len[task.first_row] as usize / BLOCK_LEN;
-        scratch.pages.extend((0..n_whole).map(|i| page(i).as_ptr()));
-        self.gather(task.first_row, n_whole, page, &mut scratch.gathered);
+        scratch.pages.extend((first_page..n_whole).map(|i| page(i).as_ptr()));
+        let first_gathered = first_page.max(n_whole);
+        self.gather(task.first_row, first_gathered * BLOCK_LEN, page, &mut scratch.gathered);
         let gathered = scratch.gathered.chunks_exact(Page::of(self.shape()).n_elements());
         scratch.pages.extend(gathered.map(<[u16]>::as_ptr));
     }
 
-    /// Copies what row `row` sees after its first `n_whole` pages into fresh pages without gaps.
+    /// Copies what row `row` sees after the first `n_before` slots of it, which are whole pages, into fresh pages without gaps.
     fn gather<'p>(
         &self,
         row: usize,
-        n_whole: usize,
+        n_before: usize,
         page: impl Fn(usize) -> &'p [u16],
         gathered: &mut Vec<u16>,
     ) {
         let layout = Page::of(self.shape());
         let (visible_len, mask) = (self.rows.visible_len[row] as usize, self.rows.tree_mask[row]);
-        let known = n_whole * BLOCK_LEN..visible_len;
         let branch = (0..u64::BITS as usize).filter(|bit| mask >> bit & 1 == 1).map(|bit| visible_len + bit);
         gathered.clear();
-        for (i, slot) in known.chain(branch).enumerate() {
+        for (i, slot) in (0..visible_len).chain(branch).skip(n_before).enumerate() {
             let to_slot = i % BLOCK_LEN;
             if to_slot == 0 {
                 gathered.resize(gathered.len() + layout.n_elements(), 0);
@@ -282,14 +299,21 @@ impl Pass<'_> {
     fn weigh(&self, task: &Task, scratch: &mut Scratch) -> [f32; ROWS_MAX] {
         let n_lines = task.lines.len();
         let n_slots = scratch.pages.len() * BLOCK_LEN;
-        let scale = 1.0 / (self.shape().head_dim as f32).sqrt();
         let mut sums = [0.0; ROWS_MAX];
         scratch.weights.resize(self.format.activations().words_per_row(n_slots) * n_lines, 0);
         for (i, line) in task.lines.clone().enumerate() {
             let row = self.row(task, line);
-            let visible = n_left_out(self.rows, row, self.shape().first_slot)..n_visible(self.rows, row);
+            let Range { start, end } = self.attended(row);
+            let attended = start - scratch.first_slot..end - scratch.first_slot;
             let scores = &mut scratch.scores[i * n_slots..(i + 1) * n_slots];
-            sums[i] = softmax(self.cpu.isa, scores, visible, scale, self.format);
+            let scale = match self.rule.soft_cap {
+                Some(cap) => {
+                    soft_cap(self.cpu.isa, &mut scores[attended.clone()], self.rule.scale, cap);
+                    1.0
+                }
+                None => self.rule.scale,
+            };
+            sums[i] = softmax(self.cpu.isa, scores, attended, scale, self.format);
             let place = Place { activations: self.format.activations(), row: i, n_rows: n_lines };
             pack_row(self.cpu.isa, scores, None, place, &mut scratch.weights);
         }

@@ -249,17 +249,17 @@ dispatch! {
         heads: &mut [f32],
         head_dim: usize,
         norm: Option<RmsNorm<'_>>,
-        rope: &RopeTable,
+        rope: Option<&RopeTable>,
         position: usize,
     ) {
-        let half = head_dim / 2;
-        let cos = &rope.cos[position * half..(position + 1) * half];
-        let sin = &rope.sin[position * half..(position + 1) * half];
         for head in heads.chunks_exact_mut(head_dim) {
             if let Some(norm) = norm {
                 normalise(head, norm);
             }
-            let (low, high) = head.split_at_mut(half);
+            let Some(rope) = rope else { continue };
+            let angles = position * rope.n_pairs..(position + 1) * rope.n_pairs;
+            let (cos, sin) = (&rope.cos[angles.clone()], &rope.sin[angles]);
+            let (low, high) = head.split_at_mut(rope.n_pairs);
             for (((low, high), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
                 (*low, *high) = (*low * cos - *high * sin, *high * cos + *low * sin);
             }

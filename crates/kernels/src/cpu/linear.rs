@@ -7,7 +7,7 @@ use super::super::{Epilogue, Input, Stacking, shape};
 use super::Cpu;
 use super::activations::{Place, pack_row};
 use super::isa::dispatch;
-use super::math::silu;
+use super::math::{gelu, silu};
 use super::matrix::{Matrix, Piece};
 use super::share::SharedMut;
 use super::tile::{COLUMNS, LANES, Sums, Tile, row_blocks};
@@ -180,6 +180,9 @@ impl Product<'_> {
             let out = unsafe { self.out.slice(row * self.width + first, len) };
             match self.matrix.stacking {
                 Stacking::Concat => store(self.cpu.isa, sums, bias, self.epilogue == Epilogue::Add, out),
+                Stacking::GateUp if self.epilogue == Epilogue::GeGlu => {
+                    store_geglu(self.cpu.isa, sums, bias, out);
+                }
                 Stacking::GateUp => store_swiglu(self.cpu.isa, sums, bias, out),
             }
         }
@@ -204,18 +207,34 @@ dispatch! {
 
 dispatch! {
     fn store_swiglu(sums: &[f32; COLUMNS], bias: Option<&[f32; COLUMNS]>, out: &mut [f32]) {
-        let mut product = *sums;
-        if let Some(bias) = bias {
-            product.iter_mut().zip(bias).for_each(|(product, bias)| *product += bias);
-        }
-        let (gate, up) = product.split_at(LANES);
-        let mut gated = [0.0; LANES];
-        for ((gated, gate), up) in gated.iter_mut().zip(gate).zip(up) {
-            *gated = silu(*gate) * up;
-        }
-        match <&mut [f32; LANES]>::try_from(&mut *out) {
-            Ok(out) => *out = gated,
-            Err(_) => out.copy_from_slice(&gated[..out.len()]),
-        }
+        store_gated(sums, bias, out, silu);
+    }
+}
+
+dispatch! {
+    fn store_geglu(sums: &[f32; COLUMNS], bias: Option<&[f32; COLUMNS]>, out: &mut [f32]) {
+        store_gated(sums, bias, out, gelu);
+    }
+}
+
+#[inline(always)]
+fn store_gated(
+    sums: &[f32; COLUMNS],
+    bias: Option<&[f32; COLUMNS]>,
+    out: &mut [f32],
+    activation: impl Fn(f32) -> f32,
+) {
+    let mut product = *sums;
+    if let Some(bias) = bias {
+        product.iter_mut().zip(bias).for_each(|(product, bias)| *product += bias);
+    }
+    let (gate, up) = product.split_at(LANES);
+    let mut gated = [0.0; LANES];
+    for ((gated, gate), up) in gated.iter_mut().zip(gate).zip(up) {
+        *gated = activation(*gate) * up;
+    }
+    match <&mut [f32; LANES]>::try_from(&mut *out) {
+        Ok(out) => *out = gated,
+        Err(_) => out.copy_from_slice(&gated[..out.len()]),
     }
 }

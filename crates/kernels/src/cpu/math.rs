@@ -44,6 +44,22 @@ pub(super) fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
+/// The Gaussian error linear unit by its tanh approximation, `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))`.
+///
+/// `(1 + tanh(y)) / 2 = 1 / (1 + e^-2y)`.
+#[inline(always)]
+pub(super) fn gelu(x: f32) -> f32 {
+    /// -2 sqrt(2 / pi).
+    const SLOPE: f32 = -1.595_769_1;
+    x / (1.0 + exp(SLOPE * (x + 0.044_715 * x * x * x)))
+}
+
+/// Hyperbolic tangent with an absolute error under 3e-7.
+#[inline(always)]
+fn tanh(x: f32) -> f32 {
+    1.0 - 2.0 / (1.0 + exp(2.0 * x))
+}
+
 /// Sum of squares, in [`PARTS`] partial sums by index.
 #[inline(always)]
 pub(super) fn sum_of_squares(x: &[f32]) -> f32 {
@@ -86,6 +102,16 @@ dispatch! {
     }
 }
 
+dispatch! {
+    /// `x = cap * tanh(scale * x / cap)`.
+    pub(super) fn soft_cap(x: &mut [f32], scale: f32, cap: f32) {
+        let slope = scale / cap;
+        for x in x {
+            *x = cap * tanh(*x * slope);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +127,26 @@ mod tests {
         assert!(exp(f32::NEG_INFINITY) < 2e-38);
         assert!(exp(f32::INFINITY) > 1e38);
         assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn gelu_vanishes_on_the_left_and_is_the_identity_on_the_right() {
+        // At 1: 0.5 * (1 + tanh(0.7978846 * 1.044715)) = 0.5 * (1 + 0.682384) = 0.841192.
+        for (x, expected) in [(0.0, 0.0), (-20.0, 0.0), (20.0, 20.0), (1.0, 0.841_192), (-1.0, -0.158_808)] {
+            assert!((gelu(x) - expected).abs() < 1e-6, "gelu({x}) = {}", gelu(x));
+        }
+        assert!(gelu(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn tanh_is_accurate_over_its_range() {
+        for i in -20_000..=20_000 {
+            let x = i as f32 * 1e-3;
+            let (got, expected) = (f64::from(tanh(x)), f64::from(x).tanh());
+            assert!((got - expected).abs() < 3e-7, "tanh({x}) = {got}, expected {expected}");
+        }
+        assert_eq!((tanh(f32::NEG_INFINITY), tanh(f32::INFINITY)), (-1.0, 1.0));
+        assert!(tanh(f32::NAN).is_nan());
     }
 
     #[test]

@@ -3,16 +3,24 @@
 use dsde_engine::{BlockCopy, BlockId, RowBatch, Slot, SlotMove};
 
 use super::support::{Numbers, bits, cpus, push_chain, push_tree, relative_error, rope};
-use crate::{AttentionShape, Backend, KvShape, QkTransform, Reference, RmsNorm};
+use crate::{AttentionRule, AttentionShape, Backend, KvShape, QkTransform, Reference, RmsNorm, RopeTable};
 
 /// Keys, values and weights are rounded to bf16 (2^-9 each, random over a sum), the reference rounds nothing.
 const TOLERANCE: f32 = 2e-2;
 const N_BLOCKS: usize = 40;
 const POSITIONS_MAX: usize = 256;
 
-fn shape(n_heads: usize, n_kv_heads: usize, head_dim: usize) -> KvShape {
+/// Attention of the layers of one store.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    kv: KvShape,
+    rule: AttentionRule,
+}
+
+fn case(n_heads: usize, n_kv_heads: usize, head_dim: usize) -> Case {
     let attention = AttentionShape { n_heads, n_kv_heads, head_dim, first_slot: 0 };
-    KvShape { n_layers: 2, n_blocks: N_BLOCKS, attention }
+    let kv = KvShape { n_layers: 2, n_blocks: N_BLOCKS, attention };
+    Case { kv, rule: AttentionRule::plain(head_dim) }
 }
 
 /// Blocks `first`, `first + 3`, ...: tables are not contiguous.
@@ -38,19 +46,19 @@ fn projections(shape: KvShape, rows: &RowBatch, seeds: &[u64]) -> Vec<f32> {
 /// One pass over `rows` in layer 1.
 fn pass<B: Backend>(
     backend: &B,
-    shape: KvShape,
+    case: Case,
     kv: &mut B::KvStore,
     rows: &RowBatch,
     seeds: &[u64],
 ) -> Vec<f32> {
-    let mut qkv = projections(shape, rows, seeds);
-    let AttentionShape { n_heads, head_dim, .. } = shape.attention;
+    let mut qkv = projections(case.kv, rows, seeds);
+    let AttentionShape { n_heads, head_dim, .. } = case.kv.attention;
     let weight: Vec<f32> = (0..head_dim).map(|i| 1.0 + i as f32 / 100.0).collect();
     let norm = Some(RmsNorm { weight: &weight, eps: 1e-6 });
     let rope = rope(POSITIONS_MAX, head_dim);
-    backend.store_kv(1, &mut qkv, QkTransform { q_norm: norm, k_norm: norm, rope: &rope }, rows, kv);
+    backend.store_kv(1, &mut qkv, QkTransform { q_norm: norm, k_norm: norm, rope: Some(&rope) }, rows, kv);
     let mut out = vec![f32::NAN; rows.n_rows() * n_heads * head_dim];
-    backend.attention(1, &qkv, rows, kv, &mut out);
+    backend.attention(1, case.rule, &qkv, rows, kv, &mut out);
     out
 }
 
@@ -69,15 +77,15 @@ fn batches() -> [RowBatch; 2] {
     [prefill, mixed]
 }
 
-fn agrees_with_the_reference(shape: KvShape) {
-    let mut expected_kv = Reference.kv_store(shape);
-    let expected = batches().map(|rows| pass(&Reference, shape, &mut expected_kv, &rows, &[1, 2, 3, 4]));
+fn agrees_with_the_reference(case: Case) {
+    let mut expected_kv = Reference.kv_store(case.kv);
+    let expected = batches().map(|rows| pass(&Reference, case, &mut expected_kv, &rows, &[1, 2, 3, 4]));
     for cpu in cpus() {
-        let mut kv = cpu.kv_store(shape);
+        let mut kv = cpu.kv_store(case.kv);
         for (rows, expected) in batches().iter().zip(&expected) {
-            let got = pass(&cpu, shape, &mut kv, rows, &[1, 2, 3, 4]);
+            let got = pass(&cpu, case, &mut kv, rows, &[1, 2, 3, 4]);
             let error = relative_error(&got, expected);
-            assert!(error < TOLERANCE, "{shape:?} on {}: {error}", cpu.describe());
+            assert!(error < TOLERANCE, "{case:?} on {}: {error}", cpu.describe());
         }
     }
 }
@@ -87,61 +95,149 @@ fn ragged_batches_with_trees_agree_with_the_reference() {
     for (n_heads, n_kv_heads, head_dim) in
         [(1, 1, 32), (4, 2, 64), (3, 1, 80), (4, 1, 96), (14, 2, 64), (8, 1, 128), (2, 2, 6), (16, 1, 32)]
     {
-        agrees_with_the_reference(shape(n_heads, n_kv_heads, head_dim));
+        agrees_with_the_reference(case(n_heads, n_kv_heads, head_dim));
     }
 }
 
-/// `shape` whose rows see the slots from `first_slot` on.
-fn from(first_slot: usize, shape: KvShape) -> KvShape {
-    KvShape { attention: AttentionShape { first_slot, ..shape.attention }, ..shape }
+/// `case` whose rows see the slots from `first_slot` on.
+fn from(first_slot: usize, case: Case) -> Case {
+    let attention = AttentionShape { first_slot, ..case.kv.attention };
+    Case { kv: KvShape { attention, ..case.kv }, ..case }
+}
+
+/// `case` whose rows attend to the last `window` slots that they see.
+fn within(window: usize, case: Case) -> Case {
+    Case { rule: AttentionRule { window: Some(window), ..case.rule }, ..case }
+}
+
+/// `case` with scores that are capped where most of them are.
+fn capped(case: Case) -> Case {
+    Case { rule: AttentionRule { soft_cap: Some(1.5), ..case.rule }, ..case }
 }
 
 /// The tree of [`batches`] stands at the slots from 17 on, so some first slots lie inside of it.
 #[test]
 fn whatever_slot_is_the_first_to_be_seen_the_reference_agrees() {
     for first_slot in [1, 2, 15, 16, 17, 18, 22, 36, 1000] {
-        agrees_with_the_reference(from(first_slot, shape(4, 2, 64)));
+        agrees_with_the_reference(from(first_slot, case(4, 2, 64)));
+    }
+}
+
+/// Prefills are up to 37 rows long and the tree is up to 6 deep behind 17, so windows begin inside of pages, at their ends, inside
+/// of the tree and before everything.
+#[test]
+fn whatever_the_window_the_reference_agrees() {
+    for window in [1, 2, 3, 5, 6, 7, 15, 16, 17, 20, 23, 32, 33, 1000] {
+        agrees_with_the_reference(within(window, case(4, 2, 64)));
+        agrees_with_the_reference(from(1, within(window, case(3, 1, 80))));
+    }
+}
+
+#[test]
+fn capped_scores_agree_with_the_reference() {
+    agrees_with_the_reference(capped(case(4, 2, 64)));
+    agrees_with_the_reference(within(9, capped(case(4, 1, 96))));
+}
+
+/// What a row got depends on the last `window` slots that it sees, and on each of them.
+#[test]
+fn rows_attend_to_their_window_and_to_nothing_before_it() {
+    let width = 4 * 64;
+    for window in [1, 4, 16, 21] {
+        let case = within(window, case(4, 2, 64));
+        for cpu in cpus() {
+            let mut rows = RowBatch::default();
+            push_chain(&mut rows, 0, 40, &table(0, 40));
+            let expected = pass(&cpu, case, &mut cpu.kv_store(case.kv), &rows, &[5]);
+            // Another token at one place.
+            rows.tokens[11] = 9;
+            let got = pass(&cpu, case, &mut cpu.kv_store(case.kv), &rows, &[5]);
+            for row in 0..40 {
+                let [got, expected] = [&got, &expected].map(|out| bits(&out[row * width..(row + 1) * width]));
+                let sees_it = (11..11 + window).contains(&row);
+                assert_eq!(got != expected, sees_it, "row {row}, window {window}, {}", cpu.describe());
+            }
+        }
     }
 }
 
 #[test]
 fn rows_before_the_first_slot_attend_to_zeros_and_are_never_seen() {
-    let shape = from(3, shape(4, 2, 64));
+    let case = from(3, case(4, 2, 64));
     let width = 4 * 64;
     for cpu in cpus() {
         let mut rows = RowBatch::default();
         push_chain(&mut rows, 0, 40, &table(0, 40));
-        let expected = pass(&cpu, shape, &mut cpu.kv_store(shape), &rows, &[5]);
+        let expected = pass(&cpu, case, &mut cpu.kv_store(case.kv), &rows, &[5]);
         assert!(expected[..3 * width].iter().all(|x| *x == 0.0), "{}", cpu.describe());
         assert!(expected[3 * width..].iter().all(|x| *x != 0.0), "{}", cpu.describe());
         // Another prefix of the same length.
         rows.tokens[..3].fill(9);
-        let got = pass(&cpu, shape, &mut cpu.kv_store(shape), &rows, &[5]);
+        let got = pass(&cpu, case, &mut cpu.kv_store(case.kv), &rows, &[5]);
         assert!(bits(&got) == bits(&expected), "{}", cpu.describe());
+    }
+}
+
+/// Queries as [`Backend::store_kv`] leaves them.
+fn queries_after<B: Backend>(backend: &B, rope: Option<&RopeTable>) -> Vec<f32> {
+    let case = case(2, 1, 8);
+    let mut rows = RowBatch::default();
+    push_chain(&mut rows, 0, 20, &table(0, 32));
+    let mut qkv = projections(case.kv, &rows, &[7]);
+    let transform = QkTransform { q_norm: None, k_norm: None, rope };
+    backend.store_kv(0, &mut qkv, transform, &rows, &mut backend.kv_store(case.kv));
+    qkv.chunks_exact(4 * 8).flat_map(|row| row[..2 * 8].to_vec()).collect()
+}
+
+#[test]
+fn the_rotary_embedding_turns_its_own_pairs_alone() {
+    let rope = rope(20, 4);
+    let before = queries_after(&Reference, None);
+    let expected: Vec<f32> = before
+        .chunks_exact(8)
+        .enumerate()
+        .flat_map(|(i, head)| {
+            let turned = |low: usize| {
+                let angle = i / 2 * 2 + low;
+                let (cos, sin) = (rope.cos[angle], rope.sin[angle]);
+                [head[low] * cos - head[low + 2] * sin, head[low + 2] * cos + head[low] * sin]
+            };
+            let [a, b] = [turned(0), turned(1)];
+            [a[0], b[0], a[1], b[1], head[4], head[5], head[6], head[7]]
+        })
+        .collect();
+    assert_eq!(queries_after(&Reference, Some(&rope)), expected);
+    for cpu in cpus() {
+        assert_eq!(queries_after(&cpu, None), before, "{}", cpu.describe());
+        assert_eq!(queries_after(&cpu, Some(&rope)), expected, "{}", cpu.describe());
     }
 }
 
 #[test]
 fn prefill_has_the_same_bits_in_any_chunks_and_any_company() {
-    same_bits_in_any_chunks(shape(6, 2, 64));
-    same_bits_in_any_chunks(from(1, shape(6, 2, 64)));
+    same_bits_in_any_chunks(case(6, 2, 64));
+    same_bits_in_any_chunks(from(1, case(6, 2, 64)));
+    same_bits_in_any_chunks(capped(case(6, 2, 64)));
+    for window in [1, 5, 16, 17, 40] {
+        same_bits_in_any_chunks(within(window, case(6, 2, 64)));
+    }
 }
 
-fn same_bits_in_any_chunks(shape: KvShape) {
+fn same_bits_in_any_chunks(case: Case) {
     for cpu in cpus() {
-        let mut kv = cpu.kv_store(shape);
+        let mut kv = cpu.kv_store(case.kv);
         let mut whole = RowBatch::default();
         push_chain(&mut whole, 0, 70, &table(0, 70));
-        let expected = pass(&cpu, shape, &mut kv, &whole, &[5]);
+        let expected = pass(&cpu, case, &mut kv, &whole, &[5]);
         for chunk_lens in [vec![1; 70], vec![7, 9, 54], vec![16, 16, 16, 22], vec![69, 1], vec![33, 37]] {
-            let mut kv = cpu.kv_store(shape);
+            let mut kv = cpu.kv_store(case.kv);
             let mut got = Vec::new();
             let mut context_len = 0;
             for len in chunk_lens {
                 let mut rows = RowBatch::default();
                 push_chain(&mut rows, context_len, len, &table(0, 70));
                 push_chain(&mut rows, context_len, 3, &table(1, 80));
-                let out = pass(&cpu, shape, &mut kv, &rows, &[5, 6]);
+                let out = pass(&cpu, case, &mut kv, &rows, &[5, 6]);
                 got.extend_from_slice(&out[..out.len() / rows.n_rows() * len as usize]);
                 context_len += len;
             }
@@ -152,19 +248,23 @@ fn same_bits_in_any_chunks(shape: KvShape) {
 
 #[test]
 fn verified_rows_have_the_bits_of_plain_decoding_whatever_was_rejected_before() {
-    let shape = shape(4, 2, 64);
+    verified_rows_have_the_bits_of_plain_decoding(case(4, 2, 64));
+    verified_rows_have_the_bits_of_plain_decoding(within(9, case(4, 2, 64)));
+}
+
+fn verified_rows_have_the_bits_of_plain_decoding(case: Case) {
     let width = 4 * 64;
     for cpu in cpus() {
-        let (mut plain_kv, mut kv) = (cpu.kv_store(shape), cpu.kv_store(shape));
+        let (mut plain_kv, mut kv) = (cpu.kv_store(case.kv), cpu.kv_store(case.kv));
         for context_len in 0..40 {
             let mut plain = RowBatch::default();
             push_chain(&mut plain, context_len, 1, &table(0, 64));
-            let expected = pass(&cpu, shape, &mut plain_kv, &plain, &[5]);
+            let expected = pass(&cpu, case, &mut plain_kv, &plain, &[5]);
             let mut rows = RowBatch::default();
             push_chain(&mut rows, context_len, 1 + context_len % 8, &table(0, 64));
             // All but the first row carry other tokens than the ones that follow in the end.
             rows.tokens[1..].fill(9);
-            let got = pass(&cpu, shape, &mut kv, &rows, &[5]);
+            let got = pass(&cpu, case, &mut kv, &rows, &[5]);
             assert!(bits(&got[..width]) == bits(&expected), "slot {context_len} on {}", cpu.describe());
         }
     }
@@ -172,18 +272,21 @@ fn verified_rows_have_the_bits_of_plain_decoding_whatever_was_rejected_before() 
 
 #[test]
 fn a_path_through_a_tree_has_the_bits_of_a_chain() {
-    path_has_the_bits_of_a_chain(shape(6, 2, 80));
-    path_has_the_bits_of_a_chain(from(1, shape(6, 2, 80)));
+    path_has_the_bits_of_a_chain(case(6, 2, 80));
+    path_has_the_bits_of_a_chain(from(1, case(6, 2, 80)));
+    for window in [1, 2, 4, 6, 16, 19] {
+        path_has_the_bits_of_a_chain(within(window, capped(case(6, 2, 80))));
+    }
 }
 
-fn path_has_the_bits_of_a_chain(shape: KvShape) {
+fn path_has_the_bits_of_a_chain(case: Case) {
     let width = 6 * 80;
     // The path 0, 2, 4, 6, 9 with siblings between.
     let parents = [None, None, Some(0), Some(0), Some(2), Some(1), Some(4), Some(4), Some(5), Some(6)];
     let path = [0, 2, 4, 6, 9];
     for cpu in cpus() {
         for context_len in [0, 5, 13, 14, 15, 16, 30] {
-            let [mut chain_kv, mut tree_kv] = [(), ()].map(|()| cpu.kv_store(shape));
+            let [mut chain_kv, mut tree_kv] = [(), ()].map(|()| cpu.kv_store(case.kv));
             let (mut context, mut chain, mut tree) = Default::default();
             push_chain(&mut context, 0, context_len, &table(0, 64));
             push_chain(&mut chain, context_len, 6, &table(0, 64));
@@ -191,10 +294,10 @@ fn path_has_the_bits_of_a_chain(shape: KvShape) {
             for node in (0..parents.len()).filter(|node| !path.contains(node)) {
                 tree.tokens[1 + node] = 9;
             }
-            pass(&cpu, shape, &mut chain_kv, &context, &[5]);
-            pass(&cpu, shape, &mut tree_kv, &context, &[5]);
-            let expected = pass(&cpu, shape, &mut chain_kv, &chain, &[5]);
-            let got = pass(&cpu, shape, &mut tree_kv, &tree, &[5]);
+            pass(&cpu, case, &mut chain_kv, &context, &[5]);
+            pass(&cpu, case, &mut tree_kv, &context, &[5]);
+            let expected = pass(&cpu, case, &mut chain_kv, &chain, &[5]);
+            let got = pass(&cpu, case, &mut tree_kv, &tree, &[5]);
             for (depth, node) in path.into_iter().enumerate() {
                 let (got, expected) = (&got[(1 + node) * width..], &expected[(1 + depth) * width..]);
                 assert!(bits(&got[..width]) == bits(&expected[..width]), "depth {depth}, {}", cpu.describe());
@@ -205,58 +308,58 @@ fn path_has_the_bits_of_a_chain(shape: KvShape) {
 
 #[test]
 fn all_threads_together_compute_the_bits_of_one() {
-    let shape = shape(8, 4, 64);
+    let case = case(8, 4, 64);
     let mut rows = RowBatch::default();
     push_chain(&mut rows, 0, 90, &table(0, 90));
     push_chain(&mut rows, 0, 100, &table(1, 100));
     let [one, two] = [1, 2].map(|n_threads| {
         let cpu = crate::Cpu::new(n_threads);
-        pass(&cpu, shape, &mut cpu.kv_store(shape), &rows, &[5, 6])
+        pass(&cpu, case, &mut cpu.kv_store(case.kv), &rows, &[5, 6])
     });
     assert!(bits(&one) == bits(&two));
 }
 
 #[test]
 fn a_copied_block_is_seen_like_its_source_in_every_layer() {
-    let shape = shape(4, 2, 32);
+    let case = case(4, 2, 32);
     for cpu in cpus() {
-        let mut kv = cpu.kv_store(shape);
+        let mut kv = cpu.kv_store(case.kv);
         let (mut context, mut next) = (RowBatch::default(), RowBatch::default());
         push_chain(&mut context, 0, 12, &[BlockId(3)]);
-        pass(&cpu, shape, &mut kv, &context, &[5]);
+        pass(&cpu, case, &mut kv, &context, &[5]);
         push_chain(&mut next, 12, 1, &[BlockId(3)]);
-        let expected = pass(&cpu, shape, &mut kv, &next, &[5]);
+        let expected = pass(&cpu, case, &mut kv, &next, &[5]);
         cpu.copy_blocks(&mut kv, &[BlockCopy { from: BlockId(3), to: BlockId(7) }]);
         next.tables[0] = BlockId(7);
-        let got = pass(&cpu, shape, &mut kv, &next, &[5]);
+        let got = pass(&cpu, case, &mut kv, &next, &[5]);
         assert!(bits(&got) == bits(&expected));
     }
 }
 
-/// A store that was made with `n_own` blocks and has been grown to those of `shape`.
-fn grown<B: Backend>(backend: &B, shape: KvShape, n_own: usize) -> B::KvStore {
-    let mut kv = backend.kv_store(KvShape { n_blocks: n_own, ..shape });
+/// A store that was made with `n_own` blocks and has been grown to those of `case`.
+fn grown<B: Backend>(backend: &B, case: Case, n_own: usize) -> B::KvStore {
+    let mut kv = backend.kv_store(KvShape { n_blocks: n_own, ..case.kv });
     backend.append_blocks(&mut kv, 7);
-    backend.append_blocks(&mut kv, shape.n_blocks - n_own);
+    backend.append_blocks(&mut kv, case.kv.n_blocks - n_own);
     kv
 }
 
 fn contents_survive_growing_and_contracting<B: Backend>(backend: &B) {
-    let shape = shape(4, 2, 80);
+    let case = case(4, 2, 80);
     let (mut context, mut next) = (RowBatch::default(), RowBatch::default());
     push_chain(&mut context, 0, 40, &[BlockId(1), BlockId(7), BlockId(3)]);
     push_chain(&mut next, 40, 3, &[BlockId(1), BlockId(7), BlockId(3)]);
-    let mut plain = backend.kv_store(shape);
-    let mut kv = grown(backend, shape, 4);
+    let mut plain = backend.kv_store(case.kv);
+    let mut kv = grown(backend, case, 4);
     let outputs = [&mut plain, &mut kv].map(|kv| {
-        let of_context = pass(backend, shape, kv, &context, &[5]);
-        [of_context, pass(backend, shape, kv, &next, &[5])]
+        let of_context = pass(backend, case, kv, &context, &[5]);
+        [of_context, pass(backend, case, kv, &next, &[5])]
     });
     assert!(outputs[0] == outputs[1], "{}", backend.describe());
     backend.copy_blocks(&mut kv, &[BlockCopy { from: BlockId(7), to: BlockId(0) }]);
     backend.append_blocks(&mut kv, 0);
     next.tables[1] = BlockId(0);
-    let got = pass(backend, shape, &mut kv, &next, &[5]);
+    let got = pass(backend, case, &mut kv, &next, &[5]);
     assert!(bits(&got) == bits(&outputs[0][1]), "{}", backend.describe());
 }
 
@@ -268,14 +371,14 @@ fn appended_blocks_are_like_others_and_their_contents_can_move_out() {
 
 /// Reads a chain of 30, and after it once what a chain and once what the moved path of a tree left behind.
 fn moved_path_is_a_chain<B: Backend>(backend: &B) {
-    let shape = shape(4, 2, 80);
+    let case = case(4, 2, 80);
     let (context_len, table) = (14, table(0, 64));
     // The path 1, 4, 5, 8 with siblings between; its slots lie in two blocks.
     let parents = [None, None, Some(0), Some(0), Some(1), Some(4), Some(4), Some(5), Some(5)];
     let path = [1, 4, 5, 8];
-    let mut chain_kv = backend.kv_store(shape);
+    let mut chain_kv = backend.kv_store(case.kv);
     // The first block of the table was there from the start, the others were appended.
-    let mut tree_kv = grown(backend, shape, 2);
+    let mut tree_kv = grown(backend, case, 2);
     let (mut context, mut chain, mut tree, mut next) = Default::default();
     push_chain(&mut context, 0, context_len, &table);
     push_chain(&mut chain, context_len, 5, &table);
@@ -285,8 +388,8 @@ fn moved_path_is_a_chain<B: Backend>(backend: &B) {
         tree.tokens[1 + node] = 9;
     }
     for (kv, rows) in [(&mut chain_kv, &chain), (&mut tree_kv, &tree)] {
-        pass(backend, shape, kv, &context, &[5]);
-        pass(backend, shape, kv, rows, &[5]);
+        pass(backend, case, kv, &context, &[5]);
+        pass(backend, case, kv, rows, &[5]);
     }
     let slot = |node: usize| {
         let slot = context_len + 1 + node as u32;
@@ -294,7 +397,7 @@ fn moved_path_is_a_chain<B: Backend>(backend: &B) {
     };
     let moves = path.iter().enumerate().map(|(depth, &node)| SlotMove { from: slot(node), to: slot(depth) });
     backend.move_slots(&mut tree_kv, &moves.collect::<Vec<_>>());
-    let [expected, got] = [chain_kv, tree_kv].map(|mut kv| pass(backend, shape, &mut kv, &next, &[5]));
+    let [expected, got] = [chain_kv, tree_kv].map(|mut kv| pass(backend, case, &mut kv, &next, &[5]));
     assert!(bits(&got) == bits(&expected), "{}", backend.describe());
 }
 
@@ -306,35 +409,35 @@ fn a_moved_path_is_seen_like_a_chain() {
 
 #[test]
 fn moves_happen_in_every_layer_one_after_the_other() {
-    let shape = shape(2, 2, 32);
+    let case = case(2, 2, 32);
     for cpu in cpus() {
-        let mut kv = cpu.kv_store(shape);
+        let mut kv = cpu.kv_store(case.kv);
         let rope = rope(POSITIONS_MAX, 32);
         let mut rows = RowBatch::default();
         push_chain(&mut rows, 0, 20, &table(0, 32));
         for layer in 0..2 {
-            let transform = QkTransform { q_norm: None, k_norm: None, rope: &rope };
-            cpu.store_kv(layer, &mut projections(shape, &rows, &[7]), transform, &rows, &mut kv);
+            let transform = QkTransform { q_norm: None, k_norm: None, rope: Some(&rope) };
+            cpu.store_kv(layer, &mut projections(case.kv, &rows, &[7]), transform, &rows, &mut kv);
         }
         let at = |slot: u32| Slot { block: table(0, 32)[slot as usize / 16], offset: slot % 16 };
         // 19 goes to 3 by way of 17, and 18 to 17 afterwards.
         let moves = [(19, 17), (17, 3), (18, 17)].map(|(from, to)| SlotMove { from: at(from), to: at(to) });
-        let mut moved = cpu.kv_store(shape);
+        let mut moved = cpu.kv_store(case.kv);
         cpu.move_slots(&mut kv, &moves);
         // The same slots written directly.
         let order = [0, 1, 2, 19, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 18, 19];
         rows.positions = order.to_vec();
         for layer in 0..2 {
-            let transform = QkTransform { q_norm: None, k_norm: None, rope: &rope };
-            cpu.store_kv(layer, &mut projections(shape, &rows, &[7]), transform, &rows, &mut moved);
+            let transform = QkTransform { q_norm: None, k_norm: None, rope: Some(&rope) };
+            cpu.store_kv(layer, &mut projections(case.kv, &rows, &[7]), transform, &rows, &mut moved);
         }
         let mut next = RowBatch::default();
         push_chain(&mut next, 20, 1, &table(0, 32));
         for layer in 0..2 {
-            let qkv = projections(shape, &next, &[7]);
+            let qkv = projections(case.kv, &next, &[7]);
             let [got, expected] = [&kv, &moved].map(|kv| {
                 let mut out = vec![0.0; 2 * 32];
-                cpu.attention(layer, &qkv, &next, kv, &mut out);
+                cpu.attention(layer, case.rule, &qkv, &next, kv, &mut out);
                 out
             });
             assert!(bits(&got) == bits(&expected), "layer {layer}, {}", cpu.describe());

@@ -132,7 +132,9 @@ fn epilogues_norms_and_biases_agree_with_the_reference() {
                 let plain = Case { has_norm, has_bias, ..Case::plain(dtype, n_rows, 96, 50) };
                 check(Case { n_parts: 3, ..plain });
                 check(Case { epilogue: Epilogue::Add, ..plain });
-                check(Case { n_parts: 2, stacking: Stacking::GateUp, epilogue: Epilogue::SwiGlu, ..plain });
+                for epilogue in [Epilogue::SwiGlu, Epilogue::GeGlu] {
+                    check(Case { n_parts: 2, stacking: Stacking::GateUp, epilogue, ..plain });
+                }
             }
         }
     }
@@ -154,7 +156,9 @@ fn products_with_quantised_weights_are_those_of_rounded_activations() {
         check(Case { has_norm: true, has_bias: true, n_parts: 3, ..Case::plain(dtype, 40, 2 * n_in, 100) });
         let plain = Case { has_norm: true, ..Case::plain(dtype, 7, 2 * n_in, 50) };
         check(Case { epilogue: Epilogue::Add, ..plain });
-        check(Case { n_parts: 2, stacking: Stacking::GateUp, epilogue: Epilogue::SwiGlu, ..plain });
+        for epilogue in [Epilogue::SwiGlu, Epilogue::GeGlu] {
+            check(Case { n_parts: 2, stacking: Stacking::GateUp, epilogue, ..plain });
+        }
     }
 }
 

@@ -87,10 +87,11 @@ pub(super) fn cpus() -> Vec<Cpu> {
     supported.flat_map(|isa| [1, 2].map(|n_threads| Cpu::with_isa(n_threads, isa).unwrap())).collect()
 }
 
-pub(super) fn rope(n_positions: usize, head_dim: usize) -> RopeTable {
-    let half = head_dim / 2;
+pub(super) fn rope(n_positions: usize, rotary_dim: usize) -> RopeTable {
+    let half = rotary_dim / 2;
     let angle = |i: usize| (i / half) as f32 * 10_000_f32.powf(-((i % half) as f32) / half as f32);
     RopeTable {
+        n_pairs: half,
         cos: (0..n_positions * half).map(|i| angle(i).cos()).collect(),
         sin: (0..n_positions * half).map(|i| angle(i).sin()).collect(),
     }

@@ -8,7 +8,23 @@ use safetensors::SafeTensors;
 
 use crate::pair::{blocks, fixture, open};
 
-const FAMILIES: [&str; 6] = ["llama2", "llama3", "llama_linear", "mistral", "qwen2", "qwen3"];
+const FAMILIES: [&str; 15] = [
+    "llama2",
+    "llama3",
+    "llama_linear",
+    "llama_yarn",
+    "mistral",
+    "mistral_window",
+    "qwen2",
+    "qwen2_window",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "smollm3",
+    "granite",
+    "glm4",
+];
 
 /// Root mean square error of logits whose standard deviation is 1: another order of f32 sums. Two implementations inside
 /// transformers differ by up to 1e-5.

@@ -1,0 +1,12 @@
+//! One description per architecture.
+
+pub(super) mod gemma2;
+pub(super) mod gemma3;
+pub(super) mod glm4;
+pub(super) mod granite;
+pub(super) mod llama;
+pub(super) mod mistral;
+pub(super) mod phi3;
+pub(super) mod qwen2;
+pub(super) mod qwen3;
+pub(super) mod smollm3;

@@ -1,0 +1,40 @@
+//! Models that read images, too: which of their fields are about text.
+
+use serde_json::{Map, Value, json};
+
+/// Architecture of such a model, and of its text part.
+const GEMMA3: [&str; 2] = ["Gemma3ForConditionalGeneration", "Gemma3ForCausalLM"];
+/// Object that holds the fields of the text part.
+const TEXT: &str = "text_config";
+/// Fields beside it that are about text.
+const OUTER: [&str; 3] = ["bos_token_id", "eos_token_id", "tie_word_embeddings"];
+
+/// `config` as that of a model that reads text alone.
+pub(super) fn text_part(mut config: Value) -> Value {
+    if config["architectures"][0] != GEMMA3[0] {
+        return config;
+    }
+    let outer = OUTER.map(|field| (field, config[field].take()));
+    let Some(Value::Object(text)) = config.get_mut(TEXT).map(Value::take) else {
+        return config;
+    };
+    let mut fields = gemma3_defaults();
+    fields.extend(text);
+    fields.extend(
+        outer.into_iter().filter(|(_, value)| !value.is_null()).map(|(field, value)| (field.into(), value)),
+    );
+    fields.insert("architectures".into(), json!([GEMMA3[1]]));
+    Value::Object(fields)
+}
+
+/// Sizes that the published files leave out: those of transformers' `Gemma3TextConfig`.
+fn gemma3_defaults() -> Map<String, Value> {
+    let fields = [
+        ("vocab_size", json!(262_208)),
+        ("num_attention_heads", json!(8)),
+        ("num_key_value_heads", json!(4)),
+        ("rms_norm_eps", json!(1e-6)),
+        ("max_position_embeddings", json!(131_072)),
+    ];
+    fields.map(|(field, value)| (field.to_string(), value)).into_iter().collect()
+}

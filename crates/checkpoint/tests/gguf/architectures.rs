@@ -1,0 +1,177 @@
+//! Keys and tensors of architectures that differ from Llama.
+
+use dsde_checkpoint::RowOrder;
+use dsde_checkpoint::config::{Activation, RopeScaling};
+
+use crate::models::{check_refused, config, counted, model_of, opened};
+use crate::writer::{Writer, f32s};
+
+/// `n_layers` instead of one.
+fn with_layers(architecture: &str, n_layers: u32) -> Writer {
+    let mut writer = model_of(architecture);
+    writer.u32(&format!("{architecture}.block_count"), n_layers);
+    writer
+}
+
+#[test]
+fn gemma2_sees_a_window_in_every_other_layer() {
+    let config = config(with_layers("gemma2", 4).u32("gemma2.attention.sliding_window", 9));
+    let windows: Vec<_> = config.layers.iter().map(|layer| layer.window).collect();
+    assert_eq!(windows, [Some(9), None, Some(9), None]);
+    assert_eq!((config.attention_soft_cap, config.logit_soft_cap), (Some(50.0), Some(30.0)));
+    assert_eq!((config.embedding_scale, config.attention_scale, config.norm_offset), (2.0, 0.5, 0.0));
+    assert_eq!(config.activation, Activation::GeluTanh);
+}
+
+#[test]
+fn the_largest_gemma_scales_attention_by_its_width() {
+    for (architecture, n_layers) in [("gemma2", 46), ("gemma3", 62)] {
+        let key = |name: &str| format!("{architecture}.{name}");
+        let scale = |n_layers: u32| {
+            let mut writer = with_layers(architecture, n_layers);
+            for (name, n) in [("head_count", 2), ("key_length", 16), ("head_count_kv", 1)] {
+                writer.u32(&key(&format!("attention.{name}")), n);
+            }
+            config(&writer).attention_scale
+        };
+        // 4 / 2 = 2 elements of the width per head, 16 in a head.
+        assert_eq!((scale(n_layers), scale(n_layers - 1)), (0.5_f32.sqrt(), 0.25), "{architecture}");
+    }
+}
+
+#[test]
+fn gemma3_turns_by_two_bases() {
+    let mut writer = with_layers("gemma3", 7);
+    writer.u32("gemma3.attention.sliding_window", 9).f32("gemma3.rope.freq_base", 1e6);
+    let read = config(&writer);
+    let layer = |i: usize| (read.layers[i].window, read.layers[i].rope);
+    assert_eq!([4, 5, 6].map(layer), [(Some(9), Some(1)), (None, Some(0)), (Some(9), Some(1))]);
+    assert_eq!([0, 1].map(|i| read.ropes[i].theta), [1e6, 1e4]);
+    assert!(read.has_qk_norm && read.logit_soft_cap.is_none());
+    writer.u32("gemma3.attention.sliding_window_pattern", 2).f32("gemma3.rope.freq_base_swa", 5e3);
+    writer.f32("gemma3.final_logit_softcapping", 20.0);
+    let read = config(&writer);
+    assert_eq!([0, 1].map(|i| read.layers[i].window), [Some(9), None]);
+    assert_eq!((read.ropes[1].theta, read.logit_soft_cap), (5e3, Some(20.0)));
+    // Without a window all layers are alike.
+    let read = config(&with_layers("gemma3", 7));
+    assert!(read.layers.iter().all(|layer| (layer.window, layer.rope) == (None, Some(0))));
+    check_refused(
+        with_layers("gemma3", 7).u32("gemma3.attention.sliding_window_pattern", 0),
+        "gemma3.attention.sliding_window_pattern must be a whole number from 1 to 512, got 0",
+    );
+    check_refused(
+        with_layers("gemma3", 7).f32("gemma3.rope.freq_base_swa", f32::NAN),
+        "gemma3.rope.freq_base_swa must be a number",
+    );
+}
+
+#[test]
+fn every_layer_of_llama_files_has_the_window() {
+    let config = config(with_layers("llama", 2).u32("llama.attention.sliding_window", 9));
+    assert_eq!(config.layers.iter().map(|layer| layer.window).collect::<Vec<_>>(), [Some(9); 2]);
+    assert_eq!(config.context_len_max, 64);
+}
+
+#[test]
+fn granite_has_multipliers_and_smollm3_layers_without_rotary_embedding() {
+    let mut writer = model_of("granite");
+    writer
+        .f32("granite.embedding_scale", 12.0)
+        .f32("granite.residual_scale", 0.25)
+        .f32("granite.attention.scale", 0.125)
+        .f32("granite.logit_scale", 8.0);
+    let read = config(&writer);
+    let scales = [read.embedding_scale, read.residual_scale, read.attention_scale, read.logit_scale];
+    assert_eq!(scales, [12.0, 0.25, 0.125, 0.125]);
+    check_refused(
+        writer.f32("granite.residual_scale", f32::INFINITY),
+        "granite.residual_scale must be a number",
+    );
+    let ropes: Vec<_> = config(&with_layers("smollm3", 5)).layers.iter().map(|layer| layer.rope).collect();
+    assert_eq!(ropes, [Some(0), Some(0), Some(0), None, Some(0)]);
+}
+
+/// Phi-3 with heads of 4, of which 2 elements turn; a feed-forward layer of 2.
+fn phi3() -> Writer {
+    let mut writer = model_of("phi3");
+    writer.tensors.retain(|tensor| {
+        let name = &tensor.name;
+        !["attn_q.", "attn_k.", "attn_v.", "ffn_gate.", "ffn_up."].iter().any(|part| name.contains(part))
+    });
+    writer.u32("phi3.rope.dimension_count", 2).u32("phi3.rope.scaling.original_context_length", 16);
+    counted(&mut writer, "blk.0.attn_qkv.weight", &[12, 4]);
+    counted(&mut writer, "blk.0.ffn_up.weight", &[4, 4]);
+    writer
+}
+
+#[test]
+fn fused_tensors_are_their_parts() {
+    let checkpoint = opened(&phi3()).unwrap();
+    let first = |name: &str, n_out: usize| {
+        let mut row = [0.0; 4];
+        let name = format!("model.layers.0.{name}.weight");
+        checkpoint.matrix(&name, n_out, 4).unwrap().widen_row(0, &mut row);
+        row[0]
+    };
+    // Rows of 4 elements, counted from 1.
+    assert_eq!(
+        ["q_proj", "k_proj", "v_proj"].map(|part| first(&format!("self_attn.{part}"), 4)),
+        [1.0, 17.0, 33.0]
+    );
+    assert_eq!(["gate_proj", "up_proj"].map(|part| first(&format!("mlp.{part}"), 2)), [1.0, 9.0]);
+    let mut writer = phi3();
+    writer.tensors.retain(|tensor| !tensor.name.contains("attn_qkv"));
+    counted(&mut writer, "blk.0.attn_qkv.weight", &[11, 4]);
+    check_refused(&writer, "must have shape [12, 4], got [11, 4]");
+}
+
+#[test]
+fn long_rope_has_two_lists_of_divisors() {
+    let mut writer = phi3();
+    assert_eq!(config(&writer).ropes[0].scaling, RopeScaling::None);
+    writer.f32("phi3.rope.scaling.attn_factor", 1.25);
+    writer.tensor("rope_factors_short.weight", &[1], 0, f32s([1.5]));
+    writer.tensor("rope_factors_long.weight", &[1], 0, f32s([3.0]));
+    let read = config(&writer);
+    let expected = RopeScaling::LongRope {
+        short: vec![1.5],
+        long: vec![3.0],
+        original_context_len: 16,
+        attention_factor: 1.25,
+    };
+    assert_eq!((&read.ropes[0].scaling, read.ropes[0].rotary_dim), (&expected, 2));
+    let mut writer = phi3();
+    writer.tensor("rope_factors_short.weight", &[1], 0, f32s([1.5]));
+    writer.tensor("rope_factors_long.weight", &[2], 0, f32s([3.0, 4.0]));
+    check_refused(&writer, "tensor rope_factors_long.weight must have shape [1], got [2]");
+}
+
+#[test]
+fn yarn_is_read_with_the_factor_that_comes_on_top() {
+    let mut writer = model_of("qwen2");
+    writer
+        .text("qwen2.rope.scaling.type", "yarn")
+        .f32("qwen2.rope.scaling.factor", 4.0)
+        .u32("qwen2.rope.scaling.original_context_length", 32)
+        .f32("qwen2.rope.scaling.attn_factor", 2.0);
+    let RopeScaling::Yarn { factor, original_context_len, attention_factor, .. } =
+        config(&writer).ropes[0].scaling
+    else {
+        panic!("a scaling by YaRN")
+    };
+    assert_eq!((factor, original_context_len), (4.0, 32));
+    assert!((attention_factor - 2.0 * (1.0 + 0.1 * 4.0_f64.ln())).abs() < 1e-12, "{attention_factor}");
+}
+
+#[test]
+fn glm4_turns_neighbours_in_a_part_of_each_head() {
+    let mut writer = model_of("glm4");
+    writer.tensors.retain(|tensor| !tensor.name.contains("ffn_gate") && !tensor.name.contains("ffn_up"));
+    counted(&mut writer, "blk.0.ffn_up.weight", &[4, 4]);
+    writer.u32("glm4.attention.key_length", 4).u32("glm4.rope.dimension_count", 2);
+    let checkpoint = opened(&writer).unwrap();
+    let matrix = checkpoint.matrix("model.layers.0.self_attn.q_proj.weight", 4, 4).unwrap();
+    assert_eq!(matrix.order, RowOrder::Interleaved { head_dim: 4, rotary_dim: 2 });
+    assert!(checkpoint.matrix("model.layers.0.mlp.up_proj.weight", 2, 4).is_ok());
+}

@@ -1,0 +1,236 @@
+"""Compares llama.cpp with transformers on the tiny checkpoints, each rewritten as a GGUF file.
+
+What llama.cpp makes of a file says what the keys and tensors of its architecture mean, so a small distance here and equal logits in
+`crates/model/tests/gguf.rs`, which writes the same files, say that they are read as llama.cpp reads them. Writes nothing.
+
+usage: check_llama_cpp.py LLAMA_SERVER [NAME ...]
+"""
+
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from paths import FIXTURES
+
+PORT = 18177
+# Prompts end here; the last one is the whole.
+LENGTHS = (1, 2, 9, 17, 25, 33, 40)
+# Keys and values are kept in f32, but attention rounds to f16: log-probabilities differ by less.
+TOLERANCE = 0.03
+
+# Fields that llama.cpp cannot be told: how Gemma 2 scales attention follows from its size, and Phi-3 gets no windows.
+CHANGED = {"gemma2": {"query_pre_attn_scalar": 8}, "phi3": {"sliding_window": None}}
+NAMES = ["llama3", "llama_yarn", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "smollm3", "granite", "glm4"]
+
+# Architectures whose queries and keys turn neighbours in files of llama.cpp and halves elsewhere.
+TURNED = ("llama", "smollm3", "granite")
+FOUR_NORMS = {
+    "gemma2": {
+        "post_attention_layernorm": "post_attention_norm",
+        "pre_feedforward_layernorm": "ffn_norm",
+        "post_feedforward_layernorm": "post_ffw_norm",
+    },
+    "glm4": {
+        "post_self_attn_layernorm": "post_attention_norm",
+        "post_attention_layernorm": "ffn_norm",
+        "post_mlp_layernorm": "post_ffw_norm",
+    },
+}
+FOUR_NORMS["gemma3"] = FOUR_NORMS["gemma2"]
+MODULES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "model.layers": "blk",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.qkv_proj": "attn_qkv",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_up_proj": "ffn_up",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def gguf_name(architecture: str, name: str) -> str:
+    for published, own in (MODULES | FOUR_NORMS.get(architecture, {})).items():
+        name = name.replace(published, own)
+    return name
+
+
+def neighbours(rows: np.ndarray, n_heads: int) -> np.ndarray:
+    """Rows `i` and `i + head_dim / 2` of each head as neighbours."""
+    halves = rows.reshape(n_heads, 2, rows.shape[0] // n_heads // 2, *rows.shape[1:])
+    return halves.swapaxes(1, 2).reshape(rows.shape)
+
+
+def llama3_divisors(rope: dict, head_dim: int) -> list[float]:
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    divisors = []
+    for i in range(head_dim // 2):
+        turns = rope["original_max_position_embeddings"] * rope["rope_theta"] ** (-2 * i / head_dim) / math.tau
+        kept = min(max((turns - low) / (high - low), 0.0), 1.0)
+        divisors.append(1 / ((1 - kept) / rope["factor"] + kept))
+    return divisors
+
+
+def add_rope(writer: gguf.GGUFWriter, config, head_dim: int) -> None:
+    local = config.rope_parameters.get("sliding_attention")
+    rope = config.rope_parameters.get("full_attention", config.rope_parameters)
+    writer.add_rope_freq_base(rope["rope_theta"])
+    writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1.0)))
+    if local:
+        writer.add_float32(f"{writer.arch}.rope.freq_base_swa", local["rope_theta"])
+    original = rope.get("original_max_position_embeddings")
+    match rope["rope_type"]:
+        case "linear":
+            writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+            writer.add_rope_scaling_factor(rope["factor"])
+        case "yarn":
+            writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+            writer.add_rope_scaling_factor(rope["factor"])
+            writer.add_rope_scaling_orig_ctx_len(original)
+        case "longrope":
+            factor = config.max_position_embeddings / original
+            writer.add_rope_scaling_orig_ctx_len(original)
+            writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(factor) / math.log(original)))
+            for kind in ("long", "short"):
+                divisors = np.array(rope[f"{kind}_factor"], dtype=np.float32)
+                writer.add_tensor(f"rope_factors_{kind}.weight", divisors)
+        case "llama3":
+            divisors = np.array(llama3_divisors(rope, head_dim), dtype=np.float32)
+            writer.add_tensor("rope_freqs.weight", divisors)
+
+
+def add_own_keys(writer: gguf.GGUFWriter, config) -> None:
+    if writer.arch in ("gemma2", "gemma3"):
+        writer.add_sliding_window(config.sliding_window)
+    match writer.arch:
+        case "gemma2":
+            writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
+            writer.add_final_logit_softcapping(config.final_logit_softcapping)
+        case "gemma3":
+            pattern = 1 + config.layer_types.index("full_attention")
+            writer.add_uint32("gemma3.attention.sliding_window_pattern", pattern)
+        case "granite":
+            writer.add_attention_scale(config.attention_multiplier)
+            writer.add_embedding_scale(config.embedding_multiplier)
+            writer.add_residual_scale(config.residual_multiplier)
+            writer.add_logit_scale(config.logits_scaling)
+
+
+def write(path: Path, folder: Path, config) -> None:
+    architecture = folder.name.split("_")[0].removesuffix("3") if folder.name.startswith("llama") else folder.name
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    writer = gguf.GGUFWriter(str(path), architecture)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    add_rope(writer, config, head_dim)
+    add_own_keys(writer, config)
+    tokens = [b"<unk>", b"<s>", b"</s>"] + [f"t{i}".encode() for i in range(3, config.vocab_size)]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * len(tokens))
+    writer.add_token_types([2, 3, 3] + [1] * (len(tokens) - 3))
+    writer.add_add_bos_token(False)
+    weights = load_file(folder / "model.safetensors")
+    for name, weight in weights.items():
+        values = weight.float().numpy()
+        if architecture in TURNED and "q_proj" in name:
+            values = neighbours(values, config.num_attention_heads)
+        if architecture in TURNED and "k_proj" in name:
+            values = neighbours(values, config.num_key_value_heads)
+        if architecture.startswith("gemma") and name.endswith("norm.weight"):
+            values = values + 1
+        writer.add_tensor(gguf_name(architecture, name), np.ascontiguousarray(values, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def get(path: str, body: dict | None = None) -> dict:
+    data = json.dumps(body).encode() if body else None
+    request = urllib.request.Request(f"http://127.0.0.1:{PORT}{path}", data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return json.loads(response.read())
+
+
+def wait_for(server: subprocess.Popen) -> None:
+    while True:
+        if server.poll() is not None:
+            sys.exit("llama-server ended; does it know the architecture?")
+        try:
+            get("/health")
+            return
+        except OSError:
+            time.sleep(0.2)
+
+
+def distance(server: str, name: str) -> float:
+    """Largest difference of a log-probability."""
+    folder = FIXTURES / name
+    config = AutoConfig.from_pretrained(folder)
+    for field, value in CHANGED.get(name, {}).items():
+        setattr(config, field, value)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, config=config, dtype=torch.float32, attn_implementation="eager"
+    )
+    tokens = load_file(folder / "logits.safetensors")["tokens"].tolist()
+    with torch.no_grad():
+        expected = torch.log_softmax(model.eval()(torch.tensor([tokens])).logits[0], -1)
+    worst = 0.0
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "model.gguf"
+        write(path, folder, config)
+        options = ["-c", "64", "-np", "1", "-ctk", "f32", "-ctv", "f32", "--no-warmup", "--port", str(PORT)]
+        log = subprocess.DEVNULL
+        running = subprocess.Popen([server, "-m", str(path), *options], stdout=log, stderr=log)
+        try:
+            wait_for(running)
+            for length in LENGTHS:
+                prompt = {"prompt": tokens[:length], "n_predict": 1, "n_probs": config.vocab_size}
+                answer = get("/completion", prompt | {"temperature": 0, "cache_prompt": False})
+                for token in answer["completion_probabilities"][0]["top_logprobs"]:
+                    worst = max(worst, abs(token["logprob"] - expected[length - 1][token["id"]].item()))
+        finally:
+            running.terminate()
+            running.wait()
+    return worst
+
+
+def main() -> None:
+    server, *names = sys.argv[1:] or sys.exit(__doc__)
+    for name in names or NAMES:
+        worst = distance(server, name)
+        print(f"{name}: log-probabilities differ by at most {worst:.4f}")
+        assert worst < TOLERANCE, name
+
+
+if __name__ == "__main__":
+    main()
