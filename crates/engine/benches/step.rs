@@ -24,6 +24,7 @@ const SHAPE: Shape = Shape {
     n_blocks: 64 * 256,
     draft_context_len: Some(4096),
     draft_reads_target: false,
+    window: None,
 };
 
 /// An engine with `n_seqs` sequences that are all decoding.

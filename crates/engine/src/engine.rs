@@ -58,6 +58,8 @@ impl<E: Executor, C: Clock> Engine<E, C> {
             sequences_max: config.sequences_max as usize,
             rows_max: config.rows_max,
             block_len: shape.block_len,
+            window: shape.window,
+            rows_ahead: shape.rows_ahead(),
             has_prefix_cache: config.prefix_cache,
         };
         let answer_tokens = config.drafter.suffix().map_or(0, |suffix| suffix.answer_tokens);
@@ -239,7 +241,7 @@ fn stream(request: &Request, choice: u32, id: SeqId, key: u64) -> Stream {
     }
 }
 
-/// A context longer than all blocks together can never be stored.
+/// A context that the blocks cannot hold can never be stored.
 fn context_len_max(shape: &Shape) -> u32 {
-    shape.context_len_max.min(shape.n_blocks.saturating_mul(shape.block_len))
+    shape.context_len_max.min(shape.storable_len())
 }

@@ -22,9 +22,28 @@ pub struct Shape {
     /// Whether the draft reads a token together with what the target made of the one before. While it drafts it can only guess
     /// that, so what it read of a proposal it reads again once the target has, and it cannot run ahead of the target.
     pub draft_reads_target: bool,
+    /// Of the slots that a row sees, how many a layer attends to at most, the last ones; the blocks before them are given back
+    /// while a sequence goes on. `None` where a layer of target or draft attends to all.
+    pub window: Option<u32>,
 }
 
 impl Shape {
+    /// Longest sequence that the blocks can hold.
+    pub fn storable_len(&self) -> u32 {
+        let n_slots = self.n_blocks.saturating_mul(self.block_len);
+        // A window, as many rows at a time, and the ends of both inside of blocks.
+        let is_enough = |ahead: u32| n_slots / 2 >= ahead.saturating_add(self.block_len);
+        match self.rows_ahead() {
+            Some(ahead) if is_enough(ahead) => u32::MAX,
+            _ => n_slots,
+        }
+    }
+
+    /// Rows of a sequence that may be read at once, so that what it has passed makes room for them; `None` is any number.
+    pub(crate) fn rows_ahead(&self) -> Option<u32> {
+        self.window.map(|window| window.max(self.block_len))
+    }
+
     /// Longest chain that the draft model can guess behind `known_len` tokens: it reads all of them, and all guesses but
     /// the last. 0 where it cannot read so far, or there is none.
     pub fn draft_limit(&self, known_len: u32) -> u32 {

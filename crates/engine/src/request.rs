@@ -115,7 +115,7 @@ impl Request {
             return Err(Refused::EmptyPrompt);
         }
         // One slot must remain for the first emitted token.
-        let context_len_max = shape.context_len_max.min(shape.n_blocks.saturating_mul(shape.block_len));
+        let context_len_max = shape.context_len_max.min(shape.storable_len());
         let prompt_len_max = context_len_max.saturating_sub(1);
         if self.prompt.len() > prompt_len_max as usize {
             return Err(Refused::PromptTooLong {

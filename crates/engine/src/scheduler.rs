@@ -17,7 +17,19 @@ pub(crate) struct Limits {
     pub(crate) sequences_max: usize,
     pub(crate) rows_max: u32,
     pub(crate) block_len: u32,
+    /// See [`Shape::window`](crate::executor::Shape::window).
+    pub(crate) window: Option<u32>,
+    /// See [`Shape::rows_ahead`](crate::executor::Shape::rows_ahead).
+    pub(crate) rows_ahead: Option<u32>,
     pub(crate) has_prefix_cache: bool,
+}
+
+impl Limits {
+    /// End of the slots that a sequence needs for what it reads next.
+    fn slots_end(&self, seq: &Sequence) -> u32 {
+        let ahead = self.rows_ahead.unwrap_or(u32::MAX);
+        seq.len().min(seq.context_len.saturating_add(ahead))
+    }
 }
 
 #[derive(Debug)]
@@ -61,7 +73,7 @@ impl Scheduler {
     fn secure_slots(&mut self) {
         let mut i = 0;
         while i < self.running.len() {
-            let slots_end = self.running[i].len();
+            let slots_end = self.limits.slots_end(&self.running[i]);
             match self.reserve(i, slots_end) {
                 Ok(()) => i += 1,
                 // The last one may be `i` itself; then the loop ends.
@@ -96,9 +108,8 @@ impl Scheduler {
     fn preempt_last(&mut self) {
         let mut seq = self.running.pop().expect("preemption needs a running sequence");
         // A copy into a block that is given back is no longer owed.
-        let table = &seq.table;
-        self.copies.retain(|copy| !table.contains(&copy.to));
-        self.pool.release_all(&mut seq.table);
+        self.copies.retain(|copy| !seq.owned().contains(&copy.to));
+        self.release(&mut seq);
         seq.reset();
         seq.timeline.preemptions += 1;
         self.n_preempted += 1;
@@ -145,11 +156,11 @@ impl Scheduler {
             Some(_) => self.fork(&mut seq),
             None => self.adopt_cached(&mut seq),
         }
-        let n_blocks = seq.len().div_ceil(self.limits.block_len) as usize;
+        let n_blocks = self.limits.slots_end(&seq).div_ceil(self.limits.block_len) as usize;
         // Beside running sequences, each of them is left a block to grow into, and a shared last block will be copied.
         let n_left = if self.running.is_empty() { 0 } else { 1 + self.running.len() };
         if (self.pool.n_free() as usize) < n_blocks - seq.table.len() + n_left {
-            self.pool.release_all(&mut seq.table);
+            self.release(&mut seq);
             seq.reset();
             self.waiting.insert(rank, seq);
             return false;
@@ -173,8 +184,12 @@ impl Scheduler {
     fn leader_of(&self, seq: &Sequence) -> Option<Leader> {
         let leader = seq.leader.filter(|_| seq.emitted() == 0)?;
         if let Some(running) = self.running.iter().find(|other| other.id == leader) {
-            let is_ahead = running.context_len >= fork_len(seq);
-            return Some(if is_ahead { Leader::Ahead } else { Leader::Reading });
+            return match running.context_len >= fork_len(seq) {
+                false => Some(Leader::Reading),
+                true if running.n_passed == 0 => Some(Leader::Ahead),
+                // It has given back a part of the prompt; what is remembered of that is found otherwise.
+                true => None,
+            };
         }
         self.waiting.values().any(|other| other.id == leader).then_some(Leader::Reading)
     }
@@ -231,7 +246,8 @@ impl Scheduler {
             } else {
                 // A prompt is scored in passes of its own; the last token of it draws.
                 let n_wanted = seq.n_pending() - u32::from(seq.is_scoring());
-                let n_rows = n_wanted.min(budget);
+                let n_slots = seq.table.len() as u32 * self.limits.block_len;
+                let n_rows = n_wanted.min(budget).min(n_slots - seq.context_len);
                 budget -= n_rows;
                 n_rows
             };
@@ -239,14 +255,26 @@ impl Scheduler {
         }
     }
 
-    /// After a step: gives back slots that were reserved and not used, and remembers blocks that are full now.
+    /// After a step: gives back slots that were reserved and not used, remembers blocks that are full now, and gives back those
+    /// that no row will attend to.
     pub(crate) fn settle(&mut self, i: usize) {
+        self.give_back_unused(i);
+        self.remember_full(i);
+        self.give_back_passed(i);
+    }
+
+    fn give_back_unused(&mut self, i: usize) {
         let block_len = self.limits.block_len as usize;
         let seq = &mut self.running[i];
         let n_needed = seq.tokens.len().div_ceil(block_len);
         while seq.table.len() > n_needed {
             self.pool.release(seq.table.pop().expect("the table is longer than needed"));
         }
+    }
+
+    fn remember_full(&mut self, i: usize) {
+        let block_len = self.limits.block_len as usize;
+        let seq = &mut self.running[i];
         if !self.limits.has_prefix_cache {
             return;
         }
@@ -260,6 +288,25 @@ impl Scheduler {
             self.pool.mark_draft(seq.table[seq.n_draft_marked]);
             seq.n_draft_marked += 1;
         }
+    }
+
+    fn give_back_passed(&mut self, i: usize) {
+        let Some(window) = self.limits.window else { return };
+        let seq = &mut self.running[i];
+        // The next row stands at `context_len` and attends to itself.
+        let first_attended = (seq.context_len + 1).saturating_sub(window);
+        let n_passed = (first_attended / self.limits.block_len) as usize;
+        for id in &seq.table[seq.n_passed..n_passed] {
+            self.pool.release(*id);
+        }
+        seq.n_passed = n_passed;
+    }
+
+    /// Gives back all blocks of a sequence.
+    fn release(&mut self, seq: &mut Sequence) {
+        seq.table.drain(..seq.n_passed);
+        seq.n_passed = 0;
+        self.pool.release_all(&mut seq.table);
     }
 
     /// Forgets what the draft has read of every sequence and block: its store is empty.
@@ -278,7 +325,8 @@ impl Scheduler {
         let Some(moves) = self.pool.contract(n_total) else {
             return false;
         };
-        for id in self.running.iter_mut().flat_map(|seq| &mut seq.table).filter(|id| id.0 >= n_total) {
+        let owned = self.running.iter_mut().flat_map(|seq| &mut seq.table[seq.n_passed..]);
+        for id in owned.filter(|id| id.0 >= n_total) {
             let idx = moves.binary_search_by_key(id, |moved| moved.from);
             *id = moves[idx.expect("an owned block was moved")].to;
         }
@@ -289,13 +337,13 @@ impl Scheduler {
     /// Takes running sequence `i` out and returns its blocks.
     pub(crate) fn retire(&mut self, i: usize) -> Sequence {
         let mut seq = self.running.remove(i);
-        self.pool.release_all(&mut seq.table);
+        self.release(&mut seq);
         seq
     }
 
     /// Panics unless every block is accounted for and every sequence is in a possible state.
     pub(crate) fn check(&self) {
-        self.pool.check(self.running.iter().map(|seq| &seq.table[..]));
+        self.pool.check(self.running.iter().map(Sequence::owned));
         assert!(self.running.is_sorted_by_key(Sequence::rank), "running sequences stand in rank order");
         for seq in &self.running {
             assert!(seq.context_len < seq.len(), "the last known token of {:?} is pending", seq.id);

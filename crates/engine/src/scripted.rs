@@ -1,7 +1,7 @@
 //! An executor without tensors, for tests.
 //!
 //! Its stores hold the *tokens* that were written to them, and the distribution after a row is a hash of the tokens the row
-//! sees through its block table. A wrong table, a stale slot, a lost copy or a draft that drafts from old state therefore
+//! attends to through its block table. A wrong table, a stale slot, a lost copy or a draft that drafts from old state therefore
 //! changes the output, which [`Script::greedy_continuation`] tells without any engine. Where the draft reads the target's states it
 //! also checks that they are there ([`Shape::draft_reads_target`]).
 
@@ -34,11 +34,13 @@ pub struct Script {
     pub sharpness: f32,
     /// Chooses the functions.
     pub seed: u64,
+    /// How many tokens of a prefix count, the last ones; `None` is all.
+    pub window: Option<u32>,
 }
 
 impl Default for Script {
     fn default() -> Self {
-        Self { vocab_len: 31, agreement: 0.7, sharpness: 6.0, seed: 1 }
+        Self { vocab_len: 31, agreement: 0.7, sharpness: 6.0, seed: 1, window: None }
     }
 }
 
@@ -65,7 +67,9 @@ impl Script {
     }
 
     fn hash(&self, prefix: impl Iterator<Item = u32>) -> u64 {
-        prefix.fold(mix(self.seed), |hash, token| mix(hash ^ u64::from(token)))
+        let prefix: Vec<u32> = prefix.collect();
+        let n_before = self.window.map_or(0, |window| prefix.len().saturating_sub(window as usize));
+        prefix[n_before..].iter().fold(mix(self.seed), |hash, token| mix(hash ^ u64::from(*token)))
     }
 
     fn logits(&self, hash: u64) -> Vec<f32> {
@@ -126,7 +130,7 @@ impl ScriptedExecutor {
     /// An executor whose stores are empty.
     pub fn new(script: Script, shape: Shape, rule: Rule) -> Self {
         Self {
-            shape: Shape { vocab_len: script.vocab_len, ..shape },
+            shape: Shape { vocab_len: script.vocab_len, window: script.window, ..shape },
             script,
             rule,
             target: Store::new(&shape),

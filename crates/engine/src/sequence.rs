@@ -64,6 +64,8 @@ pub(crate) struct Sequence {
     /// Likewise for the draft store; at most `tokens.len() - 1`.
     pub(crate) draft_len: u32,
     pub(crate) table: Vec<BlockId>,
+    /// Blocks of `table`, the first ones, that no row will attend to and that were given back.
+    pub(crate) n_passed: usize,
     /// Blocks of `table` already offered to the prefix cache, and the prefix that ends with them.
     pub(crate) n_remembered: usize,
     pub(crate) prefix: Prefix,
@@ -184,6 +186,7 @@ impl Sequence {
             context_len: 0,
             draft_len: 0,
             table: Vec::new(),
+            n_passed: 0,
             n_remembered: 0,
             prefix: Prefix::EMPTY,
             n_draft_marked: 0,
@@ -280,6 +283,11 @@ impl Sequence {
             }
             _ => Cow::Borrowed(tokens),
         }
+    }
+
+    /// Blocks that the sequence owns, in the order of its positions.
+    pub(crate) fn owned(&self) -> &[BlockId] {
+        &self.table[self.n_passed..]
     }
 
     /// Forgets what was computed, keeping the tokens: after preemption everything is read again.

@@ -250,15 +250,27 @@ pub fn shape<B: Backend>(backend: &B, checkpoints: Checkpoints<'_>, config: Conf
     let block_len = backend.block_len() as u32;
     let block_bytes = checkpoints.block_bytes(backend);
     let n_blocks = n_blocks(config.kv, context_len.div_ceil(block_len), block_bytes);
-    let context_len_max = context_len.min(n_blocks.saturating_mul(block_len));
-    Ok(Shape {
+    let shape = Shape {
         vocab_len: target.vocab_len as u32,
-        context_len_max,
+        context_len_max: context_len,
         block_len,
         n_blocks,
-        draft_context_len: draft.map(|draft| draft.context_len_max().min(context_len_max)),
+        draft_context_len: None,
         draft_reads_target: draft.is_some_and(DraftCheckpoint::reads_target),
+        // A draft may lag behind, so what the target has passed is not passed for it.
+        window: if draft.is_none() { window(target) } else { None },
+    };
+    let context_len_max = context_len.min(shape.storable_len());
+    Ok(Shape {
+        context_len_max,
+        draft_context_len: draft.map(|draft| draft.context_len_max().min(context_len_max)),
+        ..shape
     })
+}
+
+/// The longest window of a model in which every layer has one.
+fn window(config: &ModelConfig) -> Option<u32> {
+    config.layers.iter().map(|layer| layer.window).max_by_key(|window| window.unwrap_or(u32::MAX)).flatten()
 }
 
 /// Blocks of each store, at least one.

@@ -42,6 +42,7 @@ pub(crate) const TEST_SHAPE: Shape = Shape {
     n_blocks: 4,
     draft_context_len: None,
     draft_reads_target: false,
+    window: None,
 };
 
 /// All metrics of a server.

@@ -19,7 +19,7 @@ const TOKENS: usize = 4;
 /// Upper quantile of the standard normal distribution at 1e-6.
 const Z: f64 = 4.753;
 
-const SCRIPT: Script = Script { vocab_len: 4, agreement: 0.5, sharpness: 3.0, seed: 3 };
+const SCRIPT: Script = Script { vocab_len: 4, agreement: 0.5, sharpness: 3.0, seed: 3, window: None };
 
 fn params() -> Params {
     Params { temperature: 0.8, ..Params::greedy() }

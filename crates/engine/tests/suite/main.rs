@@ -18,3 +18,4 @@ mod seeds;
 mod states;
 mod suffix;
 mod trees;
+mod windows;

@@ -19,3 +19,4 @@ mod serve;
 mod setup;
 mod signals;
 mod trees;
+mod windows;

@@ -30,14 +30,23 @@ pub(crate) struct Run {
     pub(crate) cached_tokens: u32,
 }
 
-/// Runs requests to their end under a policy.
+/// Runs requests to their end under a policy, drafted for by the draft model.
 pub(crate) fn run<E: Executor>(
     executor: E,
     policy: impl Policy + 'static,
     config: Config,
     requests: &[Request],
 ) -> Run {
-    let config = Config { drafter: Drafter::Model, ..config };
+    run_as(executor, policy, Config { drafter: Drafter::Model, ..config }, requests)
+}
+
+/// The same, drafted for by whom `config` says.
+pub(crate) fn run_as<E: Executor>(
+    executor: E,
+    policy: impl Policy + 'static,
+    config: Config,
+    requests: &[Request],
+) -> Run {
     let clock = MonotonicClock::start();
     let mut engine = Engine::new(config, Box::new(policy), Arc::new(NoText), executor, clock).unwrap();
     for request in requests {

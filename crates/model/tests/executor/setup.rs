@@ -29,6 +29,7 @@ fn check(kv: KvSize, context_len_max: u32, has_draft: bool, n_blocks: u32, conte
         n_blocks,
         draft_context_len,
         draft_reads_target: false,
+        window: None,
     };
     assert_eq!(executor.shape(), expected, "{kv:?}");
 }

@@ -16,7 +16,7 @@ use crate::serve::{NoText, run};
 
 /// Plans trees of one shape, or plain decoding, chains and trees side by side.
 #[derive(Clone, Copy, Debug)]
-enum Shape {
+pub(crate) enum Shape {
     Off,
     Tree { len: u32, width: u32 },
     Mixed,

@@ -49,6 +49,7 @@ pub fn shape(n_blocks: u32) -> Shape {
         n_blocks,
         draft_context_len: Some(256),
         draft_reads_target: false,
+        window: None,
     }
 }
 
