@@ -321,6 +321,7 @@ mod tests {
             n_blocks: 200,
             draft_context_len: Some(64),
             draft_reads_target: false,
+            window: None,
         };
         let config = Config { drafter: Drafter::Model, ..Config::default() };
         let policy = "fixed:k=3".parse::<dsde_policy::Config>().unwrap().build();
