@@ -33,7 +33,7 @@ pub struct Columns<'py> {
 
 /// A checked `Feedback`.
 pub struct Feedback {
-    /// Of one sequence each; `signals` are empty and belong to `ranges`.
+    /// Without their signals, which follow one another in `signals`.
     outcomes: Vec<Outcome<'static>>,
     signals: Vec<PositionSignals>,
     signal_lens: Vec<u32>,
@@ -63,6 +63,7 @@ impl Feedback {
         check_funnel(("accepted", &accepted), ("verified", &verified))?;
         check_funnel(("verified", &verified), ("drafted", &drafted))?;
         check_funnel(("drafted", &drafted), ("planned", &planned))?;
+        let (n_verified, n_drafted) = (columns::total_len(&verified)? as u32, columns::total_len(&drafted)? as u32);
         let has_signals = columns.klds.is_some();
         let signal_lens =
             counts("signal_lens", &columns.signal_lens, n, |i| if has_signals { verified[i] } else { 0 })?;
@@ -81,10 +82,10 @@ impl Feedback {
         Ok(Self {
             outcomes: outcomes.collect(),
             signals: signals(columns, columns::total_len(&signal_lens)?)?,
-            target_rows: columns.target_rows.unwrap_or(n as u32 + verified.iter().sum::<u32>()),
+            target_rows: columns.target_rows.unwrap_or(n as u32 + n_verified),
             prefill_rows: columns.prefill_rows,
             draft_rounds: columns.draft_rounds.unwrap_or(drafted.iter().copied().max().unwrap_or(0)),
-            draft_rows: columns.draft_rows.unwrap_or(drafted.iter().sum()),
+            draft_rows: columns.draft_rows.unwrap_or(n_drafted),
             context_len_sum: columns.context_len_sum,
             draft_time,
             verify_time,

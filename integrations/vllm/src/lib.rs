@@ -5,7 +5,7 @@
 //! one where it is checked, and none where it is copied by hand.
 //!
 //! Python never sees a panic: wrong input raises `ValueError` or `TypeError` with what was expected and what came, and a policy that
-//! fails nevertheless raises `RuntimeError` from then on ([`guard`]).
+//! fails nevertheless raises `RuntimeError` from then on (`guard.rs`).
 //!
 //! It knows nothing of vLLM; that half is plain Python (`python/dsde/vllm`).
 

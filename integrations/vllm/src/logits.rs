@@ -44,12 +44,13 @@ pub fn compare<'py>(
     let target_temperatures = at("target_temperatures", target_temperatures)?;
     let draft_temperatures = at("draft_temperatures", draft_temperatures)?;
     let isa = Isa::detect();
-    let (mut target_row, mut draft_row) = (Vec::new(), Vec::new());
+    let (mut target_scratch, mut draft_scratch) = (Vec::new(), Vec::new());
     let mut found = Vec::with_capacity(n);
     for i in 0..n {
-        target.read(target_rows[i], target_temperatures[i] as f32, &mut target_row);
-        draft.read(draft_rows[i], draft_temperatures[i] as f32, &mut draft_row);
-        let comparison = Compare { target: &target_row, draft: &draft_row };
+        let comparison = Compare {
+            target: target.row(target_rows[i], target_temperatures[i] as f32, &mut target_scratch),
+            draft: draft.row(draft_rows[i], draft_temperatures[i] as f32, &mut draft_scratch),
+        };
         found.push(guarded(|| isa.run(comparison)).map_err(PyRuntimeError::new_err)?);
     }
     let column = |of: fn(&Divergence) -> f32| PyArray1::from_iter(py, found.iter().map(of)).unbind();
@@ -67,11 +68,11 @@ pub fn shape<'py>(
     let n = rows.height();
     let temperatures = numbers("temperatures", &Some(temperatures), n, 1.0, POSITIVE)?;
     let isa = Isa::detect();
-    let mut row = Vec::new();
+    let mut scratch = Vec::new();
     let mut found = Vec::with_capacity(n);
     for (i, &temperature) in temperatures.iter().enumerate() {
-        rows.read(i, temperature as f32, &mut row);
-        found.push(guarded(|| isa.run(Measure(&row))).map_err(PyRuntimeError::new_err)?);
+        let row = rows.row(i, temperature as f32, &mut scratch);
+        found.push(guarded(|| isa.run(Measure(row))).map_err(PyRuntimeError::new_err)?);
     }
     let column = |of: fn(&Shape) -> f32| PyArray1::from_iter(py, found.iter().map(of)).unbind();
     Ok((column(|shape| shape.entropy), column(|shape| shape.top_prob)))
@@ -111,19 +112,24 @@ impl<'py> Rows<'py> {
         }
     }
 
-    /// A row divided by a temperature.
-    fn read(&self, row_idx: usize, temperature: f32, row: &mut Vec<f32>) {
-        row.clear();
+    /// A row divided by a temperature: where it lies if that is 1, else in `scratch`.
+    fn row<'a>(&'a self, row_idx: usize, temperature: f32, scratch: &'a mut Vec<f32>) -> &'a [f32] {
+        if let Self::F32(array) = self
+            && temperature == 1.0
+            && let Ok(rows) = array.as_slice()
+        {
+            return &rows[row_idx * self.width()..][..self.width()];
+        }
+        let inverse = temperature.recip();
+        scratch.clear();
         match self {
-            Self::F32(array) => row.extend(array.as_array().row(row_idx)),
+            Self::F32(array) => scratch.extend(array.as_array().row(row_idx).iter().map(|&logit| logit * inverse)),
             Self::Bf16(array) => {
-                row.extend(array.as_array().row(row_idx).iter().map(|&bits| bf16::from_bits(bits).to_f32()));
+                let logit = |&bits: &u16| bf16::from_bits(bits).to_f32() * inverse;
+                scratch.extend(array.as_array().row(row_idx).iter().map(logit));
             }
         }
-        if temperature != 1.0 {
-            let inverse = temperature.recip();
-            row.iter_mut().for_each(|logit| *logit *= inverse);
-        }
+        scratch
     }
 }
 

@@ -6,11 +6,14 @@ import json
 import logging
 import math
 import os
+import sys
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TextIO
 
 import numpy as np
+import numpy.typing as npt
 
 from dsde import Divergence
 from dsde.vllm import settings
@@ -26,6 +29,32 @@ _TPOT_KEY = "tpot_ms_max"
 """Of a request's `extra_args`: bound on its mean time per token, milliseconds; `auto` and `adaserve` heed it."""
 
 
+@dataclass(slots=True, frozen=True)
+class _Wish:
+    """What a request asks for, as far as policies care."""
+
+    max_tokens: int
+    stops: frozenset[int]
+    """Tokens that end it."""
+    temperature: float
+    """0 is greedy."""
+    tpot_max: float
+    """Seconds; nan where there is none."""
+
+    @classmethod
+    def of(cls, params: Any) -> _Wish:
+        stops = set(params.stop_token_ids or ())
+        if params.eos_token_id is not None:
+            stops.add(params.eos_token_id)
+        tpot_ms = (params.extra_args or {}).get(_TPOT_KEY)
+        return cls(
+            max_tokens=params.max_tokens if params.max_tokens is not None else sys.maxsize,
+            stops=frozenset(stops),
+            temperature=params.temperature if params.temperature >= _GREEDY_BELOW else 0.0,
+            tpot_max=math.nan if tpot_ms is None else float(tpot_ms) / 1e3,
+        )
+
+
 class Adapter:
     """What the hooks of one model runner ask."""
 
@@ -39,6 +68,7 @@ class Adapter:
         self._kept_row: dict[str, int] = {}
         self._is_drawn = getattr(runner.drafter, "_enable_probabilistic_draft_probs", False)
         self._rows: list[Row] = []
+        self._wishes: dict[str, _Wish] = {}
         self._differences: Divergence | None = None
         self._scheduled: Any = None
         self._started = self._draft_started = 0.0
@@ -49,6 +79,8 @@ class Adapter:
         """A step begins."""
         self._started = perf_counter()
         self._speculation.forget(scheduled.finished_req_ids)
+        for request in scheduled.finished_req_ids:
+            self._wishes.pop(request, None)
         self._scheduled = scheduled
         self._differences = None
 
@@ -67,7 +99,7 @@ class Adapter:
             lens.append(known)
             rows.append(0 if row is None else row)
         n_rows = np.asarray(metadata.num_draft_tokens, dtype=np.int64) + 1
-        temperatures = np.asarray([self._temperature(request) for request in self._runner.input_batch.req_ids])
+        temperatures = self._temperatures()
         positions = Positions(
             starts=np.cumsum(n_rows) - n_rows,
             lens=np.asarray(lens, dtype=np.int64),
@@ -113,7 +145,6 @@ class Adapter:
         """Lets the policy shorten what was drafted."""
         batch, speculation = self._runner.input_batch, self._speculation
         self._kept_row = {request: i for i, request in enumerate(batch.req_ids)}
-        # On a device this waits for the draft's work, so that its time is known.
         lens = [len(chain) for chain in drafts] if isinstance(drafts, list) else [drafts.shape[1]] * drafts.shape[0]
         since = perf_counter()
         if not self._has_model:
@@ -127,6 +158,9 @@ class Adapter:
     def cut(self, requests: list[str], drafts: list[list[int]]) -> None:
         """Cuts every request's drafts to its length."""
         since = perf_counter()
+        if self._runner.device.type != "cpu":
+            # A device drafts while its host goes on; only now the drafts are there.
+            self._speculation.draft_time = since - self._draft_started
         for request, chain in zip(requests, drafts, strict=True):
             del chain[self._speculation.drafted_len(request) :]
         self._trace.spent("cut", since)
@@ -136,40 +170,37 @@ class Adapter:
         """Entropy and largest probability, `[n_requests, depth]` each, of the given rows."""
         if not self._kept.rounds or not self._speculation.policy.reads_draft_shape:
             return None
-        temperatures = np.asarray([self._temperature(request) for request in self._runner.input_batch.req_ids])
-        found = shapes(self._kept, temperatures)
+        found = shapes(self._kept, self._temperatures())
         entropies = np.stack([np.nan_to_num(entropies) for entropies, _ in found], axis=1)
         top_probs = np.stack([np.clip(np.nan_to_num(top_probs), 0.0, 1.0) for _, top_probs in found], axis=1)
         return entropies[rows], top_probs[rows]
 
     def _read(self, sampled: list[list[int]]) -> tuple[list[Row], Pass]:
         """The batch after its target pass, out of the tokens that it drew; -1 stands where a draft was rejected."""
-        runner, batch, scheduled = self._runner, self._runner.input_batch, self._scheduled
-        is_discarded = runner.discard_request_mask.np
-        drafts = scheduled.scheduled_spec_decode_tokens
+        batch, scheduled = self._runner.input_batch, self._scheduled
+        n = len(batch.req_ids)
+        drafts, vocab = scheduled.scheduled_spec_decode_tokens, batch.vocab_size
+        is_discarded = self._runner.discard_request_mask.np[:n].tolist()
+        stored, known = batch.num_computed_tokens_cpu[:n].tolist(), batch.num_tokens_no_spec[:n].tolist()
+        prompt_lens = batch.num_prompt_tokens[:n].tolist()
         rows, prefill_rows, context_len_sum = [], 0, 0
-        for i, (request, tokens) in enumerate(zip(batch.req_ids, sampled, strict=True)):
-            stored_before = int(batch.num_computed_tokens_cpu[i])
-            prompt_len = int(batch.num_prompt_tokens[i])
-            if stored_before < prompt_len:
+        for i, request in enumerate(batch.req_ids):
+            if stored[i] < prompt_lens[i]:
                 prefill_rows += scheduled.num_scheduled_tokens[request]
-            emitted = [] if is_discarded[i] else [token for token in tokens if 0 <= token < batch.vocab_size]
-            known = int(batch.num_tokens_no_spec[i])
+            emitted = [] if is_discarded[i] else [token for token in sampled[i] if 0 <= token < vocab]
             if emitted:
-                context_len_sum += known - 1
-            rows.append(self._row(request, emitted, known + len(emitted), prompt_len, len(drafts.get(request, ()))))
+                context_len_sum += known[i] - 1
+            chain = drafts.get(request)
+            rows.append(self._row(request, emitted, known[i], prompt_lens[i], len(chain) if chain else 0))
         return rows, Pass(scheduled.total_num_scheduled_tokens, prefill_rows, context_len_sum)
 
-    def _row(self, request: str, emitted: list[int], len_: int, prompt_len: int, verified: int) -> Row:
-        params = self._runner.requests[request].sampling_params
+    def _row(self, request: str, emitted: list[int], known: int, prompt_len: int, verified: int) -> Row:
+        wish = self._wish(request)
+        len_ = known + len(emitted)
         total = len_ - prompt_len
-        remaining = self._runner.max_model_len - len_
-        if params.max_tokens is not None:
-            remaining = min(remaining, params.max_tokens - total)
-        stops = params.stop_token_ids or ()
-        if any(token == params.eos_token_id or token in stops for token in emitted):
+        remaining = min(self._runner.max_model_len - len_, wish.max_tokens - total)
+        if wish.stops and not wish.stops.isdisjoint(emitted):
             remaining = 0
-        tpot_ms = (params.extra_args or {}).get(_TPOT_KEY)
         return Row(
             request=request,
             emitted=len(emitted),
@@ -179,18 +210,23 @@ class Adapter:
             limit=max(remaining - 1, 0),
             remaining=max(remaining, 0),
             total=max(total, 0),
-            temperature=self._temperature(request),
-            tpot_max=math.nan if tpot_ms is None else float(tpot_ms) / 1e3,
+            temperature=wish.temperature,
+            tpot_max=wish.tpot_max,
         )
+
+    def _wish(self, request: str) -> _Wish:
+        wish = self._wishes.get(request)
+        if wish is None:
+            wish = self._wishes[request] = _Wish.of(self._runner.requests[request].sampling_params)
+        return wish
 
     def _limit(self, scheduled_len: int) -> None:
         """No proposal longer than vLLM was told to schedule."""
         for row in self._rows:
             row.limit = min(row.limit, scheduled_len)
 
-    def _temperature(self, request: str) -> float:
-        temperature = self._runner.requests[request].sampling_params.temperature
-        return temperature if temperature >= _GREEDY_BELOW else 0.0
+    def _temperatures(self) -> npt.NDArray[np.float64]:
+        return np.asarray([self._wish(request).temperature for request in self._runner.input_batch.req_ids])
 
     def _memory(self) -> Memory:
         """Blocks as far as a worker knows them: those of the batch are taken, all others are free or can be evicted."""

@@ -84,7 +84,8 @@ class Speculation:
         self._rows: list[Row] = []
         self._draft_rows = 0
         self._planned_at = math.nan
-        self._draft_time = 0.0
+        self.draft_time = 0.0
+        """What drafting took, once it is known."""
 
     def forget(self, requests: Iterable[str]) -> None:
         """Drops requests that have ended."""
@@ -132,10 +133,10 @@ class Speculation:
                 draft_rounds=max(self.depth, 1) if self._has_model else 0,
                 draft_rows=self._draft_rows,
                 context_len_sum=target.context_len_sum,
-                draft_time=self._draft_time,
+                draft_time=self.draft_time,
                 verify_time=now - started,
                 # A host that had nothing to do in between has not spent that time on a step.
-                step_time=now - self._planned_at if goes_on else self._draft_time + now - started,
+                step_time=now - self._planned_at if goes_on else self.draft_time + now - started,
             )
         )
         for sequence in self._sequences.values():
@@ -202,7 +203,7 @@ class Speculation:
             verify_lens = self.policy.trim(self._batch, stopped, entropies, top_probs).tolist()
         for sequence, verify_len in zip(sequences, verify_lens, strict=True):
             sequence.verify_len = verify_len
-        self._draft_time = draft_time
+        self.draft_time = draft_time
 
     def planned_requests(self) -> list[str]:
         """Names of the requests of the last plan, in its order."""
