@@ -17,7 +17,12 @@ pub type Given<'py> = Option<Bound<'py, PyAny>>;
 ///
 /// # Errors
 /// `ValueError` if there are not `len` of them or one is not within `0..=u32::MAX`.
-pub fn counts(name: &str, given: &Given<'_>, len: usize, default: impl Fn(usize) -> u32) -> PyResult<Vec<u32>> {
+pub fn counts(
+    name: &str,
+    given: &Given<'_>,
+    len: usize,
+    default: impl Fn(usize) -> u32,
+) -> PyResult<Vec<u32>> {
     let Some(value) = given else { return Ok((0..len).map(default).collect()) };
     let column = integers(name, value)?;
     check_len(name, column.len(), len)?;

@@ -63,7 +63,8 @@ impl Feedback {
         check_funnel(("accepted", &accepted), ("verified", &verified))?;
         check_funnel(("verified", &verified), ("drafted", &drafted))?;
         check_funnel(("drafted", &drafted), ("planned", &planned))?;
-        let (n_verified, n_drafted) = (columns::total_len(&verified)? as u32, columns::total_len(&drafted)? as u32);
+        let (n_verified, n_drafted) =
+            (columns::total_len(&verified)? as u32, columns::total_len(&drafted)? as u32);
         let has_signals = columns.klds.is_some();
         let signal_lens =
             counts("signal_lens", &columns.signal_lens, n, |i| if has_signals { verified[i] } else { 0 })?;

@@ -24,9 +24,6 @@ mod tests {
         assert_eq!(guarded(|| 3), Ok(3));
         assert_eq!(guarded(|| panic!("plain")), Err::<(), _>("plain".to_owned()));
         assert_eq!(guarded(|| panic!("with {}", 1)), Err::<(), _>("with 1".to_owned()));
-        assert_eq!(
-            guarded(|| std::panic::panic_any(1)),
-            Err::<(), _>("no message".to_owned())
-        );
+        assert_eq!(guarded(|| std::panic::panic_any(1)), Err::<(), _>("no message".to_owned()));
     }
 }

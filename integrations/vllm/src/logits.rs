@@ -123,7 +123,9 @@ impl<'py> Rows<'py> {
         let inverse = temperature.recip();
         scratch.clear();
         match self {
-            Self::F32(array) => scratch.extend(array.as_array().row(row_idx).iter().map(|&logit| logit * inverse)),
+            Self::F32(array) => {
+                scratch.extend(array.as_array().row(row_idx).iter().map(|&logit| logit * inverse))
+            }
             Self::Bf16(array) => {
                 let logit = |&bits: &u16| bf16::from_bits(bits).to_f32() * inverse;
                 scratch.extend(array.as_array().row(row_idx).iter().map(logit));

@@ -49,8 +49,9 @@ impl Policy {
     #[new]
     #[pyo3(signature = (specification = "dsde"))]
     fn new(specification: &str) -> PyResult<Self> {
-        let config: Config =
-            specification.parse().map_err(|error: dsde_policy::Error| PyValueError::new_err(error.to_string()))?;
+        let config: Config = specification
+            .parse()
+            .map_err(|error: dsde_policy::Error| PyValueError::new_err(error.to_string()))?;
         let state = State { inner: config.build(), step: 0, failure: None };
         Ok(Self { name: config.to_string(), state: Mutex::new(state) })
     }
@@ -99,7 +100,11 @@ impl Policy {
         path_log_prob: f32,
     ) -> PyResult<bool> {
         let is_probability = (0.0..=1.0).contains(&top_prob);
-        if !is_probability || !(entropy >= 0.0 && entropy.is_finite()) || path_log_prob > 0.0 || path_log_prob.is_nan() {
+        if !is_probability
+            || !(entropy >= 0.0 && entropy.is_finite())
+            || path_log_prob > 0.0
+            || path_log_prob.is_nan()
+        {
             let got = format!("{entropy}, {top_prob} and {path_log_prob}");
             let expected = "an entropy >= 0, a probability in 0..=1 and a log probability <= 0";
             return Err(value_error("position", expected, got));
@@ -172,6 +177,9 @@ impl Policy {
             }
         }
         let message = state.failure.as_deref().unwrap_or_default();
-        Err(PyRuntimeError::new_err(format!("policy {} has failed and answers no more: {message}", self.name)))
+        Err(PyRuntimeError::new_err(format!(
+            "policy {} has failed and answers no more: {message}",
+            self.name
+        )))
     }
 }
