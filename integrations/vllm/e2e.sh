@@ -35,12 +35,12 @@ trap 'rm -rf "$wheels"' EXIT
 
 export PYTHONPATH=$here/e2e
 cd "$out"
-"$venv/bin/python" "$here/e2e/truncate.py" "$model" "$out/draft" "${LAYERS:-20}"
+"$venv/bin/python" "$here/e2e/truncate.py" "$model" "$out/draft" "${LAYERS:-28}"
 drafters=("draft_model=$out/draft")
 [ -z "${EAGLE3:-}" ] || drafters+=("eagle3=$(realpath "$EAGLE3")")
 "$venv/bin/python" "$here/e2e/overhead.py"
 "$venv/bin/python" "$here/e2e/checks.py" "$model" "$out" "${drafters[@]}"
 for drafter in ngram "${drafters[@]}"; do
     echo "## ${drafter%%=*}"
-    "$venv/bin/python" "$here/e2e/compare.py" "$model" "$out/${drafter%%=*}.jsonl" "$drafter" "${ROUNDS:-5}" "${LOADS:-1,4,16}"
+    "$venv/bin/python" "$here/e2e/compare.py" "$model" "$out/${drafter%%=*}.jsonl" "$drafter" "${ROUNDS:-3}" "${LOADS:-1,4,16}"
 done

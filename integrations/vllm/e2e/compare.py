@@ -16,12 +16,12 @@ from pathlib import Path
 from engine import Condition, Engine
 from prompts import prompts
 
-MAX_TOKENS = 64
-LENS = [1, 2, 4, 8]
+MAX_TOKENS = 48
+LENS = [2, 4, 8]
 """Of the sweep over vLLM's fixed length."""
 TABLE = [(1, 2, 4), (3, 8, 2), (9, 64, 1)]
 """vLLM's batch-size table: first, last, length."""
-POLICIES = ["dsde", "dsde:cap=mean", "auto"]
+POLICIES = ["dsde", "auto"]
 K = 8
 
 
@@ -44,7 +44,7 @@ def conditions(drafter: str, folder: str | None) -> list[Condition]:
 
 def main() -> None:
     model, out, drafter = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
-    n_rounds = int(sys.argv[4]) if len(sys.argv) > 4 else 5
+    n_rounds = int(sys.argv[4]) if len(sys.argv) > 4 else 3
     loads = [int(load) for load in sys.argv[5].split(",")] if len(sys.argv) > 5 else [1, 4, 16]
     method, _, folder = drafter.partition("=")
     questions = prompts(model)
@@ -54,8 +54,8 @@ def main() -> None:
         run(engine, questions[:2], 2)
     for round_ in range(n_rounds):
         for load in loads:
-            # One at a time takes long, so that fewer are asked.
-            asked = questions if load > 1 else questions[::4]
+            # Few at once take long, so that fewer are asked: two groups, of all kinds of questions.
+            asked = questions[:: max(len(questions) // (2 * load), 1)]
             for engine in engines:
                 found.append({"round": round_, "load": load, "condition": engine.condition.name, **run(engine, asked, load)})
                 out.write_text("\n".join(json.dumps(line) for line in found) + "\n")

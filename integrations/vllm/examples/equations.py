@@ -4,8 +4,7 @@ Yang et al., "DSDE: Dynamic Speculative Decoding with KLD Stability for Real-Wor
 batch; the draft of one stays close to the target, that of the other begins to drift. Logits are made up; everything behind them is
 computed twice, and the lengths must agree. Run it with `python equations.py`.
 
-The text of equations 2 and 5 to 7 is not reproduced: 2 and 5 to 7 name the parts (the penalty `SF * WVIR` and its bounds) that 3, 4
-and 8 put together.
+Equations 2 and 5 to 7 are not reproduced, here or in the policy: their text was not known when it was written.
 """
 
 import math
@@ -24,7 +23,7 @@ def kld(target: np.ndarray, draft: np.ndarray) -> np.ndarray:
     """KL(target || draft) of rows of logits, nats."""
     p, q = (np.exp(x - x.max(-1, keepdims=True)) for x in (target.astype(float), draft.astype(float)))
     p, q = (np.maximum(x / x.sum(-1, keepdims=True), 1e-8) for x in (p, q))
-    return (p * np.log(p / q)).sum(-1)
+    return np.asarray((p * np.log(p / q)).sum(-1))
 
 
 def variance(values: list[float], n: int) -> float:
@@ -78,6 +77,11 @@ def capped(sequences: list[Formulas]) -> list[int]:
     return [min(s.length, cap) if s.is_settled else s.length for s in sequences]
 
 
+def row(explained: list[dict[str, float]], name: str) -> str:
+    """A number of both sequences; nan while they calibrate."""
+    return " ".join(f"{numbers.get(name, math.nan):8.4f}" for numbers in explained)
+
+
 def main() -> None:
     rng = np.random.default_rng(7)
     policy = dsde.Policy("dsde:cap=mean")
@@ -106,9 +110,8 @@ def main() -> None:
         for formula, own, n in zip(formulas, klds, accepted):
             formula.learn(own.astype(float), n)
         explained = [policy.explain(seq) for seq in (0, 1)]
-        number = lambda name: " ".join(f"{numbers.get(name, math.nan):8.4f}" for numbers in explained)
         means = " ".join(f"{own.mean():7.4f}" for own in klds)
-        print(f"{step:4}  {lens[0]:3} {lens[1]:3}  {means}  {number('scale_factor')}  {number('wvir')}")
+        print(f"{step:4}  {lens[0]:3} {lens[1]:3}  {means}  {row(explained, 'scale_factor')}  {row(explained, 'wvir')}")
     print(f"{STEPS} steps, all lengths as by the formulas")
 
 

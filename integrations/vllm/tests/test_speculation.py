@@ -93,7 +93,7 @@ def test_forgotten_requests_begin_again() -> None:
 
 
 def test_an_unsure_draft_ends_the_proposal_behind_it() -> None:
-    speculation = Speculation(dsde.Policy("confidence:p_min=0.5,k_max=4"), has_model=True)
+    speculation = Speculation(dsde.Policy("confidence:p_min=0.5,n_max=4"), has_model=True)
     shapes = (np.full((2, 4), 0.3), np.array([[0.9, 0.9, 0.4, 0.9], [0.9, 0.9, 0.9, 0.9]]))
     assert step(speculation, [row("a", 1), row("b", 1)], shapes=shapes) == [3, 4]
 

@@ -68,6 +68,8 @@ class Adapter:
         self._kept_row: dict[str, int] = {}
         self._is_drawn = getattr(runner.drafter, "_enable_probabilistic_draft_probs", False)
         self._rows: list[Row] = []
+        self._unread = 0
+        """Tokens of prompts that the batch has yet to read."""
         self._wishes: dict[str, _Wish] = {}
         self._differences: Divergence | None = None
         self._scheduled: Any = None
@@ -183,10 +185,12 @@ class Adapter:
         is_discarded = self._runner.discard_request_mask.np[:n].tolist()
         stored, known = batch.num_computed_tokens_cpu[:n].tolist(), batch.num_tokens_no_spec[:n].tolist()
         prompt_lens = batch.num_prompt_tokens[:n].tolist()
-        rows, prefill_rows, context_len_sum = [], 0, 0
+        rows, prefill_rows, context_len_sum, self._unread = [], 0, 0, 0
         for i, request in enumerate(batch.req_ids):
             if stored[i] < prompt_lens[i]:
-                prefill_rows += scheduled.num_scheduled_tokens[request]
+                read = scheduled.num_scheduled_tokens[request]
+                prefill_rows += read
+                self._unread += max(prompt_lens[i] - stored[i] - read, 0)
             emitted = [] if is_discarded[i] else [token for token in sampled[i] if 0 <= token < vocab]
             if emitted:
                 context_len_sum += known[i] - 1
@@ -232,15 +236,9 @@ class Adapter:
         """Blocks as far as a worker knows them: those of the batch are taken, all others are free or can be evicted."""
         runner, batch = self._runner, self._runner.input_batch
         table = batch.block_table[0]
-        total, n = int(runner.kv_cache_config.num_blocks), len(batch.req_ids)
-        taken = int(table.num_blocks_per_row[:n].sum())
-        unread = batch.num_prompt_tokens[:n] - batch.num_computed_tokens_cpu[:n] - self._scheduled_lens(n)
-        prefill_rows = min(int(np.maximum(unread, 0).sum()), runner.max_num_tokens)
-        return Memory(max(total - taken, 0), total, int(table.block_size), prefill_rows)
-
-    def _scheduled_lens(self, n: int) -> Any:
-        scheduled = self._scheduled.num_scheduled_tokens
-        return np.fromiter((scheduled[request] for request in self._runner.input_batch.req_ids[:n]), dtype=np.int64, count=n)
+        total = int(runner.kv_cache_config.num_blocks)
+        taken = int(table.num_blocks_per_row[: len(batch.req_ids)].sum())
+        return Memory(max(total - taken, 0), total, int(table.block_size), min(self._unread, runner.max_num_tokens))
 
 
 class _Trace:

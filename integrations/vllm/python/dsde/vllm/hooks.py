@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from dsde.vllm import support
@@ -106,9 +107,9 @@ def _propose(original: Any) -> Any:
         if depth is None:
             return original(self, scheduler_output, *args, **kwargs)
         scheduler_output.num_spec_tokens_to_schedule = depth
-        adapter = self.__dict__[_ADAPTER]
+        keeping = _asks(self, lambda adapter: adapter.keeping_logits()) or nullcontext()
         try:
-            with adapter.keeping_logits():
+            with keeping:
                 drafts = original(self, scheduler_output, *args, **kwargs)
         finally:
             scheduler_output.num_spec_tokens_to_schedule = scheduled_len

@@ -34,10 +34,10 @@ class Kept:
         """Keeps what the draft model computes meanwhile. Drafters without logits of their own leave nothing."""
         self.rounds.clear()
         model = getattr(drafter, "model", None)
-        if model is None or getattr(drafter, "use_heterogeneous_vocab", False):
+        original = getattr(model, "compute_logits", None)
+        if model is None or original is None or getattr(drafter, "use_heterogeneous_vocab", False):
             yield
             return
-        original = model.compute_logits
 
         def compute_logits(*args: Any, **kwargs: Any) -> Any:
             logits = original(*args, **kwargs)
@@ -148,8 +148,8 @@ def _log_softmax(logits: torch.Tensor, temperatures: npt.NDArray[np.float64]) ->
 
 def _as_numpy(logits: torch.Tensor) -> npt.NDArray[Any]:
     """Without a copy for f32 and bf16, the latter as 16-bit words."""
-    if logits.dtype == torch.float32:
-        return logits.numpy()
     if logits.dtype == torch.bfloat16:
-        return logits.view(torch.uint16).numpy()
-    return logits.float().numpy()
+        logits = logits.view(torch.uint16)
+    elif logits.dtype != torch.float32:
+        logits = logits.float()
+    return np.asarray(logits.numpy())
