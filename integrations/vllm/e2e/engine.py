@@ -1,0 +1,96 @@
+"""A vLLM engine in a process of its own, asked through a pipe; every condition of a comparison is one."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What an engine is started with."""
+
+    name: str
+    speculative: dict[str, Any] | None = None
+    """vLLM's `speculative_config`."""
+    policy: str = "vllm"
+    """`DSDE_VLLM_POLICY`; `vllm` leaves vLLM alone."""
+    trace: str | None = None
+    """File of the plugin's step trace."""
+    more: dict[str, Any] = field(default_factory=dict)
+    """Other arguments of vLLM."""
+
+
+class Engine:
+    """A running engine."""
+
+    def __init__(self, model: str, condition: Condition, n_seqs: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.condition = condition
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, model, condition, n_seqs))
+        self._process.start()
+        theirs.close()
+        assert self._pipe.recv() == "ready"
+
+    def generate(self, prompts: list[str], **params: Any) -> dict[str, Any]:
+        """Answers all prompts at once: `tokens` of each, `seconds`, and `drafted` and `accepted` drafts."""
+        self._pipe.send((prompts, params))
+        answer = self._pipe.recv()
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._pipe.send(None)
+        self._process.join()
+
+
+def _serve(pipe: Connection, model: str, condition: Condition, n_seqs: int) -> None:
+    os.environ |= {
+        "DSDE_VLLM_POLICY": condition.policy,
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+    }
+    if condition.trace is not None:
+        os.environ["DSDE_VLLM_TRACE"] = condition.trace
+    from vllm import LLM, SamplingParams
+
+    # In f32 sums in another order seldom change the largest logit; in bf16 they often do, with and without this plugin.
+    llm = LLM(
+        model,
+        dtype="float32",
+        max_model_len=2048,
+        max_num_seqs=n_seqs,
+        enforce_eager=True,
+        enable_prefix_caching=False,
+        disable_log_stats=False,
+        distributed_executor_backend="uni",
+        speculative_config=condition.speculative,
+        **condition.more,
+    )
+    pipe.send("ready")
+    while (asked := pipe.recv()) is not None:
+        prompts, params = asked
+        try:
+            before, started = _counters(llm), time.perf_counter()
+            outputs = llm.generate(prompts, SamplingParams(**params), use_tqdm=False)
+            seconds, after = time.perf_counter() - started, _counters(llm)
+            tokens = [list(choice.token_ids) for output in outputs for choice in output.outputs]
+            counted = {name: after.get(name, 0) - before.get(name, 0) for name in ("drafted", "accepted")}
+            pipe.send({"tokens": tokens, "seconds": seconds, **counted})
+        except Exception as error:
+            pipe.send(RuntimeError(f"{condition.name}: {error!r}"))
+
+
+def _counters(llm: Any) -> dict[str, float]:
+    names = {"vllm:spec_decode_num_draft_tokens": "drafted", "vllm:spec_decode_num_accepted_tokens": "accepted"}
+    return {names[metric.name]: metric.value for metric in llm.get_metrics() if metric.name in names}
