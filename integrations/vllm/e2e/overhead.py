@@ -36,7 +36,7 @@ def steps(policy: str, n: int) -> list[float]:
         now = 1.0 + 0.01 * step
         started = perf_counter()
         rows = [Row(name, 1 + a, v, 40 + step, K, 99, step, 0.0, math.nan) for name, a, v in zip(names, accepted, lens)]
-        speculation.observe(rows, Pass(n + sum(lens), 0, 40 * n), dsde.Divergence(klds, klds, klds, klds), now - 0.005, now)
+        speculation.observe(rows, Pass(n + sum(lens), 0), dsde.Divergence(klds, klds, klds, klds), now - 0.005, now)
         depth = speculation.plan(rows, None, memory, 2 * n, now)
         speculation.drafted([depth] * n, None, 0.002)
         chains = [[0] * depth for _ in names]

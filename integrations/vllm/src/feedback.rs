@@ -25,7 +25,8 @@ pub struct Columns<'py> {
     prefill_rows: u32,
     draft_rounds: Option<u32>,
     draft_rows: Option<u32>,
-    context_len_sum: u64,
+    context_lens: Given<'py>,
+    is_foreseen: Option<Vec<bool>>,
     draft_time: f64,
     verify_time: f64,
     step_time: Option<f64>,
@@ -41,7 +42,6 @@ pub struct Feedback {
     prefill_rows: u32,
     draft_rounds: u32,
     draft_rows: u32,
-    context_len_sum: u64,
     draft_time: Duration,
     verify_time: Duration,
     step_time: Duration,
@@ -59,6 +59,9 @@ impl Feedback {
         let accepted = counts("accepted", &columns.accepted, n, |_| 0)?;
         let drafted = counts("drafted", &columns.drafted, n, |i| verified[i])?;
         let planned = counts("planned", &columns.planned, n, |i| drafted[i])?;
+        let context_lens = counts("context_lens", &columns.context_lens, n, |_| 0)?;
+        let is_foreseen = columns.is_foreseen.clone().unwrap_or_else(|| vec![false; n]);
+        columns::check_len("is_foreseen", is_foreseen.len(), n)?;
         let temperatures = numbers("temperatures", &columns.temperatures, n, 0.0, AMOUNT)?;
         check_funnel(("accepted", &accepted), ("verified", &verified))?;
         check_funnel(("verified", &verified), ("drafted", &drafted))?;
@@ -75,6 +78,8 @@ impl Feedback {
             verified: verified[i],
             accepted: accepted[i],
             temperature: temperatures[i] as f32,
+            context_len: context_lens[i],
+            is_foreseen: is_foreseen[i],
             signals: &[],
         });
         let (draft_time, verify_time) =
@@ -87,7 +92,6 @@ impl Feedback {
             prefill_rows: columns.prefill_rows,
             draft_rounds: columns.draft_rounds.unwrap_or(drafted.iter().copied().max().unwrap_or(0)),
             draft_rows: columns.draft_rows.unwrap_or(n_drafted),
-            context_len_sum: columns.context_len_sum,
             draft_time,
             verify_time,
             step_time: duration("step_time", step_time)?,
@@ -115,7 +119,6 @@ impl Feedback {
             prefill_rows: self.prefill_rows,
             draft_rounds: self.draft_rounds,
             draft_rows: self.draft_rows,
-            context_len_sum: self.context_len_sum,
             draft_time: self.draft_time,
             verify_time: self.verify_time,
             step_time: self.step_time,

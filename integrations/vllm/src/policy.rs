@@ -100,8 +100,7 @@ impl Policy {
         path_log_prob: f32,
     ) -> PyResult<bool> {
         let is_probability = (0.0..=1.0).contains(&top_prob);
-        if !is_probability
-            || !(entropy >= 0.0 && entropy.is_finite())
+        if !(is_probability && entropy >= 0.0 && entropy.is_finite())
             || path_log_prob > 0.0
             || path_log_prob.is_nan()
         {

@@ -27,7 +27,7 @@ def row(request: str, emitted: int, verified: int = 0, **more: object) -> Row:
 def step(speculation: Speculation, rows: list[Row], offers: list[int] | None = None, now: float = 1.0, **more: object) -> list[int]:
     """Observes a target pass, plans, drafts what was planned, and returns what each request has to verify."""
     observed = more.pop("differences", None)
-    speculation.observe(rows, Pass(len(rows), 0, 0), observed, now - 0.01, now)
+    speculation.observe(rows, Pass(len(rows), 0), observed, now - 0.01, now)
     depth = speculation.plan(rows, offers, MEMORY, len(rows), now)
     drafted = [depth if offers is None else offers[[r.request for r in rows].index(name)] for name in speculation.planned_requests()]
     speculation.drafted(drafted, more.pop("shapes", None), 0.002)
@@ -78,9 +78,9 @@ def test_a_step_without_a_plan_teaches_nothing_and_hands_over_nothing() -> None:
     speculation = Speculation(dsde.Policy("dsde"), has_model=True)
     step(speculation, [row("a", 1)])
     rows = [row("a", 6, verified=5)]
-    speculation.observe(rows, Pass(6, 0, 0), differences([0.1] * 5), 1.0, 1.1)
+    speculation.observe(rows, Pass(6, 0), differences([0.1] * 5), 1.0, 1.1)
     assert speculation.drafted_len("a") == 0
-    speculation.observe([row("a", 1)], Pass(1, 0, 0), None, 1.2, 1.3)
+    speculation.observe([row("a", 1)], Pass(1, 0), None, 1.2, 1.3)
     assert step(speculation, [row("a", 1)]) == [8]
 
 
@@ -134,16 +134,17 @@ def test_views_and_feedback_carry_what_the_host_knows() -> None:
     policy = Recording()
     speculation = Speculation(policy, has_model=True)
     rows = [row("a", 1, temperature=0.7, tpot_max=0.05, context_len=99, total=4), row("b", 0)]
-    speculation.observe(rows, Pass(40, 39, 98), None, 4.9, 5.0)
+    speculation.observe(rows, Pass(40, 39), None, 4.9, 5.0)
     assert speculation.plan(rows, None, MEMORY, 42, 5.0) == 2
     batch = policy.batch
     assert (batch.seqs, batch.limits, batch.remaining, batch.context_lens) == ([0], [8], [9], [99])
     assert (batch.draft_lags, batch.temperatures, batch.emitted, batch.tpots_max) == ([1], [0.7], [4], [0.05])
     assert (batch.blocks_free, batch.blocks_total, batch.block_len, batch.now) == (90, 100, 16, 5.0)
     speculation.drafted([2], None, 0.002)
-    speculation.observe([row("a", 2, verified=2)], Pass(9, 6, 100), None, 5.1, 5.25)
+    speculation.observe([row("a", 2, verified=2)], Pass(9, 6), None, 5.1, 5.25)
     feedback = policy.feedback
     assert (feedback.planned, feedback.drafted, feedback.verified, feedback.accepted) == ([2], [2], [2], [1])
+    assert len(feedback.context_lens) == 1 and feedback.is_foreseen == [False]
     # Two rounds: 42 rows, and one of each of the two requests.
     assert (feedback.draft_rounds, feedback.draft_rows, feedback.target_rows, feedback.prefill_rows) == (2, 44, 9, 6)
     assert (feedback.draft_time, feedback.step_time) == (0.002, pytest.approx(0.25))

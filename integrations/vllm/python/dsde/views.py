@@ -140,8 +140,11 @@ class Feedback:
     draft_rows: int | None = None
     """Rows of all those passes together. Left out: the sum of `drafted`."""
 
-    context_len_sum: int = 0
-    """Positions that the sequences of this step attended, together."""
+    context_lens: Column | None = None
+    """Positions that each sequence had stored before. Left out: 0."""
+
+    is_foreseen: list[bool] | None = None
+    """Whether its drafts were known before the plan, so that drafting them took no pass. Left out: no."""
 
     draft_time: float = 0.0
     """Time spent on drafting."""

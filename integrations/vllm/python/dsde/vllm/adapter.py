@@ -185,18 +185,16 @@ class Adapter:
         is_discarded = self._runner.discard_request_mask.np[:n].tolist()
         stored, known = batch.num_computed_tokens_cpu[:n].tolist(), batch.num_tokens_no_spec[:n].tolist()
         prompt_lens = batch.num_prompt_tokens[:n].tolist()
-        rows, prefill_rows, context_len_sum, self._unread = [], 0, 0, 0
+        rows, prefill_rows, self._unread = [], 0, 0
         for i, request in enumerate(batch.req_ids):
             if stored[i] < prompt_lens[i]:
                 read = scheduled.num_scheduled_tokens[request]
                 prefill_rows += read
                 self._unread += max(prompt_lens[i] - stored[i] - read, 0)
             emitted = [] if is_discarded[i] else [token for token in sampled[i] if 0 <= token < vocab]
-            if emitted:
-                context_len_sum += known[i] - 1
             chain = drafts.get(request)
             rows.append(self._row(request, emitted, known[i], prompt_lens[i], len(chain) if chain else 0))
-        return rows, Pass(scheduled.total_num_scheduled_tokens, prefill_rows, context_len_sum)
+        return rows, Pass(scheduled.total_num_scheduled_tokens, prefill_rows)
 
     def _row(self, request: str, emitted: list[int], known: int, prompt_len: int, verified: int) -> Row:
         wish = self._wish(request)

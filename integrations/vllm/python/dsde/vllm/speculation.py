@@ -47,8 +47,6 @@ class Pass:
     """Query positions, prompts included."""
     prefill_rows: int
     """Those of prompts."""
-    context_len_sum: int
-    """Positions that the emitting requests had stored before, together."""
 
 
 @dataclass(slots=True)
@@ -132,7 +130,8 @@ class Speculation:
                 prefill_rows=target.prefill_rows,
                 draft_rounds=max(self.depth, 1) if self._has_model else 0,
                 draft_rows=self._draft_rows,
-                context_len_sum=target.context_len_sum,
+                context_lens=[row.context_len - row.emitted for row in emitting],
+                is_foreseen=[not self._has_model] * len(emitting),
                 draft_time=self.draft_time,
                 verify_time=now - started,
                 # A host that had nothing to do in between has not spent that time on a step.
