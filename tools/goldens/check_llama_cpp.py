@@ -31,7 +31,8 @@ TOLERANCE = 0.03
 
 # Fields that llama.cpp cannot be told: how Gemma 2 scales attention follows from its size, and Phi-3 gets no windows.
 CHANGED = {"gemma2": {"query_pre_attn_scalar": 8}, "phi3": {"sliding_window": None}}
-NAMES = ["llama3", "llama_yarn", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "smollm3", "granite", "glm4"]
+NAMES = ["llama3", "llama_yarn", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "smollm3", "granite", "glm4",
+         "qwen3_moe", "mixtral", "olmoe"]
 
 # Architectures whose queries and keys turn neighbours in files of llama.cpp and halves elsewhere.
 TURNED = ("llama", "smollm3", "granite")
@@ -47,6 +48,8 @@ FOUR_NORMS = {
         "post_mlp_layernorm": "post_ffw_norm",
     },
 }
+# What files call the architectures whose folders have another name.
+ARCHITECTURES = {"qwen3_moe": "qwen3moe", "mixtral": "llama"}
 FOUR_NORMS["gemma3"] = FOUR_NORMS["gemma2"]
 MODULES = {
     "model.embed_tokens": "token_embd",
@@ -122,6 +125,11 @@ def add_rope(writer: gguf.GGUFWriter, config, head_dim: int) -> None:
 def add_own_keys(writer: gguf.GGUFWriter, config) -> None:
     if writer.arch in ("gemma2", "gemma3"):
         writer.add_sliding_window(config.sliding_window)
+    if experts := getattr(config, "num_local_experts", None):
+        writer.add_expert_count(experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+    if width := getattr(config, "moe_intermediate_size", None):
+        writer.add_expert_feed_forward_length(width)
     match writer.arch:
         case "gemma2":
             writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
@@ -137,7 +145,8 @@ def add_own_keys(writer: gguf.GGUFWriter, config) -> None:
 
 
 def write(path: Path, folder: Path, config) -> None:
-    architecture = folder.name.split("_")[0].removesuffix("3") if folder.name.startswith("llama") else folder.name
+    is_llama = folder.name.startswith("llama")
+    architecture = "llama" if is_llama else ARCHITECTURES.get(folder.name, folder.name)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     writer = gguf.GGUFWriter(str(path), architecture)
     writer.add_context_length(config.max_position_embeddings)
@@ -158,8 +167,10 @@ def write(path: Path, folder: Path, config) -> None:
     writer.add_token_scores([0.0] * len(tokens))
     writer.add_token_types([2, 3, 3] + [1] * (len(tokens) - 3))
     writer.add_add_bos_token(False)
-    weights = load_file(folder / "model.safetensors")
-    for name, weight in weights.items():
+    weights = {}
+    for file in sorted(folder.glob("model*.safetensors")):
+        weights |= load_file(file)
+    for name, weight in with_experts_together(weights).items():
         values = weight.float().numpy()
         if architecture in TURNED and "q_proj" in name:
             values = neighbours(values, config.num_attention_heads)
@@ -172,6 +183,24 @@ def write(path: Path, folder: Path, config) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def with_experts_together(weights: dict) -> dict:
+    """One tensor per part of all experts of a layer, under the names that they have in GGUF files."""
+    parts = {"gate_proj": "gate", "up_proj": "up", "down_proj": "down", "w1": "gate", "w3": "up", "w2": "down"}
+    together, stacks = {}, {}
+    for name, weight in weights.items():
+        layer, is_expert, rest = name.partition(".experts.")
+        layer = layer.removesuffix(".mlp").removesuffix(".block_sparse_moe")
+        if is_expert:
+            expert, part, _ = rest.split(".")
+            stacks.setdefault(f"{layer}.ffn_{parts[part]}_exps.weight", {})[int(expert)] = weight
+        elif name.endswith(".gate.weight"):
+            router = name.removesuffix(".gate.weight").removesuffix(".mlp").removesuffix(".block_sparse_moe")
+            together[f"{router}.ffn_gate_inp.weight"] = weight
+        else:
+            together[name] = weight
+    return together | {name: torch.stack([stack[i] for i in sorted(stack)]) for name, stack in stacks.items()}
 
 
 def get(path: str, body: dict | None = None) -> dict:

@@ -279,7 +279,80 @@ CASES = [
         },
         torch.bfloat16,
     ),
+    # Experts in every layer, weights of the chosen ones scaled.
+    Case(
+        "qwen3_moe",
+        {
+            "architectures": ["Qwen3MoeForCausalLM"],
+            "model_type": "qwen3_moe",
+            "head_dim": 32,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 1000000.0,
+            "num_experts": 8,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 32,
+            "norm_topk_prob": True,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+        },
+        torch.bfloat16,
+    ),
+    # An ordinary layer between two with experts, weights not scaled.
+    Case(
+        "qwen3_moe_mixed",
+        {
+            "architectures": ["Qwen3MoeForCausalLM"],
+            "model_type": "qwen3_moe",
+            "hidden_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 1000000.0,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 20,
+            "norm_topk_prob": False,
+            "mlp_only_layers": [1],
+        },
+        torch.float32,
+    ),
+    # The names of experts that Mixtral has.
+    Case(
+        "mixtral",
+        {
+            "architectures": ["MixtralForCausalLM"],
+            "model_type": "mixtral",
+            "rope_theta": 1000000.0,
+            "sliding_window": None,
+            "intermediate_size": 32,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+        },
+        torch.bfloat16,
+        n_shards=2,
+    ),
+    # Queries and keys normalised over all heads, weights not scaled.
+    Case(
+        "olmoe",
+        {
+            "architectures": ["OlmoeForCausalLM"],
+            "model_type": "olmoe",
+            "num_key_value_heads": 4,
+            "intermediate_size": 32,
+            "num_experts": 8,
+            "num_experts_per_tok": 4,
+            "norm_topk_prob": False,
+            "clip_qkv": None,
+        },
+        torch.bfloat16,
+    ),
 ]
+
+# Least distance of the scores of the last expert that a row asks and of the first that it does not; scores have a deviation of 2.
+# Rounding keys to bf16 moves them by a hundredth, and another choice of experts would be another output.
+MARGIN_MIN = 0.03
 
 
 def random_weights(
@@ -297,9 +370,46 @@ def random_weights(
         elif "embed_tokens" in name:
             weights[name] = noise / math.sqrt(shape[-1]) if is_tied else noise
         else:
-            gain = 2.0 if "q_proj" in name or "k_proj" in name or "qkv_proj" in name else 1.0
+            gain = 2.0 if "q_proj" in name or "k_proj" in name or "qkv_proj" in name or is_router(name) else 1.0
             weights[name] = gain * noise / math.sqrt(shape[-1])
     return weights
+
+
+def is_router(name: str) -> bool:
+    return name.endswith(".gate.weight")
+
+
+def published(model_type: str, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """One matrix per expert, as such models are published; transformers holds all experts of a layer in one."""
+    is_mixtral = model_type == "mixtral"
+    parts = {"gate": "w1", "up": "w3", "down": "w2"} if is_mixtral else {n: f"{n}_proj" for n in ("gate", "up", "down")}
+    single = {}
+    for name, tensor in weights.items():
+        layer, _, module = name.partition(".mlp.")
+        prefix = f"{layer}.block_sparse_moe" if is_mixtral else f"{layer}.mlp"
+        if module == "experts.gate_up_proj":
+            for i, expert in enumerate(tensor):
+                gate, up = expert.chunk(2)
+                single[f"{prefix}.experts.{i}.{parts['gate']}.weight"] = gate
+                single[f"{prefix}.experts.{i}.{parts['up']}.weight"] = up
+        elif module == "experts.down_proj":
+            for i, expert in enumerate(tensor):
+                single[f"{prefix}.experts.{i}.{parts['down']}.weight"] = expert
+        elif is_router(name):
+            single[f"{prefix}.gate.weight"] = tensor
+        else:
+            single[name] = tensor
+    return single
+
+
+def margin(model, tokens: torch.Tensor) -> float:
+    """How far the choice of experts is from another one."""
+    n_chosen = getattr(model.config, "num_experts_per_tok", None)
+    if n_chosen is None:
+        return math.inf
+    scores = torch.cat(model(tokens[None], output_router_logits=True).router_logits)
+    ranked = scores.sort(descending=True).values
+    return (ranked[:, n_chosen - 1] - ranked[:, n_chosen]).min().item()
 
 
 def save_weights(folder, weights: dict[str, torch.Tensor], n_shards: int) -> None:
@@ -323,6 +433,12 @@ def write_json(path, value) -> None:
 
 
 def make(case: Case, seed: int) -> None:
+    """Of a model with experts, with the first of some seeds that leaves no doubt about which are chosen."""
+    while not try_make(case, seed):
+        seed += 1000
+
+
+def try_make(case: Case, seed: int) -> bool:
     folder = FIXTURES / case.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -339,7 +455,8 @@ def make(case: Case, seed: int) -> None:
     if loaded.tie_word_embeddings:
         del shapes["lm_head.weight"]
     weights = random_weights(shapes, generator, case.norm_offset)
-    save_weights(folder, {n: w.to(case.dtype).contiguous() for n, w in weights.items()}, case.n_shards)
+    stored = {n: w.to(case.dtype).contiguous() for n, w in published(config["model_type"], weights).items()}
+    save_weights(folder, stored, case.n_shards)
 
     model, info = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
@@ -348,11 +465,14 @@ def make(case: Case, seed: int) -> None:
     tokens = torch.randint(0, config["vocab_size"], (PROMPT_LEN,), generator=generator)
     with torch.no_grad():
         logits = model.eval()(tokens[None]).logits[0]
+        if margin(model, tokens) < MARGIN_MIN:
+            return False
     assert logits.dtype == torch.float32 and logits.std() > 0.3, logits.std()
     reference = {"tokens": tokens.to(torch.int32), "logits": logits.contiguous()}
     save_file(reference, folder / "logits.safetensors")
     n_params = sum(w.numel() for w in weights.values())
     print(f"{case.name}: {n_params} parameters, logits {tuple(logits.shape)}, deviation {logits.std():.3f}")
+    return True
 
 
 def main() -> None:

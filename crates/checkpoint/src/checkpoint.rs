@@ -10,6 +10,7 @@
 mod bytes;
 mod declared;
 mod eagle3;
+mod experts;
 mod folder;
 mod from_gguf;
 mod layout;
@@ -26,6 +27,7 @@ use crate::gguf::{Gguf, Metadata};
 use crate::stored::{Dense, Dtype, RowOrder, TensorView};
 pub(crate) use bytes::Bytes;
 pub use eagle3::Eagle3Checkpoint;
+pub use experts::Expert;
 pub use folder::gguf_file;
 pub(crate) use from_gguf::named;
 use shard::Shard;

@@ -7,6 +7,7 @@
 mod architecture;
 mod architectures;
 mod eagle3;
+mod experts;
 mod fields;
 mod multimodal;
 mod of_gguf;
@@ -26,6 +27,7 @@ pub(crate) use architecture::Architecture;
 use architecture::Defaults;
 pub use architecture::NormNames;
 pub use eagle3::{Eagle3Config, N_TAPS};
+pub use experts::Experts;
 use fields::Fields;
 pub use fields::shown;
 use multimodal::text_part;
@@ -76,6 +78,12 @@ pub enum Family {
     Granite,
     /// GLM-4 without experts.
     Glm4,
+    /// Qwen3 with experts in all or some layers.
+    Qwen3Moe,
+    /// Mistral with experts.
+    Mixtral,
+    /// OLMoE: experts, and queries and keys normalised over all heads together.
+    Olmoe,
 }
 
 /// What is done to the gate of a feed-forward layer.
@@ -117,8 +125,10 @@ pub struct ModelConfig {
     pub n_kv_heads: usize,
     /// Elements per head; even. `n_heads * head_dim` need not be `hidden`.
     pub head_dim: usize,
-    /// Width of the feed-forward layer.
+    /// Width of the feed-forward layer; where all layers have experts, of nothing.
     pub intermediate: usize,
+    /// Of a model that has them.
+    pub experts: Option<Experts>,
     /// Epsilon of every RMS normalisation; above 0 and at most 1.
     pub rms_eps: f32,
     /// Rotary embeddings of the layers, at least one.
@@ -135,7 +145,7 @@ pub struct ModelConfig {
     pub has_output_bias: bool,
     /// Whether the three feed-forward projections have biases.
     pub has_mlp_bias: bool,
-    /// Whether queries and keys are RMS-normalised per head (`q_norm.weight`, `k_norm.weight`, `[head_dim]`).
+    /// Whether queries and keys are RMS-normalised (`q_norm.weight`, `k_norm.weight`), see [`ModelConfig::qk_norm_lens`].
     pub has_qk_norm: bool,
     /// What is done to the gate of feed-forward layers.
     pub activation: Activation,
@@ -189,7 +199,7 @@ impl ModelConfig {
     /// # Errors
     /// If a text is not JSON, a required field is missing or out of range (more tokens that end a text than a request may
     /// have included), sizes do not divide, or the model needs something that is not implemented: another architecture,
-    /// experts, quantised weights, another rotary scaling or activation, or whatever else `unsupported` lists.
+    /// quantised weights, another rotary scaling or activation, or whatever else `unsupported` lists.
     pub fn parse(config: &[u8], generation: Option<&[u8]>) -> Result<Self, Error> {
         let config: Value = text_part(json("config.json", config)?);
         let generation = generation.map(|text| json("generation_config.json", text)).transpose()?;
@@ -225,6 +235,7 @@ impl ModelConfig {
             n_kv_heads: n_kv_heads(fields, defaults, n_heads)?,
             head_dim,
             intermediate: fields.len("intermediate_size", INTERMEDIATE_MAX)?,
+            experts: None,
             rms_eps: fields.number("rms_norm_eps", RMS_EPS)? as f32,
             context_len_max: rope.scaling.context_len(trained),
             ropes: vec![rope],
@@ -249,6 +260,19 @@ impl ModelConfig {
         };
         (architecture.of_fields)(&mut config, fields)?;
         Ok(config)
+    }
+
+    /// Experts of a layer, if it has them.
+    pub fn experts_of(&self, layer: usize) -> Option<&Experts> {
+        self.experts.as_ref().filter(|experts| !experts.is_dense(layer))
+    }
+
+    /// Elements that queries and keys are normalised over: those of a head, or of all heads together.
+    pub fn qk_norm_lens(&self) -> [usize; 2] {
+        match self.family {
+            Family::Olmoe => [self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim],
+            _ => [self.head_dim; 2],
+        }
     }
 }
 

@@ -44,8 +44,8 @@ struct Tensor<'a> {
 /// Where values come from.
 #[derive(Debug)]
 enum Source<'a> {
-    /// A tensor, and the order in which its rows are to be written.
-    Stored(TensorView<'a>, RowOrder),
+    /// Tensors, one behind the other, and the order in which the rows of each are to be written.
+    Stored(Vec<TensorView<'a>>, RowOrder),
     /// Values that follow from the configuration.
     Made(Vec<u8>),
 }
@@ -87,7 +87,7 @@ impl<'a> Conversion<'a> {
             let stored = gguf.tensor(name)?;
             let dtype = mix.dtype(shape, name, stored.shape);
             let declared = Declared { name: name.to_string(), dtype, shape: stored.shape.to_vec() };
-            Some(Tensor { declared, source: Source::Stored(stored, RowOrder::AsIs) })
+            Some(Tensor { declared, source: Source::Stored(vec![stored], RowOrder::AsIs) })
         });
         Ok(Self { keys, tensors: tensors.collect() })
     }
@@ -97,9 +97,11 @@ impl<'a> Conversion<'a> {
     /// * `text`: metadata of its tokenizer and chat template.
     ///
     /// # Errors
-    /// If a tensor is missing or has another shape than the configuration implies, or files of the architecture are not written.
+    /// If a tensor is missing or has another shape than the configuration implies, or files of the architecture are not written,
+    /// or no such file can say what the experts do.
     pub fn of_folder(checkpoint: &'a Checkpoint, text: Keys, mix: Mix) -> Result<Self, Error> {
         let config = checkpoint.config();
+        of_config::refuse_experts(config)?;
         let shape = Shape::new(config, config.tie_embeddings);
         let mut keys = of_config::keys(config)?;
         set_types(&mut keys, mix);
@@ -114,7 +116,10 @@ impl<'a> Conversion<'a> {
             tensors.push(Tensor { declared, source: Source::Made(bytes) });
         }
         for tensor in named(config) {
-            let stored = checkpoint.tensor(&tensor.published, &tensor.shape)?;
+            // Of experts each has its own matrix.
+            let shape_each = &tensor.shape[usize::from(tensor.shape.len() == 3)..];
+            let stored = tensor.published.iter().map(|name| checkpoint.tensor(name, shape_each));
+            let stored = stored.collect::<Result<Vec<_>, Error>>()?;
             let dtype = mix.dtype(shape, &tensor.name, &tensor.shape);
             let declared = Declared { name: tensor.name, dtype, shape: tensor.shape };
             tensors.push(Tensor { declared, source: Source::Stored(stored, tensor.order) });
@@ -130,7 +135,9 @@ impl<'a> Conversion<'a> {
     /// Tensors that were rounded to a block format before and will be rounded to another type again.
     pub fn n_rounded_again(&self) -> usize {
         let is_rounded_again = |tensor: &&Tensor<'_>| match &tensor.source {
-            Source::Stored(stored, _) => stored.dtype.is_quantised() && stored.dtype != tensor.declared.dtype,
+            Source::Stored(stored, _) => stored
+                .iter()
+                .any(|stored| stored.dtype.is_quantised() && stored.dtype != tensor.declared.dtype),
             Source::Made(_) => false,
         };
         self.tensors.iter().filter(is_rounded_again).count()
@@ -180,7 +187,7 @@ fn set_types(keys: &mut Keys, mix: Mix) {
 impl Source<'_> {
     fn n_bytes(&self) -> usize {
         match self {
-            Self::Stored(stored, _) => stored.bytes.len(),
+            Self::Stored(stored, _) => stored.iter().map(|stored| stored.bytes.len()).sum(),
             Self::Made(bytes) => bytes.len(),
         }
     }
@@ -194,14 +201,28 @@ impl Tensor<'_> {
         progress: &mut impl FnMut(usize),
     ) -> Result<Loss, Error> {
         let (stored, order) = match &self.source {
-            Source::Stored(stored, order) => (*stored, *order),
+            Source::Stored(stored, order) => (stored, *order),
             Source::Made(bytes) => {
                 writer.append(bytes)?;
                 progress(bytes.len());
                 return Ok(Loss::default());
             }
         };
-        let rows = Rows::new(stored, order, self.declared.dtype);
+        let mut loss = Loss::default();
+        for stored in stored {
+            let rows = Rows::new(*stored, order, self.declared.dtype);
+            loss += self.write_rows(&rows, writer, n_threads, progress)?;
+        }
+        Ok(loss)
+    }
+
+    fn write_rows(
+        &self,
+        rows: &Rows<'_>,
+        writer: &mut Writer<impl Write>,
+        n_threads: usize,
+        progress: &mut impl FnMut(usize),
+    ) -> Result<Loss, Error> {
         let rows_per_piece = (PIECE_LEN / rows.len()).max(1);
         let mut loss = Loss::default();
         for start in (0..rows.n_rows()).step_by(rows_per_piece) {

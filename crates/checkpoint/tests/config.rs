@@ -341,11 +341,12 @@ fn other_architectures_are_refused_by_name() {
         format!(
             "architecture {got} is not supported; supported are LlamaForCausalLM, MistralForCausalLM, \
              Qwen2ForCausalLM, Qwen3ForCausalLM, Gemma2ForCausalLM, Gemma3ForCausalLM, Phi3ForCausalLM, \
-             SmolLM3ForCausalLM, GraniteForCausalLM, Glm4ForCausalLM"
+             SmolLM3ForCausalLM, GraniteForCausalLM, Glm4ForCausalLM, Qwen3MoeForCausalLM, MixtralForCausalLM, \
+             OlmoeForCausalLM"
         )
     };
     check_refused(json!({"architectures": ["GPT2LMHeadModel"]}), &expected("GPT2LMHeadModel"));
-    check_refused(json!({"architectures": ["MixtralForCausalLM"]}), &expected("MixtralForCausalLM"));
+    check_refused(json!({"architectures": ["PhimoeForCausalLM"]}), &expected("PhimoeForCausalLM"));
     check_refused(json!({"architectures": [7]}), &expected("7"));
     check_refused(json!({"architectures": [], "model_type": "gemma"}), &expected("gemma"));
     check_refused(json!({"architectures": null}), "config.json lacks architectures");

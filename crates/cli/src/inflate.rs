@@ -163,6 +163,12 @@ pub(crate) fn run(args: InflateArgs) -> Outcome {
     let opened = Opened::untrimmed(&source, Role::Target)?;
     let config = opened.config();
     derived::check_family(config.family)?;
+    if config.experts.is_some() {
+        return Err(usage(format!(
+            "{} is a mixture of experts, which cannot be inflated; choose a dense model",
+            args.model
+        )));
+    }
     let sizes = Sizes::asked(&args, config)?;
     let n_parameters = sizes.n_parameters(config);
     if n_parameters > PARAMETERS_MAX {

@@ -73,6 +73,8 @@ struct Model {
     kv_heads: usize,
     head_dim: usize,
     intermediate: usize,
+    /// Of a model that has them.
+    experts: Option<Experts>,
     /// Rows of the embedding.
     vocab_len: usize,
     /// Rows of the embedding table, padding included.
@@ -87,6 +89,16 @@ struct Model {
     /// In memory, less the padding of packed matrices.
     weight_bytes: usize,
     kv_bytes_per_token: usize,
+}
+
+#[derive(Clone, Copy, Serialize)]
+struct Experts {
+    experts: usize,
+    /// How many of them a row asks.
+    chosen: usize,
+    intermediate: usize,
+    /// Layers that have them.
+    layers: usize,
 }
 
 #[derive(Serialize)]
@@ -215,6 +227,7 @@ impl Model {
             kv_heads: config.n_kv_heads,
             head_dim: config.head_dim,
             intermediate: config.intermediate,
+            experts: Experts::of(config),
             vocab_len: config.vocab_len,
             n_embeddings: config.n_embeddings,
             context_len_max: config.context_len_max,
@@ -252,6 +265,15 @@ impl Eagle3 {
     }
 }
 
+impl Experts {
+    fn of(config: &ModelConfig) -> Option<Self> {
+        let experts = config.experts.as_ref()?;
+        let layers = (0..config.n_layers).filter(|&layer| !experts.is_dense(layer)).count();
+        let (chosen, intermediate) = (experts.n_chosen, experts.intermediate);
+        Some(Self { experts: experts.n_experts, chosen, intermediate, layers })
+    }
+}
+
 impl Sampling {
     fn new(defaults: &SamplingDefaults) -> Self {
         Self {
@@ -275,13 +297,21 @@ fn n_parameters(config: &ModelConfig) -> u64 {
     let attention = hidden * (q + 2 * kv) + q * hidden;
     let attention_extra = optional(config.has_qkv_bias, q + 2 * kv)
         + optional(config.has_output_bias, hidden)
-        + optional(config.has_qk_norm, 2 * head_dim);
+        + optional(config.has_qk_norm, config.qk_norm_lens().map(|len| len as u64).iter().sum());
     let mlp = 3 * hidden * intermediate + optional(config.has_mlp_bias, 2 * intermediate + hidden);
+    let feed_forward = |layer| match config.experts_of(layer) {
+        Some(experts) => experts.n_experts as u64 * hidden * (3 * experts.intermediate as u64 + 1),
+        None => mlp,
+    };
+    let feed_forwards: u64 = (0..config.n_layers).map(feed_forward).sum();
     let behind = [config.norms.after_attention, config.norms.after_feed_forward];
     let n_norms = 2 + behind.iter().flatten().count() as u64;
-    let layer = attention + attention_extra + mlp + n_norms * hidden;
     let table = config.n_embeddings as u64 * hidden;
-    config.n_layers as u64 * layer + table + optional(!config.tie_embeddings, table) + hidden
+    config.n_layers as u64 * (attention + attention_extra + n_norms * hidden)
+        + feed_forwards
+        + table
+        + optional(!config.tie_embeddings, table)
+        + hidden
 }
 
 fn print(out: &mut impl Write, inspection: &Inspection) -> io::Result<()> {
@@ -319,6 +349,12 @@ fn print_model(out: &mut impl Write, model: &Model) -> io::Result<()> {
         out,
         "  {layers} layers, hidden {hidden}, {heads} heads ({kv_heads} key/value) of {head_dim}, feed-forward {intermediate}"
     )?;
+    if let Some(Experts { experts, chosen, intermediate, layers }) = model.experts {
+        writeln!(
+            out,
+            "  {experts} experts of {intermediate} in {layers} layers, {chosen} of them per token"
+        )?;
+    }
     writeln!(
         out,
         "  vocabulary {}, {} rows of {} embeddings",

@@ -10,7 +10,7 @@ use std::time::Duration;
 use dsde_bench::Conditions;
 use dsde_bench::metrics::milliseconds;
 use dsde_engine::trace::{SequenceTrace, StepTrace, TraceSink};
-use dsde_policy::{DraftPosition, PositionSignals};
+use dsde_policy::{DraftPosition, ExpertsWoken, PositionSignals};
 use serde::Serialize;
 
 use crate::answer::finish_reason;
@@ -102,6 +102,9 @@ struct Step<'a> {
     draft_rounds: u32,
     draft_rows: u32,
     context_len_sum: u64,
+    /// Mean over layers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    experts_woken: Option<f64>,
     preempted: u32,
     planned: u32,
     drafted: u32,
@@ -189,6 +192,7 @@ impl<'a> Step<'a> {
             draft_rounds: report.draft_rounds,
             draft_rows: report.draft_rows,
             context_len_sum: report.context_len_sum,
+            experts_woken: report.experts.map(ExpertsWoken::per_layer),
             preempted: report.preempted,
             planned: report.planned,
             drafted: report.drafted,

@@ -1,5 +1,6 @@
 //! The port behind which tensors live: a real model, a scripted one in tests, a pretended one in simulation.
 
+use dsde_policy::ExpertsWoken;
 use dsde_sampling::TokenLogprobs;
 
 use crate::ahead::DraftAhead;
@@ -129,6 +130,11 @@ pub trait Executor {
     ) -> Result<(), ExecutorError> {
         self.verify(rows, draws, verifications)?;
         ahead.run(|rows, draws, drafted| self.draft(rows, draws, drafted))
+    }
+
+    /// Experts that target passes asked since the last call; `None` where the target has none.
+    fn take_experts_woken(&mut self) -> Option<ExpertsWoken> {
+        None
     }
 
     /// Frees the draft: weights, keys and values. Their memory becomes blocks of the target's store behind those of

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use dsde_policy::ExpertsWoken;
 use dsde_sampling::TokenLogprobs;
 
 use crate::request::RequestId;
@@ -139,6 +140,8 @@ pub struct StepReport {
     pub draft_rows: u32,
     /// Positions the drawing sequences had stored before the pass, together.
     pub context_len_sum: u64,
+    /// Experts that the target pass asked; `None` where the target has none.
+    pub experts: Option<ExpertsWoken>,
     /// Sum of planned lengths.
     pub planned: u32,
     /// Sum of drafted lengths.

@@ -230,6 +230,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         let now = self.clock.now();
         report.target_rows += self.scratch.rows.n_rows() as u32;
         report.n_seqs += self.scratch.rows.n_seqs() as u32;
+        report.experts = self.executor.take_experts_woken();
         let Scratch { drawing, verifications, moves, .. } = &mut self.scratch;
         moves.clear();
         let mut verifications = drawing.iter().copied().zip(verifications).peekable();
@@ -302,6 +303,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
             prefill_rows: report.prefill_rows,
             draft_rounds: report.draft_rounds,
             draft_rows: report.draft_rows,
+            experts: report.experts,
             draft_time: report.draft_time,
             verify_time: report.verify_time,
             step_time: report.step_time,

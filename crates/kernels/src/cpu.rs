@@ -11,6 +11,7 @@
 mod activations;
 mod affinity;
 mod attention;
+mod experts;
 mod groups;
 mod isa;
 mod kernel;
@@ -38,12 +39,15 @@ use std::sync::Mutex;
 
 use dsde_engine::{BlockCopy, RowBatch, SlotMove};
 
+pub use experts::Experts;
 pub use isa::Isa;
 pub use kernel::Kernel;
 pub use kv::KvStore;
 pub use matrix::Matrix;
 
-use super::{AttentionRule, Backend, Dense, Epilogue, Input, KvShape, QkTransform, RmsNorm, Stacking};
+use super::{
+    AttentionRule, Backend, Dense, Epilogue, Input, KvShape, QkTransform, RmsNorm, Routed, Stacking,
+};
 use pool::Pool;
 
 /// The processor's vector units and a pool of threads.
@@ -93,6 +97,7 @@ impl Cpu {
 
 impl Backend for Cpu {
     type Matrix = Matrix;
+    type Experts = Experts;
     type KvStore = KvStore;
 
     fn describe(&self) -> String {
@@ -123,6 +128,14 @@ impl Backend for Cpu {
         matrix.bytes()
     }
 
+    fn pack_experts(&self, experts: &[&[Dense<'_>]], stacking: Stacking) -> Experts {
+        Experts::pack(self.isa, &self.pool, experts, stacking)
+    }
+
+    fn experts_bytes(&self, experts: &Experts) -> usize {
+        experts.bytes()
+    }
+
     fn gather(&self, matrix: &Matrix, outputs: &[u32], out: &mut [f32]) {
         matrix.gather(outputs, out);
     }
@@ -149,6 +162,21 @@ impl Backend for Cpu {
 
     fn linear(&self, input: Input<'_>, n_rows: usize, matrix: &Matrix, epilogue: Epilogue, out: &mut [f32]) {
         linear::linear(self, input, n_rows, matrix, epilogue, out);
+    }
+
+    fn linear_by_expert(
+        &self,
+        x: &[f32],
+        routed: Routed<'_>,
+        experts: &Experts,
+        epilogue: Epilogue,
+        out: &mut [f32],
+    ) {
+        experts::linear_by_expert(self, x, routed, experts, epilogue, out);
+    }
+
+    fn combine(&self, x: &[f32], places: &[u32], weights: &[f32], epilogue: Epilogue, out: &mut [f32]) {
+        experts::combine(self, x, places, weights, epilogue, out);
     }
 
     fn rms_norm(&self, input: &[f32], norm: RmsNorm<'_>, out: &mut [f32]) {

@@ -1,5 +1,7 @@
 //! Arithmetic for one kind of hardware, over ragged rows.
 
+use std::ops::Range;
+
 use dsde_checkpoint::Dense;
 use dsde_engine::{BlockCopy, RowBatch, SlotMove};
 
@@ -12,7 +14,9 @@ mod tests;
 pub use cpu::Cpu;
 pub use reference::Reference;
 
-use shape::{assert_attention, assert_linear, assert_qkv, stacked_len};
+use shape::{
+    assert_attention, assert_by_expert, assert_combine, assert_linear, assert_qkv, expert_shape, stacked_len,
+};
 
 /// How several matrices with the same `n_in` become one packed matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,12 +128,54 @@ pub struct RopeTable {
 /// What is done to queries and keys between projection and attention.
 #[derive(Clone, Copy, Debug)]
 pub struct QkTransform<'a> {
-    /// Per-head normalisation of queries and keys (`weight: [head_dim]`), where the family has it.
+    /// Normalisation of queries and keys, where the family has it: of each head (`weight: [head_dim]`), or of all heads together
+    /// (`weight` as long as they are).
     pub q_norm: Option<RmsNorm<'a>>,
     /// See `q_norm`.
     pub k_norm: Option<RmsNorm<'a>>,
     /// Rotary embedding, applied after the normalisation, where the layer has one.
     pub rope: Option<&'a RopeTable>,
+}
+
+/// An expert that rows of a pass chose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Woken {
+    /// Index of the expert.
+    pub expert: u32,
+    /// End of its run of rows; the run starts where that of the expert before ends.
+    pub end: u32,
+}
+
+impl Woken {
+    /// Rows of the woken expert `idx`.
+    fn rows(woken: &[Woken], idx: usize) -> Range<usize> {
+        let start = idx.checked_sub(1).map_or(0, |before| woken[before].end);
+        start as usize..woken[idx].end as usize
+    }
+}
+
+/// Rows of a product, grouped by the expert that each of them chose; a row of a pass that chose several stands once for each.
+#[derive(Clone, Copy, Debug)]
+pub struct Routed<'a> {
+    /// Experts by rising index, each with at least one row.
+    pub woken: &'a [Woken],
+    /// Row of the input that each row is, `[n_rows]`; without it the input has the rows themselves.
+    pub sources: Option<&'a [u32]>,
+}
+
+impl Routed<'_> {
+    /// Rows of all woken experts together.
+    pub fn n_rows(self) -> usize {
+        self.woken.last().map_or(0, |woken| woken.end as usize)
+    }
+
+    fn rows_of(self, woken_idx: usize) -> Range<usize> {
+        Woken::rows(self.woken, woken_idx)
+    }
+
+    fn source(self, row: usize) -> usize {
+        self.sources.map_or(row, |sources| sources[row] as usize)
+    }
 }
 
 /// Arithmetic for one kind of hardware.
@@ -139,6 +185,8 @@ pub struct QkTransform<'a> {
 pub trait Backend: Send {
     /// A weight matrix in the backend's own layout.
     type Matrix: Send + Sync;
+    /// Matrices of one shape, one per expert of a layer, in the backend's own layout.
+    type Experts: Send + Sync;
     /// Paged keys and values of all layers, zeroed at creation.
     type KvStore: Send;
 
@@ -167,6 +215,12 @@ pub trait Backend: Send {
 
     /// Bytes a packed matrix occupies.
     fn matrix_bytes(&self, matrix: &Self::Matrix) -> usize;
+
+    /// Packs one matrix per expert, each of the `parts` that [`Backend::pack`] would take; all have the same shapes.
+    fn pack_experts(&self, experts: &[&[Dense<'_>]], stacking: Stacking) -> Self::Experts;
+
+    /// Bytes that packed experts occupy.
+    fn experts_bytes(&self, experts: &Self::Experts) -> usize;
 
     /// `out[i, :]` is row `outputs[i]` of the matrix, widened and otherwise as it was before packing.
     ///
@@ -202,6 +256,28 @@ pub trait Backend: Send {
         epilogue: Epilogue,
         out: &mut [f32],
     );
+
+    /// `out[r, :] = epilogue(x[source of r, :] · matrixᵀ)` with the matrix of the expert that row `r` is grouped under.
+    ///
+    /// * `x`: `[n_sources, n_in]`.
+    /// * `epilogue`: [`Epilogue::Store`], or [`Epilogue::SwiGlu`] of a [`Stacking::GateUp`] matrix.
+    /// * `out`: as that of [`Backend::linear`], for [`Routed::n_rows`] rows.
+    fn linear_by_expert(
+        &self,
+        x: &[f32],
+        routed: Routed<'_>,
+        experts: &Self::Experts,
+        epilogue: Epilogue,
+        out: &mut [f32],
+    );
+
+    /// `out[r, :] = sum over j of weights[r, j] * x[places[r, j], :]`, over rising `j`.
+    ///
+    /// * `x`: `[n_places, width]`.
+    /// * `places`, `weights`: `[n_rows, n]`, equally long.
+    /// * `epilogue`: [`Epilogue::Store`] or [`Epilogue::Add`].
+    /// * `out`: `[n_rows, width]`.
+    fn combine(&self, x: &[f32], places: &[u32], weights: &[f32], epilogue: Epilogue, out: &mut [f32]);
 
     /// `out[r, :] = norm(x[r, :])`, rows of the norm's width.
     fn rms_norm(&self, input: &[f32], norm: RmsNorm<'_>, out: &mut [f32]);

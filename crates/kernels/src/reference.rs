@@ -7,7 +7,7 @@ use dsde_engine::{BlockCopy, RowBatch, Slot, SlotMove};
 
 use super::{
     AttentionRule, AttentionShape, Backend, Dense, Epilogue, Input, KvShape, QkTransform, RmsNorm, RopeTable,
-    Stacking,
+    Routed, Stacking,
 };
 
 /// Slots per block.
@@ -56,6 +56,7 @@ impl ReferenceKv {
 
 impl Backend for Reference {
     type Matrix = ReferenceMatrix;
+    type Experts = Vec<ReferenceMatrix>;
     type KvStore = ReferenceKv;
 
     fn describe(&self) -> String {
@@ -79,6 +80,15 @@ impl Backend for Reference {
 
     fn matrix_bytes(&self, matrix: &ReferenceMatrix) -> usize {
         size_of_val(matrix.weights.as_slice()) + matrix.bias.as_deref().map_or(0, size_of_val)
+    }
+
+    fn pack_experts(&self, experts: &[&[Dense<'_>]], stacking: Stacking) -> Vec<ReferenceMatrix> {
+        super::expert_shape(experts, stacking);
+        experts.iter().map(|parts| self.pack(parts, stacking, None)).collect()
+    }
+
+    fn experts_bytes(&self, experts: &Vec<ReferenceMatrix>) -> usize {
+        experts.iter().map(|matrix| self.matrix_bytes(matrix)).sum()
     }
 
     fn gather(&self, matrix: &ReferenceMatrix, outputs: &[u32], out: &mut [f32]) {
@@ -163,6 +173,40 @@ impl Backend for Reference {
         }
     }
 
+    fn linear_by_expert(
+        &self,
+        x: &[f32],
+        routed: Routed<'_>,
+        experts: &Vec<ReferenceMatrix>,
+        epilogue: Epilogue,
+        out: &mut [f32],
+    ) {
+        let ReferenceMatrix { n_in, n_out, stacking, .. } = experts[0];
+        super::assert_by_expert(x, routed, [experts.len(), n_in, n_out], stacking, epilogue, out);
+        let width = out.len() / routed.n_rows().max(1);
+        for (idx, woken) in routed.woken.iter().enumerate() {
+            for row in routed.rows_of(idx) {
+                let source = routed.source(row);
+                let input = Input { x: &x[source * n_in..(source + 1) * n_in], norm: None };
+                let out = &mut out[row * width..(row + 1) * width];
+                self.linear(input, 1, &experts[woken.expert as usize], epilogue, out);
+            }
+        }
+    }
+
+    fn combine(&self, x: &[f32], places: &[u32], weights: &[f32], epilogue: Epilogue, out: &mut [f32]) {
+        let width = super::assert_combine(x, places, weights, epilogue, out);
+        let n_each = places.len() / (out.len() / width.max(1)).max(1);
+        for (row, out) in out.chunks_exact_mut(width.max(1)).enumerate() {
+            for (column, out) in out.iter_mut().enumerate() {
+                let answers = (row * n_each..(row + 1) * n_each)
+                    .map(|i| weights[i] * x[places[i] as usize * width + column]);
+                let sum: f32 = answers.sum();
+                *out = if epilogue == Epilogue::Add { *out + sum } else { sum };
+            }
+        }
+    }
+
     fn rms_norm(&self, input: &[f32], norm: RmsNorm<'_>, out: &mut [f32]) {
         let width = norm.weight.len();
         out.copy_from_slice(input);
@@ -189,13 +233,14 @@ impl Backend for Reference {
             for r in rows.rows_of(seq) {
                 let row = &mut qkv[r * width..(r + 1) * width];
                 let (position, slot) = (rows.positions[r] as usize, rows.slots[r] as usize);
-                for (head, x) in row.chunks_exact_mut(head_dim).take(n_heads + n_kv_heads).enumerate() {
-                    let norm = if head < n_heads { transform.q_norm } else { transform.k_norm };
+                let (queries, rest) = row.split_at_mut(n_heads * head_dim);
+                let (keys, _) = rest.split_at_mut(n_kv_heads * head_dim);
+                for (heads, norm) in [(queries, transform.q_norm), (keys, transform.k_norm)] {
                     if let Some(norm) = norm {
-                        normalise(x, norm);
+                        heads.chunks_exact_mut(norm.weight.len()).for_each(|part| normalise(part, norm));
                     }
                     if let Some(rope) = transform.rope {
-                        rotate(x, rope, position);
+                        heads.chunks_exact_mut(head_dim).for_each(|head| rotate(head, rope, position));
                     }
                 }
                 for head in 0..n_kv_heads {

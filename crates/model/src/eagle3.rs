@@ -185,7 +185,7 @@ impl<B: Backend> Weights<B> {
     fn load(backend: &B, checkpoint: &Eagle3Checkpoint, target: &Checkpoint) -> Result<Self, Error> {
         let Eagle3Config { layer: config, target_hidden, draft_vocab_len, .. } = checkpoint.config();
         let (weights, hidden) = (checkpoint.weights(), config.hidden);
-        let tensors = || Tensors { checkpoint: weights, prefix: checkpoint.layer().to_string() };
+        let tensors = || Tensors { checkpoint: weights, layer: 0, prefix: checkpoint.layer().to_string() };
         let n_states = N_TAPS * target_hidden;
         let combine = weights.matrix("fc.weight", hidden, n_states)?;
         let lm_head = weights.matrix("lm_head.weight", *draft_vocab_len, hidden)?;

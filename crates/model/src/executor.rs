@@ -26,6 +26,7 @@ use dsde_engine::{
     BlockCopy, DraftAhead, DraftDraw, Drafted, Executor, ExecutorError, PromptScore, RowBatch, Shape,
     SlotMove, TargetDraw, Verification,
 };
+use dsde_policy::ExpertsWoken;
 use dsde_sampling::{Rule, TokenLogprobs};
 
 use dsde_checkpoint::Checkpoint;
@@ -372,6 +373,10 @@ impl<B: Backend> Executor for ModelExecutor<B> {
         verifications: &mut Vec<Verification>,
     ) -> Result<(), ExecutorError> {
         self.verify_beside(rows, draws, ahead, verifications)
+    }
+
+    fn take_experts_woken(&mut self) -> Option<ExpertsWoken> {
+        self.target.llama.take_experts_woken()
     }
 
     fn lend_draft(&mut self) -> Option<u32> {

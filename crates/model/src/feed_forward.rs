@@ -3,17 +3,24 @@
 //! It runs in two halves, since what it reads and what it writes are mostly the same rows: [`FeedForward::read`] takes all that
 //! it needs of them, then [`FeedForward::write`] may overwrite them.
 
+mod experts;
+mod routing;
+
 use dsde_checkpoint::config::{Activation, ModelConfig};
 use dsde_kernels::{Backend, Epilogue, Input, Stacking};
+use dsde_policy::ExpertsWoken;
 
 use crate::error::Error;
 use crate::llama::prefix;
 use crate::weights::Tensors;
+use experts::{Experts, ExpertsScratch};
 
 /// Weights of the feed-forward part of one layer.
 pub(crate) enum FeedForward<B: Backend> {
     /// `down(activation(gate(x)) * up(x))`, the same for every row.
     Dense(Gated<B>),
+    /// Many such networks, of which every row asks a few.
+    Experts(Experts<B>),
 }
 
 /// A gated feed-forward network: Shazeer, "GLU variants improve transformer" (arXiv:2002.05202), Eq. 6.
@@ -28,8 +35,18 @@ pub(crate) struct Gated<B: Backend> {
 /// What is computed between the halves; lives from pass to pass and grows to the largest seen.
 #[derive(Default)]
 pub(crate) struct FeedForwardScratch {
-    /// `activation(gate) * up`, `[n_rows, intermediate]`.
+    /// `activation(gate) * up`, `[n_rows, intermediate]`; of experts a row for each that a row asks.
     gated: Vec<f32>,
+    experts: ExpertsScratch,
+    /// Of the passes so far, see [`FeedForwardScratch::take_woken`].
+    woken: ExpertsWoken,
+}
+
+impl FeedForwardScratch {
+    /// Experts that were asked since the last call; whose they are the caller knows.
+    pub(crate) fn take_woken(&mut self) -> ExpertsWoken {
+        std::mem::take(&mut self.woken)
+    }
 }
 
 impl<B: Backend> FeedForward<B> {
@@ -38,13 +55,17 @@ impl<B: Backend> FeedForward<B> {
     /// # Errors
     /// If one is absent or has another shape or element type than the configuration implies.
     pub(crate) fn load(backend: &B, tensors: &Tensors<'_>) -> Result<Self, Error> {
-        Ok(Self::Dense(Gated::load(backend, tensors)?))
+        Ok(match Experts::load(backend, tensors)? {
+            Some(experts) => Self::Experts(experts),
+            None => Self::Dense(Gated::load(backend, tensors)?),
+        })
     }
 
     /// Bytes in memory.
     pub(crate) fn bytes(&self, backend: &B) -> usize {
         match self {
             Self::Dense(gated) => gated.bytes(backend),
+            Self::Experts(experts) => experts.bytes(backend),
         }
     }
 
@@ -60,6 +81,7 @@ impl<B: Backend> FeedForward<B> {
     ) {
         match self {
             Self::Dense(gated) => gated.read(backend, input, n_rows, scratch),
+            Self::Experts(experts) => experts.read(backend, input, n_rows, scratch),
         }
     }
 
@@ -77,6 +99,7 @@ impl<B: Backend> FeedForward<B> {
     ) {
         match self {
             Self::Dense(gated) => gated.write(backend, n_rows, epilogue, scratch, out),
+            Self::Experts(experts) => experts.write(backend, epilogue, scratch, out),
         }
     }
 }

@@ -11,6 +11,7 @@
 use std::ops::Range;
 
 use dsde_engine::RowBatch;
+use dsde_policy::ExpertsWoken;
 
 use dsde_checkpoint::Checkpoint;
 use dsde_checkpoint::config::ModelConfig;
@@ -174,6 +175,13 @@ impl<B: Backend> Llama<B> {
             backend.soft_cap(cap, &mut logits);
         }
         Some(logits)
+    }
+
+    /// Experts that passes asked since the last call; `None` of a model without.
+    pub(crate) fn take_experts_woken(&mut self) -> Option<ExpertsWoken> {
+        let experts = self.config.experts.as_ref()?;
+        let (n_experts, n_chosen) = (experts.n_experts as u32, experts.n_chosen as u32);
+        Some(ExpertsWoken { n_experts, n_chosen, ..self.scratch.feed_forward.take_woken() })
     }
 
     /// Tokens and positions lie inside the tables that they index.

@@ -46,7 +46,7 @@ impl<B: Backend> Weights<B> {
             true => None,
             false => Some(Embeddings::copy_of(checkpoint.embeddings()?.first_rows(config.vocab_len))),
         };
-        let tensors = |i| Tensors { checkpoint, prefix: format!("model.layers.{i}") };
+        let tensors = |i| Tensors { checkpoint, layer: i, prefix: format!("model.layers.{i}") };
         let layers = (0..config.n_layers).map(|i| Layer::load(backend, tensors(i), config.hidden));
         Ok(Self {
             embeddings,
@@ -91,13 +91,14 @@ impl<B: Backend> Layer<B> {
         let output = [("self_attn.o_proj", hidden)];
         let norms = config.norms;
         let norm = |name| tensors.norm(name, hidden);
-        let head_norm = |name| config.has_qk_norm.then(|| tensors.norm(name, head_dim)).transpose();
+        let [q_norm_len, k_norm_len] = config.qk_norm_lens();
+        let qk_norm = |name, len| config.has_qk_norm.then(|| tensors.norm(name, len)).transpose();
         Ok(Self {
             attention_norm: norm(norms.before_attention)?,
             after_attention: norms.after_attention.map(norm).transpose()?,
             qkv: tensors.packed(backend, &qkv, n_in, Stacking::Concat, config.has_qkv_bias)?,
-            q_norm: head_norm("self_attn.q_norm")?,
-            k_norm: head_norm("self_attn.k_norm")?,
+            q_norm: qk_norm("self_attn.q_norm", q_norm_len)?,
+            k_norm: qk_norm("self_attn.k_norm", k_norm_len)?,
             output: tensors.packed(backend, &output, q_len, Stacking::Concat, config.has_output_bias)?,
             feed_forward_norm: norm(norms.before_feed_forward)?,
             after_feed_forward: norms.after_feed_forward.map(norm).transpose()?,
@@ -116,9 +117,11 @@ impl<B: Backend> Layer<B> {
     }
 }
 
-/// Tensors of a checkpoint under a common prefix.
+/// Tensors of a layer of a checkpoint.
 pub(crate) struct Tensors<'a> {
     pub(crate) checkpoint: &'a Checkpoint,
+    pub(crate) layer: usize,
+    /// How their names begin.
     pub(crate) prefix: String,
 }
 

@@ -10,7 +10,7 @@ use std::f64::consts::TAU;
 use std::path::Path;
 
 use dsde_checkpoint::config::{Family, ModelConfig, RopeScaling};
-use dsde_checkpoint::{Checkpoint, Dtype};
+use dsde_checkpoint::{Checkpoint, Dense, Dtype};
 use dsde_engine::{BlockId, RowBatch};
 use dsde_kernels::{Backend, Cpu, Reference};
 use dsde_model::Llama;
@@ -18,7 +18,7 @@ use dsde_model::llama::kv_shape;
 use dsde_sampling::Proposal;
 use writer::{Writer, f32s};
 
-const FAMILIES: [&str; 14] = [
+const FAMILIES: [&str; 17] = [
     "llama2",
     "llama3",
     "llama_linear",
@@ -33,6 +33,9 @@ const FAMILIES: [&str; 14] = [
     "smollm3",
     "granite",
     "glm4",
+    "qwen3_moe",
+    "mixtral",
+    "olmoe",
 ];
 /// More than one block of keys and values, and more than the original contexts of `llama3`, `llama_yarn` and `phi3`.
 const PROMPT_LEN: u32 = 40;
@@ -82,7 +85,7 @@ enum Matrices {
 fn converted(folder: &Checkpoint, matrices: Matrices) -> Checkpoint {
     let mut writer = Writer::default();
     write_metadata(&mut writer, folder.config());
-    for name in folder.tensor_names() {
+    for name in folder.tensor_names().filter(|name| !name.contains(".experts.")) {
         let Some(parts) = parts(folder.config().family, name) else { continue };
         let bytes: Vec<u8> = parts.iter().flat_map(|part| file_bytes(folder, part)).collect();
         let first = folder.stored(name).unwrap();
@@ -91,9 +94,33 @@ fn converted(folder: &Checkpoint, matrices: Matrices) -> Checkpoint {
         let (dtype, bytes) = stored_as(matrices, first.dtype, &shape, bytes);
         writer.tensor(&gguf_name(folder.config().family, name), &shape, type_id(dtype), bytes);
     }
+    for (name, shape, dtype, bytes) in all_experts(folder) {
+        let (dtype, bytes) = stored_as(matrices, dtype, &shape, bytes);
+        writer.tensor(&name, &shape, type_id(dtype), bytes);
+    }
     let file = tempfile::NamedTempFile::with_suffix(".gguf").unwrap();
     std::fs::write(file.path(), writer.bytes()).unwrap();
     Checkpoint::open(file.path()).unwrap()
+}
+
+/// Tensors that hold a part of all experts of a layer: name, shape, type and bytes.
+fn all_experts(folder: &Checkpoint) -> Vec<(String, Vec<usize>, Dtype, Vec<u8>)> {
+    let config = folder.config();
+    let mut tensors = Vec::new();
+    for layer in 0..config.n_layers {
+        let n_experts = config.experts_of(layer).map_or(0, |experts| experts.n_experts);
+        let experts: Vec<_> = (0..n_experts).map(|expert| folder.expert(layer, expert).unwrap()).collect();
+        let gates: Vec<Dense<'_>> = experts.iter().map(|expert| expert.gate).collect();
+        let ups: Vec<Dense<'_>> = experts.iter().map(|expert| expert.up).collect();
+        let downs: Vec<Dense<'_>> = experts.iter().map(|expert| expert.down).collect();
+        for (part, matrices) in [("gate", gates), ("up", ups), ("down", downs)] {
+            let Some(first) = matrices.first() else { continue };
+            let bytes = matrices.iter().flat_map(|matrix| matrix.bytes.to_vec()).collect();
+            let shape = vec![n_experts, first.n_out, first.n_in];
+            tensors.push((format!("blk.{layer}.ffn_{part}_exps.weight"), shape, first.dtype, bytes));
+        }
+    }
+    tensors
 }
 
 /// Tensors that are one with `name` in files of the family; `None` where another name stands for them all.
@@ -118,8 +145,10 @@ fn parts(family: Family, name: &str) -> Option<Vec<String>> {
 fn file_bytes(folder: &Checkpoint, name: &str) -> Vec<u8> {
     let config = folder.config();
     let tensor = folder.stored(name).unwrap();
-    let is_turned =
-        matches!(config.family, Family::Llama | Family::Mistral | Family::SmolLm3 | Family::Granite);
+    let is_turned = matches!(
+        config.family,
+        Family::Llama | Family::Mistral | Family::Mixtral | Family::SmolLm3 | Family::Granite
+    );
     if is_turned && (name.contains("q_proj") || name.contains("k_proj")) {
         return neighbours(tensor.bytes, tensor.bytes.len() / tensor.shape[0], config.head_dim);
     }
@@ -144,8 +173,8 @@ fn stored_as(matrices: Matrices, dtype: Dtype, shape: &[usize], bytes: Vec<u8>) 
     };
     let is_whole = shape.last().is_some_and(|n_in| n_in.is_multiple_of(32));
     match (matrices, shape) {
-        (Matrices::Q8_0, [_, _]) if is_whole => (Dtype::Q8_0, q8_0(&widened(dtype, &bytes))),
-        (Matrices::WidenedQ8_0, [_, _]) if is_whole => {
+        (Matrices::Q8_0, [_, _] | [_, _, _]) if is_whole => (Dtype::Q8_0, q8_0(&widened(dtype, &bytes))),
+        (Matrices::WidenedQ8_0, [_, _] | [_, _, _]) if is_whole => {
             (Dtype::F32, f32s(widened(Dtype::Q8_0, &q8_0(&widened(dtype, &bytes)))))
         }
         _ => (dtype, bytes),
@@ -154,7 +183,7 @@ fn stored_as(matrices: Matrices, dtype: Dtype, shape: &[usize], bytes: Vec<u8>) 
 
 fn write_metadata(writer: &mut Writer, config: &ModelConfig) {
     let architecture = match config.family {
-        Family::Llama | Family::Mistral => "llama",
+        Family::Llama | Family::Mistral | Family::Mixtral => "llama",
         Family::Qwen2 => "qwen2",
         Family::Qwen3 => "qwen3",
         Family::Gemma2 => "gemma2",
@@ -163,6 +192,8 @@ fn write_metadata(writer: &mut Writer, config: &ModelConfig) {
         Family::SmolLm3 => "smollm3",
         Family::Granite => "granite",
         Family::Glm4 => "glm4",
+        Family::Qwen3Moe => "qwen3moe",
+        Family::Olmoe => "olmoe",
     };
     let rope = &config.ropes[0];
     let key = |name: &str| format!("{architecture}.{name}");
@@ -181,6 +212,12 @@ fn write_metadata(writer: &mut Writer, config: &ModelConfig) {
         .f32(&key("rope.freq_base"), rope.theta as f32);
     if let Some(window) = config.layers.iter().find_map(|layer| layer.window) {
         writer.u32(&key("attention.sliding_window"), window);
+    }
+    if let Some(experts) = &config.experts {
+        writer
+            .u32(&key("expert_count"), experts.n_experts as u32)
+            .u32(&key("expert_used_count"), experts.n_chosen as u32)
+            .u32(&key("expert_feed_forward_length"), experts.intermediate as u32);
     }
     write_own_metadata(writer, config, key);
     match &rope.scaling {
@@ -319,6 +356,8 @@ fn gguf_name(family: Family, name: &str) -> String {
         ("self_attn.o_proj", "attn_output"),
         ("self_attn.q_norm", "attn_q_norm"),
         ("self_attn.k_norm", "attn_k_norm"),
+        ("mlp.gate.weight", "ffn_gate_inp.weight"),
+        ("block_sparse_moe.gate.weight", "ffn_gate_inp.weight"),
         ("mlp.gate_proj", "ffn_gate"),
         ("mlp.up_proj", "ffn_up"),
         ("mlp.down_proj", "ffn_down"),

@@ -170,6 +170,7 @@ fn feedback<'a>(step: u64, width: u32, outcomes: &'a [Outcome<'a>]) -> StepFeedb
         prefill_rows: 0,
         draft_rounds,
         draft_rows: outcomes.iter().map(|outcome| outcome.drafted).sum(),
+        experts: None,
         draft_time,
         verify_time,
         step_time: draft_time + verify_time,

@@ -144,10 +144,10 @@ impl AdaServe {
     /// Rows of one target pass and of one draft pass.
     fn budgets(&self) -> (u32, u32) {
         // The cast saturates: a knee at infinity is the largest budget.
-        let measured = |line| knee(line).map_or(BUDGET_MAX, |rows| (rows as u32).clamp(1, BUDGET_MAX));
+        let measured = |knee: Option<f64>| knee.map_or(BUDGET_MAX, |rows| (rows as u32).clamp(1, BUDGET_MAX));
         (
-            self.config.budget.unwrap_or_else(|| measured(&self.cost.rest)),
-            self.config.draft_budget.unwrap_or_else(|| measured(&self.cost.round)),
+            self.config.budget.unwrap_or_else(|| measured(self.cost.knee())),
+            self.config.draft_budget.unwrap_or_else(|| measured(knee(&self.cost.round))),
         )
     }
 
@@ -355,7 +355,7 @@ mod tests {
         let mut policy = AdaServe::new(config(""));
         assert_eq!(policy.budgets(), (BUDGET_MAX, BUDGET_MAX));
         for rows in (0..64).map(|i| f64::from(1 + i % 8)) {
-            policy.cost.rest.learn(rows, 0.0405 + 0.001 * rows);
+            policy.cost.rest.learn(rows, 0.0, 0.0405 + 0.001 * rows);
             policy.cost.round.learn(rows, 0.0105 + 0.001 * rows);
         }
         assert_eq!(policy.budgets(), (40, 10));

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | what may be accepted | [`Acceptance`]: per position, per request, with or without the draft's shape |
 //! | what time it takes | `auto/costs.rs`: target pass and draft round over rows, and the machine's pace; `auto/attention.rs`: stored positions |
+//! | what time it takes | `auto/costs.rs`: target pass and draft round over rows, experts (`auto/expert_term.rs`), and the machine's pace |
 //! | what it would take in this step | `auto/pricing.rs` |
 //! | which lengths are best | `auto/choice.rs`: every depth and every head of the ranking by survival |
 //! | when a draft stops, what is verified | `auto/marginal.rs`, the marginal rule: `w a / seconds >= rate` |
@@ -30,6 +31,7 @@
 mod attention;
 mod choice;
 mod costs;
+mod expert_term;
 mod guard;
 mod insight;
 mod marginal;

@@ -8,10 +8,13 @@
 //! promises that more rows take less time: a fitted slope below zero counts as zero, an intercept below zero turns the line
 //! into the ray from the origin through the mean.
 //!
+//! On a mixture of experts a pass also reads what its rows wake, which is no straight line over them: [`experts`].
+//!
 //! What the fit deliberately lacks: steps. The time of a real pass may jump where a kernel changes its tile or a captured
 //! graph its size; a line averages over the jump. [`curve`] has them.
 
 pub mod curve;
+pub mod experts;
 pub mod plane;
 
 /// Observations that the fit remembers, about; two or three decisions' worth.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::{Outcome, Policy, SeqId, StepFeedback};
+use crate::{ExpertsWoken, Outcome, Policy, SeqId, StepFeedback};
 
 /// One step of a profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,7 @@ struct Measured {
     target_rows: u32,
     draft_rounds: u32,
     draft_rows: u32,
+    experts: Option<ExpertsWoken>,
     draft_time: Duration,
     verify_time: Duration,
     step_time: Duration,
@@ -38,6 +39,7 @@ impl CostProfile {
             target_rows: feedback.target_rows,
             draft_rounds: feedback.draft_rounds,
             draft_rows: feedback.draft_rows,
+            experts: feedback.experts,
             draft_time: feedback.draft_time,
             verify_time: feedback.verify_time,
             step_time: feedback.step_time,
@@ -76,6 +78,7 @@ impl CostProfile {
                 prefill_rows: 0,
                 draft_rounds: step.draft_rounds,
                 draft_rows: step.draft_rows,
+                experts: step.experts,
                 draft_time: step.draft_time,
                 verify_time: step.verify_time,
                 step_time: step.step_time,
@@ -140,6 +143,7 @@ mod tests {
                 prefill_rows,
                 draft_rounds: 2,
                 draft_rows: 4,
+                experts: None,
                 draft_time: Duration::from_millis(1),
                 verify_time: Duration::from_millis(2),
                 step_time: Duration::from_millis(4),

@@ -473,6 +473,7 @@ mod tests {
             prefill_rows: 0,
             draft_rounds: 6,
             draft_rows: 6,
+            experts: None,
             draft_time: Duration::ZERO,
             verify_time: Duration::ZERO,
             step_time: Duration::ZERO,

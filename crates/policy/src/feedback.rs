@@ -51,6 +51,26 @@ impl Outcome<'_> {
     }
 }
 
+/// Experts that a target pass asked, of a model that has them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExpertsWoken {
+    /// Distinct experts that any row asked, summed over layers.
+    pub n_woken: u32,
+    /// Layers with experts that rows passed.
+    pub n_layers: u32,
+    /// Experts of a layer.
+    pub n_experts: u32,
+    /// Experts that a row asks in each layer.
+    pub n_chosen: u32,
+}
+
+impl ExpertsWoken {
+    /// Mean over layers; 0 if no row passed any.
+    pub fn per_layer(self) -> f64 {
+        f64::from(self.n_woken) / f64::from(self.n_layers.max(1))
+    }
+}
+
 /// A whole step: who achieved what, and what it cost.
 #[derive(Clone, Copy, Debug)]
 pub struct StepFeedback<'a> {
@@ -67,6 +87,8 @@ pub struct StepFeedback<'a> {
     pub draft_rounds: u32,
     /// Rows of all those passes together.
     pub draft_rows: u32,
+    /// Of the target pass; `None` where the target has no experts.
+    pub experts: Option<ExpertsWoken>,
     /// Time spent drafting before the target pass.
     pub draft_time: Duration,
     /// Time of the target pass and the verdicts, and of what was drafted beside them.

@@ -66,7 +66,7 @@ pub use dsde::Dsde;
 pub use dspark::DSpark;
 pub use error::Error;
 pub use faser::Faser;
-pub use feedback::{Outcome, PositionSignals, StepFeedback};
+pub use feedback::{ExpertsWoken, Outcome, PositionSignals, StepFeedback};
 pub use fixed::Fixed;
 pub use mixture::Mixture;
 pub use nightjar::Nightjar;

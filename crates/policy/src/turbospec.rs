@@ -32,6 +32,7 @@
 //!   shared; a prefix that many sequences share would be counted for each of them and forbid what fits.
 //! * `k_max` is 8; every deployment has to configure it.
 
+use crate::cost::experts::ExpertCurve;
 use crate::cost::plane::CostPlane;
 use crate::registry::{Entry, LEN_MAX, Parameter, Settings, ValueSet};
 use crate::{PlanView, Planned, Policy, SeqId, Signals, StepFeedback};
@@ -153,6 +154,8 @@ pub struct TurboSpec {
     round: CostPlane,
     /// Everything but drafting, over the rows of the target pass and the stored context.
     rest: CostPlane,
+    /// What rows are to a mixture of experts.
+    experts: ExpertCurve,
     /// The length in force.
     len: u32,
     /// Steps left until the next decision.
@@ -175,6 +178,7 @@ impl TurboSpec {
             alpha: settings.number("alpha"),
             round: CostPlane::default(),
             rest: CostPlane::default(),
+            experts: ExpertCurve::default(),
             len: 0,
             n_held: 0,
             n_probes: PROBES_FIRST,
@@ -186,7 +190,8 @@ impl TurboSpec {
     fn seconds(&self, batch: Batch, len: u32) -> f64 {
         let Batch { size, context } = batch;
         let round = self.round.seconds(size, context).unwrap_or(0.0);
-        let rest = self.rest.seconds(size * f64::from(len + 1), context).unwrap_or(0.0);
+        let rows = self.experts.size(size as u32, size as u32 * len);
+        let rest = self.rest.seconds(rows, context).unwrap_or(0.0);
         (f64::from(len) * round + rest).max(SECONDS_MIN)
     }
 
@@ -236,7 +241,8 @@ impl TurboSpec {
             self.round.learn(rows, context, feedback.draft_time.as_secs_f64() / n_rounds);
         }
         let rest = feedback.step_time.saturating_sub(feedback.draft_time);
-        self.rest.learn(f64::from(feedback.target_rows), context, rest.as_secs_f64());
+        self.experts.learn(feedback);
+        self.rest.learn(ExpertCurve::size_of(feedback), context, rest.as_secs_f64());
     }
 }
 
@@ -442,6 +448,7 @@ mod tests {
             prefill_rows: 0,
             draft_rounds: 0,
             draft_rows: 0,
+            experts: None,
             draft_time: Duration::from_millis(6),
             verify_time: Duration::from_millis(10),
             step_time: Duration::from_millis(18),

@@ -25,6 +25,8 @@ const TOKEN_BUCKETS: [f64; 20] = [
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3,
     0.5, 1.0, 2.5, 10.0,
 ];
+/// Experts of a layer.
+const EXPERT_BUCKETS: [f64; 12] = [1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 128.0];
 /// Tokens of a step.
 const STEP_BUCKETS: [f64; 12] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0];
 /// Seconds that the server itself takes.
@@ -69,6 +71,7 @@ pub(crate) struct Metrics {
     delivery: Histogram,
     step_tokens: Histogram,
     pub(crate) steps: IntCounter,
+    experts_woken: Histogram,
     blocks_lent: Gauge,
     step_time: Histogram,
     step_failures: IntCounter,
@@ -161,6 +164,11 @@ impl Metrics {
                 "Rows of the target pass of a step.",
                 &STEP_BUCKETS,
             ),
+            experts_woken: m.histogram(
+                "dsde:experts_woken",
+                "Distinct experts that a target pass asked, mean over layers; empty where the model has none.",
+                &EXPERT_BUCKETS,
+            ),
             blocks_lent: m.gauge("dsde:kv_blocks_lent", "Blocks of the target in the memory of the draft."),
             steps: m.counter("dsde:steps_total", "Steps of the engine."),
             step_time: m.histogram("dsde:step_seconds", "Time of a step.", &TOKEN_BUCKETS),
@@ -183,6 +191,9 @@ impl Metrics {
         self.preemptions.inc_by(u64::from(report.preempted));
         self.generation_tokens.inc_by(u64::from(report.emitted));
         self.step_tokens.observe(f64::from(report.target_rows));
+        if let Some(experts) = report.experts {
+            self.experts_woken.observe(experts.per_layer());
+        }
         self.drafted.inc_by(u64::from(report.drafted));
         self.verified.inc_by(u64::from(report.verified));
         self.accepted.inc_by(u64::from(report.accepted));

@@ -119,6 +119,7 @@ impl Feedback {
             prefill_rows: self.prefill_rows,
             draft_rounds: self.draft_rounds,
             draft_rows: self.draft_rows,
+            experts: None,
             draft_time: self.draft_time,
             verify_time: self.verify_time,
             step_time: self.step_time,

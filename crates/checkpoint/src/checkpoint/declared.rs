@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 
+use super::experts::{ExpertPart, router};
 use super::{Checkpoint, EMBEDDINGS, OUTPUT};
 use crate::config::{ModelConfig, NormNames};
 use crate::error::Error;
@@ -21,9 +22,6 @@ pub(super) fn implied(config: &ModelConfig) -> HashSet<String> {
         ("self_attn.k_proj", config.has_qkv_bias),
         ("self_attn.v_proj", config.has_qkv_bias),
         ("self_attn.o_proj", config.has_output_bias),
-        ("mlp.gate_proj", config.has_mlp_bias),
-        ("mlp.up_proj", config.has_mlp_bias),
-        ("mlp.down_proj", config.has_mlp_bias),
     ];
     let NormNames { before_attention, after_attention, before_feed_forward, after_feed_forward } =
         config.norms;
@@ -47,8 +45,26 @@ pub(super) fn implied(config: &ModelConfig) -> HashSet<String> {
             projections.iter().filter(|(_, has_bias)| *has_bias).map(|(module, _)| name(module, "bias")),
         );
         names.extend(norms.iter().flatten().map(|module| name(module, "weight")));
+        names.extend(
+            feed_forward(config, layer).into_iter().map(|name| format!("model.layers.{layer}.{name}")),
+        );
     }
     names
+}
+
+/// Names of the tensors of the feed-forward part of a layer, within it.
+fn feed_forward(config: &ModelConfig, layer: usize) -> Vec<String> {
+    let Some(experts) = config.experts_of(layer) else {
+        let parts: &[&str] = if config.has_mlp_bias { &["weight", "bias"] } else { &["weight"] };
+        let modules = ["gate_proj", "up_proj", "down_proj"];
+        return modules
+            .iter()
+            .flat_map(|module| parts.iter().map(move |part| format!("mlp.{module}.{part}")))
+            .collect();
+    };
+    let all = (0..experts.n_experts).flat_map(|expert| ExpertPart::ALL.map(|part| (part, expert)));
+    let matrices = all.map(|(part, expert)| format!("{}.weight", part.module(config.family, expert)));
+    matrices.chain([format!("{}.weight", router(config.family))]).collect()
 }
 
 impl Checkpoint {
@@ -101,13 +117,16 @@ impl Checkpoint {
     }
 
     /// Whether an unused tensor belongs to a part of the model that runs and would do something there, as biases other than 0
-    /// and further norms do.
+    /// and further norms do, and whatever stands beside experts.
     fn would_change_output(&self, name: &str) -> bool {
         if !self.is_part_that_runs(name) {
             return false;
         }
         let is_zero = || self.stored(name).is_ok_and(|tensor| tensor.to_f32().iter().all(|&x| x == 0.0));
-        name.ends_with("norm.weight") || (name.ends_with(".bias") && !is_zero())
+        let is_beside_experts = || name.contains(".mlp.") || name.contains(".block_sparse_moe.");
+        name.ends_with("norm.weight")
+            || (name.ends_with(".bias") && !is_zero())
+            || (self.config.experts.is_some() && is_beside_experts())
     }
 
     fn is_part_that_runs(&self, name: &str) -> bool {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::declared::implied;
+use super::experts::{self, ExpertPart};
 use super::{Checkpoint, layout};
 use crate::config::{Architecture, LONG_ROPE_FACTORS, ModelConfig, ROPE_FACTORS, SHORT_ROPE_FACTORS};
 use crate::error::Error;
@@ -27,6 +28,14 @@ const LAYER_MODULES: [(&str, &str); 10] = [
 ];
 /// Norms of a layer, of which an architecture has two or all.
 const NORMS: [&str; 4] = ["attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"];
+/// Modules of a layer that hold a part of all experts.
+const EXPERT_MODULES: [(&str, ExpertPart); 3] = [
+    ("ffn_gate_exps", ExpertPart::Gate),
+    ("ffn_up_exps", ExpertPart::Up),
+    ("ffn_down_exps", ExpertPart::Down),
+];
+/// Module that chooses experts.
+const ROUTER: &str = "ffn_gate_inp";
 /// Parts of modules.
 const PARTS: [&str; 2] = ["weight", "bias"];
 /// What older tools stored beside the weights although it follows from the metadata.
@@ -60,7 +69,7 @@ pub(super) fn checkpoint(gguf: Gguf) -> Result<Checkpoint, Error> {
     Ok(Checkpoint { config, files, tensors, metadata: Some(metadata) })
 }
 
-/// The name in Hugging Face files, if they have such a tensor.
+/// The name in Hugging Face files, if they have such a tensor; one that holds all experts is named as fused ones are there.
 fn published_name(config: &ModelConfig, name: &str) -> Option<String> {
     let (module, part) = name.rsplit_once('.')?;
     if !PARTS.contains(&part) {
@@ -77,15 +86,26 @@ fn find(modules: &[(&str, &'static str)], module: &str) -> Option<&'static str> 
 }
 
 /// The name of a module of a layer in Hugging Face files.
-fn layer_module(config: &ModelConfig, module: &str) -> Option<&'static str> {
-    match module {
+fn layer_module(config: &ModelConfig, module: &str) -> Option<String> {
+    let known = match module {
         "attn_norm" => Some(config.norms.before_attention),
         "post_attention_norm" => config.norms.after_attention,
         "ffn_norm" => Some(config.norms.before_feed_forward),
         "post_ffw_norm" => config.norms.after_feed_forward,
         "ffn_up" if Architecture::of(config.family).fused.gate_up => Some(layout::GATE_UP),
         _ => find(&LAYER_MODULES, module),
+    };
+    known.map(str::to_string).or_else(|| expert_module(config, module))
+}
+
+/// That of a module of a layer with experts, if the model has them.
+fn expert_module(config: &ModelConfig, module: &str) -> Option<String> {
+    config.experts.as_ref()?;
+    if module == ROUTER {
+        return Some(experts::router(config.family).to_string());
     }
+    let (_, part) = EXPERT_MODULES.iter().find(|(found, _)| *found == module)?;
+    Some(format!("mlp.experts.{}", part.stacked()))
 }
 
 /// Which layer a tensor belongs to, and its name there.
@@ -101,8 +121,8 @@ fn layer(name: &str) -> Option<(usize, &str)> {
 pub(crate) struct Named {
     /// Its name in GGUF files.
     pub(crate) name: String,
-    /// That in Hugging Face files.
-    pub(crate) published: String,
+    /// That in Hugging Face files; of one that holds all experts, theirs in order.
+    pub(crate) published: Vec<String>,
     pub(crate) shape: Vec<usize>,
     /// Order of the rows in GGUF files.
     pub(crate) order: RowOrder,
@@ -111,7 +131,7 @@ pub(crate) struct Named {
 /// All tensors of a model, from the first layer to the last.
 pub(crate) fn named(config: &ModelConfig) -> Vec<Named> {
     let whole = MODULES.iter().map(|(module, _)| (*module, (*module).to_string()));
-    let modules = NORMS.into_iter().chain(LAYER_MODULES.map(|(module, _)| module));
+    let modules = NORMS.into_iter().chain(LAYER_MODULES.map(|(module, _)| module)).chain([ROUTER]);
     let layers = (0..config.n_layers)
         .flat_map(|idx| modules.clone().map(move |module| (module, format!("blk.{idx}.{module}"))));
     let implied = implied(config);
@@ -126,26 +146,44 @@ pub(crate) fn named(config: &ModelConfig) -> Vec<Named> {
         })
     });
     let present = parts.flatten().filter(|(published, ..)| implied.contains(published));
-    present
-        .map(|(published, name, shape)| {
-            let order = row_order(config, &published);
-            Named { name, published, shape, order }
-        })
-        .collect()
+    let single = present.map(|(published, name, shape)| {
+        let order = row_order(config, &published);
+        Named { name, published: vec![published], shape, order }
+    });
+    single.chain((0..config.n_layers).flat_map(|layer| stacked(config, layer))).collect()
+}
+
+/// Tensors that hold all experts of a layer.
+fn stacked(config: &ModelConfig, layer: usize) -> Vec<Named> {
+    let Some(experts) = config.experts_of(layer) else { return Vec::new() };
+    let named = |(module, part): (&str, ExpertPart)| {
+        let expert = |expert| format!("model.layers.{layer}.{}.weight", part.module(config.family, expert));
+        let [n_out, n_in] = part.shape(config.hidden, experts.intermediate);
+        Named {
+            name: format!("blk.{layer}.{module}.weight"),
+            published: (0..experts.n_experts).map(expert).collect(),
+            shape: vec![experts.n_experts, n_out, n_in],
+            order: RowOrder::AsIs,
+        }
+    };
+    EXPERT_MODULES.map(named).to_vec()
 }
 
 /// Shape of the weight of a module.
 fn shape(config: &ModelConfig, module: &str) -> Vec<usize> {
     let (hidden, intermediate, head_dim) = (config.hidden, config.intermediate, config.head_dim);
     let (q_len, kv_len) = (config.n_heads * head_dim, config.n_kv_heads * head_dim);
+    let [q_norm_len, k_norm_len] = config.qk_norm_lens();
     match module {
         "token_embd" | "output" => vec![config.n_embeddings, hidden],
         "attn_q" => vec![q_len, hidden],
         "attn_k" | "attn_v" => vec![kv_len, hidden],
         "attn_output" => vec![hidden, q_len],
-        "attn_q_norm" | "attn_k_norm" => vec![head_dim],
+        "attn_q_norm" => vec![q_norm_len],
+        "attn_k_norm" => vec![k_norm_len],
         "ffn_gate" | "ffn_up" => vec![intermediate, hidden],
         "ffn_down" => vec![hidden, intermediate],
+        ROUTER => vec![config.experts.as_ref().map_or(0, |experts| experts.n_experts), hidden],
         _ => vec![hidden],
     }
 }

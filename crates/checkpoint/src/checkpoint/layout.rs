@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Location, Span};
+use super::{Location, Span, experts};
 use crate::config::{Architecture, ModelConfig};
 use crate::error::Error;
 use crate::stored::RowOrder;
@@ -69,7 +69,7 @@ pub(super) fn split(
             None => drop(all.insert(name, location)),
         }
     }
-    Ok(all)
+    experts::split(config, all)
 }
 
 /// The parts of a tensor, each a number of successive rows of it.

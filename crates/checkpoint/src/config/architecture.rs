@@ -4,7 +4,9 @@
 //! how its files lie, and what its own fields and keys mean. The forward pass knows none of them, only what they become in
 //! [`ModelConfig`].
 
-use super::architectures::{gemma2, gemma3, glm4, granite, llama, mistral, phi3, qwen2, qwen3, smollm3};
+use super::architectures::{
+    gemma2, gemma3, glm4, granite, llama, mistral, mixtral, olmoe, phi3, qwen2, qwen3, qwen3_moe, smollm3,
+};
 use super::fields::Fields;
 use super::of_gguf::Keys;
 use super::{Activation, Family, ModelConfig};
@@ -112,7 +114,7 @@ pub(super) const LIKE_LLAMA: Architecture = Architecture {
 };
 
 /// All that can be run, in the order in which errors list them.
-const ALL: [&Architecture; 10] = [
+const ALL: [&Architecture; 13] = [
     &llama::LLAMA,
     &mistral::MISTRAL,
     &qwen2::QWEN2,
@@ -123,6 +125,9 @@ const ALL: [&Architecture; 10] = [
     &smollm3::SMOLLM3,
     &granite::GRANITE,
     &glm4::GLM4,
+    &qwen3_moe::QWEN3_MOE,
+    &mixtral::MIXTRAL,
+    &olmoe::OLMOE,
 ];
 
 impl Architecture {
@@ -141,15 +146,22 @@ impl Architecture {
         found.map_or_else(|| Self::named(model_type), Ok)
     }
 
-    /// The one that GGUF files call so; of those with one name, the first.
-    pub(super) fn of_gguf(name: &str) -> Result<&'static Self, Error> {
-        Self::find(name, |found| found.gguf)
+    /// The one that GGUF files call so; of those with one name, the first, or Mixtral where the file has experts.
+    pub(super) fn of_gguf(name: &str, has_experts: bool) -> Result<&'static Self, Error> {
+        match has_experts && name == mixtral::MIXTRAL.gguf {
+            true => Ok(&mixtral::MIXTRAL),
+            false => Self::find(name, |found| found.gguf),
+        }
     }
 
     fn find(got: &str, name: fn(&Self) -> &'static str) -> Result<&'static Self, Error> {
         ALL.into_iter().find(|found| name(found) == got).ok_or_else(|| {
-            let mut names: Vec<_> = ALL.into_iter().map(name).collect();
-            names.dedup();
+            let mut names = Vec::new();
+            for name in ALL.into_iter().map(name) {
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
             Error::Architecture { expected: names.join(", "), got: got.to_string() }
         })
     }

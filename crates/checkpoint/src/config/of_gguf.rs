@@ -4,15 +4,16 @@
 
 use std::ops::RangeInclusive;
 
+use super::experts::N_EXPERTS_MAX;
 use super::rope::{
     ATTENTION_FACTOR, BETA_FAST_DEFAULT, BETA_SLOW_DEFAULT, DIVISOR, FACTOR, ROPE_THETA_DEFAULT, THETA,
     TURNS, yarn_attention_factor,
 };
 use super::unsupported::{self, SCALE_TOLERANCE};
 use super::{
-    Architecture, CONTEXT_LEN_MAX, HEAD_DIM_MAX, HIDDEN_MAX, INTERMEDIATE_MAX, LayerConfig, ModelConfig,
-    N_HEADS_MAX, N_LAYERS_MAX, RMS_EPS, Rope, RopeScaling, SamplingDefaults, VOCAB_LEN_MAX, plain_scale,
-    ranges,
+    Architecture, CONTEXT_LEN_MAX, Experts, HEAD_DIM_MAX, HIDDEN_MAX, INTERMEDIATE_MAX, LayerConfig,
+    ModelConfig, N_HEADS_MAX, N_LAYERS_MAX, RMS_EPS, Rope, RopeScaling, SamplingDefaults, VOCAB_LEN_MAX,
+    plain_scale, ranges,
 };
 use crate::error::Error;
 use crate::gguf::{Gguf, Metadata, Value};
@@ -25,6 +26,8 @@ pub(crate) const SHORT_ROPE_FACTORS: &str = "rope_factors_short.weight";
 /// See [`SHORT_ROPE_FACTORS`].
 pub(crate) const LONG_ROPE_FACTORS: &str = "rope_factors_long.weight";
 const ARCHITECTURE: &str = "general.architecture";
+/// Key of the number of experts.
+const EXPERT_COUNT: &str = "expert_count";
 const EMBEDDINGS: &str = "token_embd.weight";
 /// Key of the token that begins a text.
 const BOS: &str = "tokenizer.ggml.bos_token_id";
@@ -46,7 +49,16 @@ const CONTROL: i64 = 3;
 
 /// Keys that change what a model computes, the values with which they do not, and what they ask for otherwise.
 const UNSUPPORTED: &[(&str, &[f64], &str)] = &[
-    ("expert_count", &[0.0], unsupported::EXPERTS),
+    (EXPERT_COUNT, &[0.0], unsupported::EXPERTS),
+    ("expert_shared_count", &[0.0], unsupported::OTHER_EXPERTS),
+    ("expert_shared_feed_forward_length", &[0.0], unsupported::OTHER_EXPERTS),
+    ("expert_weights_scale", &[0.0, 1.0], unsupported::OTHER_EXPERTS),
+    // 1 is a softmax.
+    ("expert_gating_func", &[0.0, 1.0], unsupported::OTHER_EXPERTS),
+    ("expert_group_count", &[0.0, 1.0], unsupported::OTHER_EXPERTS),
+    ("leading_dense_block_count", &[0.0], unsupported::OTHER_EXPERTS),
+    ("interleave_moe_layer_step", &[0.0, 1.0], unsupported::OTHER_EXPERTS),
+    ("moe_every_n_layers", &[0.0, 1.0], unsupported::OTHER_EXPERTS),
     ("nextn_predict_layers", &[0.0], "layers that predict further tokens"),
     ("attention.temperature_scale", &[0.0], "attention scaled by position"),
     ("attention.max_alibi_bias", &[0.0], "positions other than rotary"),
@@ -79,11 +91,12 @@ impl ModelConfig {
     /// # Errors
     /// If a key is missing, of another type or out of range, or the table of embeddings is missing (as in files that hold a
     /// vocabulary alone), sizes do not divide, or the model needs something that is not implemented: another architecture,
-    /// experts, layers of different shapes, another rotary scaling.
+    /// layers of different shapes, another rotary scaling.
     pub fn of_gguf(gguf: &Gguf) -> Result<Self, Error> {
         let metadata = gguf.metadata();
         let name = metadata.text(ARCHITECTURE)?.ok_or_else(|| missing(ARCHITECTURE))?;
-        let architecture = Architecture::of_gguf(name)?;
+        let has_experts = metadata.number(&format!("{name}.{EXPERT_COUNT}"))?.is_some_and(|n| n != 0.0);
+        let architecture = Architecture::of_gguf(name, has_experts)?;
         let keys = Keys { metadata, architecture: name, read: architecture.keys };
         keys.refuse_unsupported()?;
         let vocab_len = vocab_len(gguf)?;
@@ -104,6 +117,7 @@ impl ModelConfig {
             n_kv_heads: keys.n_kv_heads(n_heads)?,
             head_dim,
             intermediate: keys.len("feed_forward_length", INTERMEDIATE_MAX)?,
+            experts: None,
             rms_eps: keys.number("attention.layer_norm_rms_epsilon", RMS_EPS)? as f32,
             // Converters write the extended length where there is one.
             context_len_max: trained,
@@ -141,6 +155,18 @@ fn vocab_len(gguf: &Gguf) -> Result<usize, Error> {
 }
 
 impl Keys<'_> {
+    /// The experts that every layer has. Whether weights are scaled to a sum of 1 is a matter of the architecture.
+    pub(super) fn experts(&self, is_renormalised: bool) -> Result<Experts, Error> {
+        let n_experts = self.len(EXPERT_COUNT, N_EXPERTS_MAX)?;
+        let n_chosen = self.len("expert_used_count", n_experts)?;
+        let own = self.optional_len("expert_feed_forward_length", 1..=INTERMEDIATE_MAX)?;
+        let intermediate = match own {
+            Some(intermediate) => intermediate,
+            None => self.len("feed_forward_length", INTERMEDIATE_MAX)?,
+        };
+        Ok(Experts::uniform(n_experts, n_chosen, intermediate, is_renormalised))
+    }
+
     fn key(&self, name: &str) -> String {
         format!("{}.{name}", self.architecture)
     }

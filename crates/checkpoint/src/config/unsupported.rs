@@ -39,7 +39,9 @@ use Neutral::{ListOf, Off, One, Words, Zero};
 const FIELDS: &[(&str, Neutral, &str)] = &[
     ("num_local_experts", Zero, EXPERTS),
     ("num_experts", Zero, EXPERTS),
-    ("n_routed_experts", Zero, EXPERTS),
+    ("n_routed_experts", Zero, OTHER_EXPERTS),
+    ("n_shared_experts", Zero, OTHER_EXPERTS),
+    ("shared_expert_intermediate_size", Zero, OTHER_EXPERTS),
     (PARTIAL, One, PARTIAL_ROTARY),
     ("rotary_pct", One, PARTIAL_ROTARY),
     ("rope_percent", One, PARTIAL_ROTARY),
@@ -77,6 +79,7 @@ const FIELDS: &[(&str, Neutral, &str)] = &[
 ];
 
 pub(super) const EXPERTS: &str = "a mixture of experts";
+pub(super) const OTHER_EXPERTS: &str = "another kind of experts";
 const ROPES: &str = "a rotary embedding that differs between layers";
 pub(super) const PARTIAL_ROTARY: &str = "a rotary embedding of a part of each head";
 pub(super) const SOFT_CAPPING: &str = "soft-capping of attention or logits";

@@ -83,7 +83,9 @@ impl Mix {
 
     /// The type of a tensor.
     pub(super) fn dtype(self, model: Shape, name: &str, shape: &[usize]) -> Dtype {
-        let is_matrix = shape.len() > 1 && name.ends_with("weight") && !name.ends_with("_norm.weight");
+        // What chooses experts is small, and a different choice is a different model.
+        let is_small = name.ends_with("_norm.weight") || name.ends_with("ffn_gate_inp.weight");
+        let is_matrix = shape.len() > 1 && name.ends_with("weight") && !is_small;
         let usual = self.usual();
         let [.., n_in] = *shape else { return Dtype::F32 };
         match () {
@@ -107,7 +109,11 @@ impl Mix {
             return usual;
         };
         match (self, module) {
-            (Mix::Q4KM, "attn_v.weight" | "ffn_down.weight") if model.has_more_bits(layer) => Dtype::Q6K,
+            (Mix::Q4KM, "attn_v.weight" | "ffn_down.weight" | "ffn_down_exps.weight")
+                if model.has_more_bits(layer) =>
+            {
+                Dtype::Q6K
+            }
             (Mix::Q4KM, "attn_v.weight") if model.is_70b => Dtype::Q5K,
             _ => usual,
         }
@@ -160,9 +166,11 @@ mod tests {
         let more = [0, 1, 2, 5, 8, 11, 14, 17, 20, 23, 26, 27, 28, 29];
         for layer in 0..30 {
             let expected = if more.contains(&layer) { Dtype::Q6K } else { Dtype::Q4K };
-            for module in ["attn_v", "ffn_down"] {
-                check(Mix::Q4KM, SMALL, &format!("blk.{layer}.{module}.weight"), &[256, 256], expected);
-                check(Mix::Q4_0, SMALL, &format!("blk.{layer}.{module}.weight"), &[256, 256], Dtype::Q4_0);
+            for (module, shape) in
+                [("attn_v", &[256; 2][..]), ("ffn_down", &[256; 2]), ("ffn_down_exps", &[4, 256, 256])]
+            {
+                check(Mix::Q4KM, SMALL, &format!("blk.{layer}.{module}.weight"), shape, expected);
+                check(Mix::Q4_0, SMALL, &format!("blk.{layer}.{module}.weight"), shape, Dtype::Q4_0);
             }
             check(Mix::Q4KM, SMALL, &format!("blk.{layer}.attn_q.weight"), &[256, 256], Dtype::Q4K);
         }
@@ -187,6 +195,7 @@ mod tests {
             check(mix, SMALL, "blk.0.attn_q.bias", &[512], Dtype::F32);
             check(mix, SMALL, "blk.0.attn_q_norm.weight", &[2, 512], Dtype::F32);
             check(mix, SMALL, "rope_freqs.weight", &[32], Dtype::F32);
+            check(mix, SMALL, "blk.0.ffn_gate_inp.weight", &[8, 512], Dtype::F32);
         }
     }
 }

@@ -1,8 +1,26 @@
 //! What the metadata of a GGUF file say about a model, from its configuration.
 
-use crate::config::{ModelConfig, RopeScaling};
+use crate::config::{Family, ModelConfig, RopeScaling};
 use crate::error::Error;
 use crate::gguf::Keys;
+
+/// Whether chosen experts are scaled follows from the architecture in GGUF files, and all layers have experts or none has.
+///
+/// # Errors
+/// [`Error::Unsupported`] for models of which neither is true.
+pub(super) fn refuse_experts(config: &ModelConfig) -> Result<(), Error> {
+    let Some(experts) = &config.experts else { return Ok(()) };
+    let unsupported =
+        |feature, got: String| Err(Error::Unsupported { feature, got, hint: "use the folder as it is" });
+    if experts.is_renormalised != (config.family != Family::Olmoe) {
+        let got = format!("norm_topk_prob: {}", experts.is_renormalised);
+        return unsupported("this weighting of experts in a GGUF file", got);
+    }
+    match (0..config.n_layers).find(|&layer| experts.is_dense(layer)) {
+        Some(layer) => unsupported("a layer without experts in a GGUF file", format!("layer {layer}")),
+        None => Ok(()),
+    }
+}
 
 /// All keys about the model itself.
 ///
@@ -32,6 +50,11 @@ pub(super) fn keys(config: &ModelConfig) -> Result<Keys, Error> {
         .u32(&key("vocab_size"), config.n_embeddings as u32)
         .u32(&key("rope.dimension_count"), rope.rotary_dim as u32)
         .f32(&key("rope.freq_base"), rope.theta as f32);
+    if let Some(experts) = &config.experts {
+        keys.u32(&key("expert_count"), experts.n_experts as u32)
+            .u32(&key("expert_used_count"), experts.n_chosen as u32)
+            .u32(&key("expert_feed_forward_length"), experts.intermediate as u32);
+    }
     match rope.scaling {
         RopeScaling::None | RopeScaling::Factors(_) | RopeScaling::Llama3 { .. } => {}
         RopeScaling::Linear { factor } => {

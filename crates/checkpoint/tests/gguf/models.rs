@@ -160,11 +160,12 @@ fn what_is_not_implemented_is_refused_by_name() {
     };
     check_refused(
         &model_of("gemma"),
-        "architecture gemma is not supported; supported are llama, qwen2, qwen3, gemma2, gemma3, phi3, smollm3, granite, glm4",
+        "architecture gemma is not supported; supported are llama, qwen2, qwen3, gemma2, gemma3, phi3, smollm3, granite, glm4, \
+         qwen3moe, olmoe",
     );
     check_refused(
-        model().u32("llama.expert_count", 8),
-        "a mixture of experts is not supported (llama.expert_count: 8); use a dense model of the family",
+        model_of("qwen2").u32("qwen2.expert_count", 8),
+        "a mixture of experts is not supported (qwen2.expert_count: 8); use a dense model of the family",
     );
     check_refused(
         model().text("llama.rope.scaling.type", "mrope"),
@@ -369,4 +370,95 @@ fn nested_arrays_do_not_disturb_what_follows() {
     let mut writer = model();
     writer.array("general.nested", writer::ARRAY, 1, &inner).u32("tokenizer.ggml.eos_token_id", 4);
     assert_eq!(config(&writer).eos_tokens, [4]);
+}
+
+/// A model of three experts, two of them per token.
+fn mixture(architecture: &str) -> Writer {
+    let mut writer = model_of(architecture);
+    for part in ["gate", "up", "down"] {
+        writer.tensors.retain(|tensor| tensor.name != format!("blk.0.ffn_{part}.weight"));
+    }
+    writer
+        .u32(&format!("{architecture}.expert_count"), 3)
+        .u32(&format!("{architecture}.expert_used_count"), 2);
+    counted(&mut writer, "blk.0.ffn_gate_inp.weight", &[3, HIDDEN]);
+    counted(&mut writer, "blk.0.ffn_gate_exps.weight", &[3, INTERMEDIATE, HIDDEN]);
+    counted(&mut writer, "blk.0.ffn_up_exps.weight", &[3, INTERMEDIATE, HIDDEN]);
+    counted(&mut writer, "blk.0.ffn_down_exps.weight", &[3, HIDDEN, INTERMEDIATE]);
+    writer
+}
+
+#[test]
+fn experts_of_every_architecture_are_read() {
+    for (architecture, family, is_renormalised) in [
+        ("llama", Family::Mixtral, true),
+        ("qwen3moe", Family::Qwen3Moe, true),
+        ("olmoe", Family::Olmoe, false),
+    ] {
+        let checkpoint = opened(&mixture(architecture)).unwrap();
+        let config = checkpoint.config();
+        let experts = config.experts_of(0).unwrap();
+        assert_eq!((config.family, experts.is_renormalised), (family, is_renormalised));
+        assert_eq!([experts.n_experts, experts.n_chosen, experts.intermediate], [3, 2, INTERMEDIATE]);
+        // The second expert's elements follow the 8 of the first.
+        let expert = checkpoint.expert(0, 1).unwrap();
+        for matrix in [expert.gate, expert.up, expert.down] {
+            let mut row = vec![0.0; matrix.n_in];
+            matrix.widen_row(0, &mut row);
+            let expected: Vec<f32> = (9..9 + matrix.n_in as u32).map(|i| i as f32).collect();
+            assert_eq!(row, expected, "{architecture}");
+        }
+        assert_eq!(checkpoint.router(0).unwrap().n_out, 3);
+    }
+    let mut own = mixture("qwen3moe");
+    own.u32("qwen3moe.feed_forward_length", 77)
+        .u32("qwen3moe.expert_feed_forward_length", INTERMEDIATE as u32)
+        .u32("qwen3moe.expert_gating_func", 1)
+        .u32("qwen3moe.expert_shared_count", 0);
+    assert_eq!(config(&own).experts.unwrap().intermediate, INTERMEDIATE);
+}
+
+#[test]
+fn hostile_experts_are_refused() {
+    for (name, value, expected) in [
+        ("expert_used_count", 4, "qwen3moe.expert_used_count must be a whole number from 1 to 3, got 4"),
+        ("expert_used_count", 0, "qwen3moe.expert_used_count must be a whole number from 1 to 3, got 0"),
+        ("expert_count", 0, "qwen3moe.expert_count must be a whole number from 1 to 4096, got 0"),
+        ("expert_count", u32::MAX, "qwen3moe.expert_count must be a whole number from 1 to 4096"),
+        ("expert_count", 4, "must have shape [4,"),
+        ("expert_feed_forward_length", 0, "from 1 to 1048576, got 0"),
+        ("expert_feed_forward_length", 3, "must have shape [3,"),
+        (
+            "expert_shared_count",
+            1,
+            "another kind of experts is not supported (qwen3moe.expert_shared_count: 1)",
+        ),
+        (
+            "expert_gating_func",
+            2,
+            "another kind of experts is not supported (qwen3moe.expert_gating_func: 2)",
+        ),
+        (
+            "expert_group_count",
+            4,
+            "another kind of experts is not supported (qwen3moe.expert_group_count: 4)",
+        ),
+    ] {
+        let key = format!("qwen3moe.{name}");
+        check_refused(mixture("qwen3moe").without(&key).u32(&key, value), expected);
+    }
+    check_refused(
+        mixture("qwen3moe").without("qwen3moe.expert_used_count"),
+        "the metadata lack qwen3moe.expert_used_count",
+    );
+    let mut shared = mixture("qwen3moe");
+    counted(&mut shared, "blk.0.ffn_up_shexp.weight", &[INTERMEDIATE, HIDDEN]);
+    check_refused(
+        &shared,
+        "the weights have blk.0.ffn_up_shexp.weight, which the architecture does not declare",
+    );
+    // Experts of a model that has none.
+    let mut dense = model_of("qwen3");
+    counted(&mut dense, "blk.0.ffn_up_exps.weight", &[3, INTERMEDIATE, HIDDEN]);
+    check_refused(&dense, "the weights have blk.0.ffn_up_exps.weight");
 }

@@ -72,6 +72,7 @@ fn practised(text: &str) -> Box<dyn Policy> {
             prefill_rows: 0,
             draft_rounds: rounds,
             draft_rows: rows,
+            experts: None,
             draft_time,
             verify_time,
             step_time: draft_time + verify_time,

@@ -252,10 +252,12 @@ dispatch! {
         rope: Option<&RopeTable>,
         position: usize,
     ) {
-        for head in heads.chunks_exact_mut(head_dim) {
-            if let Some(norm) = norm {
-                normalise(head, norm);
+        if let Some(norm) = norm {
+            for part in heads.chunks_exact_mut(norm.weight.len()) {
+                normalise(part, norm);
             }
+        }
+        for head in heads.chunks_exact_mut(head_dim) {
             let Some(rope) = rope else { continue };
             let angles = position * rope.n_pairs..(position + 1) * rope.n_pairs;
             let (cos, sin) = (&rope.cos[angles.clone()], &rope.sin[angles]);

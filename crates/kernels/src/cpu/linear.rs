@@ -1,23 +1,24 @@
 //! Products of ragged rows with packed matrices: pack the activations once, then share out panels.
 
+use std::ops::Range;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::super::{Epilogue, Input, Stacking, shape};
+use super::super::{Epilogue, Input, shape};
 use super::Cpu;
 use super::activations::{Place, pack_row};
-use super::isa::dispatch;
+use super::isa::{Isa, dispatch};
 use super::math::{gelu, silu};
 use super::matrix::{Matrix, Piece};
 use super::share::SharedMut;
-use super::tile::{COLUMNS, LANES, Sums, Tile, row_blocks};
+use super::tile::{COLUMNS, LANES, ROWS_MAX, Stretch, Sums, Tile, row_blocks};
 use super::weights::Activations;
 
 /// Multiplications, counting weights four times for their way from memory, below which a second thread costs more than it
 /// saves: about 5 us of one thread.
 const PARALLEL_WORK_MIN: usize = 1 << 19;
 /// Activations below which packing them is not worth a region of its own.
-const PARALLEL_PACK_MIN: usize = 1 << 15;
+pub(super) const PARALLEL_PACK_MIN: usize = 1 << 15;
 /// How far ahead of a lone tile its own panel is prefetched: on Zen 4, 8 rows through 2048 x 5632 took 606 to 640 us with it
 /// and 702 us without.
 const PREFETCH_AHEAD_BYTES: usize = 6 << 10;
@@ -43,20 +44,19 @@ pub(super) fn linear(
         let words = rest.split_off_mut(..n_words(&kind)).expect("there is room for every kind");
         pack_activations(cpu, input, n_rows, kind, words);
     }
-    let product = Product {
-        cpu,
-        matrix,
-        n_rows,
-        activations: &activations,
-        epilogue,
-        width: out.len() / n_rows,
-        out: SharedMut::new(out),
-    };
+    let output = Output::new(cpu.isa, epilogue, out, n_rows);
+    let product = Product { matrix, n_rows, activations: &activations, output };
     let claims = Claims::new(matrix.n_panels, cpu.pool.n_threads());
-    if matrix.n_in * matrix.n_out * (n_rows + 3) < PARALLEL_WORK_MIN {
-        product.take_panels(&claims);
+    let work = matrix.n_in * matrix.n_out * (n_rows + 3);
+    run_shared(cpu, work, &|| claims.each(|panel, next, sums| product.multiply_panel(panel, next, sums)));
+}
+
+/// Runs `part` on every thread where `work` (multiplications, counting weights four times) is worth it, else on this one.
+pub(super) fn run_shared(cpu: &Cpu, work: usize, part: &(dyn Fn() + Sync)) {
+    if work < PARALLEL_WORK_MIN {
+        part();
     } else {
-        cpu.pool.run(cpu.pool.n_threads(), &|_| product.take_panels(&claims));
+        cpu.pool.run(cpu.pool.n_threads(), &|_| part());
     }
 }
 
@@ -84,7 +84,7 @@ fn pack_activations(cpu: &Cpu, input: Input<'_>, n_rows: usize, kind: Activation
 }
 
 /// Runs of panels handed out to threads as they come.
-struct Claims {
+pub(super) struct Claims {
     next: AtomicUsize,
     n_panels: usize,
     run_len: usize,
@@ -94,9 +94,21 @@ impl Claims {
     /// Eight runs per thread: long enough to read memory in order, short enough to even out a disturbed thread.
     const RUNS_PER_THREAD: usize = 8;
 
-    fn new(n_panels: usize, n_threads: usize) -> Claims {
+    pub(super) fn new(n_panels: usize, n_threads: usize) -> Claims {
         let run_len = (n_panels / (n_threads * Self::RUNS_PER_THREAD)).max(1);
         Claims { next: AtomicUsize::new(0), n_panels, run_len }
+    }
+
+    /// One thread's part: `multiply(panel, following, sums)` for panel after panel, knowing the next one early enough to
+    /// prefetch it.
+    pub(super) fn each(&self, multiply: impl Fn(usize, usize, &mut Sums)) {
+        let mut current = self.after(None);
+        let mut sums = Sums::ZERO;
+        while let Some(panel) = current {
+            let following = self.after(current);
+            multiply(panel, following.unwrap_or(panel), &mut sums);
+            current = following;
+        }
     }
 
     /// The panel after `panel` of this thread's run, or the first one of a new run.
@@ -113,50 +125,72 @@ impl Claims {
 
 /// A product whose activations are packed.
 struct Product<'a> {
-    cpu: &'a Cpu,
     matrix: &'a Matrix,
     n_rows: usize,
     /// Of every kind that the matrix needs, one after the other.
     activations: &'a [u32],
-    epilogue: Epilogue,
-    /// Columns of the output.
-    width: usize,
-    out: SharedMut<'a, f32>,
+    output: Output<'a>,
 }
 
 impl Product<'_> {
-    /// One thread's part: panel after panel, knowing the next one early enough to prefetch it.
-    fn take_panels(&self, claims: &Claims) {
-        let mut current = claims.after(None);
-        let mut sums = Sums::ZERO;
-        while let Some(panel) = current {
-            let following = claims.after(current);
-            self.multiply_panel(panel, following.unwrap_or(panel), &mut sums);
-            current = following;
-        }
-    }
-
-    /// All rows times one panel. Of several row blocks each prefetches its share of the following panel; a lone one prefetches
-    /// a little ahead of itself.
+    /// All rows times one panel.
     fn multiply_panel(&self, panel: usize, following: usize, sums: &mut Sums) {
         let matrix = self.matrix;
         let piece = matrix.piece_of(panel);
-        let stretches = [piece.panel(panel)];
-        let n_blocks = self.n_rows.div_ceil(super::tile::ROWS_MAX);
-        let n_steps = piece.format.steps(matrix.n_in);
-        let prefetch_bytes = piece.step_bytes().div_ceil(n_blocks);
         let words_per_row = |kind: &Activations| kind.words_per_row(matrix.n_in);
         let words_before: usize = matrix.kinds[..piece.kind_idx].iter().map(words_per_row).sum();
         let activations = &self.activations[words_before * self.n_rows..];
-        let words_per_row = words_per_row(&matrix.kinds[piece.kind_idx]);
+        let strip = Strip { piece, activations, n_rows: self.n_rows };
+        let before = (panel - piece.first_panel) * piece.panel_width();
+        let columns = Columns {
+            first: piece.first_column + before,
+            len: piece.panel_width().min(piece.n_columns - before),
+            bias: piece.panel_bias(panel),
+        };
+        strip.multiply(
+            piece.panel(panel),
+            matrix.piece_of(following).panel(following),
+            sums,
+            |sums, rows| {
+                // SAFETY: each panel is multiplied once per product, and its columns belong to it alone.
+                unsafe { self.output.write(sums, rows, columns) };
+            },
+        );
+    }
+}
+
+/// Rows that are multiplied with panels of one piece.
+#[derive(Clone, Copy)]
+pub(super) struct Strip<'a> {
+    pub(super) piece: &'a Piece,
+    /// Of the kind that the piece needs, block by block ([`row_blocks`]).
+    pub(super) activations: &'a [u32],
+    pub(super) n_rows: usize,
+}
+
+impl Strip<'_> {
+    /// All rows times one panel, block by block; `write` gets the sums of the rows of each. Of several row blocks each
+    /// prefetches its share of the following panel; a lone one prefetches a little ahead of itself.
+    pub(super) fn multiply(
+        &self,
+        panel: Stretch,
+        following: Stretch,
+        sums: &mut Sums,
+        mut write: impl FnMut(&Sums, Range<usize>),
+    ) {
+        let piece = self.piece;
+        let stretches = [panel];
+        let n_blocks = self.n_rows.div_ceil(ROWS_MAX);
+        let n_steps = piece.format.steps(piece.n_in);
+        let prefetch_bytes = piece.step_bytes().div_ceil(n_blocks);
+        let words_per_row = piece.format.activations().words_per_row(piece.n_in);
         for (block_idx, rows) in row_blocks(self.n_rows).enumerate() {
             let prefetch = match n_blocks {
-                1 => stretches[0].halves[0].wrapping_add(PREFETCH_AHEAD_BYTES),
-                _ => matrix.piece_of(following).panel(following).halves[0]
-                    .wrapping_add(block_idx * n_steps * prefetch_bytes),
+                1 => panel.halves[0].wrapping_add(PREFETCH_AHEAD_BYTES),
+                _ => following.halves[0].wrapping_add(block_idx * n_steps * prefetch_bytes),
             };
             let tile = Tile {
-                x: activations[rows.start * words_per_row..].as_ptr(),
+                x: self.activations[rows.start * words_per_row..rows.end * words_per_row].as_ptr(),
                 stretches: &stretches,
                 n_steps,
                 step_bytes: piece.step_bytes(),
@@ -166,24 +200,48 @@ impl Product<'_> {
             // SAFETY: the panel holds `n_steps` steps, the activations of `rows` were packed for as many, and `fns` was chosen
             // for the instruction set that `Cpu` checked.
             unsafe { piece.fns[rows.len() - 1](&tile, sums) };
-            self.write(sums, piece, panel, rows);
+            write(sums, rows);
         }
     }
+}
 
-    fn write(&self, sums: &Sums, piece: &Piece, panel: usize, rows: std::ops::Range<usize>) {
-        let before = (panel - piece.first_panel) * piece.panel_width();
-        let len = piece.panel_width().min(piece.n_columns - before);
-        let first = piece.first_column + before;
-        let bias = piece.panel_bias(panel);
+/// Where sums of a panel go in every row.
+#[derive(Clone, Copy)]
+pub(super) struct Columns<'a> {
+    pub(super) first: usize,
+    pub(super) len: usize,
+    pub(super) bias: Option<&'a [f32; COLUMNS]>,
+}
+
+/// What becomes of sums, and where.
+pub(super) struct Output<'a> {
+    isa: Isa,
+    epilogue: Epilogue,
+    /// Columns of a row.
+    width: usize,
+    out: SharedMut<'a, f32>,
+}
+
+impl<'a> Output<'a> {
+    /// * `out`: `[n_rows, width]`, at least one row.
+    pub(super) fn new(isa: Isa, epilogue: Epilogue, out: &'a mut [f32], n_rows: usize) -> Self {
+        Output { isa, epilogue, width: out.len() / n_rows, out: SharedMut::new(out) }
+    }
+
+    /// Writes the sums of some rows.
+    ///
+    /// # Safety
+    /// Nobody else may write these columns of these rows at the same time.
+    pub(super) unsafe fn write(&self, sums: &Sums, rows: Range<usize>, columns: Columns<'_>) {
+        let Columns { first, len, bias } = columns;
         for (row, sums) in rows.zip(&sums.0) {
-            // SAFETY: each pair of panel and row is written once per product, and its columns belong to this panel alone.
+            // SAFETY: by the caller's promise.
             let out = unsafe { self.out.slice(row * self.width + first, len) };
-            match self.matrix.stacking {
-                Stacking::Concat => store(self.cpu.isa, sums, bias, self.epilogue == Epilogue::Add, out),
-                Stacking::GateUp if self.epilogue == Epilogue::GeGlu => {
-                    store_geglu(self.cpu.isa, sums, bias, out);
-                }
-                Stacking::GateUp => store_swiglu(self.cpu.isa, sums, bias, out),
+            match self.epilogue {
+                Epilogue::Store => store(self.isa, sums, bias, false, out),
+                Epilogue::Add => store(self.isa, sums, bias, true, out),
+                Epilogue::SwiGlu => store_swiglu(self.isa, sums, bias, out),
+                Epilogue::GeGlu => store_geglu(self.isa, sums, bias, out),
             }
         }
     }

@@ -40,7 +40,7 @@ pub(super) struct Piece {
     /// Place of its activations among the matrix' kinds.
     pub(super) kind_idx: usize,
     stacking: Stacking,
-    n_in: usize,
+    pub(super) n_in: usize,
     /// Panels of the pieces before.
     pub(super) first_panel: usize,
     /// Columns of the output before those of this piece.
@@ -67,7 +67,7 @@ impl Matrix {
             let n_outputs = parts.iter().map(|part| part.n_out).sum();
             let (own, rest) = bias.map(|bias| bias.split_at(n_outputs)).unzip();
             bias = rest;
-            matrix.push(Piece::pack(isa, pool, parts, stacking, dtype, own));
+            matrix.push(Piece::pack(isa, pool, &[parts], stacking, dtype, own));
         }
         matrix
     }
@@ -86,8 +86,7 @@ impl Matrix {
 
     /// Bytes of the packed weights and the bias.
     pub(super) fn bytes(&self) -> usize {
-        let bytes = |piece: &Piece| piece.panels.len() + piece.bias.as_deref().map_or(0, size_of_val);
-        self.pieces.iter().map(bytes).sum()
+        self.pieces.iter().map(Piece::bytes).sum()
     }
 
     /// The packed weights as words without meaning.
@@ -134,22 +133,26 @@ fn runs<'a, 'b>(
 }
 
 impl Piece {
-    /// Packs `parts` as `dtype`.
-    fn pack(
+    /// Packs matrices of one shape as `dtype`, one behind the other, each in whole panels; as a part of a [`Matrix`] it is one.
+    ///
+    /// * `matrices`: the parts of each.
+    /// * `bias`: `[matrices.len() * n_out]`.
+    pub(super) fn pack(
         isa: Isa,
         pool: &Pool,
-        parts: &[Dense<'_>],
+        matrices: &[&[Dense<'_>]],
         stacking: Stacking,
         dtype: Dtype,
         bias: Option<&[f32]>,
     ) -> Piece {
-        let n_out: usize = parts.iter().map(|part| part.n_out).sum();
-        let n_in = parts[0].n_in;
+        let n_out: usize = matrices[0].iter().map(|part| part.n_out).sum();
+        let n_in = matrices[0][0].n_in;
         let format = Format::of(dtype, isa);
-        let (n_columns, n_panels) = match stacking {
+        let (n_columns, n_each) = match stacking {
             Stacking::Concat => (n_out, n_out.div_ceil(COLUMNS)),
             Stacking::GateUp => (n_out / 2, (n_out / 2).div_ceil(LANES)),
         };
+        let n_panels = matrices.len() * n_each;
         let panel_bytes = format.steps(n_in) * 2 * format.half_step_bytes();
         let mut piece = Piece {
             panels: Buffer::zeroed(n_panels * panel_bytes),
@@ -169,14 +172,21 @@ impl Piece {
             pool.run(n_panels, &|p| {
                 // SAFETY: each panel is written by the one call that has its index.
                 let panel = unsafe { panels.slice(p * panel_bytes, panel_bytes) };
-                fill_panel(panel, p, parts, stacking, format);
+                fill_panel(panel, p % n_each, matrices[p / n_each], stacking, format);
             });
         }
-        let output_of = |i: usize| output_of(i / COLUMNS, i % COLUMNS, n_out, stacking);
-        piece.bias = bias.map(|bias| {
-            (0..n_panels * COLUMNS).map(|i| output_of(i).map_or(0.0, |output| bias[output])).collect()
-        });
+        let bias_of = |bias: &[f32], i: usize| {
+            let (matrix, panel) = (i / COLUMNS / n_each, i / COLUMNS % n_each);
+            let output = output_of(panel, i % COLUMNS, n_out, stacking);
+            output.map_or(0.0, |output| bias[matrix * n_out + output])
+        };
+        piece.bias = bias.map(|bias| (0..n_panels * COLUMNS).map(|i| bias_of(bias, i)).collect());
         piece
+    }
+
+    /// Bytes of the packed weights and the bias.
+    pub(super) fn bytes(&self) -> usize {
+        self.panels.len() + self.bias.as_deref().map_or(0, size_of_val)
     }
 
     fn words(&self) -> &[u64] {

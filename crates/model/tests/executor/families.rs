@@ -8,7 +8,7 @@ use safetensors::SafeTensors;
 
 use crate::pair::{blocks, fixture, open};
 
-const FAMILIES: [&str; 15] = [
+const FAMILIES: [&str; 19] = [
     "llama2",
     "llama3",
     "llama_linear",
@@ -24,6 +24,10 @@ const FAMILIES: [&str; 15] = [
     "smollm3",
     "granite",
     "glm4",
+    "qwen3_moe",
+    "qwen3_moe_mixed",
+    "mixtral",
+    "olmoe",
 ];
 
 /// Root mean square error of logits whose standard deviation is 1: another order of f32 sums. Two implementations inside

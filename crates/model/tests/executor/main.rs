@@ -7,6 +7,7 @@ mod ahead;
 mod batches;
 mod contexts;
 mod eagle3;
+mod experts;
 mod families;
 mod greedy;
 mod law;

@@ -56,6 +56,7 @@ mod tests {
                 prefill_rows: 0,
                 draft_rounds: 2,
                 draft_rows: 2 * rows,
+                experts: None,
                 draft_time,
                 verify_time,
                 step_time: draft_time + verify_time,

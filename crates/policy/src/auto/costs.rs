@@ -1,5 +1,6 @@
-//! What a step takes: the target pass over its rows, a draft round over its rows, and the pace of the machine. What passes take
-//! longer in long contexts is a price of its own (`auto/attention.rs`), and the curves have the rest.
+//! What a step takes: the target pass over its rows, with an expert term where it has experts (`auto/expert_term.rs`), a draft
+//! round over its rows, and the pace of the machine. What passes take longer in long contexts is a price of its own
+//! (`auto/attention.rs`), and the curves have the rest.
 //!
 //! A plain step among its like is a size of its own, not a pass with no draft rows: the draft pushes the target out of the
 //! nearer caches, so a pass behind drafting takes longer than one behind a pass. The first steps behind a change of mode
@@ -9,6 +10,7 @@
 use std::time::Duration;
 
 use super::attention::Attention;
+use super::expert_term::ExpertTerm;
 use crate::cost::curve::{Attended, CostCurve};
 use crate::{Outcome, StepFeedback};
 
@@ -58,6 +60,8 @@ pub(super) struct Costs {
     stored: f64,
     /// Those sequences, at least one.
     n_sequences: u32,
+    /// Of target passes behind drafting; at pace 1.
+    experts: ExpertTerm,
     /// Seconds now per second at pace 1.
     pace: f64,
     /// Steps since the last change between plain and speculating ones, and whether they are plain.
@@ -78,6 +82,7 @@ impl Default for Costs {
             attention: Attention::default(),
             stored: 0.0,
             n_sequences: 1,
+            experts: ExpertTerm::default(),
             pace: 1.0,
             n_alike: 0,
             is_plain: true,
@@ -123,36 +128,37 @@ impl Costs {
 
     /// Expected seconds of a target pass behind drafting, without what draft rows [attend](Self::attending) to; `None` before the
     /// first step.
-    pub(super) fn target(&self, rows: u32) -> Option<f64> {
-        Some(self.passes().seconds(rows)? * self.pace + self.attending_first())
+    pub(super) fn target(&self, n_sequences: u32, n_drafts: u32) -> Option<f64> {
+        let seconds = self.passes().seconds(n_sequences + n_drafts)?;
+        let experts = self.experts.seconds(n_sequences, n_drafts);
+        Some((seconds + experts) * self.pace + self.attending_first())
     }
 
-    /// As [`target`](Self::target) for `0..=n_max` draft rows on top of `rows`, into `seconds`, but `plain_seconds` for
-    /// none and never less for more; their price is up to a quarter lower while a size was measured rarely. `None` before
-    /// the first step.
+    /// As [`target`](Self::target) for `0..=n_max` draft rows, into `seconds`, but `plain_seconds` for none and never less for
+    /// any; their price is up to a quarter lower while a size was measured rarely. `None` before the first step.
     pub(super) fn targets_with(
         &self,
-        rows: u32,
+        n_sequences: u32,
         n_max: u32,
         plain_seconds: f64,
         seconds: &mut Vec<f64>,
     ) -> Option<()> {
         let passes = self.passes();
-        passes.seconds(rows)?;
+        passes.seconds(n_sequences)?;
         seconds.clear();
         seconds.push(plain_seconds);
         let attending = self.attending_first();
         let plain = (plain_seconds - attending) / self.pace;
         let mut known = (f64::NAN, 0.0);
-        seconds.extend((rows + 1..).zip(passes.seconds_from(rows + 1)).take(n_max as usize).map(
-            |(rows, own)| {
-                let evidence = passes.evidence(rows);
-                if evidence != known.0 {
-                    known = (evidence, 1.0 - BENEFIT_OF_DOUBT / (1.0 + evidence).sqrt());
-                }
-                (plain + (own - plain).max(0.0) * known.1) * self.pace + attending
-            },
-        ));
+        let passes_from_one = passes.seconds_from(n_sequences + 1).take(n_max as usize);
+        seconds.extend((1..).zip(passes_from_one).map(|(n_drafts, own)| {
+            let evidence = passes.evidence(n_sequences + n_drafts);
+            if evidence != known.0 {
+                known = (evidence, 1.0 - BENEFIT_OF_DOUBT / (1.0 + evidence).sqrt());
+            }
+            let own = own + self.experts.seconds(n_sequences, n_drafts);
+            (plain + (own - plain).max(0.0) * known.1) * self.pace + attending
+        }));
         Some(())
     }
 
@@ -214,6 +220,7 @@ impl Costs {
                 curve.settle();
             }
             self.round.settle();
+            self.experts.settle();
         }
     }
 
@@ -230,6 +237,7 @@ impl Costs {
         let attended = attended(feedback);
         let seconds = measured / self.pace;
         let rows = feedback.target_rows;
+        self.experts.learn(feedback);
         let has_prompts = feedback.prefill_rows > 0;
         let is_warm = self.n_alike > STEPS_TO_WARM;
         let is_few = is_warm && self.n_alike <= FEW_STEPS && self.n_steps > YOUNG_STEPS;
@@ -239,6 +247,11 @@ impl Costs {
             (false, false) => (&mut self.target, 1.0),
         };
         let counts = has_prompts || is_warm || !curve.is_sound(rows);
+        if counts && !has_prompts && !is_plain {
+            let expected = curve.seconds(rows).filter(|_| curve.is_sound(rows));
+            let own = seconds - self.attention.seconds(attended) / self.pace;
+            self.experts.learn_seconds(feedback, expected.map(|expected| own - expected));
+        }
         let missed = if counts { curve.learn_attending(rows, attended, seconds, weight) } else { None };
         if counts && !has_prompts {
             self.attention.learn(is_plain, rows, attended, measured);
@@ -353,6 +366,7 @@ pub(super) mod tests {
             prefill_rows: 0,
             draft_rounds: outcomes.iter().map(|outcome| outcome.drafted).max().unwrap_or(0),
             draft_rows,
+            experts: None,
             draft_time,
             verify_time,
             step_time: draft_time + verify_time,
@@ -393,7 +407,7 @@ pub(super) mod tests {
             costs.learn(&feedback(&[outcome(3)], 3, 12, 24));
             costs.settle();
         }
-        let (plain, speculating) = (costs.plain(1).unwrap(), costs.target(4).unwrap());
+        let (plain, speculating) = (costs.plain(1).unwrap(), costs.target(1, 3).unwrap());
         assert!((speculating / 0.024 - 1.0).abs() < 0.01, "{speculating}");
         assert!((plain / 0.020 - 1.0).abs() < 0.1, "{plain}");
         assert!((costs.round(1) / 0.004 - 1.0).abs() < 0.05, "{}", costs.round(1));
@@ -402,7 +416,7 @@ pub(super) mod tests {
     #[test]
     fn a_plain_step_counts_among_its_like_only() {
         let mut costs = Costs::default();
-        assert_eq!((costs.plain(1), costs.target(1)), (None, None));
+        assert_eq!((costs.plain(1), costs.target(1, 0)), (None, None));
         for _ in 0..20 {
             learn(&mut costs, 4, 1, 12);
             // The first two behind speculation take longer.
@@ -410,7 +424,7 @@ pub(super) mod tests {
             learn(&mut costs, 1, 0, 14);
             learn(&mut costs, 3, 0, 10);
         }
-        let (plain, target) = (costs.plain(1).unwrap(), costs.target(2).unwrap());
+        let (plain, target) = (costs.plain(1).unwrap(), costs.target(1, 1).unwrap());
         assert!((plain / 0.010 - 1.0).abs() < 0.01, "{plain}");
         assert!((target / 0.012 - 1.0).abs() < 0.01, "{target}");
         assert!(costs.plain_evidence(1) >= 60.0);
@@ -442,7 +456,7 @@ pub(super) mod tests {
         costs.targets_with(1, 3, plain, &mut seconds).unwrap();
         for (n, got) in (1..).zip(&seconds[1..]) {
             let doubt = BENEFIT_OF_DOUBT / (1.0 + costs.target.evidence(1 + n)).sqrt();
-            let expected = plain + (costs.target(1 + n).unwrap() - plain) * (1.0 - doubt);
+            let expected = plain + (costs.target(1, n).unwrap() - plain) * (1.0 - doubt);
             assert!((got / expected - 1.0).abs() < 1e-12, "{n}: {expected}, {got}");
         }
         assert!((seconds[0] / plain - 1.0).abs() < 1e-12);

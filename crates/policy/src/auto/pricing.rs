@@ -83,8 +83,8 @@ impl Rates {
         let n = view.sequences.len().max(1) as u32;
         let weight: f64 =
             view.sequences.iter().map(|sequence| urgency(sequence) * costs.work(sequence.context_len)).sum();
-        let (plain, target) = (costs.plain(n), costs.target(n));
-        let row = target.zip(costs.target(2 * n)).map_or(0.0, |(few, more)| (more - few) / f64::from(n));
+        let (plain, target) = (costs.plain(n), costs.target(n, 0));
+        let row = target.zip(costs.target(n, n)).map_or(0.0, |(few, more)| (more - few) / f64::from(n));
         Self {
             rate: plain.filter(|&seconds| seconds > 0.0).map_or(0.0, |seconds| weight / seconds),
             row: row.max(0.0),

@@ -77,7 +77,7 @@ impl Auto {
         let tokens: f64 = self.step.candidates[i].survivals[..len as usize].iter().sum();
         let plain = self.step.plain_seconds;
         let drafts = f64::from(len) * (round + self.step.candidates[i].row_seconds);
-        let speculating = drafts + self.costs.target(n_sequences + len)?;
+        let speculating = drafts + self.costs.target(n_sequences, len)?;
         let step = speculating - plain - tokens * plain / f64::from(n_sequences);
         let catch_up = (self.costs.round(sequence.draft_lag) - round).max(0.0);
         Some(Offer { who: Who::One(sequence.seq), catch_up, step })

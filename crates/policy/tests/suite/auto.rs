@@ -1,6 +1,6 @@
 //! What `auto` promises: never slower than plain decoding, and close to the best fixed length, which nobody had to find.
 
-use crate::simulation::{Achieved, Demand, Machine, Simulation, Variety};
+use crate::simulation::{Achieved, Demand, Machine, Mixture, Simulation, Variety};
 use dsde_policy::{Config, Policy};
 
 /// Tokens per sequence that are not counted.
@@ -69,18 +69,31 @@ impl Cell {
 }
 
 fn check(cells: &[Cell]) {
+    check_within(cells, 0.05);
+}
+
+/// * `worst_max`: largest regret of a single cell.
+fn check_within(cells: &[Cell], worst_max: f64) {
     let mean = cells.iter().map(Cell::regret).sum::<f64>() / cells.len() as f64;
     let worst = cells.iter().map(Cell::regret).fold(f64::MIN, f64::max);
     let slowest = cells.iter().map(|cell| cell.auto / cell.off).fold(f64::MAX, f64::min);
     let table: Vec<String> = cells.iter().map(Cell::row).collect();
     let summary = format!("mean regret {mean:.4}, worst {worst:.4}, slowest {slowest:.4} of off");
-    assert!(mean <= 0.02 && worst <= 0.05 && slowest >= 0.98, "{}\n{summary}", table.join("\n"));
+    assert!(mean <= 0.02 && worst <= worst_max && slowest >= 0.98, "{}\n{summary}", table.join("\n"));
 }
 
 /// Machines by name: cost of a draft round, bend, cost of a row.
 fn machines(noise: f64, spikes: f64) -> Vec<(&'static str, Machine)> {
-    let machine =
-        |round, knee, row| Machine { round, knee, row, verdict: 0.004, stored: [0.0; 2], noise, spikes };
+    let machine = |round, knee, row| Machine {
+        round,
+        knee,
+        row,
+        mixture: None,
+        verdict: 0.004,
+        stored: [0.0; 2],
+        noise,
+        spikes,
+    };
     vec![
         ("accelerator, light draft", machine(0.02, 64.0, 0.004)),
         ("accelerator, heavy draft", machine(0.25, 64.0, 0.004)),
@@ -160,6 +173,7 @@ fn drafts_that_are_nearly_free() {
         round: 0.005,
         knee: 8.0,
         row: 0.01,
+        mixture: None,
         verdict: 0.002,
         stored: [0.0; 2],
         noise: 0.08,
@@ -219,5 +233,58 @@ fn short_answers() {
             }
         }
     }
+    check(&cells);
+}
+
+/// A processor whose target has 64 experts, 8 per row, which take 85 % of a pass over one row.
+fn mixture(topic: f64) -> Machine {
+    let mixture = Mixture { n_experts: 64, n_chosen: 8, share: 0.85, topic };
+    let (round, knee, row, verdict) = (0.02, 8.0, 0.06, 0.004);
+    Machine { round, knee, row, mixture: Some(mixture), verdict, stored: [0.0; 2], noise: 0.08, spikes: 0.01 }
+}
+
+/// Drafts that would pay on a dense model, where they wake other experts than the rows before them and where they wake the same.
+#[test]
+fn drafts_that_wake_experts() {
+    let variety = Variety { requests: 0.3, positions: 0.8, has_shape: false };
+    let mut cells = Vec::new();
+    for topic in [0.0, 0.5, 0.95] {
+        for (n_sequences, n_tokens) in [(1, 3000), (4, 2000), (8, 1500)] {
+            for acceptance in [0.4, 0.7, 0.9] {
+                let label = format!("topic {topic}, {n_sequences} in flight, {acceptance}");
+                let demand = Demand { n_sequences, acceptance, ..Demand::default() };
+                cells.push(Cell::measure(label, mixture(topic), variety, &[(n_tokens, demand)]));
+            }
+        }
+    }
+    // Where one draft wakes as much as eight, only long ones pay, which takes long to find out.
+    check_within(&cells, 0.07);
+}
+
+/// Where every drafted row wakes its own experts `auto` draws back, and fixed lengths lose; where rows of a text ask the same
+/// ones, speculation pays as on a dense model.
+#[test]
+fn auto_draws_back_where_drafts_wake_experts() {
+    let variety = Variety { requests: 0.3, positions: 0.8, has_shape: false };
+    let demand = Demand { n_sequences: 2, acceptance: 0.6, ..Demand::default() };
+    let rate = |policy, topic| achieve(policy, mixture(topic), variety, &[(2000, demand)]);
+    let [off, fixed, auto] = ["off", "fixed:k=4", "auto"].map(|policy| rate(policy, 0.0));
+    assert!(fixed.rate() < 0.9 * off.rate(), "{} {}", fixed.rate(), off.rate());
+    assert!(auto.rate() > 0.98 * off.rate(), "{} {}", auto.rate(), off.rate());
+    assert!((auto.n_verified as f64) < 0.1 * auto.tokens, "{auto:?}");
+    let [off, fixed, auto] = ["off", "fixed:k=4", "auto"].map(|policy| rate(policy, 0.95));
+    assert!(fixed.rate() > 1.1 * off.rate(), "{} {}", fixed.rate(), off.rate());
+    assert!(auto.rate() > 0.98 * fixed.rate(), "{} {}", auto.rate(), fixed.rate());
+}
+
+/// What was learnt of passes over few texts prices those over many, whose rows ask other experts: the load changes between one
+/// sequence, where drafts pay, and eight, where they wake too much.
+#[test]
+fn bursts_on_a_mixture() {
+    let variety = Variety { requests: 0.3, positions: 0.8, has_shape: false };
+    let demand = |n_sequences| Demand { n_sequences, acceptance: 0.7, ..Demand::default() };
+    let phases: Vec<(u32, Demand)> = (0..10).map(|i| (300, demand(if i % 2 == 0 { 1 } else { 8 }))).collect();
+    let cells = [0.3, 0.7]
+        .map(|topic| Cell::measure(format!("bursts, topic {topic}"), mixture(topic), variety, &phases));
     check(&cells);
 }

@@ -154,6 +154,7 @@ fn a_late_outcome_does_not_bring_a_sequence_back() {
         prefill_rows: 0,
         draft_rounds: 0,
         draft_rows: 0,
+        experts: None,
         draft_time: Duration::ZERO,
         verify_time: Duration::ZERO,
         step_time: Duration::ZERO,

@@ -204,6 +204,7 @@ fn the_end_of_a_prompt_is_no_row_of_decoding() {
         prefill_rows: 7,
         draft_rounds: 1,
         draft_rows: 1,
+        experts: None,
         draft_time: Duration::ZERO,
         verify_time: Duration::ZERO,
         step_time: Duration::ZERO,

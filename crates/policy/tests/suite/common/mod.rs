@@ -87,6 +87,7 @@ pub(crate) fn step_at(
         prefill_rows: 0,
         draft_rounds,
         draft_rows: lens.iter().sum(),
+        experts: None,
         draft_time: draft,
         verify_time: verify,
         step_time: draft + verify,

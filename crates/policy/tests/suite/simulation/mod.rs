@@ -4,9 +4,15 @@
 //! the request and the place in its text, the same for all policies, so that a short run tells lengths apart that differ
 //! by a percent.
 
+mod experts;
+
 use std::time::Duration;
 
-use dsde_policy::{DraftPosition, Outcome, PlanView, Planned, Policy, SeqId, SequenceView, StepFeedback};
+pub(crate) use experts::Mixture;
+
+use dsde_policy::{
+    DraftPosition, ExpertsWoken, Outcome, PlanView, Planned, Policy, SeqId, SequenceView, StepFeedback,
+};
 
 /// A reproducible stream of numbers (splitmix64).
 pub(crate) struct Random(u64);
@@ -47,6 +53,8 @@ pub(crate) struct Machine {
     pub(crate) knee: f64,
     /// Each row beyond.
     pub(crate) row: f64,
+    /// Of a target that has them; they come on top of the rows.
+    pub(crate) mixture: Option<Mixture>,
     /// Each verified draft token, for its verdict.
     pub(crate) verdict: f64,
     /// Every thousand positions that a sequence has stored, for its first row and for each further one: keys and values
@@ -70,9 +78,10 @@ impl Machine {
     }
 
     /// * `attended`: positions of the sequences' first rows, and of their further ones.
-    fn target(&self, rows: u32, n_verified: u32, attended: [f64; 2]) -> f64 {
-        let attention = self.stored[0] * attended[0] + self.stored[1] * attended[1];
-        PASS * (self.pass(f64::from(rows)) + self.verdict * f64::from(n_verified) + attention / 1000.0)
+    fn target(&self, rows: u32, n_verified: u32, attended: [f64; 2], experts: Option<ExpertsWoken>) -> f64 {
+        let attention = (self.stored[0] * attended[0] + self.stored[1] * attended[1]) / 1000.0;
+        let experts = self.mixture.zip(experts).map_or(0.0, |(mixture, woken)| mixture.passes(woken) - 1.0);
+        PASS * (self.pass(f64::from(rows)) + experts + attention + self.verdict * f64::from(n_verified))
     }
 
     fn draft(&self, rows: u32) -> f64 {
@@ -305,6 +314,8 @@ impl Simulation {
         rounds: &[u32],
         prefill_rows: u32,
     ) -> Achieved {
+        let places = self.sequences.iter().zip(verified).map(|(seq, &len)| (seq.seq, seq.emitted, 1 + len));
+        let experts = self.machine.mixture.map(|mixture| mixture.woken(places));
         let mut tokens = 0.0;
         let mut attended = [0.0; 2];
         let mut outcomes = Vec::new();
@@ -336,7 +347,7 @@ impl Simulation {
         let n_verified: u32 = verified.iter().sum();
         let target_rows = n_verified + outcomes.len() as u32 + prefill_rows;
         let draft = rounds.iter().map(|&rows| self.machine.draft(rows)).sum();
-        let target = self.machine.target(target_rows, n_verified, attended);
+        let target = self.machine.target(target_rows, n_verified, attended, experts);
         let seen_draft = Duration::from_secs_f64(self.machine.noisy(draft, &mut self.random));
         let seen_target = Duration::from_secs_f64(self.machine.noisy(target, &mut self.random));
         policy.observe(&StepFeedback {
@@ -346,6 +357,7 @@ impl Simulation {
             prefill_rows,
             draft_rounds: rounds.len() as u32,
             draft_rows: rounds.iter().sum(),
+            experts,
             draft_time: seen_draft,
             verify_time: seen_target,
             step_time: seen_draft + seen_target,

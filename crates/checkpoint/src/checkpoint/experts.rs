@@ -1,0 +1,185 @@
+//! Tensors of experts: one matrix per expert, whether they lie by themselves or together.
+//!
+//! | file | router | experts |
+//! |---|---|---|
+//! | Hugging Face | `mlp.gate`, Mixtral `block_sparse_moe.gate` | `mlp.experts.3.up_proj`, Mixtral `block_sparse_moe.experts.3.w3` |
+//! | Hugging Face, fused | `mlp.gate` | `mlp.experts.gate_up_proj` `[n_experts, 2 * intermediate, hidden]`, `mlp.experts.down_proj` |
+//! | GGUF | `ffn_gate_inp` | `ffn_up_exps` `[n_experts, intermediate, hidden]`, ... |
+//!
+//! Tensors that hold all experts are cut when a file is opened, so that everybody else finds the names of the first line.
+
+use std::collections::HashMap;
+
+use super::{Checkpoint, Location};
+use crate::config::{Experts, Family, ModelConfig};
+use crate::error::Error;
+use crate::stored::Dense;
+
+/// Matrices of an expert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ExpertPart {
+    Gate,
+    Up,
+    Down,
+}
+
+/// Matrices of one expert, ready for packing: `down(silu(gate(x)) * up(x))`.
+#[derive(Clone, Copy, Debug)]
+pub struct Expert<'a> {
+    /// `[intermediate, hidden]`.
+    pub gate: Dense<'a>,
+    /// `[intermediate, hidden]`.
+    pub up: Dense<'a>,
+    /// `[hidden, intermediate]`.
+    pub down: Dense<'a>,
+}
+
+impl ExpertPart {
+    pub(crate) const ALL: [Self; 3] = [Self::Gate, Self::Up, Self::Down];
+
+    /// The module that holds this part of all experts, in files where one does.
+    pub(crate) fn stacked(self) -> &'static str {
+        match self {
+            Self::Gate => "gate_proj",
+            Self::Up => "up_proj",
+            Self::Down => "down_proj",
+        }
+    }
+
+    /// The module of one expert.
+    pub(crate) fn module(self, family: Family, expert: usize) -> String {
+        match family {
+            Family::Mixtral => {
+                let name = match self {
+                    Self::Gate => "w1",
+                    Self::Up => "w3",
+                    Self::Down => "w2",
+                };
+                format!("block_sparse_moe.experts.{expert}.{name}")
+            }
+            _ => format!("mlp.experts.{expert}.{}", self.stacked()),
+        }
+    }
+
+    /// Rows and columns of its matrix.
+    pub(crate) fn shape(self, hidden: usize, intermediate: usize) -> [usize; 2] {
+        match self {
+            Self::Gate | Self::Up => [intermediate, hidden],
+            Self::Down => [hidden, intermediate],
+        }
+    }
+}
+
+/// The module that chooses experts.
+pub(crate) fn router(family: Family) -> &'static str {
+    match family {
+        Family::Mixtral => "block_sparse_moe.gate",
+        _ => "mlp.gate",
+    }
+}
+
+/// The same tensors, those that hold all experts of a layer cut into single ones.
+///
+/// # Errors
+/// [`Error::TensorShape`] if one has another shape than the configuration implies.
+pub(super) fn split(
+    config: &ModelConfig,
+    tensors: HashMap<String, Location>,
+) -> Result<HashMap<String, Location>, Error> {
+    let Some(experts) = &config.experts else { return Ok(tensors) };
+    let mut all = HashMap::with_capacity(tensors.len());
+    for (name, location) in tensors {
+        match stacked_parts(&name) {
+            Some((layer, parts)) => {
+                for (part, expert, location) in cut(config, experts, parts, &name, &location)? {
+                    let module = part.module(config.family, expert);
+                    all.insert(format!("{layer}.{module}.weight"), location);
+                }
+            }
+            None => {
+                all.insert(published(config.family, name), location);
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// The layer and the parts of a tensor that holds all experts.
+fn stacked_parts(name: &str) -> Option<(&str, &'static [ExpertPart])> {
+    let (layer, module) = name.split_once(".mlp.experts.")?;
+    let parts: &[ExpertPart] = match module.strip_suffix(".weight").unwrap_or(module) {
+        "gate_up_proj" => &[ExpertPart::Gate, ExpertPart::Up],
+        "gate_proj" => &[ExpertPart::Gate],
+        "up_proj" => &[ExpertPart::Up],
+        "down_proj" => &[ExpertPart::Down],
+        _ => return None,
+    };
+    Some((layer, parts))
+}
+
+/// Routers of Mixtral have the name of the others in newer files.
+fn published(family: Family, name: String) -> String {
+    match name.strip_suffix(".mlp.gate.weight") {
+        Some(layer) => format!("{layer}.{}.weight", router(family)),
+        None => name,
+    }
+}
+
+/// Single matrices of a tensor `[n_experts, sum of n_out, n_in]`: part, expert and place of each.
+fn cut(
+    config: &ModelConfig,
+    experts: &Experts,
+    parts: &'static [ExpertPart],
+    name: &str,
+    stored: &Location,
+) -> Result<Vec<(ExpertPart, usize, Location)>, Error> {
+    let [n_out, n_in] = parts[0].shape(config.hidden, experts.intermediate);
+    let expected = vec![experts.n_experts, parts.len() * n_out, n_in];
+    if stored.span.shape != expected {
+        return Err(Error::TensorShape { name: name.to_string(), expected, got: stored.span.shape.clone() });
+    }
+    // Rows are whole blocks, so experts are.
+    let start = stored.span.range.start;
+    let n_bytes = stored.span.range.len() / (experts.n_experts * parts.len());
+    let places = (0..experts.n_experts).flat_map(|expert| parts.iter().map(move |&part| (part, expert)));
+    let cut = places.enumerate().map(|(i, (part, expert))| {
+        let mut location = stored.clone();
+        location.span.shape = vec![n_out, n_in];
+        location.span.range = start + i * n_bytes..start + (i + 1) * n_bytes;
+        (part, expert, location)
+    });
+    Ok(cut.collect())
+}
+
+impl Checkpoint {
+    /// What chooses the experts of a layer, `[n_experts, hidden]`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    ///
+    /// # Panics
+    /// If the layer has no experts; so for [`Checkpoint::expert`].
+    pub fn router(&self, layer: usize) -> Result<Dense<'_>, Error> {
+        let n_experts = self.experts_of(layer).n_experts;
+        let name = format!("model.layers.{layer}.{}.weight", router(self.config.family));
+        self.matrix(&name, n_experts, self.config.hidden)
+    }
+
+    /// One expert of a layer.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub fn expert(&self, layer: usize, expert: usize) -> Result<Expert<'_>, Error> {
+        let intermediate = self.experts_of(layer).intermediate;
+        let part = |part: ExpertPart| {
+            let module = part.module(self.config.family, expert);
+            let [n_out, n_in] = part.shape(self.config.hidden, intermediate);
+            self.matrix(&format!("model.layers.{layer}.{module}.weight"), n_out, n_in)
+        };
+        Ok(Expert { gate: part(ExpertPart::Gate)?, up: part(ExpertPart::Up)?, down: part(ExpertPart::Down)? })
+    }
+
+    fn experts_of(&self, layer: usize) -> &Experts {
+        self.config.experts_of(layer).expect("the layer has experts")
+    }
+}

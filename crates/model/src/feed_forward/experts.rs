@@ -1,0 +1,112 @@
+//! A feed-forward part of many networks, of which every row asks a few.
+
+use dsde_checkpoint::{Dense, Dtype, Expert};
+use dsde_kernels::{Backend, Epilogue, Input, Stacking};
+
+use super::FeedForwardScratch;
+use super::routing::Routing;
+use crate::error::Error;
+use crate::llama::prefix;
+use crate::weights::Tensors;
+
+/// `sum over chosen e of weight_e * down_e(silu(gate_e(x)) * up_e(x))`.
+pub(crate) struct Experts<B: Backend> {
+    config: dsde_checkpoint::config::Experts,
+    /// Scores of all experts. In single precision whatever the file has: they are few, and another choice is another model.
+    router: B::Matrix,
+    gate_up: B::Experts,
+    down: B::Experts,
+    hidden: usize,
+}
+
+/// Memory of a pass.
+#[derive(Default)]
+pub(crate) struct ExpertsScratch {
+    /// The normalised input, `[n_rows, hidden]`.
+    normalised: Vec<f32>,
+    /// `[n_rows, n_experts]`.
+    scores: Vec<f32>,
+    routing: Routing,
+    /// What each expert that a row asks answers, `[n_places, hidden]`.
+    answers: Vec<f32>,
+}
+
+impl<B: Backend> Experts<B> {
+    /// Those of the layer of `tensors`, if it has any.
+    pub(crate) fn load(backend: &B, tensors: &Tensors<'_>) -> Result<Option<Self>, Error> {
+        let (checkpoint, layer) = (tensors.checkpoint, tensors.layer);
+        let Some(config) = checkpoint.config().experts_of(layer) else { return Ok(None) };
+        let router = checkpoint.router(layer)?;
+        let experts = (0..config.n_experts).map(|expert| checkpoint.expert(layer, expert));
+        let experts: Vec<Expert<'_>> = experts.collect::<Result<_, _>>()?;
+        let gate_up: Vec<[Dense<'_>; 2]> = experts.iter().map(|expert| [expert.gate, expert.up]).collect();
+        let gate_up: Vec<&[Dense<'_>]> = gate_up.iter().map(<[_; 2]>::as_slice).collect();
+        let down: Vec<&[Dense<'_>]> =
+            experts.iter().map(|expert| std::slice::from_ref(&expert.down)).collect();
+        Ok(Some(Self {
+            config: config.clone(),
+            router: widened(backend, router),
+            gate_up: backend.pack_experts(&gate_up, Stacking::GateUp),
+            down: backend.pack_experts(&down, Stacking::Concat),
+            hidden: router.n_in,
+        }))
+    }
+
+    /// Bytes in memory.
+    pub(crate) fn bytes(&self, backend: &B) -> usize {
+        backend.matrix_bytes(&self.router)
+            + backend.experts_bytes(&self.gate_up)
+            + backend.experts_bytes(&self.down)
+    }
+
+    /// See [`super::FeedForward::read`].
+    pub(crate) fn read(
+        &self,
+        backend: &B,
+        input: Input<'_>,
+        n_rows: usize,
+        scratch: &mut FeedForwardScratch,
+    ) {
+        let ExpertsScratch { normalised, scores, routing, answers } = &mut scratch.experts;
+        let x = match input.norm {
+            Some(norm) => {
+                let normalised = prefix(normalised, input.x.len());
+                backend.rms_norm(input.x, norm, normalised);
+                normalised
+            }
+            None => input.x,
+        };
+        let scores = prefix(scores, n_rows * self.config.n_experts);
+        backend.linear(Input { x, norm: None }, n_rows, &self.router, Epilogue::Store, scores);
+        routing.route(&self.config, scores);
+        scratch.woken.n_woken += routing.n_woken() as u32;
+        scratch.woken.n_layers += u32::from(n_rows > 0);
+        let gated = prefix(&mut scratch.gated, routing.n_places() * self.config.intermediate);
+        backend.linear_by_expert(x, routing.asked(), &self.gate_up, Epilogue::SwiGlu, gated);
+        let answers = prefix(answers, routing.n_places() * self.hidden);
+        backend.linear_by_expert(gated, routing.grouped(), &self.down, Epilogue::Store, answers);
+    }
+
+    /// See [`super::FeedForward::write`].
+    pub(crate) fn write(
+        &self,
+        backend: &B,
+        epilogue: Epilogue,
+        scratch: &FeedForwardScratch,
+        out: &mut [f32],
+    ) {
+        let ExpertsScratch { routing, answers, .. } = &scratch.experts;
+        let (places, weights) = routing.answers();
+        let answers = &answers[..routing.n_places() * self.hidden];
+        backend.combine(answers, places, weights, epilogue, out);
+    }
+}
+
+/// A matrix packed in single precision.
+fn widened<B: Backend>(backend: &B, matrix: Dense<'_>) -> B::Matrix {
+    let Dense { n_out, n_in, .. } = matrix;
+    let mut values = vec![0.0; n_out * n_in];
+    values.chunks_exact_mut(n_in).enumerate().for_each(|(row, values)| matrix.widen_row(row, values));
+    let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+    backend.pack(&[Dense::new(Dtype::F32, n_out, n_in, &bytes)], Stacking::Concat, None)
+}
