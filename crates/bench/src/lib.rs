@@ -17,6 +17,7 @@ pub mod log;
 pub mod matrix;
 pub mod metrics;
 pub mod observed;
+pub mod page;
 pub mod plot;
 pub mod profile;
 pub mod record;

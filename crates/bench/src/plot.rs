@@ -8,7 +8,7 @@ mod bars;
 mod canvas;
 mod curves;
 mod parts;
-mod style;
+pub(crate) mod style;
 
 use crate::log::Log;
 use crate::matrix::cells;

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::failure::Outcome;
-use crate::{bench, chat, demo, generate, inspect, policies, pull, quantize, ready, serve};
+use crate::{bench, chat, demo, generate, inspect, policies, pull, quantize, ready, serve, simulate};
 
 const EPILOGUE: &str = "\
 Start here:
@@ -16,6 +16,7 @@ Start here:
   dsde chat --model Qwen/Qwen3-0.6B          talk to a model of the Hugging Face Hub
   dsde serve                                 answer over HTTP in the OpenAI API
   dsde bench --workload prompts.jsonl        compare policies with plain decoding
+  dsde simulate scenarios/first.toml         compare them on machines that are not here
 
 Exit codes: 0 done; 1 failed on the way, for example a broken model; 2 an option, prompt or policy cannot be used.
 Logs go to stderr; RUST_LOG sets their level (error, warn, info, debug, trace; default warn).";
@@ -39,6 +40,7 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     Ready(ready::ReadyArgs),
     Bench(Box<bench::BenchArgs>),
+    Simulate(simulate::SimulateArgs),
     Pull(pull::PullArgs),
     Inspect(inspect::InspectArgs),
     Policies(policies::PoliciesArgs),
@@ -56,6 +58,7 @@ impl Program {
             Command::Serve(_) => serve::run(),
             Command::Ready(args) => ready::run(&args),
             Command::Bench(args) => bench::run(*args),
+            Command::Simulate(args) => simulate::run(args),
             Command::Pull(args) => pull::run(&args),
             Command::Inspect(args) => inspect::run(args),
             Command::Policies(args) => policies::run(args),

@@ -30,6 +30,7 @@ mod samples;
 mod sampling;
 mod serve;
 mod session;
+mod simulate;
 mod speculation;
 mod stores;
 mod today;

@@ -76,7 +76,7 @@ impl ValueEnum for Typed {
 /// A model as opened.
 enum Model {
     File(Gguf),
-    Folder(Checkpoint),
+    Folder(Box<Checkpoint>),
 }
 
 /// Runs the command.
@@ -107,7 +107,7 @@ impl Model {
         let checkpoint = Checkpoint::open(path)?;
         Ok(match gguf_file(path)? {
             Some(file) => Self::File(Gguf::open(&file)?),
-            None => Self::Folder(checkpoint),
+            None => Self::Folder(Box::new(checkpoint)),
         })
     }
 

@@ -3,11 +3,11 @@
 use plotters::prelude::*;
 
 /// Text and axes.
-pub(super) const INK: RGBColor = RGBColor(118, 123, 131);
+pub(crate) const INK: RGBColor = RGBColor(118, 123, 131);
 /// Height of text, pixels.
-pub(super) const TEXT: i32 = 13;
+pub(crate) const TEXT: i32 = 13;
 /// Height of titles, pixels.
-pub(super) const TITLE: i32 = 16;
+pub(crate) const TITLE: i32 = 16;
 /// Width of a letter as a share of the height of its text, on average; figures do not know fonts.
 const LETTER_WIDTH: f64 = 0.56;
 
@@ -27,16 +27,16 @@ const OTHERS: [RGBColor; 8] = [
 
 /// How a policy is drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Look {
-    pub(super) colour: RGBColor,
+pub(crate) struct Look {
+    pub(crate) colour: RGBColor,
     /// Pixels.
-    pub(super) width: u32,
-    pub(super) mark: Mark,
+    pub(crate) width: u32,
+    pub(crate) mark: Mark,
 }
 
 /// What stands at measured points: colours repeat, colours with marks do not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mark {
+pub(crate) enum Mark {
     None,
     Circle,
     Triangle,
@@ -45,7 +45,7 @@ pub(super) enum Mark {
 
 /// One look per policy. Plain fixed lengths and `off` are thin and of the colour of the axes: they are what the others are
 /// judged by.
-pub(super) fn looks(policies: &[&str]) -> Vec<Look> {
+pub(crate) fn looks(policies: &[&str]) -> Vec<Look> {
     let mut n_others = 0;
     let look = |policy: &&str| match *policy {
         "auto" => Look { colour: AUTO, width: 3, mark: Mark::Circle },
@@ -64,7 +64,7 @@ pub(super) fn looks(policies: &[&str]) -> Vec<Look> {
 }
 
 /// About how wide a text is, pixels.
-pub(super) fn text_width(text: &str, height: i32) -> i32 {
+pub(crate) fn text_width(text: &str, height: i32) -> i32 {
     (text.chars().count() as f64 * f64::from(height) * LETTER_WIDTH).ceil() as i32
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use dsde_bench::{Log, comparison, plot};
+use dsde_bench::{Log, comparison, page, plot};
 
 use crate::failure::{OrUsage as _, Outcome, usage};
 use crate::speculation::{PolicyList, first_repeated};
@@ -17,6 +17,7 @@ Examples:
   dsde bench report runs.jsonl --plot figures --policies auto,fixed:k=1..8,dsde
   dsde bench report runs/first/record.json --plot figures
   dsde bench report few.jsonl many.jsonl --together
+  dsde bench report runs.jsonl --html runs.html
 
 --plot writes, as far as there is data: NAME-speed.svg (tokens/s over those of `off` by requests in flight), NAME-tpot.svg, \
 NAME-regret.svg (what is missed of the best fixed length) and NAME-load.svg (a load that changes, over time). They have no \
@@ -39,6 +40,10 @@ pub(crate) struct ReportArgs {
     #[arg(long, value_name = "DIR")]
     plot: Option<PathBuf>,
 
+    /// Write the page as one HTML file with charts, too, which needs no network. Of one page only: give one file, or --together.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+
     /// Draw these policies only, where many would be a tangle. The others still count as what they are compared with.
     #[arg(long, value_name = "POLICY[,POLICY...]", requires = "plot")]
     policies: Option<PolicyList>,
@@ -57,6 +62,13 @@ pub(super) fn run(args: ReportArgs) -> Outcome {
         let shown =
             args.policies.map(|PolicyList(policies)| policies.iter().map(ToString::to_string).collect());
         draw(folder, shown.as_ref(), &args.files[..logs.len()], &logs)?;
+    }
+    if let Some(path) = &args.html {
+        let [log] = &logs[..] else {
+            return Err(usage(format!("--html needs one log or --together, got {} logs", logs.len())));
+        };
+        let html = page::of_log(log).html();
+        fs::write(path, html).or_usage_of(format!("--html {} cannot be written", path.display()))?;
     }
     let mut out = io::stdout().lock();
     for log in &logs {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Floor of each crate; a crate may use crates of lower floors only. A new crate or arrow needs a decision record.
-const FLOORS: [(&str, u32); 10] = [
+const FLOORS: [(&str, u32); 11] = [
     ("policy", 0),
     ("sampling", 0),
     ("checkpoint", 0),
@@ -15,6 +15,7 @@ const FLOORS: [(&str, u32); 10] = [
     ("model", 3),
     ("bench", 3),
     ("server", 4),
+    ("simulate", 4),
     ("cli", 5),
 ];
 

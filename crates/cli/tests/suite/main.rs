@@ -14,4 +14,5 @@ mod perplexity;
 mod quantize;
 mod remote;
 mod serve;
+mod simulate;
 mod usage;

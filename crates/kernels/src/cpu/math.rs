@@ -50,7 +50,7 @@ pub(super) fn silu(x: f32) -> f32 {
 #[inline(always)]
 pub(super) fn gelu(x: f32) -> f32 {
     /// -2 sqrt(2 / pi).
-    const SLOPE: f32 = -1.595_769_1;
+    const SLOPE: f32 = -1.595_769;
     x / (1.0 + exp(SLOPE * (x + 0.044_715 * x * x * x)))
 }
 

@@ -42,7 +42,7 @@ impl Mixture {
     /// Distinct experts for one row.
     fn ask(&self, seq: SeqId, place: u32, is_woken: &mut [bool]) {
         let expert = |random: &mut Random| (random.uniform() * f64::from(self.n_experts)) as u32;
-        let topic = expert(&mut Random::of_place(seq, 1 << 19 | place / TOPIC_LEN));
+        let topic = expert(&mut Random::of_place(seq, (1 << 19) | (place / TOPIC_LEN)));
         let mut random = Random::of_place(seq, 1 << 18 | place);
         let mut asked: Vec<u32> = Vec::new();
         for i in 0..self.n_chosen {

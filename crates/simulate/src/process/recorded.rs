@@ -1,0 +1,219 @@
+//! Acceptance as a real pair met it, replayed from traces.
+//!
+//! A step that drafts from a text's place on says of every accepted place that the draft was right there, and of the first rejected one
+//! that it was wrong; what was drafted behind a rejection belongs to another text. Long fixed lengths leave few gaps: places
+//! behind a proposal that was accepted whole. Traces of the same requests complete each other, so one may hold divergences (`dsde`)
+//! and another one the draft's certainty (`confidence`). Places that nobody knows are drawn from those of all texts.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use dsde_policy::PositionSignals;
+
+use super::{Place, later_rank, ties};
+use crate::error::Error;
+use crate::random::Random;
+use crate::trace::{Position, Run, Sequence, Signals};
+
+/// What is known of the texts of a trace.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Recording {
+    texts: Vec<RecordedText>,
+    /// All known places, for those that are not known.
+    pool: Vec<Place>,
+}
+
+/// One request.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RecordedText {
+    /// Tokens of its prompt.
+    pub prompt_len: u32,
+    /// Tokens of its answer.
+    pub output_len: u32,
+    places: Vec<Option<Place>>,
+}
+
+/// What the steps of all traces say of a place.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    is_accepted: Option<bool>,
+    position: Option<Position>,
+    signals: Option<Signals>,
+}
+
+/// What the steps of all traces say of a text.
+#[derive(Debug, Default)]
+struct Gathered {
+    prompt_len: Option<u32>,
+    output_len: u32,
+    places: BTreeMap<usize, Known>,
+}
+
+impl Recording {
+    /// Gathers what runs at one temperature say. Requests are the same if they have the same number within their runs, so all runs
+    /// must be of the same workload, read from its beginning.
+    ///
+    /// * `path`: for messages.
+    ///
+    /// # Errors
+    /// If no request says anything.
+    pub fn of(runs: &[Run], temperature: f64, path: &Path) -> Result<Self, Error> {
+        let mut texts: BTreeMap<u64, Gathered> = BTreeMap::new();
+        for run in runs {
+            gather(run, temperature, &mut texts);
+        }
+        let known = texts.values().flat_map(|text| text.places.values());
+        let n_accepted = known.clone().filter(|known| known.is_accepted == Some(true)).count();
+        let n_known = known.filter(|known| known.is_accepted.is_some()).count();
+        if n_known == 0 {
+            let what = format!("no verified draft at temperature {temperature}");
+            return Err(Error::Trace { path: path.to_path_buf(), what });
+        }
+        let rate = (n_accepted as f64 / n_known as f64).clamp(0.01, 0.99);
+        let odds = (rate / (1.0 - rate)).ln();
+        let mut random = Random::new(&[n_known as u64]);
+        let texts: Vec<RecordedText> =
+            texts.into_values().filter_map(|text| text.finish(odds, &mut random)).collect();
+        let pool = texts.iter().flat_map(|text| text.places.iter().flatten().copied()).collect();
+        Ok(Self { texts, pool })
+    }
+
+    /// The requests in order.
+    pub fn texts(&self) -> &[RecordedText] {
+        &self.texts
+    }
+
+    /// Share of the places of all answers that are known.
+    pub fn coverage(&self) -> f64 {
+        let n_places: u32 = self.texts.iter().map(|text| text.output_len).sum();
+        let known = self.texts.iter().flat_map(|text| text.places.iter().take(text.output_len as usize));
+        known.flatten().count() as f64 / f64::from(n_places.max(1))
+    }
+
+    pub(super) fn place(&self, number: u64, index: usize, random: &mut Random) -> Place {
+        let text = &self.texts[(number % self.texts.len() as u64) as usize];
+        let other = self.pool[random.below(self.pool.len() as u64) as usize];
+        text.places.get(index).copied().flatten().unwrap_or(other)
+    }
+}
+
+fn gather(run: &Run, temperature: f64, texts: &mut BTreeMap<u64, Gathered>) {
+    let sequences = || {
+        let all = run.steps.iter().flat_map(|step| &step.sequences);
+        all.filter(|seq| seq.choice == 0 && (seq.temperature - temperature).abs() < 1e-6)
+    };
+    let first = sequences().map(|seq| seq.request).min().unwrap_or(0);
+    let mut emitted: BTreeMap<u64, u32> = BTreeMap::new();
+    for seq in sequences() {
+        let request = seq.request - first;
+        let start = emitted.entry(request).or_default();
+        texts.entry(request).or_default().add(seq, *start);
+        *start += seq.emitted;
+    }
+    for (request, emitted) in emitted {
+        let text = texts.entry(request).or_default();
+        text.output_len = text.output_len.max(emitted);
+    }
+}
+
+impl Gathered {
+    /// * `start`: tokens emitted before.
+    fn add(&mut self, seq: &Sequence, start: u32) {
+        if start > 0 {
+            // While decoding all tokens but the last are stored.
+            self.prompt_len = (seq.context_len + 1).checked_sub(start);
+        }
+        if seq.parents.is_some() {
+            return;
+        }
+        let n_seen = seq.verified.min(seq.accepted + 1);
+        for i in 0..n_seen {
+            let known = self.places.entry((start + i) as usize).or_default();
+            known.is_accepted = Some(i < seq.accepted);
+            let position = seq.positions.get(i as usize).copied();
+            let signals = seq.signals.get(i as usize).copied();
+            known.position = known.position.or(position);
+            known.signals = known.signals.or(signals);
+        }
+    }
+
+    fn finish(self, odds: f64, random: &mut Random) -> Option<RecordedText> {
+        let prompt_len = self.prompt_len?;
+        let n_places = self.places.keys().last().map_or(0, |last| last + 1);
+        let mut places = vec![None; n_places];
+        for (index, known) in self.places {
+            places[index] = known.place(odds, random);
+        }
+        Some(RecordedText { prompt_len, output_len: self.output_len, places })
+    }
+}
+
+impl Known {
+    /// What no trace tells of it is drawn as if its odds were those of all.
+    fn place(self, odds: f64, random: &mut Random) -> Option<Place> {
+        let is_accepted = self.is_accepted?;
+        let drawn = ties::GREEDY.draw(odds, random);
+        let signals = self.signals.unwrap_or_default();
+        let position = self.position.unwrap_or_default();
+        Some(Place {
+            rank: if is_accepted { 0 } else { later_rank(random) },
+            top_prob: position.top_prob.unwrap_or(drawn.top_prob),
+            signals: PositionSignals {
+                kld: signals.kld.unwrap_or(drawn.signals.kld),
+                rejection: signals.rejection.unwrap_or(drawn.signals.rejection),
+                draft_entropy: position
+                    .entropy
+                    .or(signals.draft_entropy)
+                    .unwrap_or(drawn.signals.draft_entropy),
+                target_entropy: signals.target_entropy.unwrap_or(drawn.signals.target_entropy),
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::Step;
+
+    fn sequence(context_len: u32, verified: u32, accepted: u32) -> Sequence {
+        let signals = Signals { kld: Some(0.25), ..Signals::default() };
+        Sequence {
+            request: 7,
+            context_len,
+            drafted: verified,
+            verified,
+            accepted,
+            emitted: accepted + 1,
+            signals: vec![signals; verified as usize],
+            ..Sequence::default()
+        }
+    }
+
+    fn run(sequences: Vec<Sequence>) -> Run {
+        let step = |seq| Step { sequences: vec![seq], ..Step::default() };
+        Run { steps: sequences.into_iter().map(step).collect(), ..Run::default() }
+    }
+
+    #[test]
+    fn what_was_accepted_and_the_first_rejection_are_known() {
+        // A prompt of 5; the first token; two of three accepted and one drawn; all of one accepted and one more.
+        let runs = [run(vec![sequence(0, 0, 0), sequence(5, 3, 2), sequence(8, 1, 1)])];
+        let recording = Recording::of(&runs, 0.0, Path::new("t")).unwrap();
+        let text = &recording.texts()[0];
+        assert_eq!((text.prompt_len, text.output_len), (5, 6));
+        let is_right: Vec<Option<bool>> =
+            text.places.iter().map(|place| place.map(|place| place.rank == 0)).collect();
+        assert_eq!(is_right, [None, Some(true), Some(true), Some(false), Some(true)]);
+        assert_eq!(text.places[1].unwrap().signals.kld, 0.25);
+        // 4 of 6: neither the first token nor the bonus was ever drafted.
+        assert!((recording.coverage() - 4.0 / 6.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_trace_without_drafts_cannot_be_replayed() {
+        let runs = [run(vec![sequence(0, 0, 0), sequence(5, 0, 0)])];
+        let error = Recording::of(&runs, 0.0, Path::new("t")).unwrap_err().to_string();
+        assert_eq!(error, "t holds too little: no verified draft at temperature 0");
+    }
+}
