@@ -90,6 +90,7 @@ impl Pretended {
             n_blocks,
             draft_context_len: self.draft.map(|draft| draft.context),
             draft_reads_target: false,
+            window: None,
         }
     }
 
