@@ -1,4 +1,4 @@
-"""Equations 1 to 11 of DSDE, step by step: the policy `dsde` beside the formulas in NumPy.
+"""Equations 1, 3, 4 and 8 to 11 of DSDE, step by step: the policy `dsde` beside the formulas in NumPy.
 
 Yang et al., "DSDE: Dynamic Speculative Decoding with KLD Stability for Real-World Serving" (arXiv:2509.01083). Two sequences share a
 batch; the draft of one stays close to the target, that of the other begins to drift. Logits are made up; everything behind them is
