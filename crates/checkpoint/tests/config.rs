@@ -296,7 +296,8 @@ fn windows_and_scalings_that_make_no_sense_are_refused() {
     check_refused(gemma3(json!({"layer_types": vec!["full_attention"; 8]})), types);
     check_refused(
         gemma3(json!({"layer_types": "full_attention"})),
-        "layer_types must be a list, got \"full_attention\"",
+        "another kind of layer is not supported (layer_types: full_attention); use another model, or remove the field if the \
+         weights do not need it",
     );
     let cap = "final_logit_softcapping must be a number from 0.001 to 1000000.0, got 0";
     check_refused(gemma3(json!({"final_logit_softcapping": 0})), cap);

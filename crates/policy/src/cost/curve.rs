@@ -82,8 +82,10 @@ impl Size {
         let attending = prices[0] * off[0] + prices[1] * off[1];
         let missed = self.learn_seconds((pass.seconds - attending).max(OWN_SHARE_MIN * pass.seconds), gain);
         self.attended = [0, 1].map(|i| self.attended[i] + gain * off[i]);
-        self.seconds += gain * attending;
-        self.first.iter_mut().for_each(|seconds| *seconds += gain * attending);
+        // Where what is known of the size contradicts the price, the size counts.
+        let moved = |seconds: f64| (seconds + gain * attending).max(OWN_SHARE_MIN * seconds);
+        self.seconds = moved(self.seconds);
+        self.first = self.first.map(moved);
         missed
     }
 
@@ -448,6 +450,20 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn prices_that_contradict_the_passes_leave_expectations_positive(
+            passes in prop::collection::vec((1u32..40, 0.0f64..1e5, 1e-6f64..1e-2, 0.0f64..1e-3), 1..60),
+        ) {
+            let mut curve = CostCurve::default();
+            for (rows, context, seconds, price) in passes {
+                curve.price([price, 0.5 * price]);
+                curve.learn_attending(rows, [context, f64::from(rows) * context], seconds, 1.0);
+                curve.settle();
+                let got = curve.seconds(rows).unwrap();
+                prop_assert!(got > 0.0 && got.is_finite(), "{rows} rows: {got}");
+            }
+        }
+
         #[test]
         fn expectations_are_positive_and_monotone(
             observations in prop::collection::vec((0u32..600, 0.0f64..2.0), 1..100),

@@ -69,6 +69,7 @@ fn littles_law_holds() {
     let mean_stay = stays.sum::<f64>() / served.ended.len() as f64;
     let arrivals_per_s = served.ended.len() as f64 / time;
     let (in_system, by_law) = (occupancy.request_seconds / time, arrivals_per_s * mean_stay);
-    // The engine is told of an arrival at the next step, so it counts about half a step less per request.
-    assert!(in_system > 5.0 && (in_system / by_law - 1.0).abs() < 0.03, "{in_system} and {by_law}");
+    // The engine is told of an arrival at the next step, so it counts about half a step less per request: here some 18 ms of
+    // half a second, 3.5 %.
+    assert!(in_system > 5.0 && (0.95..1.0).contains(&(in_system / by_law)), "{in_system} and {by_law}");
 }
