@@ -21,10 +21,10 @@ fn a_single_server_queues_as_m_d_1_does() {
     // Alone a request takes the service time; the mean wait of M/D/1 is rho D / (2 (1 - rho)).
     let service = cell(&single_server(0.01, 50)).ttft_ms.unwrap().p50 / 1e3;
     for load in [0.3, 0.6, 0.8] {
-        let got = cell(&single_server(load / service, 100_000)).e2e_ms_mean.unwrap() / 1e3 - service;
+        let got = cell(&single_server(load / service, 20_000)).e2e_ms_mean.unwrap() / 1e3 - service;
         let expected = load * service / (2.0 * (1.0 - load));
-        // Waits are correlated over some 1 / (1 - rho)^2 requests, so 100,000 of them know the mean to a few percent.
-        assert!((got / expected - 1.0).abs() < 0.06, "rho = {load}: {got} for {expected}");
+        // Waits are correlated over some 1 / (1 - rho)^2 requests, so 20,000 of them know the mean to some 3 percent.
+        assert!((got / expected - 1.0).abs() < 0.1, "rho = {load}: {got} for {expected}");
     }
 }
 
