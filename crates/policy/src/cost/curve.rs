@@ -83,9 +83,9 @@ impl Size {
         let missed = self.learn_seconds((pass.seconds - attending).max(OWN_SHARE_MIN * pass.seconds), gain);
         self.attended = [0, 1].map(|i| self.attended[i] + gain * off[i]);
         // Where what is known of the size contradicts the price, the size counts.
-        let moved = |seconds: f64| (seconds + gain * attending).max(OWN_SHARE_MIN * seconds);
-        self.seconds = moved(self.seconds);
-        self.first = self.first.map(moved);
+        for seconds in self.first.iter_mut().chain([&mut self.seconds]) {
+            *seconds = (*seconds + gain * attending).max(OWN_SHARE_MIN * *seconds);
+        }
         missed
     }
 
