@@ -9,8 +9,7 @@
 //! | question | answered by |
 //! |---|---|
 //! | what may be accepted | [`Acceptance`]: per position, per request, with or without the draft's shape |
-//! | what time it takes | `auto/costs.rs`: target pass and draft round over rows, and the machine's pace; `auto/attention.rs`: stored positions |
-//! | what time it takes | `auto/costs.rs`: target pass and draft round over rows, experts (`auto/expert_term.rs`), and the machine's pace |
+//! | what time it takes | `auto/costs.rs`: target pass and draft round over rows, and the machine's pace; `auto/attention.rs`: stored positions; `auto/expert_term.rs`: experts |
 //! | what it would take in this step | `auto/pricing.rs` |
 //! | which lengths are best | `auto/choice.rs`: every depth and every head of the ranking by survival |
 //! | when a draft stops, what is verified | `auto/marginal.rs`, the marginal rule: `w a / seconds >= rate` |
@@ -51,10 +50,10 @@ use choice::{Candidate, DEPTH_MAX, Search};
 use costs::Costs;
 use guard::{Guard, Progress};
 use insight::Insight;
-use pricing::Rates;
+use pricing::{Rates, weight};
 use probe::Probe;
 use rest::Rest;
-use step::{Drafting, Step, Turn, urgency};
+use step::{Drafting, Step, Turn};
 use switch::Switch;
 
 /// The row of this policy in the registry.
@@ -184,7 +183,6 @@ impl Auto {
             step.drafting.push(Drafting {
                 seq: sequence.seq,
                 temperature: sequence.temperature,
-                context_len: sequence.context_len,
                 is_foreseen,
                 can_choose: sequence.can_choose,
                 weight,
@@ -210,7 +208,13 @@ impl Auto {
         let steps_left = f64::from(sequence.remaining.max(1)) / (1.0 + survivals[0]);
         let catch_up = read.max(0.0) / steps_left.clamp(1.0, HORIZON_STEPS);
         let row_seconds = self.costs.attending(sequence.context_len);
-        Candidate { weight: self.weight(sequence), survivals, catch_up, row_seconds, is_foreseen: false }
+        Candidate {
+            weight: weight(&self.costs, sequence),
+            survivals,
+            catch_up,
+            row_seconds,
+            is_foreseen: false,
+        }
     }
 
     /// What the chain that was foreseen would be worth to a sequence.
@@ -220,12 +224,13 @@ impl Auto {
         let offset = self.foreseen.offset(sequence.seq);
         self.foreseen.foreseen(sequence.temperature, offset, foreseen, &mut survivals[..len]);
         let row_seconds = self.costs.attending(sequence.context_len);
-        Candidate { weight: self.weight(sequence), survivals, catch_up: 0.0, row_seconds, is_foreseen: true }
-    }
-
-    /// What a token of a sequence is worth: how urgent it is, and what plain decoding takes for it against the mean token.
-    fn weight(&self, sequence: &SequenceView) -> f64 {
-        urgency(sequence) * self.costs.work(sequence.context_len)
+        Candidate {
+            weight: weight(&self.costs, sequence),
+            survivals,
+            catch_up: 0.0,
+            row_seconds,
+            is_foreseen: true,
+        }
     }
 
     /// Acceptance of what was foreseen, or of what the draft model drafts.
@@ -394,7 +399,8 @@ impl Policy for Auto {
 
     fn explain(&self, seq: SeqId, numbers: &mut Vec<(&'static str, f64)>) {
         let step = &self.step;
-        let Some(drafting) = step.drafting.iter().find(|drafting| drafting.seq == seq) else { return };
+        let mut pairs = step.drafting.iter().zip(&step.candidates);
+        let Some((drafting, candidate)) = pairs.find(|(drafting, _)| drafting.seq == seq) else { return };
         numbers.extend([
             ("survival", drafting.planned_survival),
             ("weight", drafting.weight),
@@ -402,7 +408,7 @@ impl Policy for Auto {
             ("plain_rate", if step.plain_seconds > 0.0 { step.weight / step.plain_seconds } else { 0.0 }),
             ("round_seconds", step.prices.round.last().copied().unwrap_or(0.0)),
             ("row_seconds", step.row_seconds),
-            ("attending_seconds", self.costs.attending(drafting.context_len)),
+            ("attending_seconds", candidate.row_seconds),
             ("guard", self.guard.factor()),
             ("foreseen", f64::from(u8::from(drafting.is_foreseen))),
         ]);

@@ -10,7 +10,7 @@
 //! allows: `a` counts less two standard errors, and `b` is half of it as far as nothing else is sure. While contexts say nothing
 //! both are 0, and the time of a size has it all.
 
-use crate::cost::curve::{Attended, N_SIZES, size_of};
+use crate::cost::curve::{Attended, N_SIZES, attending, size_of};
 
 /// Passes of a group, and of all groups, that are remembered, about.
 const MEMORY_OF_GROUP: f64 = 64.0;
@@ -71,7 +71,7 @@ impl Default for Attention {
 impl Attention {
     /// Seconds that attending to so many positions takes beyond what the rows take.
     pub(super) fn seconds(&self, attended: Attended) -> f64 {
-        self.prices[0] * attended[0] + self.prices[1] * attended[1]
+        attending(self.prices, attended)
     }
 
     /// Seconds per position attended by first rows, and by draft rows.
@@ -89,7 +89,7 @@ impl Attention {
         let prices = self.prices;
         let group = &mut self.groups[usize::from(!is_plain)][size_of(rows)];
         let off = [0, 1].map(|i| attended[i] - group.attended[i]);
-        let expected = group.seconds + prices[0] * off[0] + prices[1] * off[1];
+        let expected = group.seconds + attending(prices, off);
         let is_bounded = group.n > 0.0 && expected > 0.0;
         let seconds = if is_bounded {
             seconds.clamp(expected / SURPRISE_MAX, expected * SURPRISE_MAX)
@@ -112,7 +112,7 @@ impl Attention {
         ];
         self.joint = [fade(self.joint[0], off[0] * seconds_off), fade(self.joint[1], off[1] * seconds_off)];
         self.seconds += (seconds - self.seconds) / self.n;
-        let unexplained = seconds_off - prices[0] * off[0] - prices[1] * off[1];
+        let unexplained = seconds_off - attending(prices, off);
         self.noise = fade(self.noise, unexplained * unexplained);
         self.fit();
     }

@@ -120,10 +120,8 @@ impl Costs {
     /// Expected seconds of a plain step without prompts among its like; `None` before the first step.
     pub(super) fn plain(&self, rows: u32) -> Option<f64> {
         let is_known = self.plain.rows_max() > 0.0;
-        Some(
-            if is_known { &self.plain } else { &self.target }.seconds(rows)? * self.pace
-                + self.attending_first(),
-        )
+        let curve = if is_known { &self.plain } else { &self.target };
+        Some(curve.seconds(rows)? * self.pace + self.attending_first())
     }
 
     /// Expected seconds of a target pass behind drafting, without what draft rows [attend](Self::attending) to; `None` before the

@@ -5,7 +5,7 @@ use super::LAG_ORDINARY;
 use super::choice::{Best, Candidate, Objective};
 use super::costs::Costs;
 use super::step::urgency;
-use crate::PlanView;
+use crate::{PlanView, SequenceView};
 
 /// Bound on the draft tokens of a step.
 const DRAFTS_MAX: u32 = 512;
@@ -66,6 +66,11 @@ impl Auto {
     }
 }
 
+/// What a token of a sequence is worth: how urgent it is, and what plain decoding takes for it against the mean token.
+pub(super) fn weight(costs: &Costs, sequence: &SequenceView) -> f64 {
+    urgency(sequence) * costs.work(sequence.context_len)
+}
+
 /// What time is worth in a step, to compare drafts of one sequence before lengths are chosen for all.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rates {
@@ -81,8 +86,7 @@ impl Rates {
     /// Of the batch of `view`, if about half of it drafts a token.
     pub(super) fn of(view: &PlanView<'_>, costs: &Costs) -> Self {
         let n = view.sequences.len().max(1) as u32;
-        let weight: f64 =
-            view.sequences.iter().map(|sequence| urgency(sequence) * costs.work(sequence.context_len)).sum();
+        let weight: f64 = view.sequences.iter().map(|sequence| weight(costs, sequence)).sum();
         let (plain, target) = (costs.plain(n), costs.target(n, 0));
         let row = target.zip(costs.target(n, n)).map_or(0.0, |(few, more)| (more - few) / f64::from(n));
         Self {

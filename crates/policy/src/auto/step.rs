@@ -26,8 +26,6 @@ pub(super) struct Drafting {
     pub(super) seq: SeqId,
     /// Sampling temperature; 0 means greedy.
     pub(super) temperature: f32,
-    /// Positions that it stores.
-    pub(super) context_len: u32,
     /// Whether its draft is the one that was foreseen.
     pub(super) is_foreseen: bool,
     /// Whether the draft model could draft instead.

@@ -50,6 +50,11 @@ const OWN_SHARE_MIN: f64 = 0.1;
 /// Positions attended: by the first rows of the sequences, and by their draft rows.
 pub(crate) type Attended = [f64; 2];
 
+/// Seconds that attending takes, at `prices` per attended position.
+pub(crate) fn attending(prices: Attended, attended: Attended) -> f64 {
+    prices[0] * attended[0] + prices[1] * attended[1]
+}
+
 /// A measured pass.
 struct Pass {
     rows: f64,
@@ -79,7 +84,7 @@ impl Size {
         let gain = weight / self.n.min(MEMORY).max(weight);
         self.rows += gain * (pass.rows - self.rows);
         let off = [0, 1].map(|i| pass.attended[i] - self.attended[i]);
-        let attending = prices[0] * off[0] + prices[1] * off[1];
+        let attending = attending(prices, off);
         let missed = self.learn_seconds((pass.seconds - attending).max(OWN_SHARE_MIN * pass.seconds), gain);
         self.attended = [0, 1].map(|i| self.attended[i] + gain * off[i]);
         // Where what is known of the size contradicts the price, the size counts.
@@ -91,8 +96,7 @@ impl Size {
 
     /// What is left without attending, a share at least.
     fn own_seconds(&self, prices: Attended) -> f64 {
-        let attending = prices[0] * self.attended[0] + prices[1] * self.attended[1];
-        (self.seconds - attending).max(OWN_SHARE_MIN * self.seconds)
+        (self.seconds - attending(prices, self.attended)).max(OWN_SHARE_MIN * self.seconds)
     }
 
     fn learn_seconds(&mut self, seconds: f64, gain: f64) -> Option<f64> {
