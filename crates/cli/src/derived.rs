@@ -4,11 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use dsde_checkpoint::config::Family;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use safetensors::tensor::View;
 
 use crate::failure::{OrUsage as _, Outcome, usage};
 use crate::opened::Role;
+use crate::progress;
 use crate::speculation::Source;
 
 /// Files beside the weights that are taken over as they are.
@@ -81,13 +82,7 @@ impl Files {
 ///
 /// * `n_bytes`: of all of them.
 pub(crate) fn progress(n_bytes: usize) -> ProgressBar {
-    let bar = ProgressBar::new(n_bytes as u64);
-    if let Ok(style) =
-        ProgressStyle::with_template("{elapsed_precise} [{bar:30}] {bytes}/{total_bytes}, {eta} left")
-    {
-        bar.set_style(style.progress_chars("=> "));
-    }
-    bar
+    progress::bar(n_bytes as u64, "{bytes}/{total_bytes}, {eta} left")
 }
 
 /// Writes a checkpoint into an empty folder, its configuration last, so that a folder that was not finished is no model.

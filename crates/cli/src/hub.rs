@@ -16,10 +16,11 @@ mod settings;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use tokio::runtime::Builder;
 
 use crate::failure::{Failure, Outcome};
+use crate::progress;
 use crate::stores::bytes;
 
 use cache::Repository;
@@ -151,13 +152,7 @@ impl<'a> Hub<'a> {
 
 /// Shows how much has arrived of all files together.
 fn progress(n_bytes: u64) -> ProgressBar {
-    let bar = ProgressBar::new(n_bytes);
-    let template =
-        "{elapsed_precise} [{bar:30}] {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left, {wide_msg}";
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style.progress_chars("=> "));
-    }
-    bar
+    progress::bar(n_bytes, "{bytes}/{total_bytes}, {bytes_per_sec}, {eta} left, {wide_msg}")
 }
 
 fn notice(text: &str) {

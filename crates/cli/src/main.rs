@@ -21,6 +21,7 @@ mod machine;
 mod opened;
 mod perplexity;
 mod policies;
+mod progress;
 mod prompts;
 mod pull;
 mod quantize;

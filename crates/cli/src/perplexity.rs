@@ -17,12 +17,12 @@ use std::time::Instant;
 use clap::Args;
 use dsde_kernels::Cpu;
 use dsde_text::{TEXT_BYTES_MAX, Tokenizer};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::args::{THREADS_MAX, positive_up_to, whole_number_in};
 use crate::failure::{OrUsage as _, Outcome, usage};
 use crate::opened::{Dtypes, Opened, Role};
+use crate::progress;
 use crate::session::{found, n_threads};
 use crate::speculation::Source;
 use score::Score;
@@ -187,12 +187,7 @@ fn first_token(tokenizer: &Tokenizer) -> Result<Option<u32>, dsde_text::Error> {
 
 /// Reads all windows; shows how far it is and what the perplexity is so far.
 fn score(scorer: &mut Scorer<Cpu>, windows: &[u32]) -> Score {
-    let bar = ProgressBar::new(windows.len() as u64);
-    if let Ok(style) =
-        ProgressStyle::with_template("{elapsed_precise} [{bar:30}] {pos}/{len} tokens, {eta} left, {msg}")
-    {
-        bar.set_style(style.progress_chars("=> "));
-    }
+    let bar = progress::bar(windows.len() as u64, "{pos}/{len} tokens, {eta} left, {msg}");
     let mut score = Score::default();
     for windows in windows.chunks(scorer.n_tokens()) {
         scorer.read(windows, &mut score);

@@ -4,7 +4,6 @@ mod output;
 
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::thread::available_parallelism;
 
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
@@ -15,6 +14,7 @@ use dsde_text::{Tokenizer, gguf_keys};
 use crate::derived;
 use crate::failure::{Failure, Outcome, usage};
 use crate::interrupt::Interrupt;
+use crate::machine::n_cores;
 use crate::session::found;
 use crate::speculation::Source;
 use crate::stores::bytes;
@@ -124,7 +124,7 @@ impl Model {
 }
 
 fn written(conversion: &Conversion<'_>, output: &Output) -> Outcome<Vec<Total>> {
-    let n_threads = available_parallelism().map_or(1, usize::from);
+    let n_threads = n_cores() as usize;
     let interrupt = Interrupt::listen()?;
     let bar = derived::progress(conversion.stored_bytes());
     let out = BufWriter::new(Stoppable { out: output.file(), interrupt: &interrupt });

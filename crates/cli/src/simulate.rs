@@ -4,15 +4,15 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
-use std::thread;
 use std::time::Instant;
 
 use clap::{Args, Subcommand};
 use dsde_simulate::{Error, Scenario, episode, report};
-use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::whole_number_in;
 use crate::failure::{Failure, OrUsage as _, Outcome};
+use crate::machine::n_cores;
+use crate::progress;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -77,9 +77,9 @@ pub(crate) fn run(args: SimulateArgs) -> Outcome {
     }
     let path = args.scenario.expect("required");
     let scenario = Scenario::read(&path).or_usage_of(path.display())?;
-    let n_threads = args.threads.map_or_else(cores, |n| n as usize);
+    let n_threads = args.threads.unwrap_or_else(n_cores) as usize;
     let started = Instant::now();
-    let bar = bar();
+    let bar = progress::bar(1, "{pos}/{len} cells, {eta} left");
     let results = dsde_simulate::run(&scenario, n_threads, &|done, all| {
         bar.set_length(all as u64);
         bar.set_position(done as u64);
@@ -109,20 +109,6 @@ pub(crate) fn run(args: SimulateArgs) -> Outcome {
 /// What a scenario asks for and the engine refuses is a mistake in the scenario.
 fn blame(error: Error, path: &std::path::Path) -> Failure {
     Failure::Usage(anyhow::Error::new(error).context(path.display().to_string()))
-}
-
-fn cores() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
-}
-
-fn bar() -> ProgressBar {
-    let bar = ProgressBar::new(1);
-    if let Ok(style) =
-        ProgressStyle::with_template("{elapsed_precise} [{bar:30}] {pos}/{len} cells, {eta} left")
-    {
-        bar.set_style(style.progress_chars("=> "));
-    }
-    bar
 }
 
 fn faults(args: &FaultsArgs) -> Outcome {

@@ -10,11 +10,12 @@ use std::collections::HashSet;
 use std::num::NonZeroU32;
 
 use dsde_bench::{Conditions, Log, Profile, Run, Seen, Segment, Served};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 
 use super::loads::Asked;
 use super::plan::{Budget, Cell};
 use crate::failure::Outcome;
+use crate::progress;
 use crate::prompts::Ask;
 
 /// Fewest requests of a warm-up: learning policies need some steps.
@@ -155,12 +156,7 @@ struct Progress {
 
 impl Progress {
     fn new(n_runs: u64) -> Self {
-        let bar = ProgressBar::new(n_runs);
-        let template = "{elapsed_precise} [{bar:30}] {pos}/{len} runs, {eta} left: {msg}";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("=> "));
-        }
-        Self { bar }
+        Self { bar: progress::bar(n_runs, "{pos}/{len} runs, {eta} left: {msg}") }
     }
 
     fn describe<R>(&self, turn: &Turn<'_, R>, what: &str) {
