@@ -233,6 +233,8 @@ impl Scheduler {
         }
         seq.context_len = (seq.n_remembered * block_len) as u32;
         seq.draft_len = (seq.n_draft_marked * block_len) as u32;
+        // What was found may be longer than all blocks that a window leaves for one sequence.
+        give_back_passed(&self.limits, &mut self.pool, seq);
     }
 
     /// Decodes first, one row each; prompt chunks share what is left, at least a block's worth in all.
@@ -260,7 +262,7 @@ impl Scheduler {
     pub(crate) fn settle(&mut self, i: usize) {
         self.give_back_unused(i);
         self.remember_full(i);
-        self.give_back_passed(i);
+        give_back_passed(&self.limits, &mut self.pool, &mut self.running[i]);
     }
 
     fn give_back_unused(&mut self, i: usize) {
@@ -288,18 +290,6 @@ impl Scheduler {
             self.pool.mark_draft(seq.table[seq.n_draft_marked]);
             seq.n_draft_marked += 1;
         }
-    }
-
-    fn give_back_passed(&mut self, i: usize) {
-        let Some(window) = self.limits.window else { return };
-        let seq = &mut self.running[i];
-        // The next row stands at `context_len` and attends to itself.
-        let first_attended = (seq.context_len + 1).saturating_sub(window);
-        let n_passed = (first_attended / self.limits.block_len) as usize;
-        for id in &seq.table[seq.n_passed..n_passed] {
-            self.pool.release(*id);
-        }
-        seq.n_passed = n_passed;
     }
 
     /// Gives back all blocks of a sequence.
@@ -358,6 +348,18 @@ impl Scheduler {
         }
         assert!(self.copies.is_empty(), "copies are made before the pass they belong to");
     }
+}
+
+/// Gives back the blocks that no row of `seq` will attend to, the last one first, so that what begins with them is found longest.
+fn give_back_passed(limits: &Limits, pool: &mut BlockPool, seq: &mut Sequence) {
+    let Some(window) = limits.window else { return };
+    // The next row stands at `context_len` and attends to itself.
+    let first_attended = (seq.context_len + 1).saturating_sub(window);
+    let n_passed = (first_attended / limits.block_len) as usize;
+    for id in seq.table[seq.n_passed..n_passed].iter().rev() {
+        pool.release(*id);
+    }
+    seq.n_passed = n_passed;
 }
 
 /// How far the first choice of a request is, whose prompt the others share.

@@ -129,8 +129,9 @@ struct DraftedRows {
 impl ScriptedExecutor {
     /// An executor whose stores are empty.
     pub fn new(script: Script, shape: Shape, rule: Rule) -> Self {
+        let shape = Shape { vocab_len: script.vocab_len, window: script.window, ..shape };
         Self {
-            shape: Shape { vocab_len: script.vocab_len, window: script.window, ..shape },
+            shape,
             script,
             rule,
             target: Store::new(&shape),

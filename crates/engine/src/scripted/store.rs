@@ -8,12 +8,15 @@ use crate::rows::{BlockCopy, RowBatch, SlotMove};
 pub(super) struct Store<T> {
     slots: Vec<Option<T>>,
     block_len: usize,
+    /// See [`Shape::window`].
+    window: usize,
 }
 
 impl<T: Copy> Store<T> {
     pub(super) fn new(shape: &Shape) -> Self {
         let block_len = shape.block_len as usize;
-        Self { slots: vec![None; shape.n_blocks as usize * block_len], block_len }
+        let window = shape.window.map_or(usize::MAX, |window| window as usize);
+        Self { slots: vec![None; shape.n_blocks as usize * block_len], block_len, window }
     }
 
     /// Appended blocks are empty.
@@ -56,7 +59,7 @@ impl<T: Copy> Store<T> {
         self.slots[self.index(rows, seq_idx, slot)]
     }
 
-    /// What row `r` sees, in the order of the slots.
+    /// What row `r` attends to, in the order of the slots: before the window, blocks may hold what others wrote, or nothing.
     pub(super) fn visible<'a>(
         &'a self,
         rows: &'a RowBatch,
@@ -64,9 +67,11 @@ impl<T: Copy> Store<T> {
         r: usize,
     ) -> impl Iterator<Item = T> + 'a {
         let base = rows.visible_len[r];
-        let nodes = (0..u64::BITS).filter(move |b| rows.tree_mask[r] >> b & 1 == 1).map(move |b| base + b);
-        (0..base)
-            .chain(nodes)
-            .map(move |slot| self.get(rows, seq_idx, slot).expect("a row sees only slots that were written"))
+        let mask = rows.tree_mask[r];
+        let nodes = (0..u64::BITS).filter(move |b| mask >> b & 1 == 1).map(move |b| base + b);
+        let n_visible = (base + mask.count_ones()) as usize;
+        (0..base).chain(nodes).skip(n_visible.saturating_sub(self.window)).map(move |slot| {
+            self.get(rows, seq_idx, slot).expect("a row attends only to slots that were written")
+        })
     }
 }

@@ -68,6 +68,39 @@ fn a_prompt_that_was_passed_is_found_again() {
 }
 
 #[test]
+fn blocks_that_were_passed_may_go_to_a_neighbour_and_hold_nothing() {
+    // The second choice copies a block that is half written, into one that the long sequence has passed.
+    let config = Config { sequences_max: 3, rows_max: 17, prefix_cache: false, ..Config::default() };
+    let mut engine = engine_of(config, "off", executor(9, 16));
+    let (long, short) = (prompt(1, 26), prompt(0, 6));
+    let long_id = engine.submit(greedy(long.clone(), 20)).unwrap();
+    let mut outputs = Outputs::new();
+    engine.step().unwrap();
+    collect(engine.drain_events(), &mut outputs);
+    let short_id = engine.submit(Request { n_choices: 2, ..greedy(short.clone(), 2) }).unwrap();
+    for (key, output) in run(&mut engine) {
+        outputs.entry(key).or_default().tokens.extend(output.tokens);
+    }
+    assert_eq!(outputs[&(long_id, 0)].tokens, script(9).greedy_continuation(&long, 20));
+    for choice in 0..2 {
+        assert_eq!(outputs[&(short_id, choice)].tokens, script(9).greedy_continuation(&short, 2), "{choice}");
+    }
+}
+
+#[test]
+fn a_prompt_found_again_leaves_room_for_the_rest() {
+    // 19 blocks of the 20 are remembered; only those of the window stay taken.
+    let config = Config { sequences_max: 1, rows_max: 9, ..Config::default() };
+    let mut engine = engine_of(config, "off", executor(9, 20));
+    for prompt_len in [76, 85] {
+        let prompt = prompt(3, prompt_len);
+        let id = engine.submit(greedy(prompt.clone(), 1)).unwrap();
+        let expected = script(9).greedy_continuation(&prompt, 1);
+        assert_eq!(run(&mut engine)[&(id, 0)].tokens, expected, "{prompt_len}");
+    }
+}
+
+#[test]
 fn choices_share_a_prompt_of_which_the_beginning_was_given_back() {
     let mut engine = engine_of(Config { sequences_max: 2, ..Config::default() }, "off", executor(8, 40));
     let prompt = prompt(3, 60);
@@ -79,7 +112,7 @@ fn choices_share_a_prompt_of_which_the_beginning_was_given_back() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn output_is_right_whatever_the_window_and_the_room(
