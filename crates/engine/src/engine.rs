@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dsde_policy::{Mixture, Policy, SeqId};
+use dsde_policy::{Mixture, Policy, PolicyFailure, SeqId};
 use dsde_sampling::Stream;
 
 use crate::clock::Clock;
@@ -179,6 +179,20 @@ impl<E: Executor, C: Clock> Engine<E, C> {
             self.update_lending().expect("nothing is copied where nothing is stored");
         }
         old
+    }
+
+    /// Policies that panicked since the last call; they are asked no more, and who has one of them decodes plainly.
+    pub fn take_policy_failures(&mut self) -> Vec<PolicyFailure> {
+        self.policy.take_failures().collect()
+    }
+
+    /// Makes the engine usable again after a panic in [`Engine::step`] that its owner has caught: every running sequence ends with
+    /// [`FinishReason::Failed`], and nothing that was stored is trusted. What waits goes on.
+    pub fn recover(&mut self) {
+        self.scheduler.distrust();
+        for seq in std::mem::take(&mut self.scheduler.running) {
+            self.finish(seq, FinishReason::Failed);
+        }
     }
 
     /// The policy of sequences that did not choose one.

@@ -324,6 +324,16 @@ impl Scheduler {
         true
     }
 
+    /// Forgets who owns which block and what blocks hold.
+    pub(crate) fn distrust(&mut self) {
+        self.pool = BlockPool::new(self.pool.n_total());
+        self.copies.clear();
+        for seq in &mut self.running {
+            seq.table.clear();
+            seq.n_passed = 0;
+        }
+    }
+
     /// Takes running sequence `i` out and returns its blocks.
     pub(crate) fn retire(&mut self, i: usize) -> Sequence {
         let mut seq = self.running.remove(i);

@@ -107,6 +107,7 @@ pub struct ScriptedExecutor {
     scratch: Scratch,
     n_passes: u64,
     failing_pass: Option<u64>,
+    panicking_pass: Option<u64>,
     lending: Option<ScriptedLending>,
     is_lent: bool,
 }
@@ -141,6 +142,7 @@ impl ScriptedExecutor {
             scratch: Scratch::default(),
             n_passes: 0,
             failing_pass: None,
+            panicking_pass: None,
             lending: None,
             is_lent: false,
         }
@@ -158,9 +160,17 @@ impl ScriptedExecutor {
         self
     }
 
+    /// As [`ScriptedExecutor::fail_at`], with a panic.
+    pub fn panic_at(mut self, pass: u64) -> Self {
+        self.panicking_pass = Some(pass);
+        self
+    }
+
     fn begin_pass(&mut self, pass: &'static str) -> Result<(), ExecutorError> {
         let is_failing = self.failing_pass == Some(self.n_passes);
+        let is_panicking = self.panicking_pass == Some(self.n_passes);
         self.n_passes += 1;
+        assert!(!is_panicking, "scripted panic");
         match is_failing {
             true => Err(ExecutorError { pass, source: "scripted failure".into() }),
             false => Ok(()),

@@ -10,10 +10,13 @@
 //! * Passes, times and positions of the whole step.
 //! * Signals that another policy asked for.
 //!
+//! A policy that panics is asked no more, and its sequences decode plainly.
+//!
 //! Deviation from the published systems: rules that look at the batch (its size, budgets, caps) look at the policy's share.
 
 use std::collections::HashMap;
 
+use crate::guard::{Guarded, PolicyFailure};
 use crate::registry::Config;
 use crate::{
     CostProfile, DraftPosition, Outcome, PlanView, Planned, Policy, Prune, SeqId, SequenceView, Signals,
@@ -40,8 +43,10 @@ pub struct Full {
 
 /// A policy and what it has to do with the current step.
 struct Part {
-    policy: Box<dyn Policy>,
+    policy: Guarded,
     name: String,
+    /// Whether its failure, if any, was taken.
+    is_failure_taken: bool,
     /// Sequences it was chosen for; not counted for the main policy.
     n_members: usize,
     /// When it was chosen last, in choices.
@@ -101,7 +106,16 @@ impl Mixture {
 
     /// Replaces the main policy and returns the old one; the others stay.
     pub fn replace_main(&mut self, main: Box<dyn Policy>) -> Box<dyn Policy> {
-        std::mem::replace(&mut self.parts[MAIN], Part::new(main)).policy
+        std::mem::replace(&mut self.parts[MAIN], Part::new(main)).policy.into_inner()
+    }
+
+    /// Policies that have failed since the last call: who has one of them decodes plainly.
+    pub fn take_failures(&mut self) -> impl Iterator<Item = PolicyFailure> {
+        self.parts.iter_mut().filter(|part| !part.is_failure_taken).filter_map(|part| {
+            let message = part.policy.failure()?.to_owned();
+            part.is_failure_taken = true;
+            Some(PolicyFailure { policy: part.name.clone(), message })
+        })
     }
 
     /// Costs that every policy chosen from now on knows.
@@ -184,7 +198,14 @@ impl Mixture {
 
 impl Part {
     fn new(policy: Box<dyn Policy>) -> Self {
-        Self { name: policy.name(), policy, n_members: 0, chosen: 0, share: Share::default() }
+        Self {
+            name: policy.name(),
+            policy: Guarded::new(policy),
+            is_failure_taken: false,
+            n_members: 0,
+            chosen: 0,
+            share: Share::default(),
+        }
     }
 }
 

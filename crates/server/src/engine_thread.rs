@@ -4,6 +4,8 @@
 //! whether the server stops; within a step it talks to nobody. It sleeps while there is nothing to do.
 
 use std::collections::HashMap;
+use std::fmt::Display;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,8 +15,9 @@ use std::time::{Duration, Instant};
 use dsde_engine::{
     Clock, Engine, Event, Executor, FinishReason, Refused, Request, RequestId, Shape, Slo, StepTrace,
 };
-use dsde_policy::Policy;
+use dsde_policy::guard::panic_message;
 use dsde_policy::registry::{ENTRIES, Entry};
+use dsde_policy::{Policy, PolicyFailure};
 use tokio::sync::oneshot;
 
 use crate::inbox::{Done, Inbox, Loss, SpeculativeStep};
@@ -66,13 +69,24 @@ struct Shared {
     is_stopping: AtomicBool,
 }
 
-/// Marks the thread as ended, however it ends.
-struct AliveGuard(Arc<Shared>);
+/// Marks the thread as ended, however it ends; whoever waits for that is told by the sender's end.
+struct AliveGuard {
+    shared: Arc<Shared>,
+    _alive: oneshot::Sender<()>,
+}
 
 impl Drop for AliveGuard {
     fn drop(&mut self) {
-        self.0.is_alive.store(false, Ordering::Release);
+        self.shared.is_alive.store(false, Ordering::Release);
     }
+}
+
+/// A running thread.
+pub(crate) struct EngineThread {
+    pub(crate) handle: EngineHandle,
+    pub(crate) thread: JoinHandle<()>,
+    /// Receives nothing and ends with the thread.
+    pub(crate) ended: oneshot::Receiver<()>,
 }
 
 impl EngineHandle {
@@ -94,6 +108,11 @@ impl EngineHandle {
         self.shared.is_alive.load(Ordering::Acquire)
     }
 
+    /// Whether [`EngineHandle::stop`] was called.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.shared.is_stopping.load(Ordering::Acquire)
+    }
+
     /// Ends the thread after its current step; requests in flight are lost.
     pub(crate) fn stop(&self) {
         self.shared.is_stopping.store(true, Ordering::Release);
@@ -110,7 +129,7 @@ pub(crate) fn start<E, C>(
     metrics: Arc<Metrics>,
     board: Arc<Board>,
     waiting_max: u32,
-) -> std::io::Result<(EngineHandle, JoinHandle<()>)>
+) -> std::io::Result<EngineThread>
 where
     E: Executor + Send + 'static,
     C: Clock + Send + 'static,
@@ -124,11 +143,13 @@ where
     let policy = policy_name(engine.policy());
     let mut owner =
         Owner { engine, metrics, board, waiting_max, policy, incoming, in_flight, speculated, shared };
+    let (alive, ended) = oneshot::channel();
+    let guard = AliveGuard { shared: owner.shared.clone(), _alive: alive };
     let thread = thread::Builder::new().name("engine".to_owned()).spawn(move || {
-        let _guard = AliveGuard(owner.shared.clone());
+        let _guard = guard;
         owner.run();
     })?;
-    Ok((handle, thread))
+    Ok(EngineThread { handle, thread, ended })
 }
 
 /// Without parameters, as the registry calls it; other policies are `other`.
@@ -291,25 +312,39 @@ impl<E: Executor, C: Clock> Owner<E, C> {
     fn cancel(&mut self, id: RequestId, loss: Loss) {
         if let Some(flight) = self.in_flight.get_mut(&id) {
             flight.loss = loss;
-            self.engine.cancel(id);
+            if !self.engine.cancel(id) {
+                // A panic has lost it.
+                self.in_flight.remove(&id);
+            }
         }
     }
 
     fn step(&mut self) {
         let began = Instant::now();
         if !self.engine.is_idle() {
-            match self.engine.step() {
-                Ok(report) => self.metrics.step(&report),
-                Err(error) => {
-                    self.metrics.step_failed();
-                    tracing::error!("a step failed: {error}");
+            // What a panic has left in the engine is not used: `recover` begins with what waits.
+            match catch_unwind(AssertUnwindSafe(|| self.engine.step())) {
+                Ok(Ok(report)) => self.metrics.step(&report),
+                Ok(Err(error)) => self.step_failed(&error),
+                Err(panic) => {
+                    self.engine.recover();
+                    self.step_failed(&panic_message(&*panic));
                 }
+            }
+            for PolicyFailure { policy, message } in self.engine.take_policy_failures() {
+                self.metrics.policy_failed();
+                tracing::error!("{policy} failed, its requests are decoded plainly from now on: {message}");
             }
         }
         let computed = began.elapsed();
         self.deliver();
         self.count_state();
         self.let_readers_go_first(computed / WAITING_SHARE);
+    }
+
+    fn step_failed(&self, why: &dyn Display) {
+        self.metrics.step_failed();
+        tracing::error!("a step failed: {why}");
     }
 
     /// Leaves the processor to those who write to the sockets, until all have looked or `at_most` is over.

@@ -75,6 +75,7 @@ pub(crate) struct Metrics {
     blocks_lent: Gauge,
     step_time: Histogram,
     step_failures: IntCounter,
+    policy_failures: IntCounter,
     refused: IntCounterVec,
     /// Times that a sequence emitted; for the live feed.
     pub(crate) emissions: AtomicU64,
@@ -173,6 +174,10 @@ impl Metrics {
             steps: m.counter("dsde:steps_total", "Steps of the engine."),
             step_time: m.histogram("dsde:step_seconds", "Time of a step.", &TOKEN_BUCKETS),
             step_failures: m.counter("dsde:step_failures_total", "Steps that failed."),
+            policy_failures: m.counter(
+                "dsde:policy_failures_total",
+                "Policies that panicked; their requests are decoded plainly.",
+            ),
             refused: m.counters(
                 "dsde:requests_refused_total",
                 "Requests answered with an error.",
@@ -202,6 +207,11 @@ impl Metrics {
     /// Counts a failed step.
     pub(crate) fn step_failed(&self) {
         self.step_failures.inc();
+    }
+
+    /// Counts a policy that panicked.
+    pub(crate) fn policy_failed(&self) {
+        self.policy_failures.inc();
     }
 
     /// Counts one sequence's part of a step.

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use dsde_engine::{Clock, Engine, Executor};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::app::{App, COMPILING_MAX, Ids, router};
 use crate::config::{Config, Text};
 use crate::connections::{self, Limits};
-use crate::engine_thread::{self, EngineHandle};
+use crate::engine_thread::{self, EngineHandle, EngineThread};
 use crate::live::Board;
 use crate::metrics::Metrics;
 use crate::openai::generation::seconds_since_epoch;
@@ -51,6 +51,9 @@ pub enum Error {
     /// The thread of the engine could not start.
     #[error("cannot start the engine's thread")]
     Thread(#[source] std::io::Error),
+    /// The thread of the engine has ended, by a panic that it could not recover from.
+    #[error("the engine's thread has ended by a panic; its message stands above")]
+    EngineEnded,
     /// The runtime could not start.
     #[error("cannot start the threads for connections")]
     Runtime(#[source] std::io::Error),
@@ -93,8 +96,9 @@ where
     }
     let metrics = Arc::new(Metrics::new(config.model_name(), &engine.shape()));
     let board = Arc::new(Board::new());
-    let (engine, thread) = engine_thread::start(engine, metrics.clone(), board.clone(), config.waiting_max)
-        .map_err(Error::Thread)?;
+    let EngineThread { handle: engine, thread, ended } =
+        engine_thread::start(engine, metrics.clone(), board.clone(), config.waiting_max)
+            .map_err(Error::Thread)?;
     let (advance, phase) = watch::channel(Phase::Serving);
     let Config { drain_delay, drain_timeout, .. } = config;
     let limits = Limits {
@@ -123,16 +127,27 @@ where
     };
     tokio::spawn(began);
     let server = connections::serve(listener, router(Arc::new(app)), limits, metrics, phase.clone());
-    tokio::select! {
-        () = server => {}
-        () = stop_late(engine.clone(), phase, drain_timeout) => {}
-    }
+    let served = tokio::select! {
+        () = server => Ok(()),
+        () = stop_late(engine.clone(), phase, drain_timeout) => Ok(()),
+        () = outlives(engine.clone(), ended) => Err(Error::EngineEnded),
+    };
     engine.stop();
     drop(engine);
     let joined = tokio::task::spawn_blocking(move || thread.join());
     // A step in progress may take longer than anyone wants to wait; the process ends anyway.
     let _ = timeout(FAREWELL, joined).await;
-    Ok(())
+    served
+}
+
+/// Completes when the engine's thread has ended though nobody asked it to, and its clients had time to hear of it.
+async fn outlives(engine: EngineHandle, ended: oneshot::Receiver<()>) {
+    let _ = ended.await;
+    if engine.is_stopping() {
+        return std::future::pending().await;
+    }
+    tracing::error!("the engine's thread has ended; so does the server");
+    tokio::time::sleep(FAREWELL).await;
 }
 
 /// Stops the engine when a shutdown has taken too long, and leaves time to tell the clients.

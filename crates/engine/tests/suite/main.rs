@@ -6,6 +6,7 @@ mod ahead;
 mod common;
 mod draft_context;
 mod either;
+mod failures;
 mod features;
 mod law;
 mod lending;

@@ -5,6 +5,7 @@
 mod answers;
 mod common;
 mod dashboard;
+mod failures;
 mod faults;
 mod forms;
 mod limits;

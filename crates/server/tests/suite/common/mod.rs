@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dsde_bench::load::closed_loop;
-use dsde_engine::{Drafter, Engine, MonotonicClock, Request};
+use dsde_engine::{Clock, Drafter, Engine, Executor, MonotonicClock, Request};
 use dsde_kernels::Cpu;
 use dsde_model::embedded;
 use dsde_model::executor::{self, Checkpoints, DraftCheckpoint, KvSize, ModelExecutor};
@@ -46,6 +46,14 @@ pub struct Server {
 }
 
 pub fn engine(policy: &str, sequences_max: u32) -> Engine<ModelExecutor<Cpu>, MonotonicClock> {
+    engine_with_clock(policy, sequences_max, MonotonicClock::start())
+}
+
+pub fn engine_with_clock<C: Clock>(
+    policy: &str,
+    sequences_max: u32,
+    clock: C,
+) -> Engine<ModelExecutor<Cpu>, C> {
     let (target, draft) = (embedded::target(), embedded::draft());
     let checkpoints = Checkpoints { target: &target, draft: Some(DraftCheckpoint::Model(&draft)) };
     let config = executor::Config { kv: KvSize::Blocks(512), context_len_max: CONTEXT, ..Default::default() };
@@ -53,10 +61,19 @@ pub fn engine(policy: &str, sequences_max: u32) -> Engine<ModelExecutor<Cpu>, Mo
     let config = dsde_engine::Config { sequences_max, drafter: Drafter::Model, ..Default::default() };
     let policy: dsde_policy::registry::Config = policy.parse().unwrap();
     let vocabulary = Arc::new(embedded::tokenizer());
-    Engine::new(config, policy.build(), vocabulary, executor, MonotonicClock::start()).unwrap()
+    Engine::new(config, policy.build(), vocabulary, executor, clock).unwrap()
 }
 
 pub async fn start(setup: Setup) -> Server {
+    serve_engine(engine(setup.policy, setup.sequences_max), setup).await
+}
+
+/// A server over an engine whose tokens are those of the embedded pair.
+pub async fn serve_engine<E, C>(engine: Engine<E, C>, setup: Setup) -> Server
+where
+    E: Executor + Send + 'static,
+    C: Clock + Send + 'static,
+{
     let tokenizer = embedded::tokenizer();
     let text = Text {
         template: Some(embedded::chat_template().for_tokenizer(&tokenizer).unwrap()),
@@ -71,7 +88,6 @@ pub async fn start(setup: Setup) -> Server {
     let address = listener.local_addr().unwrap();
     let (shutdown, asked) = oneshot::channel::<Shutdown>();
     let until = async move { asked.await.unwrap_or(Shutdown::Unannounced) };
-    let engine = engine(setup.policy, setup.sequences_max);
     let ended = tokio::spawn(dsde_server::serve(listener, engine, text, config, until));
     let client = Client::builder().timeout(Duration::from_secs(60)).no_proxy().build().unwrap();
     Server { address, client, shutdown: Some(shutdown), ended }
