@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
-#[path = "../../checkpoint/tests/gguf/writer.rs"]
+#[path = "../../checkpoint/tests/suite/gguf/writer.rs"]
 #[allow(dead_code, reason = "broken files are the business of other tests")]
 mod writer;
 

@@ -1,7 +1,5 @@
 //! Configurations of every family, and every refusal.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
-
 use std::path::Path;
 
 use dsde_checkpoint::Error;

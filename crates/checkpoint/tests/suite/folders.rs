@@ -1,7 +1,5 @@
 //! Every fixture and the embedded pair open, with the tensors that their configurations imply.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
-
 use std::path::{Path, PathBuf};
 
 use dsde_checkpoint::Checkpoint;
@@ -89,7 +87,7 @@ fn the_embedded_pair_has_the_sizes_that_its_page_states() {
         let layer = attention + 3 * config.hidden * config.intermediate + 2 * config.hidden;
         config.vocab_len * config.hidden + config.n_layers * layer + config.hidden
     };
-    let page = include_str!("../../../models/README.md");
+    let page = include_str!("../../../../models/README.md");
     for checkpoint in [embedded::target(), embedded::draft()] {
         let stated = n_parameters(&checkpoint).to_string();
         assert!(page.replace(' ', "").contains(&stated), "models/README.md must state {stated}");

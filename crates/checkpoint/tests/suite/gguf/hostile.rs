@@ -4,9 +4,9 @@ use dsde_checkpoint::gguf::Gguf;
 use dsde_checkpoint::{Checkpoint, Error};
 use proptest::prelude::*;
 
-use crate::models::model;
-use crate::writer::{self, Writer, array, text};
-use crate::written;
+use super::models::model;
+use super::writer::{self, Writer, array, text};
+use super::written;
 
 fn opened(bytes: &[u8]) -> Result<Gguf, Error> {
     let (_folder, path) = written(bytes);

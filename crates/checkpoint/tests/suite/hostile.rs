@@ -1,7 +1,5 @@
 //! Weight files and folders that are damaged, contradictory or malicious: each gets its error, none a crash.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
-
 use std::path::Path;
 
 use dsde_checkpoint::Checkpoint;

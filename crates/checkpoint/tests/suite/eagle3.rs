@@ -1,7 +1,5 @@
 //! Folders of EAGLE-3 heads: what is read, and what is refused in which words.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

@@ -2,8 +2,8 @@
 
 use dsde_checkpoint::gguf::{Gguf, Metadata, Value};
 
-use crate::writer::{self, Writer, array, f32s, text};
-use crate::written;
+use super::writer::{self, Writer, array, f32s, text};
+use super::written;
 
 fn metadata(writer: &Writer) -> Metadata {
     let (_folder, path) = written(&writer.bytes());

@@ -1,7 +1,5 @@
 //! Mixtures of experts: configurations, every refusal, and the forms in which experts are stored.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -6,8 +6,8 @@ use dsde_checkpoint::gguf::Gguf;
 use dsde_checkpoint::{Checkpoint, Error};
 use tempfile::TempDir;
 
-use crate::models::model;
-use crate::writer::Writer;
+use super::models::model;
+use super::writer::Writer;
 
 fn name(idx: u32, n_parts: u32) -> String {
     format!("m-{:05}-of-{n_parts:05}.gguf", idx + 1)

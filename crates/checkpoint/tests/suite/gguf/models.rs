@@ -3,8 +3,8 @@
 use dsde_checkpoint::config::{Family, ModelConfig, Rope, RopeScaling, SamplingDefaults};
 use dsde_checkpoint::{Checkpoint, Error, RowOrder};
 
-use crate::writer::{self, Writer, array, f32s, text};
-use crate::written;
+use super::writer::{self, Writer, array, f32s, text};
+use super::written;
 
 const VOCAB: usize = 5;
 const HIDDEN: usize = 4;

@@ -3,8 +3,8 @@
 use dsde_checkpoint::RowOrder;
 use dsde_checkpoint::config::{Activation, RopeScaling};
 
-use crate::models::{check_refused, config, counted, model_of, opened};
-use crate::writer::{Writer, f32s};
+use super::models::{check_refused, config, counted, model_of, opened};
+use super::writer::{Writer, f32s};
 
 /// `n_layers` instead of one.
 fn with_layers(architecture: &str, n_layers: u32) -> Writer {

@@ -1,7 +1,5 @@
 //! Values rounded to the types of files: how much is lost, and what is refused.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
-
 use dsde_checkpoint::{Dtype, Misfit};
 
 /// Elements of the longest block.

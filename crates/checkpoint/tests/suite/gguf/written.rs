@@ -3,9 +3,9 @@
 use dsde_checkpoint::Dtype;
 use dsde_checkpoint::gguf::{Declared, Gguf, Keys, Value, Writer};
 
-use crate::models::model;
-use crate::writer;
-use crate::written;
+use super::models::model;
+use super::writer;
+use super::written;
 
 fn declared(name: &str, dtype: Dtype, shape: &[usize]) -> Declared {
     Declared { name: name.to_string(), dtype, shape: shape.to_vec() }

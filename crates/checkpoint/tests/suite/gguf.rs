@@ -1,7 +1,5 @@
 //! GGUF files: what they hold, what models they make, and what is wrong with broken ones.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
-
 mod architectures;
 mod blocks;
 mod hostile;

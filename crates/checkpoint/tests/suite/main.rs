@@ -1,0 +1,11 @@
+//! Checkpoints from outside: one program, since linking a program per file takes longer than the tests.
+
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+mod config;
+mod eagle3;
+mod encode;
+mod experts;
+mod folders;
+mod gguf;
+mod hostile;
