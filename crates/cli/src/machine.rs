@@ -47,11 +47,18 @@ fn memory_bytes() -> Option<u64> {
     total_bytes(&fs::read_to_string("/proc/meminfo").ok()?)
 }
 
-/// Memory that this process may use: main memory, or less where its control group (Linux, version 2) has a limit; `None` if
-/// that cannot be told.
+/// Memory that this process may use: main memory, or less where its control group (Linux, version 2) or its address space has a
+/// limit; `None` if that cannot be told.
 pub(crate) fn memory_bytes_usable() -> Option<u64> {
-    let limit = fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| limit_bytes(&text));
-    memory_bytes().into_iter().chain(limit).min()
+    let group = fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| limit_bytes(&text));
+    let space = fs::read_to_string("/proc/self/limits").ok().and_then(|text| address_space_bytes(&text));
+    memory_bytes().into_iter().chain(group).chain(space).min()
+}
+
+/// The soft limit; `None` where there is none.
+fn address_space_bytes(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// `None` where there is no limit.
@@ -88,6 +95,10 @@ mod tests {
         assert_eq!(isa(cpuinfo), ["avx2", "avx512f"]);
         assert_eq!(total_bytes("MemTotal:       2048 kB\nMemFree: 1 kB\n"), Some(2 << 20));
         assert_eq!((limit_bytes("4096\n"), limit_bytes("max\n")), (Some(4096), None));
+        let limits =
+            |space| format!("Max processes  5  9  processes\nMax address space  {space}  unlimited  bytes\n");
+        assert_eq!(address_space_bytes(&limits("3072")), Some(3072));
+        assert_eq!(address_space_bytes(&limits("unlimited")), None);
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! `dsde serve` as a program: what it answers under load is what `dsde generate` prints, and it ends when told to.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::iter;
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -32,8 +35,12 @@ impl Drop for Server {
 }
 
 fn start(options: &[&str]) -> Server {
+    start_on("0", options)
+}
+
+fn start_on(port: &str, options: &[&str]) -> Server {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dsde"));
-    command.args(["serve", "--port", "0"]).args(options).stderr(Stdio::piped());
+    command.args(["serve", "--port", port]).args(options).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let ready = lines.find_map(|line| line.unwrap().strip_prefix("ready: http://").map(str::to_owned));
@@ -45,18 +52,23 @@ fn start(options: &[&str]) -> Server {
 
 /// The answer to a POST with a JSON body.
 fn post(address: &str, path: &str, body: &Value) -> Value {
-    let mut socket = TcpStream::connect(address).unwrap();
+    try_post(address, path, body).unwrap()
+}
+
+/// An error if there is nobody, or the answer breaks off.
+fn try_post(address: &str, path: &str, body: &Value) -> io::Result<Value> {
+    let mut socket = TcpStream::connect(address)?;
     let body = body.to_string();
     let head = format!(
         "POST {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
-    socket.write_all((head + &body).as_bytes()).unwrap();
+    socket.write_all((head + &body).as_bytes())?;
     let mut answer = String::new();
-    socket.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    socket.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
     assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
-    serde_json::from_str(body).unwrap()
+    Ok(serde_json::from_str(body)?)
 }
 
 fn generated(prompt: &str) -> String {
@@ -109,6 +121,57 @@ fn a_server_is_ready_until_it_is_told_to_end() {
     server.child.kill().unwrap();
     let nobody = ready("0.3");
     assert_eq!(nobody.status.code(), Some(1), "{nobody:?}");
+}
+
+#[test]
+fn clients_that_ask_again_do_not_notice_a_killed_server() {
+    let mut server = start(&[]);
+    let address = server.address.clone();
+    let expected: Vec<String> = PROMPTS.iter().map(|prompt| generated(prompt)).collect();
+    let (answered, n_answered) = mpsc::channel();
+    thread::scope(|scope| {
+        for client in 0..6 {
+            let (address, expected, answered) = (&address, &expected, answered.clone());
+            scope.spawn(move || {
+                for i in (0..PROMPTS.len()).map(|i| (i + client) % PROMPTS.len()) {
+                    let body = json!({
+                        "messages": [{"role": "user", "content": PROMPTS[i]}],
+                        "temperature": 0,
+                        "max_tokens": TOKENS.parse::<u32>().unwrap(),
+                    });
+                    let answer = iter::repeat_with(|| try_post(address, "/v1/chat/completions", &body))
+                        .inspect(|answer| {
+                            thread::sleep(Duration::from_millis(20 * u64::from(answer.is_err())))
+                        })
+                        .find_map(Result::ok)
+                        .unwrap();
+                    assert_eq!(answer["choices"][0]["message"]["content"], expected[i], "client {client}");
+                    answered.send(()).unwrap();
+                }
+            });
+        }
+        // In the middle of it, whatever it does just then.
+        n_answered.iter().take(6).for_each(drop);
+        server.child.kill().unwrap();
+        server.child.wait().unwrap();
+        let port = address.split_once(':').unwrap().1;
+        server = start_on(port, &[]);
+    });
+    drop(answered);
+    assert_eq!(n_answered.iter().count(), 6 * PROMPTS.len() - 6);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_ends_the_trace_and_not_the_server() {
+    let mut server = start(&["--drain-delay", "0", "--trace", "/dev/full"]);
+    let body = json!({"prompt": "Once upon a time", "max_tokens": 400, "temperature": 0, "ignore_eos": true});
+    for _ in 0..3 {
+        assert_eq!(post(&server.address, "/v1/completions", &body)["usage"]["completion_tokens"], 400);
+    }
+    let told = Command::new("kill").args(["-TERM", &server.child.id().to_string()]).status().unwrap();
+    assert!(told.success());
+    assert_eq!(server.child.wait().unwrap().code(), Some(1), "the end tells that the trace is not whole");
 }
 
 #[test]
