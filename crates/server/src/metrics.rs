@@ -60,6 +60,7 @@ pub(crate) struct Metrics {
     accepted_connections: IntCounter,
     tasks: Gauge,
     resident_memory: Gauge,
+    open_files: Gauge,
     speculation: Speculation,
     requests: Requests,
     pub(crate) generation_tokens: IntCounter,
@@ -147,6 +148,7 @@ impl Metrics {
             accepted_connections: m.counter("dsde:connections_total", "Connections accepted."),
             tasks: m.gauge("dsde:tasks", "Tasks of the runtime that handles connections."),
             resident_memory: m.gauge("process_resident_memory_bytes", "Resident memory; Linux only."),
+            open_files: m.gauge("process_open_fds", "Open files and sockets; Linux only."),
             speculation: Speculation::new(&m),
             requests: Requests::new(&m),
             generation_tokens: m.counter("vllm:generation_tokens_total", "Tokens emitted."),
@@ -251,6 +253,10 @@ impl Metrics {
         self.tasks.set(n_tasks as f64);
         if let Some(n_bytes) = resident_bytes() {
             self.resident_memory.set(n_bytes);
+        }
+        if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
+            // One is that of the folder.
+            self.open_files.set(files.count().saturating_sub(1) as f64);
         }
     }
 

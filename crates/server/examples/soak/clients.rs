@@ -8,10 +8,30 @@ use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use super::forms::{Form, Forms, told, with};
 use super::reference::{QUESTIONS, References};
 use super::scrape::client;
 
-const POLICIES: [Option<&str>; 6] = [None, None, None, Some("off"), Some("fixed:k=3"), Some("dsde")];
+/// Of single requests; a server takes 16 beside its own.
+const POLICIES: [&str; 15] = [
+    "off",
+    "fixed:k=3",
+    "dsde",
+    "dsde:variant=released,cap=mean",
+    "adaedl",
+    "confidence",
+    "tetris",
+    "dspark",
+    "adaptive_verification",
+    "adaserve",
+    "turbospec",
+    "nightjar",
+    "faser",
+    "ddd",
+    "bandit",
+];
+/// One request in so many has a policy of its own.
+const CHOOSING: u64 = 2;
 /// Pause of a client that was told to come back later.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Faults that are kept in full.
@@ -32,6 +52,8 @@ pub struct Load {
     pub tokens_max: u64,
     /// What greedy answers must say.
     pub references: Arc<References>,
+    /// What else is asked.
+    pub forms: Arc<Forms>,
 }
 
 /// What became of the requests.
@@ -39,7 +61,7 @@ pub struct Load {
 pub struct Outcome {
     /// Streams read to their end.
     pub answered: AtomicU64,
-    /// Those of them that were greedy and said what they must.
+    /// Those of them whose answer was known and that said it.
     pub as_alone: AtomicU64,
     /// Streams left on purpose.
     pub left: AtomicU64,
@@ -80,38 +102,64 @@ impl Dice {
 }
 
 /// One request, as drawn.
-struct Ask {
-    question: usize,
-    tokens_max: u64,
-    temperature: f64,
-    ignores_eos: bool,
+struct Ask<'a> {
+    what: What<'a>,
     policy: Option<&'static str>,
     /// Parts of the stream after which the client leaves.
     leaves_after: Option<u64>,
 }
 
-impl Ask {
-    fn draw(dice: &mut Dice, load: &Load) -> Self {
+enum What<'a> {
+    Question { question: usize, tokens_max: u64, temperature: f64, ignores_eos: bool },
+    Form(&'a Form),
+}
+
+impl<'a> Ask<'a> {
+    fn draw(dice: &mut Dice, load: &'a Load) -> Self {
+        let forms = &load.forms.known;
+        let what = match dice.below(2) {
+            0 if !forms.is_empty() => What::Form(&forms[dice.below(forms.len() as u64) as usize]),
+            _ => What::Question {
+                question: dice.below(QUESTIONS.len() as u64) as usize,
+                tokens_max: 1 + dice.below(load.tokens_max),
+                temperature: [0.0, 0.0, 0.8][dice.below(3) as usize],
+                ignores_eos: dice.below(2) == 0,
+            },
+        };
         Self {
-            question: dice.below(QUESTIONS.len() as u64) as usize,
-            tokens_max: 1 + dice.below(load.tokens_max),
-            temperature: [0.0, 0.0, 0.8][dice.below(3) as usize],
-            ignores_eos: dice.below(2) == 0,
-            policy: POLICIES[dice.below(POLICIES.len() as u64) as usize],
+            what,
+            policy: (dice.below(CHOOSING) == 0).then(|| POLICIES[dice.below(POLICIES.len() as u64) as usize]),
             leaves_after: (dice.below(4) == 0).then(|| dice.below(12)),
         }
     }
 
+    fn name(&self) -> &'static str {
+        match self.what {
+            What::Question { .. } => "a greedy question",
+            What::Form(form) => form.name,
+        }
+    }
+
+    fn path(&self) -> &'static str {
+        match self.what {
+            What::Question { .. } => "/v1/chat/completions",
+            What::Form(form) => form.path,
+        }
+    }
+
     fn body(&self) -> Value {
-        json!({
-            "messages": [{"role": "user", "content": QUESTIONS[self.question]}],
-            "stream": true,
-            "stream_options": {"include_usage": true},
-            "max_tokens": self.tokens_max,
-            "temperature": self.temperature,
-            "ignore_eos": self.ignores_eos,
-            "policy": self.policy,
-        })
+        let body = match self.what {
+            What::Form(form) => form.body.clone(),
+            What::Question { question, tokens_max, temperature, ignores_eos } => json!({
+                "messages": [{"role": "user", "content": QUESTIONS[question]}],
+                "stream": true,
+                "stream_options": {"include_usage": true},
+                "max_tokens": tokens_max,
+                "temperature": temperature,
+                "ignore_eos": ignores_eos,
+            }),
+        };
+        with(&body, json!({"policy": self.policy}))
     }
 }
 
@@ -136,7 +184,7 @@ async fn one_client(i: u64, load: &Load, client: &Client, outcome: &Outcome) {
         }
         let ask = Ask::draw(&mut dice, load);
         let body = ask.body();
-        let sent = client.post(format!("{}/v1/chat/completions", load.url)).json(&body).send().await;
+        let sent = client.post(format!("{}{}", load.url, ask.path())).json(&body).send().await;
         match sent {
             Ok(response) if response.status() == StatusCode::OK => {
                 let read = read(response, ask.leaves_after, outcome).await;
@@ -173,8 +221,8 @@ async fn read(mut response: Response, leaves_after: Option<u64>, outcome: &Outco
     None
 }
 
-/// Checks that a stream is whole, and if it is greedy that it says what it must.
-fn check(stream: &str, ask: &Ask, references: &References, outcome: &Outcome) {
+/// Checks that a stream is whole, and where its answer is known that it says that.
+fn check(stream: &str, ask: &Ask<'_>, references: &References, outcome: &Outcome) {
     let mut events: Vec<&str> = stream.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
     // At the start: a token may be called error, too.
     let error = events.iter().find(|event| event.starts_with("{\"error\"")).copied();
@@ -184,14 +232,17 @@ fn check(stream: &str, ask: &Ask, references: &References, outcome: &Outcome) {
     }
     count(&outcome.answered);
     outcome.events.fetch_add(events.len() as u64, Ordering::Relaxed);
-    if ask.temperature > 0.0 {
-        return;
-    }
-    let text: String = events.iter().filter_map(|event| content(event)).collect();
-    let expected = references.text(ask.question, ask.tokens_max, ask.ignores_eos);
+    let (text, expected) = match ask.what {
+        What::Form(form) => (told(stream), Some(form.expected.clone())),
+        What::Question { temperature, .. } if temperature > 0.0 => return,
+        What::Question { question, tokens_max, ignores_eos, .. } => {
+            let text: String = events.iter().filter_map(|event| content(event)).collect();
+            (Some(json!(text)), Some(json!(references.text(question, tokens_max, ignores_eos))))
+        }
+    };
     match text == expected {
         true => count(&outcome.as_alone),
-        false => outcome.fault(format!("greedy {} got {text:?}, expected {expected:?}", ask.body())),
+        false => outcome.fault(format!("{} {} got {text:?}, expected {expected:?}", ask.name(), ask.body())),
     }
 }
 

@@ -7,6 +7,7 @@
 //! hard on the server.
 
 mod clients;
+mod forms;
 mod reference;
 mod scrape;
 
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clients::{Load, Outcome};
+use forms::Forms;
 use reference::References;
 use scrape::{Scrape, client, settles};
 
@@ -24,11 +26,14 @@ const GROWTH_MAX: f64 = 16.0 * MIB;
 const MIB: f64 = 1024.0 * 1024.0;
 /// Most that the server may add to a streamed token, at p99, seconds.
 const DELIVERY_MAX: f64 = 0.001;
+/// Values of a series that are printed.
+const SHOWN_MAX: usize = 60;
 /// Between two looks at the server.
 const PERIOD: Duration = Duration::from_secs(2);
 
 const BLOCKS: &str = "dsde:kv_blocks_free";
 const DELIVERY: &str = "dsde:delivery_seconds";
+const FILES: &str = "process_open_fds";
 const RESIDENT: &str = "process_resident_memory_bytes";
 const TOKENS: &str = "vllm:generation_tokens_total";
 
@@ -83,6 +88,13 @@ async fn soak(arguments: &Arguments) -> bool {
             &format!("{difference:?}"),
         );
     }
+    let forms = Forms::ask(&client(), url).await;
+    println!(
+        "{} forms of requests, and {} that the server refuses: {:?}",
+        forms.known.len(),
+        forms.refused.len(),
+        forms.refused
+    );
     let mut load = Load {
         url: url.clone(),
         n_clients: *n_clients,
@@ -90,6 +102,7 @@ async fn soak(arguments: &Arguments) -> bool {
         until: Some(Instant::now() + Duration::from_secs(*seconds)),
         tokens_max: *tokens_max,
         references: Arc::new(references),
+        forms: Arc::new(forms),
     };
     let outcome = clients::run(load.clone()).await;
     report("warm-up", &outcome, &mut checks);
@@ -142,15 +155,20 @@ fn report(round: &str, outcome: &Outcome, checks: &mut Checks) {
     let n_faults = count(&outcome.n_faults);
     checks.check("no fault", n_faults == 0, &format!("({n_faults})"));
     let as_alone = count(&outcome.as_alone);
-    checks.check("greedy answers are those of an idle server", as_alone > 0, &format!("({as_alone})"));
+    checks.check("known answers are those of an idle server", as_alone > 0, &format!("({as_alone})"));
 }
 
 /// What the round left behind and what it took.
 fn compare(before: &Scrape, after: &Scrape, checks: &mut Checks) {
     let now = |name: &str| format!("({} before, {} after)", before.value(name), after.value(name));
     checks.check("free blocks as before", after.since(before, BLOCKS) == 0.0, &now(BLOCKS));
-    let n_failed = after.since(before, "dsde:step_failures_total");
-    checks.check("no failed step", n_failed == 0.0, &format!("({n_failed})"));
+    for (what, name) in
+        [("no failed step", "dsde:step_failures_total"), ("no failed policy", "dsde:policy_failures_total")]
+    {
+        let n_failed = after.since(before, name);
+        checks.check(what, n_failed == 0.0, &format!("({n_failed})"));
+    }
+    checks.check("open files as before", after.since(before, FILES) <= 0.0, &now(FILES));
     println!("  connections {}, tasks {}", now("dsde:connections"), now("dsde:tasks"));
     let grown = after.since(before, RESIDENT);
     let figures = format!("({:.1} MiB, {:+.1} MiB)", after.value(RESIDENT) / MIB, grown / MIB);
@@ -174,10 +192,13 @@ fn under_load(scrapes: &[Scrape], checks: &mut Checks) {
     };
     let series: Vec<String> =
         scrapes.iter().map(|scrape| format!("{:.1}", scrape.value(RESIDENT) / MIB)).collect();
-    println!("  resident MiB every {} s: {}", PERIOD.as_secs(), series.join(" "));
+    let every = series.len().div_ceil(SHOWN_MAX);
+    let shown: Vec<&str> = series.iter().step_by(every).map(String::as_str).collect();
+    println!("  resident MiB every {} s: {}", every as u64 * PERIOD.as_secs(), shown.join(" "));
     let settled = &scrapes[scrapes.len() / 4];
     let grown = last.since(settled, RESIDENT);
-    checks.check("memory is flat under load", grown <= GROWTH_MAX, &format!("({:+.1} MiB)", grown / MIB));
+    let figures = format!("({:+.1} MiB; {})", grown / MIB, slope(&scrapes[scrapes.len() / 4..]));
+    checks.check("memory is flat under load", grown <= GROWTH_MAX, &figures);
     let (seconds, tokens) = (last.seconds_since(first), last.since(first, TOKENS));
     // Under load the thread of the engine never waits for work.
     let outside = seconds - last.since(first, "dsde:step_seconds_sum");
@@ -186,4 +207,20 @@ fn under_load(scrapes: &[Scrape], checks: &mut Checks) {
         tokens / seconds,
         1e6 * outside / tokens
     );
+}
+
+/// Line through the resident memory over time: MiB per hour and half of the 95 % interval, residuals taken as independent.
+fn slope(scrapes: &[Scrape]) -> String {
+    let Some(first) = scrapes.first() else { return String::new() };
+    let points: Vec<(f64, f64)> = scrapes
+        .iter()
+        .map(|scrape| (scrape.seconds_since(first) / 3600.0, scrape.value(RESIDENT) / MIB))
+        .collect();
+    let n = points.len() as f64;
+    let (mean_x, mean_y) = points.iter().fold((0.0, 0.0), |(x, y), point| (x + point.0 / n, y + point.1 / n));
+    let spread: f64 = points.iter().map(|(x, _)| (x - mean_x).powi(2)).sum();
+    let slope = points.iter().map(|(x, y)| (x - mean_x) * (y - mean_y)).sum::<f64>() / spread;
+    let residuals: f64 = points.iter().map(|(x, y)| (y - mean_y - slope * (x - mean_x)).powi(2)).sum();
+    let half = 1.96 * (residuals / (n - 2.0) / spread).sqrt();
+    format!("{slope:+.2} +- {half:.2} MiB per hour")
 }

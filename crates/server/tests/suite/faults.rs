@@ -278,6 +278,26 @@ async fn a_reader_that_never_reads_holds_up_nobody() {
     drop(socket);
 }
 
+/// One that has gone looks the same, and for that its blocks must be free at once.
+#[tokio::test]
+async fn a_client_that_closes_its_half_of_the_connection_has_left() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let server = start(Setup::default()).await;
+    for stream in [false, true] {
+        let body = with(endless(), json!({"stream": stream})).to_string();
+        let head =
+            format!("POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+        let mut socket = tokio::net::TcpStream::connect(server.address).await.unwrap();
+        socket.write_all((head + &body).as_bytes()).await.unwrap();
+        server.until_metric(RUNNING, 1.0).await;
+        socket.shutdown().await.unwrap();
+        server.until_metric(RUNNING, 0.0).await;
+        server.until_metric("vllm:kv_cache_usage_perc", 0.0).await;
+        let mut rest = Vec::new();
+        socket.read_to_end(&mut rest).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn answers_that_take_too_long_end_with_an_error() {
     let timeout = |config: &mut dsde_server::Config| config.request_timeout = Duration::from_millis(50);
