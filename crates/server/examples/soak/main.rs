@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p dsde-server --example soak -- URL [CLIENTS [SECONDS [TOKENS [DSDE]]]]`
 //!
-//! After a warm-up as long as itself one round is measured. It ends with code 1 if a check fails; `docs/serving.md` lists
+//! After a warm-up as long as itself, or of five minutes, one round is measured. It ends with code 1 if a check fails; `docs/serving.md` lists
 //! them. The program DSDE, if named, is asked to `generate` what greedy answers must be. Loopback only: it is meant to be
 //! hard on the server.
 
@@ -26,6 +26,8 @@ const GROWTH_MAX: f64 = 16.0 * MIB;
 const MIB: f64 = 1024.0 * 1024.0;
 /// Most that the server may add to a streamed token, at p99, seconds.
 const DELIVERY_MAX: f64 = 0.001;
+/// Longest warm-up.
+const WARM_UP_MAX: u64 = 300;
 /// Values of a series that are printed.
 const SHOWN_MAX: usize = 60;
 /// Between two looks at the server.
@@ -99,7 +101,7 @@ async fn soak(arguments: &Arguments) -> bool {
         url: url.clone(),
         n_clients: *n_clients,
         n_requests: u64::MAX,
-        until: Some(Instant::now() + Duration::from_secs(*seconds)),
+        until: Some(Instant::now() + Duration::from_secs(WARM_UP_MAX.min(*seconds))),
         tokens_max: *tokens_max,
         references: Arc::new(references),
         forms: Arc::new(forms),
