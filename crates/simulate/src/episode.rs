@@ -25,8 +25,10 @@ pub fn scenario(seed: u64) -> String {
     let jump_s = pick(&[0.001, 10.0, 86_400.0]);
     let patience_s = pick(&[0.001, 0.05, 1.0]);
     let block_len = pick(&[1.0, 3.0, 4.0, 16.0]);
-    // From barely one request to more than ever run.
-    let kv_blocks = (80.0 / block_len).ceil() + (pick(&[0.0, 10.0, 60.0, 400.0]) / block_len).ceil();
+    let window = pick(&[0.0, 0.0, 5.0, 20.0]);
+    // From barely one request, of which a window leaves less, to more than ever run.
+    let slots_min = if window > 0.0 { 2.0 * (block_len + block_len.max(window)) } else { 80.0 };
+    let kv_blocks = (slots_min / block_len).ceil() + (pick(&[0.0, 10.0, 60.0, 400.0]) / block_len).ceil();
     let sequences_max = pick(&[1.0, 2.0, 5.0, 16.0]);
     let rows_max = pick(&[16.0, 24.0, 64.0]);
     let waiting_max = pick(&[1.0, 4.0, 64.0]);
@@ -38,12 +40,14 @@ pub fn scenario(seed: u64) -> String {
     let per_second = pick(&[20.0, 500.0, 20_000.0]);
     let cv = pick(&[0.0, 1.0, 4.0]);
     let requests = pick(&[3.0, 12.0, 30.0]);
+    let window = if window > 0.0 { format!("window = {window}\n") } else { String::new() };
     format!(
         "seed = {}\npolicies = [\"{policy}\"]\ntemperature = {temperature:?}\n\
          [machine]\ndevice = \"h100\"\nprofile = false\nnoise = 0.3\n\
          [pair]\ntarget = \"embedded-target\"\ndraft = \"embedded-draft\"\n\
          [engine]\nblock_len = {block_len}\nkv_blocks = {kv_blocks}\nsequences_max = {sequences_max}\n\
          rows_max = {rows_max}\nwaiting_max = {waiting_max}\ndrafted_max = {drafted_max}\nsl_limit = {sl_limit}\n\
+         {window}\
          [acceptance]\nprocess = \"regimes\"\nrate = {rate:?}\n\
          [load]\narrivals = \"gamma\"\nrate = {per_second:?}\ncv = {cv:?}\nrequests = {requests}\n\
          shared_prefix = {shared_prefix}\nprompt = {{ min = 1, max = 40 }}\noutput = {{ min = 1, max = 23 }}\n\

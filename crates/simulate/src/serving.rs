@@ -81,7 +81,8 @@ pub struct Served {
 /// If the engine refuses a request for another reason than a full queue.
 ///
 /// # Panics
-/// With [`Asked::checks`], if an invariant of the engine does not hold, a token is not that of its text, or a request has no end or two.
+/// With [`Asked::checks`], if an invariant of the engine does not hold, it stands still, a token is not that of its text, or a request
+/// has no end or two.
 pub fn serve(
     engine: &mut SimEngine,
     clock: &VirtualClock,
@@ -97,6 +98,7 @@ pub fn serve(
         start: clock.now(),
         n_submitted: 0,
         in_flight: HashMap::new(),
+        idle_steps: 0,
         served: Served::default(),
     };
     loop {
@@ -126,8 +128,13 @@ struct Serving<'a> {
     start: Duration,
     n_submitted: usize,
     in_flight: HashMap<RequestId, InFlight>,
+    /// Steps since one that read a row.
+    idle_steps: u32,
     served: Served,
 }
+
+/// Steps without a row after which the engine stands still; some go by while memory is lent and taken back.
+const IDLE_STEPS_MAX: u32 = 1000;
 
 struct InFlight {
     request_idx: usize,
@@ -205,6 +212,9 @@ impl Serving<'_> {
         }
         if self.asked.checks {
             self.engine.check_invariants();
+            let is_idle = report.as_ref().is_some_and(|report| report.target_rows == 0);
+            self.idle_steps = if is_idle { self.idle_steps + 1 } else { 0 };
+            assert!(self.idle_steps < IDLE_STEPS_MAX, "requests are in flight and no row is read");
         }
         self.drain();
         watch.stepped(self.clock.now(), self.engine, report.as_ref());

@@ -90,7 +90,7 @@ impl Pretended {
             n_blocks,
             draft_context_len: self.draft.map(|draft| draft.context),
             draft_reads_target: false,
-            window: None,
+            window: limits.window,
         }
     }
 
@@ -113,6 +113,7 @@ struct Limits {
     engine: Config,
     block_len: u32,
     n_blocks: Option<u32>,
+    window: Option<u32>,
     context: Option<u32>,
 }
 
@@ -126,7 +127,7 @@ impl Limits {
             sl_limit: NODES_MAX,
             ..Config::default()
         };
-        let mut limits = Self { engine, block_len: 16, n_blocks: None, context: None };
+        let mut limits = Self { engine, block_len: 16, n_blocks: None, window: None, context: None };
         let Some(section) = section else { return Ok(limits) };
         let counts: [(&'static str, &mut u32, u32, u32); 6] = [
             ("sequences_max", &mut engine.sequences_max, 1, 4096),
@@ -141,6 +142,7 @@ impl Limits {
         }
         engine.rows_max = engine.rows_max.max(engine.sequences_max);
         limits.n_blocks = section.count("kv_blocks", 1..=BLOCKS_MAX)?;
+        limits.window = section.count("window", 1..=1 << 20)?;
         limits.context = section.count("context", 2..=1 << 24)?;
         limits.engine = engine;
         section.end()?;
@@ -330,15 +332,14 @@ impl Machine {
     /// The longest request fits into the store.
     pub(super) fn check_room(&self, load: &Load) -> Result<(), Error> {
         let shape = &self.pair.shape;
-        let n_blocks_min =
-            load.longest().div_ceil(shape.block_len).min(shape.context_len_max.div_ceil(shape.block_len));
-        if shape.n_blocks < n_blocks_min {
+        let len = load.longest().min(shape.context_len_max);
+        if shape.storable_len() < len {
             return Err(Error::Memory {
                 weights_gib: self.weights_gib,
                 memory_gib: self.memory_gib,
                 n_blocks: shape.n_blocks,
                 block_len: shape.block_len,
-                n_blocks_min,
+                n_blocks_min: len.div_ceil(shape.block_len),
             });
         }
         Ok(())

@@ -4,8 +4,8 @@ use std::panic::catch_unwind;
 
 use dsde_simulate::episode;
 
-/// A share of what was run once (`runs/`): seconds.
-const SEEDS: u64 = 150;
+/// A share of what was run once (docs/simulation.md): a second or two.
+const SEEDS: u64 = 2_000;
 
 #[test]
 fn invariants_hold_under_faults() {
