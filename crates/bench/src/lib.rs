@@ -24,6 +24,7 @@ pub mod record;
 pub mod report;
 pub mod run;
 pub mod stats;
+pub mod versus;
 pub mod workload;
 
 pub use class::{Attained, LatencyClass, LatencyClasses};

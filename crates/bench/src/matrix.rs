@@ -54,7 +54,7 @@ impl Ratio {
     /// From five rounds on a fifth of them is left out at either end, so that a round in which the machine was busy with
     /// something else does not decide: trimmed mean with Winsorised variance (Yuen, *The Two-Sample Trimmed t for Unequal
     /// Population Variances*, Biometrika 61, 1974, for one sample).
-    fn of_logs(logs: &[f64]) -> Option<Self> {
+    pub(crate) fn of_logs(logs: &[f64]) -> Option<Self> {
         let n = logs.len();
         let mut sorted = logs.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -69,6 +69,13 @@ impl Ratio {
             t_95(kept.len()) * (squares / (n - 1) as f64 * n as f64).sqrt() / kept.len() as f64
         });
         Some(Self { mean: mean.exp(), half_width })
+    }
+
+    /// The second values over the first, from their logarithms; neither may be empty. Errors are taken as independent.
+    pub(crate) fn between(first: &[f64], second: &[f64]) -> Self {
+        let [first, second] = [first, second].map(|logs| Self::of_logs(logs).expect("there is a value"));
+        let half_width = first.half_width.zip(second.half_width).map(|(a, b)| a.hypot(b));
+        Self { mean: second.mean / first.mean, half_width }
     }
 }
 
@@ -128,7 +135,8 @@ impl<'a> Cell<'a> {
         &self.policies
     }
 
-    fn is_of(&self, other: &Conditions) -> bool {
+    /// Whether these are its conditions, whatever the policy.
+    pub(crate) fn is_of(&self, other: &Conditions) -> bool {
         let Conditions { policy: _, workload, concurrency, temperature, segment } = self.conditions;
         (workload, concurrency, temperature, segment)
             == (&other.workload, &other.concurrency, &other.temperature, &other.segment)
@@ -200,7 +208,7 @@ impl<'a> Cell<'a> {
     }
 }
 
-impl Measured<'_> {
+impl<'a> Measured<'a> {
     fn rate(&self, round: u32) -> Option<f64> {
         self.runs.get(&round).map(|run| run.tokens_per_s)
     }
@@ -210,7 +218,7 @@ impl Measured<'_> {
     }
 
     /// All runs, by round.
-    pub fn runs(&self) -> impl Iterator<Item = &Run> {
+    pub fn runs(&self) -> impl Iterator<Item = &'a Run> + Clone {
         self.runs.values().copied()
     }
 }

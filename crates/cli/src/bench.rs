@@ -1,6 +1,7 @@
 //! `dsde bench`: measures policies on workloads.
 
 mod classes;
+mod compare;
 mod digest;
 mod loads;
 mod local;
@@ -61,6 +62,7 @@ Examples:
   dsde bench --profile 1,16,2,32 --every 20 --log bursts.jsonl
   dsde bench --url http://127.0.0.1:8000 --concurrency 1,8,32 --log server.jsonl
   dsde bench report runs.jsonl bursts.jsonl --plot figures
+  dsde bench compare before.jsonl after.jsonl
 
 Policies and their parameters are both separated by commas: a piece with `=` and without `:` continues the policy before it. \
 A value A..B stands for every whole number from A to B, one policy each.
@@ -191,12 +193,15 @@ pub(crate) struct BenchArgs {
 #[derive(Subcommand, Debug)]
 enum Command {
     Report(report::ReportArgs),
+    Compare(compare::CompareArgs),
 }
 
 /// Runs the command.
 pub(crate) fn run(args: BenchArgs) -> Outcome {
-    if let Some(Command::Report(args)) = args.command {
-        return report::run(args);
+    match args.command {
+        Some(Command::Report(args)) => return report::run(args),
+        Some(Command::Compare(args)) => return compare::run(&args),
+        None => {}
     }
     let wanted = Wanted::of(&args)?;
     if let Some(folder) = &args.out {

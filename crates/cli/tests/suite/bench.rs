@@ -253,3 +253,42 @@ fn the_demo_needs_nothing_and_checks_its_output() {
     assert!(run.stdout.contains("are the same under off, auto, fixed:k=4, dsde"), "{}", run.stdout);
     assert!(run.stdout.contains("| dsde "), "{}", run.stdout);
 }
+
+/// The rounds of `log`, with tokens/s times `factor` and the output as it is.
+fn scaled(log: &str, factor: f64) -> String {
+    let line = |line: &str| {
+        let mut line: Value = serde_json::from_str(line).expect("a line of a log");
+        if let Some(rate) = line["run"]["tokens_per_s"].as_f64() {
+            line["run"]["tokens_per_s"] = json!(rate * factor);
+        }
+        line.to_string() + "\n"
+    };
+    log.lines().map(line).collect()
+}
+
+#[test]
+fn a_log_is_compared_with_another_one() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let [first, second, other] = ["first", "second", "other"]
+        .map(|name| folder.path().join(format!("{name}.jsonl")).display().to_string());
+    let load = ["--policies", "off,fixed:k=2", "--concurrency", "2", "--requests", "3", "--max-tokens", "4"];
+    let measured = |more: &[&str]| {
+        let run = dsde(&[&["bench"], more, &load[..]].concat());
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+    };
+    measured(&["--repeat", "8", "--log", &first]);
+    let log = fs::read_to_string(&first).expect("a log");
+    fs::write(&second, scaled(&log, 0.9)).expect("a file");
+    let compared = |more: &[&str]| dsde(&[&["bench", "compare", &first], more].concat());
+    let strict = compared(&[&second, "--paired", "--fail-if-slower", "5"]);
+    let page = &strict.stdout;
+    assert!(page.contains("0 faster, 2 slower, 0 even") && page.contains("SLOWER"), "{page}");
+    assert!(page.contains("same") && !page.contains("DIFFERS"), "{page}");
+    assert_eq!(strict.code, Some(1));
+    assert!(strict.stderr.contains("2 conditions are slower by more than 5 %"), "{}", strict.stderr);
+    assert_eq!(compared(&[&second, "--paired", "--fail-if-slower", "15"]).code, Some(0));
+    measured(&["--repeat", "1", "--temperature", "1", "--log", &other]);
+    let nothing = compared(&[&other]);
+    assert_eq!(nothing.code, Some(2));
+    assert!(nothing.stderr.contains("no conditions in common"), "{}", nothing.stderr);
+}
