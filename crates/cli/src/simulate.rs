@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::{Args, Subcommand};
-use dsde_simulate::{Error, Scenario, episode, report};
+use dsde_simulate::{Error, Plan, Scenario, episode, plan, report};
 
 use crate::args::whole_number_in;
 use crate::failure::{Failure, OrUsage as _, Outcome};
@@ -19,6 +19,7 @@ Examples:
   dsde simulate scenarios/first.toml
   dsde simulate scenarios/first.toml --html first.html
   dsde simulate scenarios/first.toml --json > first.json
+  dsde simulate plan scenarios/plans/fleet.toml
   dsde simulate faults --seeds 1000
 
 A scenario names policies, a machine, a pair, where drafts are accepted, and a load; docs/simulation.md describes every key. Engine, \
@@ -51,7 +52,27 @@ pub(crate) struct SimulateArgs {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Plan(PlanArgs),
     Faults(FaultsArgs),
+}
+
+/// Say how many machines of which kind a load needs, and under which policy they are cheapest
+///
+/// The section `plan` of the scenario has the requests per second of the whole fleet, the share that must meet their latency targets, and
+/// the machines to choose from. What one replica can serve is searched for by simulation, for every machine and policy.
+#[derive(Args, Debug)]
+struct PlanArgs {
+    /// Scenario with a section `plan`, in TOML.
+    #[arg(value_name = "SCENARIO")]
+    scenario: PathBuf,
+
+    /// Print one JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+
+    /// Threads; the result does not depend on them. Default: one per core.
+    #[arg(long, value_name = "N", value_parser = whole_number_in(1..=1024))]
+    threads: Option<u32>,
 }
 
 /// Run small engines under faults, one per seed, and check every invariant behind every step
@@ -72,8 +93,10 @@ struct FaultsArgs {
 
 /// Runs the command.
 pub(crate) fn run(args: SimulateArgs) -> Outcome {
-    if let Some(Command::Faults(args)) = args.command {
-        return faults(&args);
+    match args.command {
+        Some(Command::Faults(args)) => return faults(&args),
+        Some(Command::Plan(args)) => return plan_fleet(&args),
+        None => {}
     }
     let path = args.scenario.expect("required");
     let scenario = Scenario::read(&path).or_usage_of(path.display())?;
@@ -103,6 +126,24 @@ pub(crate) fn run(args: SimulateArgs) -> Outcome {
         "simulated {virtual_s:.0} s in {real_s:.1} s, {:.0} times as fast as real time",
         virtual_s / real_s
     );
+    Ok(())
+}
+
+fn plan_fleet(args: &PlanArgs) -> Outcome {
+    let plan = Plan::read(&args.scenario).or_usage_of(args.scenario.display())?;
+    let n_threads = args.threads.unwrap_or_else(n_cores) as usize;
+    let bar = progress::bar(1, "{pos}/{len} fleets, {eta} left");
+    let planned = plan.run(n_threads, &|done, all| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    let planned = planned.map_err(|error| blame(error, &args.scenario))?;
+    let mut out = io::stdout().lock();
+    match args.json {
+        true => writeln!(out, "{}", serde_json::to_string_pretty(&planned)?)?,
+        false => write!(out, "{}", plan::markdown(&planned))?,
+    }
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 
 mod acceptance;
 mod machine;
+mod plan;
 mod section;
 mod traffic;
 
@@ -24,6 +25,7 @@ use crate::process::Process;
 use section::Section;
 
 pub use machine::Hardware;
+pub use plan::Machines;
 pub use traffic::Point;
 
 /// A checked scenario.
@@ -72,6 +74,12 @@ impl Scenario {
     /// # Errors
     /// If it, or one that it names, cannot be read or used.
     pub fn read(path: &Path) -> Result<Self, Error> {
+        let (text, stem) = Self::text(path)?;
+        Self::parse(&text, &stem, path.parent().unwrap_or(Path::new("")))
+    }
+
+    /// The text of a file, and its name for want of another one.
+    pub(crate) fn text(path: &Path) -> Result<(String, String), Error> {
         let unreadable = |source| Error::Unreadable { path: path.to_path_buf(), source };
         let len = fs::metadata(path).map_err(unreadable)?.len();
         if len > FILE_BYTES_MAX {
@@ -83,7 +91,7 @@ impl Scenario {
         }
         let text = fs::read_to_string(path).map_err(unreadable)?;
         let stem = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
-        Self::parse(&text, &stem, path.parent().unwrap_or(Path::new("")))
+        Ok((text, stem))
     }
 
     /// Reads a text.
@@ -94,8 +102,13 @@ impl Scenario {
     /// # Errors
     /// If it cannot be used.
     pub fn parse(text: &str, name: &str, folder: &Path) -> Result<Self, Error> {
-        let table: toml::Table = toml::from_str(text)?;
-        let root = Section::root(&table);
+        Self::of_table(&toml::from_str(text)?, name, folder)
+    }
+
+    fn of_table(table: &toml::Table, name: &str, folder: &Path) -> Result<Self, Error> {
+        let root = Section::root(table);
+        // What it says is for planning; the rest is a scenario like others.
+        root.section("plan")?;
         let section = |key: &'static str| root.section(key)?.ok_or_else(|| root.missing(key, "a table"));
         let policies = policies(&root)?;
         let acceptance = acceptance::read(&section("acceptance")?, folder)?;

@@ -7,5 +7,6 @@ mod determinism;
 mod episodes;
 mod errors;
 mod examples;
+mod plans;
 mod queueing;
 mod theory;
