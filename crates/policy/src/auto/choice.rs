@@ -8,8 +8,9 @@
 //!
 //! `a_rj` is the survival of position `j`, `T_draft` one round per level over the sequences that reach it, plus a share of
 //! the catching up that a sequence needs first. A request's survivals only fall, so the best set of a given size and depth
-//! is the head of all positions ranked by `w_r a_rj`; every depth and every head is tried, and the best rate wins. No early
-//! stop: measured costs have bumps, and nothing here was drafted yet, so nothing can leak.
+//! is the head of all positions ranked by `w_r a_rj`; every depth and every head is tried, and the best rate wins. Measured costs
+//! have bumps, so a worse head says nothing about longer ones; heads are left out only where all that is left of the ranking, at the
+//! least that it could cost, would not do. Nothing here was drafted yet, so nothing can leak.
 
 //!
 //! A step that also reads prompts has time in it that no length changes, and its rate is low whatever is drafted. There the
@@ -105,6 +106,25 @@ struct Position {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Search {
     ranking: Vec<Position>,
+    floors: Prices,
+}
+
+impl Prices {
+    /// Sets these prices to the least that as many or more cost in `prices`.
+    fn set_to_floors_of(&mut self, prices: &Self) {
+        let floor = |floors: &mut Vec<f64>, prices: &[f64]| {
+            floors.clear();
+            floors.extend_from_slice(prices);
+            let mut least = f64::INFINITY;
+            for floor in floors.iter_mut().rev() {
+                least = least.min(*floor);
+                *floor = least;
+            }
+        };
+        floor(&mut self.target, &prices.target);
+        floor(&mut self.first_round, &prices.first_round);
+        floor(&mut self.round, &prices.round);
+    }
 }
 
 impl Search {
@@ -121,11 +141,17 @@ impl Search {
         let weight: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
         let plain = prices.target[0];
         self.rank(candidates, weight / plain);
+        self.floors.set_to_floors_of(prices);
         let value = objective.value(weight, plain);
         let mut best = Best { value, tokens: weight, seconds: plain, n_drafts: 0, depth: 0 };
-        let deepest = self.ranking.iter().map(|position| position.index + 1).max().unwrap_or(0);
-        for depth in 1..=deepest as usize {
-            self.improve(&mut best, candidates, prices, objective, depth);
+        let mut worth_of_levels = [0.0; DEPTH_MAX];
+        for position in &self.ranking {
+            worth_of_levels[position.index as usize] += position.worth;
+        }
+        let mut worth = 0.0;
+        for (depth, of_level) in (1..).zip(worth_of_levels).take_while(|&(_, worth)| worth > 0.0) {
+            worth += of_level;
+            self.improve(&mut best, candidates, prices, objective, (depth, worth));
         }
         lens.clear();
         lens.resize(candidates.len(), 0);
@@ -158,31 +184,39 @@ impl Search {
         self.ranking.iter().filter(move |position| (position.index as usize) < depth)
     }
 
-    /// Tries every head of the ranking among positions of lengths up to `depth`.
+    /// Tries every head of the ranking among positions of lengths up to `depth` that could be better.
+    ///
+    /// * `worth`: of all these positions.
     fn improve(
         &self,
         best: &mut Best,
         candidates: &[Candidate],
         prices: &Prices,
         objective: Objective,
-        depth: usize,
+        (depth, worth): (usize, f64),
     ) {
         let mut per_level = [0; DEPTH_MAX];
         let mut tokens: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
-        let (mut drafting, mut attending) = (0.0, 0.0);
+        let mut rest = worth;
+        let (mut drafting, mut drafting_floor, mut attending) = (0.0, 0.0, 0.0);
         for (n, position) in (1..prices.target.len()).zip(self.within(depth)) {
+            let least_seconds = drafting_floor + attending + self.floors.target[n];
+            if objective.value(tokens + rest, least_seconds) <= best.value {
+                return;
+            }
             let candidate = &candidates[position.candidate as usize];
             if !candidate.is_foreseen {
                 let level = &mut per_level[position.index as usize];
-                let round = if position.index == 0 { &prices.first_round } else { &prices.round };
-                let before = if *level > 0 { round[*level] } else { 0.0 };
                 *level += 1;
-                drafting += round[*level] - before;
+                drafting += added(prices, position.index, *level);
+                drafting_floor += added(&self.floors, position.index, *level);
                 if position.index == 0 {
                     drafting += candidate.catch_up;
+                    drafting_floor += candidate.catch_up;
                 }
             }
             tokens += position.worth;
+            rest -= position.worth;
             attending += candidate.row_seconds;
             let seconds = drafting + attending + prices.target[n];
             let value = objective.value(tokens, seconds);
@@ -191,6 +225,12 @@ impl Search {
             }
         }
     }
+}
+
+/// Seconds that the `n`-th sequence of a level adds to its round.
+fn added(prices: &Prices, index: u32, n: usize) -> f64 {
+    let round = if index == 0 { &prices.first_round } else { &prices.round };
+    if n > 1 { round[n] - round[n - 1] } else { round[n] }
 }
 
 #[cfg(test)]
@@ -281,6 +321,52 @@ mod tests {
     }
 
     proptest! {
+        /// Leaving out heads changes nothing, whatever bumps the costs have.
+        #[test]
+        fn heads_that_could_be_better_are_tried(
+            sequences in prop::collection::vec((1.0f64..4.0, 0.05f64..0.99, 1usize..=DEPTH_MAX, 0.0f64..0.5, 0.0f64..0.3, any::<bool>()), 1..8),
+            target in prop::collection::vec(5.0f64..12.0, 60),
+            rounds in prop::collection::vec((0.05f64..2.0, 0.05f64..2.0), 9),
+            price in prop::option::of(0.0f64..2.0),
+        ) {
+            let candidates: Vec<Candidate> = sequences
+                .into_iter()
+                .map(|(weight, acceptance, len, catch_up, row_seconds, is_foreseen)| Candidate {
+                    catch_up,
+                    row_seconds,
+                    is_foreseen,
+                    ..candidate(weight, acceptance, len)
+                })
+                .collect();
+            let (first_round, round) = rounds.into_iter().unzip();
+            let prices = Prices { target, first_round, round };
+            let objective = price.map_or(Objective::Rate, Objective::Surplus);
+            let mut search = Search::default();
+            let best = search.run(&candidates, &prices, objective, &mut Vec::new());
+            let weight: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
+            let mut expected = objective.value(weight, prices.target[0]);
+            for depth in 1..=DEPTH_MAX {
+                let (mut per_level, mut tokens) = ([0; DEPTH_MAX], weight);
+                let mut others = 0.0;
+                for (n, position) in (1..prices.target.len()).zip(search.within(depth)) {
+                    let candidate = &candidates[position.candidate as usize];
+                    if !candidate.is_foreseen {
+                        per_level[position.index as usize] += 1;
+                        others += if position.index == 0 { candidate.catch_up } else { 0.0 };
+                    }
+                    others += candidate.row_seconds;
+                    tokens += position.worth;
+                    let drafting: f64 = (0..)
+                        .zip(per_level)
+                        .filter(|&(_, n)| n > 0)
+                        .map(|(index, n)| if index == 0 { prices.first_round[n] } else { prices.round[n] })
+                        .sum();
+                    expected = expected.max(objective.value(tokens, drafting + others + prices.target[n]));
+                }
+            }
+            prop_assert!((best.value - expected).abs() <= 1e-9 * expected.abs().max(1.0), "{best:?}, expected {expected}");
+        }
+
         /// Against all lengths of three sequences up to three tokens.
         #[test]
         fn equal_weights_get_the_best_of_all_lengths(
