@@ -19,7 +19,7 @@ import gguf
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, Mxfp4Config
 
 from paths import FIXTURES
 
@@ -28,15 +28,23 @@ PORT = 18177
 LENGTHS = (1, 2, 9, 17, 25, 33, 40)
 # Keys and values are kept in f32, but attention rounds to f16: log-probabilities differ by less.
 TOLERANCE = 0.03
+# The same where activations are rounded to 8 bits beside quantised weights.
+TOLERANCE_QUANTISED = 0.2
 
-# Fields that llama.cpp cannot be told: how Gemma 2 scales attention follows from its size, and Phi-3 gets no windows.
-CHANGED = {"gemma2": {"query_pre_attn_scalar": 8}, "phi3": {"sliding_window": None}}
+# Fields that llama.cpp cannot be told: how Gemma 2 scales attention follows from its size, Phi-3 gets no windows, and it rounds
+# the pairs between which YaRN mixes.
+CHANGED = {
+    "gemma2": {"query_pre_attn_scalar": 8},
+    "phi3": {"sliding_window": None},
+    "gpt_oss": {"rope_parameters": {"truncate": True}},
+    "gpt_oss_mxfp4": {"rope_parameters": {"truncate": True}},
+}
 NAMES = ["llama3", "llama_yarn", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "smollm3", "granite", "glm4",
-         "qwen3_moe", "mixtral", "olmoe"]
+         "qwen3_moe", "mixtral", "olmoe", "gpt_oss", "gpt_oss_mxfp4"]
 
 # Architectures whose queries and keys turn neighbours in files of llama.cpp and halves elsewhere.
 TURNED = ("llama", "smollm3", "granite")
-FOUR_NORMS = {
+NORMS = {
     "gemma2": {
         "post_attention_layernorm": "post_attention_norm",
         "pre_feedforward_layernorm": "ffn_norm",
@@ -47,10 +55,11 @@ FOUR_NORMS = {
         "post_attention_layernorm": "ffn_norm",
         "post_mlp_layernorm": "post_ffw_norm",
     },
+    "gpt-oss": {"post_attention_layernorm": "post_attention_norm"},
 }
 # What files call the architectures whose folders have another name.
-ARCHITECTURES = {"qwen3_moe": "qwen3moe", "mixtral": "llama"}
-FOUR_NORMS["gemma3"] = FOUR_NORMS["gemma2"]
+ARCHITECTURES = {"qwen3_moe": "qwen3moe", "mixtral": "llama", "gpt_oss": "gpt-oss", "gpt_oss_mxfp4": "gpt-oss"}
+NORMS["gemma3"] = NORMS["gemma2"]
 MODULES = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
@@ -65,6 +74,8 @@ MODULES = {
     "self_attn.o_proj": "attn_output",
     "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm",
+    "self_attn.sinks": "attn_sinks.weight",
+    "mlp.router": "ffn_gate_inp",
     "mlp.gate_up_proj": "ffn_up",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
@@ -73,7 +84,7 @@ MODULES = {
 
 
 def gguf_name(architecture: str, name: str) -> str:
-    for published, own in (MODULES | FOUR_NORMS.get(architecture, {})).items():
+    for published, own in (MODULES | NORMS.get(architecture, {})).items():
         name = name.replace(published, own)
     return name
 
@@ -123,12 +134,13 @@ def add_rope(writer: gguf.GGUFWriter, config, head_dim: int) -> None:
 
 
 def add_own_keys(writer: gguf.GGUFWriter, config) -> None:
-    if writer.arch in ("gemma2", "gemma3"):
+    if writer.arch in ("gemma2", "gemma3", "gpt-oss"):
         writer.add_sliding_window(config.sliding_window)
     if experts := getattr(config, "num_local_experts", None):
         writer.add_expert_count(experts)
         writer.add_expert_used_count(config.num_experts_per_tok)
-    if width := getattr(config, "moe_intermediate_size", None):
+    own_width = config.intermediate_size if writer.arch == "gpt-oss" else None
+    if width := getattr(config, "moe_intermediate_size", own_width):
         writer.add_expert_feed_forward_length(width)
     match writer.arch:
         case "gemma2":
@@ -171,6 +183,11 @@ def write(path: Path, folder: Path, config) -> None:
     for file in sorted(folder.glob("model*.safetensors")):
         weights |= load_file(file)
     for name, weight in with_experts_together(weights).items():
+        if weight.dtype == torch.uint8:
+            blocks = np.ascontiguousarray(weight.numpy())
+            name = gguf_name(architecture, name)
+            writer.add_tensor(name, blocks, raw_dtype=gguf.GGMLQuantizationType.MXFP4)
+            continue
         values = weight.float().numpy()
         if architecture in TURNED and "q_proj" in name:
             values = neighbours(values, config.num_attention_heads)
@@ -192,7 +209,11 @@ def with_experts_together(weights: dict) -> dict:
     for name, weight in weights.items():
         layer, is_expert, rest = name.partition(".experts.")
         layer = layer.removesuffix(".mlp").removesuffix(".block_sparse_moe")
-        if is_expert:
+        if is_expert and rest.startswith(("gate_up_proj", "down_proj")):
+            if not rest.endswith("_scales"):
+                scales = weights.get(name.replace("_blocks", "_scales"))
+                together |= {f"{layer}.{part}": tensor for part, tensor in apart(rest, weight, scales)}
+        elif is_expert:
             expert, part, _ = rest.split(".")
             stacks.setdefault(f"{layer}.ffn_{parts[part]}_exps.weight", {})[int(expert)] = weight
         elif name.endswith(".gate.weight"):
@@ -201,6 +222,27 @@ def with_experts_together(weights: dict) -> dict:
         else:
             together[name] = weight
     return together | {name: torch.stack([stack[i] for i in sorted(stack)]) for name, stack in stacks.items()}
+
+
+def apart(name: str, weight: torch.Tensor, scales: torch.Tensor | None) -> list[tuple[str, torch.Tensor]]:
+    """Parts of a tensor of all experts of gpt-oss, which has outputs of gate and up in turns."""
+    kind = "weight"
+    if name.endswith("_bias"):
+        kind = "bias"
+    elif name.endswith("_blocks"):
+        weight = torch.cat([scales[..., None], by_halves(weight)], -1).flatten(-2)
+    else:
+        weight = weight.transpose(-1, -2)
+    if name.startswith("down"):
+        return [(f"ffn_down_exps.{kind}", weight)]
+    return [(f"ffn_gate_exps.{kind}", weight[:, ::2]), (f"ffn_up_exps.{kind}", weight[:, 1::2])]
+
+
+def by_halves(codes: torch.Tensor) -> torch.Tensor:
+    """Blocks of which byte `i` holds elements `i` and `i + 16`, from those of which it holds `2 i` and `2 i + 1`."""
+    elements = torch.stack([codes & 15, codes >> 4], -1).flatten(-2)
+    low, high = elements.chunk(2, -1)
+    return low | high << 4
 
 
 def get(path: str, body: dict | None = None) -> dict:
@@ -226,9 +268,11 @@ def distance(server: str, name: str) -> float:
     folder = FIXTURES / name
     config = AutoConfig.from_pretrained(folder)
     for field, value in CHANGED.get(name, {}).items():
-        setattr(config, field, value)
+        setattr(config, field, getattr(config, field) | value if isinstance(value, dict) else value)
+    is_quantised = getattr(config, "quantization_config", None) is not None
+    quantised = {"quantization_config": Mxfp4Config(dequantize=True)} if is_quantised else {}
     model = AutoModelForCausalLM.from_pretrained(
-        folder, config=config, dtype=torch.float32, attn_implementation="eager"
+        folder, config=config, dtype=torch.float32, attn_implementation="eager", **quantised
     )
     tokens = load_file(folder / "logits.safetensors")["tokens"].tolist()
     with torch.no_grad():
@@ -258,7 +302,7 @@ def main() -> None:
     for name in names or NAMES:
         worst = distance(server, name)
         print(f"{name}: log-probabilities differ by at most {worst:.4f}")
-        assert worst < TOLERANCE, name
+        assert worst < (TOLERANCE_QUANTISED if name.endswith("mxfp4") else TOLERANCE), name
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM, Mxfp4Config
 
 from paths import FIXTURES
 
@@ -41,6 +41,28 @@ SMALL = {
     "intermediate_size": 24,
 }
 
+# Sinks, a window shorter than the prompt, an original context with which it matters that YaRN rounds no pairs.
+GPT_OSS = {
+    "architectures": ["GptOssForCausalLM"],
+    "model_type": "gpt_oss",
+    "hidden_size": 32,
+    "head_dim": 16,
+    "intermediate_size": 32,
+    "num_local_experts": 6,
+    "num_experts_per_tok": 3,
+    "sliding_window": 12,
+    "rope_theta": 150000.0,
+    "rope_scaling": {
+        "rope_type": "yarn",
+        "factor": 8.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": False,
+        "original_max_position_embeddings": 64,
+    },
+    "swiglu_limit": 7.0,
+}
+
 
 @dataclass(frozen=True)
 class Case:
@@ -53,6 +75,8 @@ class Case:
     n_shards: int = 1
     norm_offset: float = 0.0
     """What the architecture adds to stored weights of norms."""
+    is_mxfp4: bool = False
+    """Whether experts are in MXFP4."""
 
 
 CASES = [
@@ -348,6 +372,20 @@ CASES = [
         },
         torch.bfloat16,
     ),
+    # Experts in plain numbers, inputs before outputs.
+    Case("gpt_oss", GPT_OSS, torch.bfloat16),
+    # The same as published, and which layers see a window told.
+    Case(
+        "gpt_oss_mxfp4",
+        GPT_OSS
+        | {
+            "layer_types": ["sliding_attention", "full_attention"],
+            "attention_bias": True,
+            "quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]},
+        },
+        torch.bfloat16,
+        is_mxfp4=True,
+    ),
 ]
 
 # Least distance of the scores of the last expert that a row asks and of the first that it does not; scores have a deviation of 2.
@@ -360,9 +398,13 @@ def random_weights(
 ) -> dict[str, torch.Tensor]:
     """Weights large enough that attention is far from uniform and every bias and norm matters; logits of deviation 1."""
     is_tied = "lm_head.weight" not in shapes
+    is_gpt_oss = any(name.endswith("sinks") for name in shapes)
     weights = {}
     for name, shape in shapes.items():
         noise = torch.randn(shape, generator=generator)
+        if is_gpt_oss and (name.endswith("sinks") or "experts" in name):
+            weights[name] = noise * deviation(name, shape)
+            continue
         if name.endswith("norm.weight") or "layernorm" in name:
             weights[name] = 1.0 - norm_offset + 0.3 * noise
         elif name.endswith(".bias"):
@@ -375,12 +417,38 @@ def random_weights(
     return weights
 
 
+def deviation(name: str, shape: torch.Size) -> float:
+    """Of what only gpt-oss has: gates of which some are clamped."""
+    if name.endswith("_proj"):
+        return (3.0 if "gate_up" in name else 1.0) / math.sqrt(shape[-2])
+    return 0.5 if name.endswith("_bias") else 2.0
+
+
 def is_router(name: str) -> bool:
-    return name.endswith(".gate.weight")
+    return name.endswith((".gate.weight", ".router.weight"))
+
+
+def in_mxfp4(weights: dict[str, torch.Tensor], generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """With any codes for the experts, and scales that make them about as large as they were."""
+    stored = {}
+    for name, tensor in weights.items():
+        if not name.endswith("_proj"):
+            stored[name] = tensor
+            continue
+        n_experts, n_in, n_out = tensor.shape
+        blocks = (n_experts, n_out, n_in // 32)
+        stored[f"{name}_blocks"] = torch.randint(256, (*blocks, 16), generator=generator).to(torch.uint8)
+        # Values of codes have a root mean square of 2.9, exponents a bias of 127.
+        exponent = round(math.log2(tensor.std().item() / 2.9)) + 127
+        scales = torch.randint(exponent - 1, exponent + 2, blocks, generator=generator)
+        stored[f"{name}_scales"] = scales.to(torch.uint8)
+    return stored
 
 
 def published(model_type: str, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """One matrix per expert, as such models are published; transformers holds all experts of a layer in one."""
+    if model_type == "gpt_oss":
+        return weights
     is_mixtral = model_type == "mixtral"
     parts = {"gate": "w1", "up": "w3", "down": "w2"} if is_mixtral else {n: f"{n}_proj" for n in ("gate", "up", "down")}
     single = {}
@@ -456,10 +524,13 @@ def try_make(case: Case, seed: int) -> bool:
         del shapes["lm_head.weight"]
     weights = random_weights(shapes, generator, case.norm_offset)
     stored = {n: w.to(case.dtype).contiguous() for n, w in published(config["model_type"], weights).items()}
+    if case.is_mxfp4:
+        stored = in_mxfp4(stored, generator)
     save_weights(folder, stored, case.n_shards)
 
+    quantised = {"quantization_config": Mxfp4Config(dequantize=True)} if case.is_mxfp4 else {}
     model, info = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True, **quantised
     )
     assert not info["missing_keys"] and not info["unexpected_keys"], info
     tokens = torch.randint(0, config["vocab_size"], (PROMPT_LEN,), generator=generator)

@@ -27,7 +27,7 @@ use crate::gguf::{Gguf, Metadata};
 use crate::stored::{Dense, Dtype, RowOrder, TensorView};
 pub(crate) use bytes::Bytes;
 pub use eagle3::Eagle3Checkpoint;
-pub use experts::Expert;
+pub use experts::{Expert, ExpertBiases, LayerExperts};
 pub use folder::gguf_file;
 pub(crate) use from_gguf::named;
 use shard::Shard;
@@ -40,6 +40,9 @@ const SAFETENSORS_DTYPES: &[Dtype] = &[Dtype::F32, Dtype::F16, Dtype::Bf16];
 const EMBEDDINGS: &str = "model.embed_tokens.weight";
 /// Name of the output projection, `[n_embeddings, hidden]`.
 const OUTPUT: &str = "lm_head.weight";
+
+/// Sinks of a layer, `[n_heads]`, within it.
+const SINKS: &str = "self_attn.sinks";
 
 /// An opened model: checked configuration and every tensor by name.
 ///
@@ -138,7 +141,11 @@ impl Checkpoint {
 
     fn dtypes_of(&self, names: &HashSet<String>) -> Vec<(Dtype, usize)> {
         let used: Vec<&Location> = self.locations_of(names).collect();
-        let is_of = |location: &Location, dtype| matches!(location.span.dtype, ElementType::Read(read) if read == dtype);
+        // Of what is no plain number there are codes of MXFP4 with four dimensions, and their scales with three.
+        let is_of = |location: &Location, dtype| match location.span.dtype {
+            ElementType::Read(read) => read == dtype,
+            ElementType::Other(_) => dtype == Dtype::Mxfp4 && location.span.shape.len() == 4,
+        };
         let count = |dtype| (dtype, used.iter().filter(|location| is_of(location, dtype)).count());
         let mut counts: Vec<_> = Dtype::ALL.into_iter().map(count).filter(|&(_, n)| n > 0).collect();
         counts.sort_by_key(|&(_, n)| Reverse(n));

@@ -27,6 +27,7 @@ pub(crate) use architecture::Architecture;
 use architecture::Defaults;
 pub use architecture::NormNames;
 pub use eagle3::{Eagle3Config, N_TAPS};
+pub(crate) use experts::ExpertLayout;
 pub use experts::Experts;
 use fields::Fields;
 pub use fields::shown;
@@ -84,6 +85,8 @@ pub enum Family {
     Mixtral,
     /// OLMoE: experts, and queries and keys normalised over all heads together.
     Olmoe,
+    /// gpt-oss.
+    GptOss,
 }
 
 /// What is done to the gate of a feed-forward layer.
@@ -93,6 +96,8 @@ pub enum Activation {
     Silu,
     /// The Gaussian error linear unit by its tanh approximation.
     GeluTanh,
+    /// `x / (1 + e^-1.702x)`, gate and up clamped at 7 and up more by 1: that of gpt-oss.
+    ClampedSwiGlu,
 }
 
 /// What differs between the layers of a model.
@@ -159,6 +164,8 @@ pub struct ModelConfig {
     pub attention_scale: f32,
     /// Scaled scores `s` become `cap * tanh(s / cap)`.
     pub attention_soft_cap: Option<f32>,
+    /// Whether every head has a score that takes part in its softmax and has no value (`self_attn.sinks`).
+    pub has_sinks: bool,
     /// Factor of what attention and feed-forward layers add to the residual stream.
     pub residual_scale: f32,
     /// Factor of logits.
@@ -251,6 +258,7 @@ impl ModelConfig {
             embedding_scale: 1.0,
             attention_scale: plain_scale(head_dim),
             attention_soft_cap: None,
+            has_sinks: false,
             residual_scale: 1.0,
             logit_scale: 1.0,
             logit_soft_cap: None,

@@ -16,7 +16,9 @@ pub mod gguf;
 mod stored;
 
 pub use blocks::{IQ4_VALUES, MXFP4_VALUES, Misfit};
-pub use checkpoint::{Checkpoint, Eagle3Checkpoint, EmbeddedFiles, Expert, gguf_file};
+pub use checkpoint::{
+    Checkpoint, Eagle3Checkpoint, EmbeddedFiles, Expert, ExpertBiases, LayerExperts, gguf_file,
+};
 pub use config::{Eagle3Config, ModelConfig};
 pub use conversion::{Conversion, Mix, Total};
 pub use error::Error;

@@ -297,10 +297,16 @@ fn n_parameters(config: &ModelConfig) -> u64 {
     let attention = hidden * (q + 2 * kv) + q * hidden;
     let attention_extra = optional(config.has_qkv_bias, q + 2 * kv)
         + optional(config.has_output_bias, hidden)
+        + optional(config.has_sinks, heads)
         + optional(config.has_qk_norm, config.qk_norm_lens().map(|len| len as u64).iter().sum());
     let mlp = 3 * hidden * intermediate + optional(config.has_mlp_bias, 2 * intermediate + hidden);
     let feed_forward = |layer| match config.experts_of(layer) {
-        Some(experts) => experts.n_experts as u64 * hidden * (3 * experts.intermediate as u64 + 1),
+        Some(experts) => {
+            let width = experts.intermediate as u64;
+            // The router has one output per expert.
+            let extra = optional(experts.has_bias, 2 * width + hidden + 1);
+            experts.n_experts as u64 * (hidden * (3 * width + 1) + extra)
+        }
         None => mlp,
     };
     let feed_forwards: u64 = (0..config.n_layers).map(feed_forward).sum();

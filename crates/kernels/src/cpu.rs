@@ -128,8 +128,8 @@ impl Backend for Cpu {
         matrix.bytes()
     }
 
-    fn pack_experts(&self, experts: &[&[Dense<'_>]], stacking: Stacking) -> Experts {
-        Experts::pack(self.isa, &self.pool, experts, stacking)
+    fn pack_experts(&self, experts: &[&[Dense<'_>]], stacking: Stacking, bias: Option<&[f32]>) -> Experts {
+        Experts::pack(self.isa, &self.pool, experts, stacking, bias)
     }
 
     fn experts_bytes(&self, experts: &Experts) -> usize {
@@ -202,7 +202,7 @@ impl Backend for Cpu {
     fn attention(
         &self,
         layer: usize,
-        rule: AttentionRule,
+        rule: AttentionRule<'_>,
         qkv: &[f32],
         rows: &RowBatch,
         kv: &KvStore,

@@ -23,7 +23,7 @@ use shape::{
 pub enum Stacking {
     /// Outputs one after the other (query, key, value).
     Concat,
-    /// Exactly two matrices of equal shape, gate and up, for [`Epilogue::SwiGlu`] and [`Epilogue::GeGlu`].
+    /// Exactly two matrices of equal shape, gate and up, for the epilogues that gate.
     GateUp,
 }
 
@@ -57,12 +57,29 @@ pub enum Epilogue {
     /// As [`Epilogue::SwiGlu`] with the Gaussian error linear unit by its tanh approximation in place of silu: Hendrycks and
     /// Gimpel (arXiv:1606.08415), Section 2.
     GeGlu,
+    /// As [`Epilogue::SwiGlu`], but `out = gate * sigmoid(1.702 gate) * (up + 1)`, the gate at most 7 and up from -7 to 7:
+    /// gpt-oss (arXiv:2508.10925), Section 2.2, with the numbers of its released code.
+    ClampedSwiGlu,
+}
+
+/// See [`Epilogue::ClampedSwiGlu`].
+///
+/// * `exp`: the exponential function.
+#[inline(always)]
+fn clamped_swiglu(gate: f32, up: f32, exp: impl Fn(f32) -> f32) -> f32 {
+    const SLOPE: f32 = 1.702;
+    const LIMIT: f32 = 7.0;
+    // Comparisons written so that a NaN passes through.
+    let gate = if gate > LIMIT { LIMIT } else { gate };
+    let up = if up > LIMIT { LIMIT } else { up };
+    let up = if up < -LIMIT { -LIMIT } else { up };
+    gate / (1.0 + exp(-SLOPE * gate)) * (up + 1.0)
 }
 
 impl Epilogue {
     /// Whether it belongs to a [`Stacking::GateUp`] matrix.
     pub fn is_gated(self) -> bool {
-        matches!(self, Self::SwiGlu | Self::GeGlu)
+        matches!(self, Self::SwiGlu | Self::GeGlu | Self::ClampedSwiGlu)
     }
 }
 
@@ -81,19 +98,22 @@ pub struct AttentionShape {
 
 /// How the rows of one layer attend.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AttentionRule {
+pub struct AttentionRule<'a> {
     /// Factor of every score.
     pub scale: f32,
     /// Scaled scores `s` become `cap * tanh(s / cap)`.
     pub soft_cap: Option<f32>,
     /// How many of the slots that a row sees it attends to, the last ones; itself included, at least 1.
     pub window: Option<usize>,
+    /// `[n_heads]`: a score of every head that takes part in its softmax as if it were that of one more slot, whose value is 0;
+    /// neither scaled nor capped. gpt-oss (arXiv:2508.10925), Section 2.2.
+    pub sinks: Option<&'a [f32]>,
 }
 
-impl AttentionRule {
+impl AttentionRule<'_> {
     /// Scaled by `1 / sqrt(head_dim)`, over everything that a row sees: Vaswani et al. (arXiv:1706.03762), Eq. 1.
     pub fn plain(head_dim: usize) -> Self {
-        Self { scale: 1.0 / (head_dim as f32).sqrt(), soft_cap: None, window: None }
+        Self { scale: 1.0 / (head_dim as f32).sqrt(), soft_cap: None, window: None, sinks: None }
     }
 
     /// How many of `n_visible` slots, the first ones, lie before the window.
@@ -217,7 +237,14 @@ pub trait Backend: Send {
     fn matrix_bytes(&self, matrix: &Self::Matrix) -> usize;
 
     /// Packs one matrix per expert, each of the `parts` that [`Backend::pack`] would take; all have the same shapes.
-    fn pack_experts(&self, experts: &[&[Dense<'_>]], stacking: Stacking) -> Self::Experts;
+    ///
+    /// * `bias`: `[n_experts, sum of n_out]`.
+    fn pack_experts(
+        &self,
+        experts: &[&[Dense<'_>]],
+        stacking: Stacking,
+        bias: Option<&[f32]>,
+    ) -> Self::Experts;
 
     /// Bytes that packed experts occupy.
     fn experts_bytes(&self, experts: &Self::Experts) -> usize;
@@ -257,10 +284,10 @@ pub trait Backend: Send {
         out: &mut [f32],
     );
 
-    /// `out[r, :] = epilogue(x[source of r, :] · matrixᵀ)` with the matrix of the expert that row `r` is grouped under.
+    /// `out[r, :] = epilogue(x[source of r, :] · matrixᵀ + bias)` with matrix and bias of the expert that row `r` is grouped under.
     ///
     /// * `x`: `[n_sources, n_in]`.
-    /// * `epilogue`: [`Epilogue::Store`], or [`Epilogue::SwiGlu`] of a [`Stacking::GateUp`] matrix.
+    /// * `epilogue`: [`Epilogue::Store`], or one that gates of a [`Stacking::GateUp`] matrix.
     /// * `out`: as that of [`Backend::linear`], for [`Routed::n_rows`] rows.
     fn linear_by_expert(
         &self,
@@ -304,7 +331,7 @@ pub trait Backend: Send {
     fn attention(
         &self,
         layer: usize,
-        rule: AttentionRule,
+        rule: AttentionRule<'_>,
         qkv: &[f32],
         rows: &RowBatch,
         kv: &Self::KvStore,

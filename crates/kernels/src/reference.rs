@@ -82,9 +82,15 @@ impl Backend for Reference {
         size_of_val(matrix.weights.as_slice()) + matrix.bias.as_deref().map_or(0, size_of_val)
     }
 
-    fn pack_experts(&self, experts: &[&[Dense<'_>]], stacking: Stacking) -> Vec<ReferenceMatrix> {
-        super::expert_shape(experts, stacking);
-        experts.iter().map(|parts| self.pack(parts, stacking, None)).collect()
+    fn pack_experts(
+        &self,
+        experts: &[&[Dense<'_>]],
+        stacking: Stacking,
+        bias: Option<&[f32]>,
+    ) -> Vec<ReferenceMatrix> {
+        let [_, n_out] = super::expert_shape(experts, stacking, bias);
+        let bias_of = |expert: usize| bias.map(|bias| &bias[expert * n_out..(expert + 1) * n_out]);
+        experts.iter().enumerate().map(|(i, parts)| self.pack(parts, stacking, bias_of(i))).collect()
     }
 
     fn experts_bytes(&self, experts: &Vec<ReferenceMatrix>) -> usize {
@@ -168,6 +174,9 @@ impl Backend for Reference {
                     Epilogue::Add => *out += product(i),
                     Epilogue::SwiGlu => *out = silu(product(i)) * product(i + width),
                     Epilogue::GeGlu => *out = gelu(product(i)) * product(i + width),
+                    Epilogue::ClampedSwiGlu => {
+                        *out = super::clamped_swiglu(product(i), product(i + width), f32::exp);
+                    }
                 }
             }
         }
@@ -257,7 +266,7 @@ impl Backend for Reference {
     fn attention(
         &self,
         layer: usize,
-        rule: AttentionRule,
+        rule: AttentionRule<'_>,
         qkv: &[f32],
         rows: &RowBatch,
         kv: &ReferenceKv,
@@ -278,7 +287,7 @@ impl Backend for Reference {
                     if let Some(cap) = rule.soft_cap {
                         self.soft_cap(cap, &mut weights);
                     }
-                    softmax(&mut weights);
+                    softmax(&mut weights, rule.sinks.map(|sinks| sinks[head]));
                     let out = &mut out[(r * n_heads + head) * head_dim..][..head_dim];
                     out.fill(0.0);
                     for (weight, &slot) in weights.iter().zip(&slots) {
@@ -348,9 +357,10 @@ fn rotate(x: &mut [f32], rope: &RopeTable, position: usize) {
     }
 }
 
-fn softmax(scores: &mut [f32]) {
-    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0.0;
+/// * `sink`: a score that takes part in the sum alone.
+fn softmax(scores: &mut [f32], sink: Option<f32>) {
+    let max = scores.iter().copied().chain(sink).fold(f32::NEG_INFINITY, f32::max);
+    let mut sum = sink.map_or(0.0, |sink| (sink - max).exp());
     for score in scores.iter_mut() {
         *score = (*score - max).exp();
         sum += *score;

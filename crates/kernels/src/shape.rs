@@ -22,14 +22,19 @@ pub(super) fn stacked_len(parts: &[Dense<'_>], stacking: Stacking, bias: Option<
 }
 
 /// Checks the parts of all experts and returns inputs and outputs of each.
-pub(super) fn expert_shape(experts: &[&[Dense<'_>]], stacking: Stacking) -> [usize; 2] {
+pub(super) fn expert_shape(experts: &[&[Dense<'_>]], stacking: Stacking, bias: Option<&[f32]>) -> [usize; 2] {
     let shapes = |parts: &[Dense<'_>]| parts.iter().map(|part| [part.n_out, part.n_in]).collect::<Vec<_>>();
     let first = experts.first().expect("there is an expert");
     for parts in experts {
         assert_eq!(shapes(parts), shapes(first), "experts have the same shapes");
         stacked_len(parts, stacking, None);
     }
-    [first[0].n_in, stacked_len(first, stacking, None)]
+    let n_out = stacked_len(first, stacking, None);
+    assert!(
+        bias.is_none_or(|bias| bias.len() == experts.len() * n_out),
+        "one bias per output of every expert"
+    );
+    [first[0].n_in, n_out]
 }
 
 /// Checks the operands of a product with experts of `[n_experts, n_in, n_out]`.
@@ -116,10 +121,11 @@ pub(super) fn assert_attention(
     qkv: &[f32],
     rows: &RowBatch,
     shape: AttentionShape,
-    rule: AttentionRule,
+    rule: AttentionRule<'_>,
     out: &[f32],
 ) -> usize {
     assert!(rule.window.is_none_or(|window| window > 0), "a row attends to itself");
+    assert!(rule.sinks.is_none_or(|sinks| sinks.len() == shape.n_heads), "one sink per head");
     assert_eq!(
         out.len(),
         rows.n_rows() * shape.n_heads * shape.head_dim,

@@ -24,7 +24,7 @@ use dsde_kernels::{
 
 use crate::error::Error;
 use crate::features::Features;
-use crate::llama::{Llama, Scratch, attention_rule, gather_rows, kv_shape, prefix};
+use crate::llama::{Llama, Scratch, gather_rows, kv_shape, prefix};
 use crate::rope::rope_table;
 use crate::weights::{Embeddings, Layer, Tensors};
 
@@ -146,7 +146,7 @@ impl<B: Backend> Eagle3<B> {
         if outputs.is_empty() {
             return;
         }
-        backend.attention(0, attention_rule(config, 0), buffers.qkv, rows, kv, buffers.attended);
+        backend.attention(0, layer.attention_rule(config, 0), buffers.qkv, rows, kv, buffers.attended);
         gather_rows(buffers.hidden, width, outputs);
         gather_rows(buffers.attended, config.n_heads * config.head_dim, outputs);
         layer.finish(backend, config, outputs.len(), &mut buffers);

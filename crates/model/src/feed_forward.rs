@@ -123,11 +123,7 @@ impl<B: Backend> Gated<B> {
 
     fn read(&self, backend: &B, input: Input<'_>, n_rows: usize, scratch: &mut FeedForwardScratch) {
         let gated = prefix(&mut scratch.gated, n_rows * self.intermediate);
-        let epilogue = match self.activation {
-            Activation::Silu => Epilogue::SwiGlu,
-            Activation::GeluTanh => Epilogue::GeGlu,
-        };
-        backend.linear(input, n_rows, &self.gate_up, epilogue, gated);
+        backend.linear(input, n_rows, &self.gate_up, gating(self.activation), gated);
     }
 
     fn write(
@@ -140,5 +136,14 @@ impl<B: Backend> Gated<B> {
     ) {
         let gated = &scratch.gated[..n_rows * self.intermediate];
         backend.linear(Input { x: gated, norm: None }, n_rows, &self.down, epilogue, out);
+    }
+}
+
+/// What becomes of gate and up.
+fn gating(activation: Activation) -> Epilogue {
+    match activation {
+        Activation::Silu => Epilogue::SwiGlu,
+        Activation::GeluTanh => Epilogue::GeGlu,
+        Activation::ClampedSwiGlu => Epilogue::ClampedSwiGlu,
     }
 }

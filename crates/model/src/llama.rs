@@ -139,7 +139,7 @@ impl<B: Backend> Llama<B> {
             if is_last && outputs.is_empty() {
                 return;
             }
-            backend.attention(i, attention_rule(&self.config, i), qkv, rows, kv, attended);
+            backend.attention(i, layer.attention_rule(&self.config, i), qkv, rows, kv, attended);
             if is_last {
                 gather_rows(hidden, self.config.hidden, outputs);
                 gather_rows(attended, shape.n_heads * shape.head_dim, outputs);
@@ -221,21 +221,22 @@ fn attention_shape(config: &ModelConfig) -> AttentionShape {
     AttentionShape { n_heads, n_kv_heads, head_dim, first_slot: 0 }
 }
 
-/// How layer `i` of a model attends.
-pub(crate) fn attention_rule(config: &ModelConfig, i: usize) -> AttentionRule {
-    AttentionRule {
-        scale: config.attention_scale,
-        soft_cap: config.attention_soft_cap,
-        window: config.layers[i].window.map(|window| window as usize),
-    }
-}
-
 /// The key/value store that a model needs.
 pub fn kv_shape(config: &ModelConfig, n_blocks: usize) -> KvShape {
     KvShape { n_layers: config.n_layers, n_blocks, attention: attention_shape(config) }
 }
 
 impl<B: Backend> Layer<B> {
+    /// How the layer attends, which is number `i` of the model.
+    pub(crate) fn attention_rule(&self, config: &ModelConfig, i: usize) -> AttentionRule<'_> {
+        AttentionRule {
+            scale: config.attention_scale,
+            soft_cap: config.attention_soft_cap,
+            window: config.layers[i].window.map(|window| window as usize),
+            sinks: self.sinks.as_deref(),
+        }
+    }
+
     /// From the output of attention to the residual stream behind the layer, in the first `n_rows` rows of `buffers`.
     pub(crate) fn finish(&self, backend: &B, config: &ModelConfig, n_rows: usize, buffers: &mut Buffers<'_>) {
         let norm = |weight| RmsNorm { weight, eps: config.rms_eps };

@@ -21,13 +21,15 @@ pub(crate) struct Weights<B: Backend> {
     pub(crate) lm_head: B::Matrix,
 }
 
-/// Weights of one layer; norms of heads and behind its parts only where the architecture has them.
+/// Weights of one layer; norms of heads and behind its parts, and sinks, only where the architecture has them.
 pub(crate) struct Layer<B: Backend> {
     pub(crate) attention_norm: Vec<f32>,
     pub(crate) after_attention: Option<Vec<f32>>,
     pub(crate) qkv: B::Matrix,
     pub(crate) q_norm: Option<Vec<f32>>,
     pub(crate) k_norm: Option<Vec<f32>>,
+    /// `[n_heads]`.
+    pub(crate) sinks: Option<Vec<f32>>,
     pub(crate) output: B::Matrix,
     pub(crate) feed_forward_norm: Vec<f32>,
     pub(crate) after_feed_forward: Option<Vec<f32>>,
@@ -99,6 +101,7 @@ impl<B: Backend> Layer<B> {
             qkv: tensors.packed(backend, &qkv, n_in, Stacking::Concat, config.has_qkv_bias)?,
             q_norm: qk_norm("self_attn.q_norm", q_norm_len)?,
             k_norm: qk_norm("self_attn.k_norm", k_norm_len)?,
+            sinks: config.has_sinks.then(|| tensors.vector("self_attn.sinks", n_heads)).transpose()?,
             output: tensors.packed(backend, &output, q_len, Stacking::Concat, config.has_output_bias)?,
             feed_forward_norm: norm(norms.before_feed_forward)?,
             after_feed_forward: norms.after_feed_forward.map(norm).transpose()?,
@@ -108,12 +111,12 @@ impl<B: Backend> Layer<B> {
 
     pub(crate) fn bytes(&self, backend: &B) -> usize {
         let matrices = [&self.qkv, &self.output];
-        let Self { after_attention, after_feed_forward, q_norm, k_norm, .. } = self;
-        let optional = [after_attention, after_feed_forward, q_norm, k_norm].map(Option::as_ref);
-        let norms = [Some(&self.attention_norm), Some(&self.feed_forward_norm)].into_iter().chain(optional);
+        let Self { after_attention, after_feed_forward, q_norm, k_norm, sinks, .. } = self;
+        let optional = [after_attention, after_feed_forward, q_norm, k_norm, sinks].map(Option::as_ref);
+        let vectors = [Some(&self.attention_norm), Some(&self.feed_forward_norm)].into_iter().chain(optional);
         let matrix_bytes: usize = matrices.into_iter().map(|matrix| backend.matrix_bytes(matrix)).sum();
-        let norm_bytes: usize = norms.flatten().map(|norm| size_of_val(norm.as_slice())).sum();
-        matrix_bytes + norm_bytes + self.feed_forward.bytes(backend)
+        let vector_bytes: usize = vectors.flatten().map(|vector| size_of_val(vector.as_slice())).sum();
+        matrix_bytes + vector_bytes + self.feed_forward.bytes(backend)
     }
 }
 

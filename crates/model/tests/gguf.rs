@@ -18,7 +18,7 @@ use dsde_model::llama::kv_shape;
 use dsde_sampling::Proposal;
 use writer::{Writer, f32s};
 
-const FAMILIES: [&str; 17] = [
+const FAMILIES: [&str; 19] = [
     "llama2",
     "llama3",
     "llama_linear",
@@ -36,6 +36,8 @@ const FAMILIES: [&str; 17] = [
     "qwen3_moe",
     "mixtral",
     "olmoe",
+    "gpt_oss",
+    "gpt_oss_mxfp4",
 ];
 /// More than one block of keys and values, and more than the original contexts of `llama3`, `llama_yarn` and `phi3`.
 const PROMPT_LEN: u32 = 40;
@@ -98,6 +100,9 @@ fn converted(folder: &Checkpoint, matrices: Matrices) -> Checkpoint {
         let (dtype, bytes) = stored_as(matrices, dtype, &shape, bytes);
         writer.tensor(&name, &shape, type_id(dtype), bytes);
     }
+    for (name, shape, values) in all_biases(folder) {
+        writer.tensor(&name, &shape, type_id(Dtype::F32), f32s(values));
+    }
     let file = tempfile::NamedTempFile::with_suffix(".gguf").unwrap();
     std::fs::write(file.path(), writer.bytes()).unwrap();
     Checkpoint::open(file.path()).unwrap()
@@ -108,19 +113,41 @@ fn all_experts(folder: &Checkpoint) -> Vec<(String, Vec<usize>, Dtype, Vec<u8>)>
     let config = folder.config();
     let mut tensors = Vec::new();
     for layer in 0..config.n_layers {
-        let n_experts = config.experts_of(layer).map_or(0, |experts| experts.n_experts);
-        let experts: Vec<_> = (0..n_experts).map(|expert| folder.expert(layer, expert).unwrap()).collect();
+        if config.experts_of(layer).is_none() {
+            continue;
+        }
+        let stored = folder.experts(layer).unwrap();
+        let experts: Vec<_> = stored.iter().collect();
+        let n_experts = experts.len();
         let gates: Vec<Dense<'_>> = experts.iter().map(|expert| expert.gate).collect();
         let ups: Vec<Dense<'_>> = experts.iter().map(|expert| expert.up).collect();
         let downs: Vec<Dense<'_>> = experts.iter().map(|expert| expert.down).collect();
         for (part, matrices) in [("gate", gates), ("up", ups), ("down", downs)] {
-            let Some(first) = matrices.first() else { continue };
+            let first = matrices[0];
             let bytes = matrices.iter().flat_map(|matrix| matrix.bytes.to_vec()).collect();
             let shape = vec![n_experts, first.n_out, first.n_in];
             tensors.push((format!("blk.{layer}.ffn_{part}_exps.weight"), shape, first.dtype, bytes));
         }
     }
     tensors
+}
+
+/// Tensors that hold the biases of all experts of a layer: name, shape and values.
+fn all_biases(folder: &Checkpoint) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    let config = folder.config();
+    let layers = (0..config.n_layers).filter(|&layer| config.experts_of(layer).is_some());
+    let biases = layers.filter_map(|layer| Some((layer, folder.experts(layer).unwrap().bias?)));
+    let biases = biases.flat_map(|(layer, bias)| {
+        let experts = config.experts_of(layer).unwrap();
+        let parts = bias.gate_up.chunks_exact(experts.intermediate);
+        let [gate, up] =
+            [0, 1].map(|first| parts.clone().skip(first).step_by(2).flatten().copied().collect());
+        [("gate", gate), ("up", up), ("down", bias.down)].map(|(part, values): (_, Vec<f32>)| {
+            let shape = vec![experts.n_experts, values.len() / experts.n_experts];
+            (format!("blk.{layer}.ffn_{part}_exps.bias"), shape, values)
+        })
+    });
+    biases.collect()
 }
 
 /// Tensors that are one with `name` in files of the family; `None` where another name stands for them all.
@@ -194,6 +221,7 @@ fn write_metadata(writer: &mut Writer, config: &ModelConfig) {
         Family::Glm4 => "glm4",
         Family::Qwen3Moe => "qwen3moe",
         Family::Olmoe => "olmoe",
+        Family::GptOss => "gpt-oss",
     };
     let rope = &config.ropes[0];
     let key = |name: &str| format!("{architecture}.{name}");
@@ -320,6 +348,7 @@ fn type_id(dtype: Dtype) -> u32 {
         Dtype::F16 => 1,
         Dtype::Q8_0 => 8,
         Dtype::Bf16 => 30,
+        Dtype::Mxfp4 => 39,
         other => unreachable!("no fixture has {other:?}"),
     }
 }
@@ -336,6 +365,11 @@ fn gguf_name(family: Family, name: &str) -> String {
             ("post_attention_layernorm", "ffn_norm"),
             ("post_mlp_layernorm", "post_ffw_norm"),
             ("mlp.gate_proj", "ffn_up"),
+        ],
+        Family::GptOss => &[
+            ("post_attention_layernorm", "post_attention_norm"),
+            ("mlp.router", "ffn_gate_inp"),
+            ("self_attn.sinks", "attn_sinks.weight"),
         ],
         Family::Phi3 => &[
             ("post_attention_layernorm", "ffn_norm"),

@@ -5,8 +5,8 @@
 
 use std::collections::HashSet;
 
-use super::experts::{ExpertPart, router};
-use super::{Checkpoint, EMBEDDINGS, OUTPUT};
+use super::experts::{bias_names, matrix_names, router};
+use super::{Checkpoint, EMBEDDINGS, OUTPUT, SINKS};
 use crate::config::{ModelConfig, NormNames};
 use crate::error::Error;
 
@@ -45,6 +45,9 @@ pub(super) fn implied(config: &ModelConfig) -> HashSet<String> {
             projections.iter().filter(|(_, has_bias)| *has_bias).map(|(module, _)| name(module, "bias")),
         );
         names.extend(norms.iter().flatten().map(|module| name(module, "weight")));
+        if config.has_sinks {
+            names.insert(format!("model.layers.{layer}.{SINKS}"));
+        }
         names.extend(
             feed_forward(config, layer).into_iter().map(|name| format!("model.layers.{layer}.{name}")),
         );
@@ -62,9 +65,14 @@ fn feed_forward(config: &ModelConfig, layer: usize) -> Vec<String> {
             .flat_map(|module| parts.iter().map(move |part| format!("mlp.{module}.{part}")))
             .collect();
     };
-    let all = (0..experts.n_experts).flat_map(|expert| ExpertPart::ALL.map(|part| (part, expert)));
-    let matrices = all.map(|(part, expert)| format!("{}.weight", part.module(config.family, expert)));
-    matrices.chain([format!("{}.weight", router(config.family))]).collect()
+    let router = router(config.family);
+    let mut names = matrix_names(config.family, experts);
+    names.push(format!("{router}.weight"));
+    if experts.has_bias {
+        names.push(format!("{router}.bias"));
+        names.extend(bias_names(experts).iter().map(ToString::to_string));
+    }
+    names
 }
 
 impl Checkpoint {
@@ -125,6 +133,7 @@ impl Checkpoint {
         let is_zero = || self.stored(name).is_ok_and(|tensor| tensor.to_f32().iter().all(|&x| x == 0.0));
         let is_beside_experts = || name.contains(".mlp.") || name.contains(".block_sparse_moe.");
         name.ends_with("norm.weight")
+            || name.ends_with(SINKS)
             || (name.ends_with(".bias") && !is_zero())
             || (self.config.experts.is_some() && is_beside_experts())
     }

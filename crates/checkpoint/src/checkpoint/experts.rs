@@ -4,16 +4,21 @@
 //! |---|---|---|
 //! | Hugging Face | `mlp.gate`, Mixtral `block_sparse_moe.gate` | `mlp.experts.3.up_proj`, Mixtral `block_sparse_moe.experts.3.w3` |
 //! | Hugging Face, fused | `mlp.gate` | `mlp.experts.gate_up_proj` `[n_experts, 2 * intermediate, hidden]`, `mlp.experts.down_proj` |
+//! | Hugging Face, gpt-oss | `mlp.router` | `mlp.experts.gate_up_proj` `[n_experts, hidden, 2 * intermediate]`, or `mlp.experts.gate_up_proj_blocks` and `_scales` in MXFP4 |
 //! | GGUF | `ffn_gate_inp` | `ffn_up_exps` `[n_experts, intermediate, hidden]`, ... |
 //!
-//! Tensors that hold all experts are cut when a file is opened, so that everybody else finds the names of the first line.
+//! Tensors that hold all experts are cut when a file is opened, so that everybody else finds the names of the first line. Those of
+//! gpt-oss cannot be cut (`in_turns`).
 
+mod in_turns;
+
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use super::{Checkpoint, Location};
-use crate::config::{Experts, Family, ModelConfig};
+use crate::config::{ExpertLayout, Experts, Family, ModelConfig};
 use crate::error::Error;
-use crate::stored::Dense;
+use crate::stored::{Dense, Dtype};
 
 /// Matrices of an expert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +26,49 @@ pub(crate) enum ExpertPart {
     Gate,
     Up,
     Down,
+}
+
+/// The experts of a layer.
+#[derive(Debug)]
+pub struct LayerExperts<'a> {
+    /// `[n_experts]`; so are the others.
+    gates: Vec<Matrix<'a>>,
+    ups: Vec<Matrix<'a>>,
+    downs: Vec<Matrix<'a>>,
+    /// Of a model whose experts have them.
+    pub bias: Option<ExpertBiases>,
+}
+
+/// Biases of the experts of a layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExpertBiases {
+    /// `[n_experts, 2 * intermediate]`, of each expert that of the gate first.
+    pub gate_up: Vec<f32>,
+    /// `[n_experts, hidden]`.
+    pub down: Vec<f32>,
+}
+
+/// A matrix `[n_out, n_in]` whose rows lie in their order.
+#[derive(Debug)]
+pub(super) struct Matrix<'a> {
+    pub(super) dtype: Dtype,
+    pub(super) shape: [usize; 2],
+    pub(super) bytes: Cow<'a, [u8]>,
+}
+
+impl Matrix<'_> {
+    fn dense(&self) -> Dense<'_> {
+        Dense::new(self.dtype, self.shape[0], self.shape[1], &self.bytes)
+    }
+}
+
+impl LayerExperts<'_> {
+    /// All of them, in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Expert<'_>> {
+        let Self { gates, ups, downs, .. } = self;
+        let expert = |i: usize| Expert { gate: gates[i].dense(), up: ups[i].dense(), down: downs[i].dense() };
+        (0..gates.len()).map(expert)
+    }
 }
 
 /// Matrices of one expert, ready for packing: `down(silu(gate(x)) * up(x))`.
@@ -74,7 +122,32 @@ impl ExpertPart {
 pub(crate) fn router(family: Family) -> &'static str {
     match family {
         Family::Mixtral => "block_sparse_moe.gate",
+        Family::GptOss => "mlp.router",
         _ => "mlp.gate",
+    }
+}
+
+/// Names of the tensors of all matrices of experts of a layer, within it.
+pub(super) fn matrix_names(family: Family, experts: &Experts) -> Vec<String> {
+    match experts.layout {
+        ExpertLayout::Rows => {
+            let all = (0..experts.n_experts).flat_map(|expert| ExpertPart::ALL.map(|part| (part, expert)));
+            all.map(|(part, expert)| format!("{}.weight", part.module(family, expert))).collect()
+        }
+        ExpertLayout::Columns => in_turns::MODULES.map(str::to_string).to_vec(),
+        ExpertLayout::Mxfp4 => {
+            let parts =
+                in_turns::MODULES.map(|module| ["blocks", "scales"].map(|part| format!("{module}_{part}")));
+            parts.into_iter().flatten().collect()
+        }
+    }
+}
+
+/// Names of the tensors of all their biases, within a layer.
+pub(super) fn bias_names(experts: &Experts) -> &'static [&'static str] {
+    match experts.layout {
+        ExpertLayout::Rows => &in_turns::BIASES_APART,
+        ExpertLayout::Columns | ExpertLayout::Mxfp4 => &in_turns::BIASES,
     }
 }
 
@@ -86,7 +159,9 @@ pub(super) fn split(
     config: &ModelConfig,
     tensors: HashMap<String, Location>,
 ) -> Result<HashMap<String, Location>, Error> {
-    let Some(experts) = &config.experts else { return Ok(tensors) };
+    let Some(experts) = config.experts.as_ref().filter(|experts| experts.layout == ExpertLayout::Rows) else {
+        return Ok(tensors);
+    };
     let mut all = HashMap::with_capacity(tensors.len());
     for (name, location) in tensors {
         match stacked_parts(&name) {
@@ -158,25 +233,54 @@ impl Checkpoint {
     /// As [`Checkpoint::tensor`].
     ///
     /// # Panics
-    /// If the layer has no experts; so for [`Checkpoint::expert`].
+    /// If the layer has no experts; so for [`Checkpoint::router_bias`] and [`Checkpoint::experts`].
     pub fn router(&self, layer: usize) -> Result<Dense<'_>, Error> {
         let n_experts = self.experts_of(layer).n_experts;
         let name = format!("model.layers.{layer}.{}.weight", router(self.config.family));
         self.matrix(&name, n_experts, self.config.hidden)
     }
 
-    /// One expert of a layer.
+    /// What is added to its scores, `[n_experts]`, if anything is.
     ///
     /// # Errors
     /// As [`Checkpoint::tensor`].
-    pub fn expert(&self, layer: usize, expert: usize) -> Result<Expert<'_>, Error> {
-        let intermediate = self.experts_of(layer).intermediate;
-        let part = |part: ExpertPart| {
+    pub fn router_bias(&self, layer: usize) -> Result<Option<Vec<f32>>, Error> {
+        let experts = self.experts_of(layer);
+        let name = || format!("model.layers.{layer}.{}.bias", router(self.config.family));
+        experts.has_bias.then(|| self.vector(&name(), experts.n_experts)).transpose()
+    }
+
+    /// The experts of a layer. Those that a file holds in another order are copied.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub fn experts(&self, layer: usize) -> Result<LayerExperts<'_>, Error> {
+        let experts = self.experts_of(layer);
+        let prefix = format!("model.layers.{layer}.");
+        let matrices = |part| self.matrices_of(&prefix, experts, part);
+        let [gates, ups, downs] =
+            [matrices(ExpertPart::Gate)?, matrices(ExpertPart::Up)?, matrices(ExpertPart::Down)?];
+        let bias = experts.has_bias.then(|| self.expert_biases(&prefix, experts)).transpose()?;
+        Ok(LayerExperts { gates, ups, downs, bias })
+    }
+
+    /// Matrices of a part, `[n_experts]`.
+    fn matrices_of(
+        &self,
+        prefix: &str,
+        experts: &Experts,
+        part: ExpertPart,
+    ) -> Result<Vec<Matrix<'_>>, Error> {
+        let shape @ [n_out, n_in] = part.shape(self.config.hidden, experts.intermediate);
+        if experts.layout != ExpertLayout::Rows {
+            return self.matrices_in_turns(prefix, experts, part);
+        }
+        let matrix = |expert| {
             let module = part.module(self.config.family, expert);
-            let [n_out, n_in] = part.shape(self.config.hidden, intermediate);
-            self.matrix(&format!("model.layers.{layer}.{module}.weight"), n_out, n_in)
+            let Dense { dtype, bytes, .. } = self.matrix(&format!("{prefix}{module}.weight"), n_out, n_in)?;
+            Ok(Matrix { dtype, shape, bytes: Cow::Borrowed(bytes) })
         };
-        Ok(Expert { gate: part(ExpertPart::Gate)?, up: part(ExpertPart::Up)?, down: part(ExpertPart::Down)? })
+        (0..experts.n_experts).map(matrix).collect()
     }
 
     fn experts_of(&self, layer: usize) -> &Experts {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::declared::implied;
 use super::experts::{self, ExpertPart};
-use super::{Checkpoint, layout};
+use super::{Checkpoint, SINKS, layout};
 use crate::config::{Architecture, LONG_ROPE_FACTORS, ModelConfig, ROPE_FACTORS, SHORT_ROPE_FACTORS};
 use crate::error::Error;
 use crate::gguf::Gguf;
@@ -76,6 +76,9 @@ fn published_name(config: &ModelConfig, name: &str) -> Option<String> {
         return None;
     }
     match layer(module) {
+        Some((idx, "attn_sinks")) if config.has_sinks && part == "weight" => {
+            Some(format!("model.layers.{idx}.{SINKS}"))
+        }
         Some((idx, module)) => Some(format!("model.layers.{idx}.{}.{part}", layer_module(config, module)?)),
         None => Some(format!("{}.{part}", find(&MODULES, module)?)),
     }
@@ -87,12 +90,13 @@ fn find(modules: &[(&str, &'static str)], module: &str) -> Option<&'static str> 
 
 /// The name of a module of a layer in Hugging Face files.
 fn layer_module(config: &ModelConfig, module: &str) -> Option<String> {
+    let Architecture { fused, gguf_feed_forward_norm, .. } = *Architecture::of(config.family);
     let known = match module {
         "attn_norm" => Some(config.norms.before_attention),
+        norm if norm == gguf_feed_forward_norm => Some(config.norms.before_feed_forward),
         "post_attention_norm" => config.norms.after_attention,
-        "ffn_norm" => Some(config.norms.before_feed_forward),
         "post_ffw_norm" => config.norms.after_feed_forward,
-        "ffn_up" if Architecture::of(config.family).fused.gate_up => Some(layout::GATE_UP),
+        "ffn_up" if fused.gate_up => Some(layout::GATE_UP),
         _ => find(&LAYER_MODULES, module),
     };
     known.map(str::to_string).or_else(|| expert_module(config, module))

@@ -5,7 +5,8 @@
 //! [`ModelConfig`].
 
 use super::architectures::{
-    gemma2, gemma3, glm4, granite, llama, mistral, mixtral, olmoe, phi3, qwen2, qwen3, qwen3_moe, smollm3,
+    gemma2, gemma3, glm4, gpt_oss, granite, llama, mistral, mixtral, olmoe, phi3, qwen2, qwen3, qwen3_moe,
+    smollm3,
 };
 use super::fields::Fields;
 use super::of_gguf::Keys;
@@ -24,6 +25,8 @@ pub(crate) struct Architecture {
     /// What an absent field means.
     pub(super) defaults: Defaults,
     pub(crate) norms: NormNames,
+    /// Name in GGUF files of the norm of what the feed-forward part reads.
+    pub(crate) gguf_feed_forward_norm: &'static str,
     /// Which projections its files hold as one tensor.
     pub(crate) fused: Fused,
     /// Whether rows of queries and keys lie for a rotary embedding that turns neighbours.
@@ -104,6 +107,7 @@ pub(super) const LIKE_LLAMA: Architecture = Architecture {
         before_feed_forward: "post_attention_layernorm",
         after_feed_forward: None,
     },
+    gguf_feed_forward_norm: "ffn_norm",
     fused: Fused { qkv: false, gate_up: false },
     turns_neighbours: PerFile { folder: false, gguf: false },
     fields: &[],
@@ -114,7 +118,7 @@ pub(super) const LIKE_LLAMA: Architecture = Architecture {
 };
 
 /// All that can be run, in the order in which errors list them.
-const ALL: [&Architecture; 13] = [
+const ALL: [&Architecture; 14] = [
     &llama::LLAMA,
     &mistral::MISTRAL,
     &qwen2::QWEN2,
@@ -128,6 +132,7 @@ const ALL: [&Architecture; 13] = [
     &qwen3_moe::QWEN3_MOE,
     &mixtral::MIXTRAL,
     &olmoe::OLMOE,
+    &gpt_oss::GPT_OSS,
 ];
 
 impl Architecture {

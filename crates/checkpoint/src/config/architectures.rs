@@ -3,6 +3,7 @@
 pub(super) mod gemma2;
 pub(super) mod gemma3;
 pub(super) mod glm4;
+pub(super) mod gpt_oss;
 pub(super) mod granite;
 pub(super) mod llama;
 pub(super) mod mistral;

@@ -29,8 +29,24 @@ pub struct Experts {
     pub intermediate: usize,
     /// Whether the weights of the chosen ones are scaled to a sum of 1.
     pub is_renormalised: bool,
+    /// Whether the router and the matrices of experts have biases.
+    pub has_bias: bool,
+    /// How folders hold the matrices.
+    pub(crate) layout: ExpertLayout,
     /// Layers with an ordinary feed-forward network instead, ascending; of width [`ModelConfig::intermediate`](super::ModelConfig::intermediate).
     pub(super) dense_layers: Vec<usize>,
+}
+
+/// How the matrices of the experts of a layer lie in files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ExpertLayout {
+    /// Outputs before inputs, one matrix per expert or several behind each other.
+    #[default]
+    Rows,
+    /// Inputs before outputs, those of gate and up in turns: gpt-oss in plain numbers.
+    Columns,
+    /// Outputs before inputs, those of gate and up in turns, codes and scales apart: gpt-oss in MXFP4.
+    Mxfp4,
 }
 
 impl Experts {
@@ -63,7 +79,15 @@ impl Experts {
             (1..=n_experts).contains(&n_chosen),
             "rows ask from 1 to {n_experts} experts, not {n_chosen}"
         );
-        Self { n_experts, n_chosen, intermediate, is_renormalised, dense_layers: Vec::new() }
+        Self {
+            n_experts,
+            n_chosen,
+            intermediate,
+            is_renormalised,
+            has_bias: false,
+            layout: ExpertLayout::Rows,
+            dense_layers: Vec::new(),
+        }
     }
 
     /// Whether a layer has an ordinary feed-forward network instead.

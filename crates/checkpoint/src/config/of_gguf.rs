@@ -35,15 +35,20 @@ const BOS: &str = "tokenizer.ggml.bos_token_id";
 const ENDS: [&str; 3] =
     ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
 /// Control tokens that end a text of the families here. Files name one or two of a model's, the others are known by their text.
-const END_TEXTS: [&str; 7] = [
+const END_TEXTS: [&str; 9] = [
     "<|eot_id|>",
     "<|eom_id|>",
     "<|end_of_text|>",
     "<|im_end|>",
     "<|endoftext|>",
-    "<|end|>",
+    END_OF_MESSAGE,
     "<end_of_turn>",
+    END_OF_CALL,
+    "<|return|>",
 ];
+/// Ends a text of Phi-3, and a message of many in one of gpt-oss, which is known by the other.
+const END_OF_MESSAGE: &str = "<|end|>";
+const END_OF_CALL: &str = "<|call|>";
 /// Type of control tokens in `tokenizer.ggml.token_type`.
 const CONTROL: i64 = 3;
 
@@ -134,6 +139,7 @@ impl ModelConfig {
             embedding_scale: 1.0,
             attention_scale: plain_scale(head_dim),
             attention_soft_cap: None,
+            has_sinks: false,
             residual_scale: 1.0,
             logit_scale: 1.0,
             logit_soft_cap: None,
@@ -402,8 +408,10 @@ fn end_tokens(metadata: &Metadata, vocab_len: usize) -> Result<Vec<u32>, Error> 
     }
     let texts = metadata.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
     let types = metadata.integers("tokenizer.ggml.token_type")?.unwrap_or_default();
+    let has_messages = texts.iter().any(|text| text == END_OF_CALL);
+    let is_end = |text: &str| END_TEXTS.contains(&text) && !(has_messages && text == END_OF_MESSAGE);
     for (id, (text, kind)) in texts.iter().zip(types).enumerate().take(vocab_len) {
-        if kind == CONTROL && END_TEXTS.contains(&text.as_str()) {
+        if kind == CONTROL && is_end(text) {
             tokens.push(id as u32);
         }
     }

@@ -15,6 +15,8 @@ pub(super) const SCALE_TOLERANCE: f64 = 1e-6;
 /// Fields about rotary embedding that may also stand inside its own object.
 const ROPE_OBJECTS: [&str; 2] = ["rope_parameters", "rope_scaling"];
 
+/// Field that says how weights are quantised.
+pub(super) const QUANTISATION: &str = "quantization_config";
 const PARTIAL: &str = "partial_rotary_factor";
 const LOCAL_BASE: &str = "rope_local_base_freq";
 const LAYER_KINDS: [&str; 2] = ["full_attention", "sliding_attention"];
@@ -91,7 +93,7 @@ pub(super) const MULTIPLIER: &str = "a multiplier";
 /// # Errors
 /// [`Error::Unsupported`] for the first field that asks for what is not implemented.
 pub(super) fn refuse(fields: Fields<'_>, read: &[&str]) -> Result<(), Error> {
-    refuse_quantised(fields)?;
+    refuse_quantised(fields, read)?;
     for (field, neutral, feature) in FIELDS.iter().filter(|(field, ..)| !read.contains(field)) {
         refuse_unless(fields, field, neutral, feature)?;
     }
@@ -134,18 +136,23 @@ pub(super) fn refuse_scales(fields: Fields<'_>, head_dim: usize, read: &[&str]) 
     Ok(())
 }
 
-fn refuse_quantised(fields: Fields<'_>) -> Result<(), Error> {
-    for field in ["quantization_config", "compression_config"] {
+fn refuse_quantised(fields: Fields<'_>, read: &[&str]) -> Result<(), Error> {
+    for field in [QUANTISATION, "compression_config"].into_iter().filter(|field| !read.contains(field)) {
         if let Some(quantization) = fields.object(field)? {
-            let method = quantization.get("quant_method").map_or_else(|| "unnamed".to_string(), shown);
-            return Err(Error::Unsupported {
-                feature: "a quantised checkpoint",
-                got: format!("quant_method: {method}"),
-                hint: "use the original weights in bf16, f16 or f32",
-            });
+            return Err(quantised(quantization));
         }
     }
     Ok(())
+}
+
+/// Error about weights that are quantised in a way that is not read.
+pub(super) fn quantised(quantization: Fields<'_>) -> Error {
+    let method = quantization.get("quant_method").map_or_else(|| "unnamed".to_string(), shown);
+    Error::Unsupported {
+        feature: "a quantised checkpoint",
+        got: format!("quant_method: {method}"),
+        hint: "use the original weights in bf16, f16 or f32",
+    }
 }
 
 /// Without the length of a window nobody knows how far a layer sees.

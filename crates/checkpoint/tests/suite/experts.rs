@@ -41,6 +41,8 @@ fn families_have_their_experts() {
         ("qwen3_moe_mixed", Family::Qwen3Moe, [6, 2, 20], false),
         ("mixtral", Family::Mixtral, [4, 2, 32], true),
         ("olmoe", Family::Olmoe, [8, 4, 32], false),
+        ("gpt_oss", Family::GptOss, [6, 3, 32], true),
+        ("gpt_oss_mxfp4", Family::GptOss, [6, 3, 32], true),
     ];
     for (name, family, sizes, is_renormalised) in cases {
         let config = parsed(name, &json!({})).unwrap();
@@ -48,7 +50,7 @@ fn families_have_their_experts() {
         assert_eq!(config.family, family);
         assert_eq!([experts.n_experts, experts.n_chosen, experts.intermediate], sizes, "{name}");
         assert_eq!(experts.is_renormalised, is_renormalised, "{name}");
-        assert_eq!(config.has_qk_norm, family != Family::Mixtral);
+        assert_eq!(config.has_qk_norm, !matches!(family, Family::Mixtral | Family::GptOss));
         for layer in 0..config.n_layers {
             assert_eq!(config.experts_of(layer).is_none(), name == "qwen3_moe_mixed" && layer == 1);
         }
@@ -141,18 +143,18 @@ fn hostile_configurations_are_refused() {
 
 #[test]
 fn fixtures_hold_every_expert() {
-    for name in ["qwen3_moe", "qwen3_moe_mixed", "mixtral", "olmoe"] {
+    for name in ["qwen3_moe", "qwen3_moe_mixed", "mixtral", "olmoe", "gpt_oss", "gpt_oss_mxfp4"] {
         let checkpoint = open(name);
         let config = checkpoint.config();
-        let n_weights: usize =
-            checkpoint.tensor_names().map(|name| checkpoint.stored(name).unwrap().bytes.len()).sum();
+        let n_weights = checkpoint.stored_bytes();
         assert_eq!(checkpoint.weight_bytes(), n_weights, "{name}: every tensor is used");
         for layer in (0..config.n_layers).filter(|&layer| config.experts_of(layer).is_some()) {
             let experts = config.experts_of(layer).unwrap();
             let router = checkpoint.router(layer).unwrap();
             assert_eq!([router.n_out, router.n_in], [experts.n_experts, config.hidden]);
-            for expert in 0..experts.n_experts {
-                let expert = checkpoint.expert(layer, expert).unwrap();
+            let stored = checkpoint.experts(layer).unwrap();
+            assert_eq!(stored.iter().len(), experts.n_experts);
+            for expert in stored.iter() {
                 assert_eq!([expert.gate.n_out, expert.gate.n_in], [experts.intermediate, config.hidden]);
                 assert_eq!([expert.up.n_out, expert.up.n_in], [experts.intermediate, config.hidden]);
                 assert_eq!([expert.down.n_out, expert.down.n_in], [config.hidden, experts.intermediate]);
@@ -175,7 +177,8 @@ fn fused(checkpoint: &Checkpoint) -> Tensors {
     }
     for layer in 0..config.n_layers {
         let Some(experts) = config.experts_of(layer) else { continue };
-        let all: Vec<_> = (0..experts.n_experts).map(|i| checkpoint.expert(layer, i).unwrap()).collect();
+        let stored = checkpoint.experts(layer).unwrap();
+        let all: Vec<_> = stored.iter().collect();
         let gate_up = all.iter().flat_map(|expert| [expert.gate.bytes, expert.up.bytes].concat()).collect();
         let down = all.iter().flat_map(|expert| expert.down.bytes.to_vec()).collect();
         let dtype = safe(all[0].gate.dtype);
@@ -232,7 +235,7 @@ fn broken_experts_are_refused_by_name() {
         let checkpoint = written("qwen3_moe", &tensors);
         let loaded = checkpoint.and_then(|checkpoint| {
             checkpoint.router(1)?;
-            (0..8).try_for_each(|expert| checkpoint.expert(1, expert).map(drop))
+            checkpoint.experts(1).map(drop)
         });
         assert_eq!(loaded.unwrap_err().to_string(), expected);
     };

@@ -8,4 +8,5 @@ mod encode;
 mod experts;
 mod folders;
 mod gguf;
+mod gpt_oss;
 mod hostile;

@@ -65,7 +65,7 @@ unsafe impl Send for Scratch {}
 pub(super) fn attention(
     cpu: &Cpu,
     layer: usize,
-    rule: AttentionRule,
+    rule: AttentionRule<'_>,
     qkv: &[f32],
     rows: &RowBatch,
     kv: &KvStore,
@@ -147,7 +147,7 @@ fn list_tasks(rows: &RowBatch, shape: AttentionShape, tasks: &mut Vec<Task>) {
 struct Pass<'a> {
     cpu: &'a Cpu,
     layer: usize,
-    rule: AttentionRule,
+    rule: AttentionRule<'a>,
     qkv: &'a [f32],
     /// Numbers per row of `qkv`.
     width: usize,
@@ -313,7 +313,8 @@ impl Pass<'_> {
                 }
                 None => self.rule.scale,
             };
-            sums[i] = softmax(self.cpu.isa, scores, attended, scale, self.format);
+            let sink = self.rule.sinks.map(|sinks| sinks[self.head(task, line)]);
+            sums[i] = softmax(self.cpu.isa, scores, attended, scale, sink, self.format);
             let place = Place { activations: self.format.activations(), row: i, n_rows: n_lines };
             pack_row(self.cpu.isa, scores, None, place, &mut scratch.weights);
         }

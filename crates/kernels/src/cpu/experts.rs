@@ -36,18 +36,24 @@ pub struct Experts {
 
 impl Experts {
     /// Packs the parts of every expert; of different element types they are widened.
-    pub(super) fn pack(isa: Isa, pool: &Pool, experts: &[&[Dense<'_>]], stacking: Stacking) -> Experts {
-        let [n_in, n_out] = shape::expert_shape(experts, stacking);
+    pub(super) fn pack(
+        isa: Isa,
+        pool: &Pool,
+        experts: &[&[Dense<'_>]],
+        stacking: Stacking,
+        bias: Option<&[f32]>,
+    ) -> Experts {
+        let [n_in, n_out] = shape::expert_shape(experts, stacking, bias);
         let format = |part: &Dense<'_>| Format::of(part.dtype, Isa::Portable);
         let first = experts[0][0];
         let is_uniform = experts.iter().copied().flatten().all(|part| format(part) == format(&first));
         let dtype = if is_uniform { first.dtype } else { Dtype::F32 };
-        let piece = Piece::pack(isa, pool, experts, stacking, dtype, None);
+        let piece = Piece::pack(isa, pool, experts, stacking, dtype, bias);
         let n_panels = piece.n_columns.div_ceil(piece.panel_width());
         Experts { piece, stacking, n_experts: experts.len(), n_in, n_out, n_panels }
     }
 
-    /// Bytes of the packed weights.
+    /// Bytes of the packed weights and the bias.
     pub(super) fn bytes(&self) -> usize {
         self.piece.bytes()
     }
@@ -126,18 +132,18 @@ impl Product<'_> {
     /// All rows of an expert times one of its panels; panels are counted over all woken experts.
     fn multiply_panel(&self, panel: usize, following: usize, sums: &mut Sums) {
         let Experts { piece, n_panels, .. } = self.experts;
-        let stretch = |panel: usize| {
+        let of_piece = |panel: usize| {
             let expert = self.woken[panel / n_panels].expert as usize;
-            piece.panel(expert * n_panels + panel % n_panels)
+            expert * n_panels + panel % n_panels
         };
         let rows = Woken::rows(self.woken, panel / n_panels);
         let activations = &self.activations[rows.start * self.words_per_row..];
         let first = panel % n_panels * piece.panel_width();
         let len = piece.panel_width().min(piece.n_columns - first);
-        let columns = Columns { first, len, bias: None };
+        let columns = Columns { first, len, bias: piece.panel_bias(of_piece(panel)) };
         Strip { piece, activations, n_rows: rows.len() }.multiply(
-            stretch(panel),
-            stretch(following),
+            piece.panel(of_piece(panel)),
+            piece.panel(of_piece(following)),
             sums,
             |sums, block| {
                 let block = rows.start + block.start..rows.start + block.end;

@@ -4,11 +4,11 @@ use std::ops::Range;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::super::{Epilogue, Input, shape};
+use super::super::{Epilogue, Input, clamped_swiglu, shape};
 use super::Cpu;
 use super::activations::{Place, pack_row};
 use super::isa::{Isa, dispatch};
-use super::math::{gelu, silu};
+use super::math::{exp, gelu, silu};
 use super::matrix::{Matrix, Piece};
 use super::share::SharedMut;
 use super::tile::{COLUMNS, LANES, ROWS_MAX, Stretch, Sums, Tile, row_blocks};
@@ -242,6 +242,7 @@ impl<'a> Output<'a> {
                 Epilogue::Add => store(self.isa, sums, bias, true, out),
                 Epilogue::SwiGlu => store_swiglu(self.isa, sums, bias, out),
                 Epilogue::GeGlu => store_geglu(self.isa, sums, bias, out),
+                Epilogue::ClampedSwiGlu => store_clamped_swiglu(self.isa, sums, bias, out),
             }
         }
     }
@@ -265,13 +266,19 @@ dispatch! {
 
 dispatch! {
     fn store_swiglu(sums: &[f32; COLUMNS], bias: Option<&[f32; COLUMNS]>, out: &mut [f32]) {
-        store_gated(sums, bias, out, silu);
+        store_gated(sums, bias, out, |gate, up| silu(gate) * up);
     }
 }
 
 dispatch! {
     fn store_geglu(sums: &[f32; COLUMNS], bias: Option<&[f32; COLUMNS]>, out: &mut [f32]) {
-        store_gated(sums, bias, out, gelu);
+        store_gated(sums, bias, out, |gate, up| gelu(gate) * up);
+    }
+}
+
+dispatch! {
+    fn store_clamped_swiglu(sums: &[f32; COLUMNS], bias: Option<&[f32; COLUMNS]>, out: &mut [f32]) {
+        store_gated(sums, bias, out, |gate, up| clamped_swiglu(gate, up, exp));
     }
 }
 
@@ -280,7 +287,7 @@ fn store_gated(
     sums: &[f32; COLUMNS],
     bias: Option<&[f32; COLUMNS]>,
     out: &mut [f32],
-    activation: impl Fn(f32) -> f32,
+    gated_by: impl Fn(f32, f32) -> f32,
 ) {
     let mut product = *sums;
     if let Some(bias) = bias {
@@ -289,7 +296,7 @@ fn store_gated(
     let (gate, up) = product.split_at(LANES);
     let mut gated = [0.0; LANES];
     for ((gated, gate), up) in gated.iter_mut().zip(gate).zip(up) {
-        *gated = activation(*gate) * up;
+        *gated = gated_by(*gate, *up);
     }
     match <&mut [f32; LANES]>::try_from(&mut *out) {
         Ok(out) => *out = gated,

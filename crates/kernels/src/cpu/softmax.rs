@@ -10,8 +10,10 @@ dispatch! {
     /// Replaces the scores of `visible` by `e^(scale * (score - max))`, the others by zeros, and returns the sum.
     /// `scores` are a whole number of [`PARTS`].
     ///
+    /// * `sink`: a score, scaled already, whose `e^(sink - scale * max)` is part of the sum alone.
+    ///
     /// Where the weights will be rounded to bf16 they are rounded here, so that the sum is that of the weights in use.
-    pub(super) fn softmax(scores: &mut [f32], visible: Range<usize>, scale: f32, format: Format) -> f32 {
+    pub(super) fn softmax(scores: &mut [f32], visible: Range<usize>, scale: f32, sink: Option<f32>, format: Format) -> f32 {
         let max = max_of(&scores[visible.clone()]);
         let mut sums = [0.0; PARTS];
         for (chunk_idx, chunk) in scores.as_chunks_mut::<PARTS>().0.iter_mut().enumerate() {
@@ -23,7 +25,8 @@ dispatch! {
                 *sum += *score;
             }
         }
-        sums.iter().sum()
+        let sum: f32 = sums.iter().sum();
+        sink.map_or(sum, |sink| sum + exp(sink - scale * max))
     }
 }
 

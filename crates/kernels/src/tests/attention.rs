@@ -14,7 +14,7 @@ const POSITIONS_MAX: usize = 256;
 #[derive(Clone, Copy, Debug)]
 struct Case {
     kv: KvShape,
-    rule: AttentionRule,
+    rule: AttentionRule<'static>,
 }
 
 fn case(n_heads: usize, n_kv_heads: usize, head_dim: usize) -> Case {
@@ -115,6 +115,12 @@ fn capped(case: Case) -> Case {
     Case { rule: AttentionRule { soft_cap: Some(1.5), ..case.rule }, ..case }
 }
 
+/// `case` with sinks that take from nothing to nearly all of the weight.
+fn with_sinks(case: Case) -> Case {
+    static SINKS: [f32; 8] = [-30.0, -1.0, 0.5, 3.0, 0.0, 120.0, 2.0, -200.0];
+    Case { rule: AttentionRule { sinks: Some(&SINKS[..case.kv.attention.n_heads]), ..case.rule }, ..case }
+}
+
 /// The tree of [`batches`] stands at the slots from 17 on, so some first slots lie inside of it.
 #[test]
 fn whatever_slot_is_the_first_to_be_seen_the_reference_agrees() {
@@ -137,6 +143,40 @@ fn whatever_the_window_the_reference_agrees() {
 fn capped_scores_agree_with_the_reference() {
     agrees_with_the_reference(capped(case(4, 2, 64)));
     agrees_with_the_reference(within(9, capped(case(4, 1, 96))));
+}
+
+#[test]
+fn whatever_the_sinks_the_reference_agrees() {
+    for case in [case(4, 2, 64), case(8, 1, 128), case(6, 2, 64), case(3, 1, 80)] {
+        agrees_with_the_reference(with_sinks(case));
+        agrees_with_the_reference(within(9, with_sinks(case)));
+        agrees_with_the_reference(from(17, with_sinks(capped(case))));
+    }
+}
+
+/// With one slot to see, the softmax is a logistic function: a score of 0 beside a sink of ln 3 weighs a quarter.
+#[test]
+fn a_sink_takes_its_share_of_the_weight() {
+    fn check<B: Backend>(backend: &B) {
+        let sinks = [f32::NEG_INFINITY, 3_f32.ln()];
+        let Case { kv: shape, rule } = case(2, 1, 8);
+        let rule = AttentionRule { sinks: Some(&sinks), ..rule };
+        let mut rows = RowBatch::default();
+        push_chain(&mut rows, 0, 1, &table(0, 16));
+        let mut kv = backend.kv_store(shape);
+        // Queries of zeros score 0; the value is 2 throughout.
+        let mut qkv = [[0.0; 24], [2.0; 24]].concat()[..32].to_vec();
+        let transform = QkTransform { q_norm: None, k_norm: None, rope: None };
+        backend.store_kv(0, &mut qkv, transform, &rows, &mut kv);
+        let mut out = [0.0; 16];
+        backend.attention(0, rule, &qkv, &rows, &kv, &mut out);
+        for (i, x) in out.iter().enumerate() {
+            let expected = if i < 8 { 2.0 } else { 0.5 };
+            assert!((x - expected).abs() < 1e-6, "{x}, expected {expected}, {}", backend.describe());
+        }
+    }
+    check(&Reference);
+    cpus().iter().for_each(check);
 }
 
 /// What a row got depends on the last `window` slots that it sees, and on each of them.
@@ -218,6 +258,8 @@ fn prefill_has_the_same_bits_in_any_chunks_and_any_company() {
     same_bits_in_any_chunks(case(6, 2, 64));
     same_bits_in_any_chunks(from(1, case(6, 2, 64)));
     same_bits_in_any_chunks(capped(case(6, 2, 64)));
+    same_bits_in_any_chunks(with_sinks(case(6, 2, 64)));
+    same_bits_in_any_chunks(within(17, with_sinks(case(6, 2, 64))));
     for window in [1, 5, 16, 17, 40] {
         same_bits_in_any_chunks(within(window, case(6, 2, 64)));
     }
@@ -250,6 +292,7 @@ fn same_bits_in_any_chunks(case: Case) {
 fn verified_rows_have_the_bits_of_plain_decoding_whatever_was_rejected_before() {
     verified_rows_have_the_bits_of_plain_decoding(case(4, 2, 64));
     verified_rows_have_the_bits_of_plain_decoding(within(9, case(4, 2, 64)));
+    verified_rows_have_the_bits_of_plain_decoding(with_sinks(case(4, 2, 64)));
 }
 
 fn verified_rows_have_the_bits_of_plain_decoding(case: Case) {
@@ -274,6 +317,7 @@ fn verified_rows_have_the_bits_of_plain_decoding(case: Case) {
 fn a_path_through_a_tree_has_the_bits_of_a_chain() {
     path_has_the_bits_of_a_chain(case(6, 2, 80));
     path_has_the_bits_of_a_chain(from(1, case(6, 2, 80)));
+    path_has_the_bits_of_a_chain(with_sinks(case(6, 2, 80)));
     for window in [1, 2, 4, 6, 16, 19] {
         path_has_the_bits_of_a_chain(within(window, capped(case(6, 2, 80))));
     }

@@ -13,6 +13,7 @@ struct Case {
     n_in: usize,
     n_out: usize,
     epilogue: Epilogue,
+    has_bias: bool,
     /// Rows of each expert.
     rows: [usize; N_EXPERTS],
 }
@@ -32,16 +33,21 @@ impl Case {
     }
 
     fn n_parts(&self) -> usize {
-        if self.epilogue == Epilogue::SwiGlu { 2 } else { 1 }
+        if self.epilogue.is_gated() { 2 } else { 1 }
     }
 
     fn stacking(&self) -> Stacking {
-        if self.epilogue == Epilogue::SwiGlu { Stacking::GateUp } else { Stacking::Concat }
+        if self.epilogue.is_gated() { Stacking::GateUp } else { Stacking::Concat }
     }
 
     fn experts<'a>(&self, stored: &'a Stored) -> Vec<Vec<Dense<'a>>> {
         let part = |bytes: &'a Vec<u8>| dense(self.dtype, self.n_out, self.n_in, bytes);
         stored.0.iter().map(|parts| parts.iter().map(part).collect()).collect()
+    }
+
+    /// Biases of all experts, as large as the products.
+    fn bias(&self) -> Option<Vec<f32>> {
+        self.has_bias.then(|| Numbers::new(9).units(N_EXPERTS * self.n_parts() * self.n_out))
     }
 
     fn n_rows(&self) -> usize {
@@ -62,7 +68,7 @@ impl Case {
         let stored = self.stored();
         let experts = self.experts(&stored);
         let experts: Vec<&[Dense<'_>]> = experts.iter().map(Vec::as_slice).collect();
-        let packed = backend.pack_experts(&experts, self.stacking());
+        let packed = backend.pack_experts(&experts, self.stacking(), self.bias().as_deref());
         let n_rows = self.n_rows();
         let sources: Vec<u32> = (0..n_rows as u32).map(|i| i * 5 % 7).collect();
         let mut x = Numbers::new(8).units(if has_sources { 7 } else { n_rows } * self.n_in);
@@ -83,8 +89,11 @@ impl Case {
         let x = Numbers::new(8).units(self.n_rows() * self.n_in);
         let mut rows = x.chunks_exact(self.n_in);
         let mut all = Vec::new();
-        for (parts, n_rows) in self.experts(&stored).iter().zip(self.rows) {
-            let matrix = backend.pack(parts, self.stacking(), None);
+        let bias = self.bias();
+        for (i, (parts, n_rows)) in self.experts(&stored).iter().zip(self.rows).enumerate() {
+            let n_each = self.n_parts() * self.n_out;
+            let bias = bias.as_ref().map(|bias| &bias[i * n_each..(i + 1) * n_each]);
+            let matrix = backend.pack(parts, self.stacking(), bias);
             for x in rows.by_ref().take(n_rows) {
                 let mut out = vec![0.0; self.n_out];
                 backend.linear(Input { x, norm: None }, 1, &matrix, self.epilogue, &mut out);
@@ -117,7 +126,7 @@ fn products_by_expert_agree_with_the_reference_and_with_matrices_of_their_own() 
         let n_in = if dtype.is_quantised() { dtype.block_len() } else { 37 };
         for epilogue in [Epilogue::Store, Epilogue::SwiGlu] {
             for rows in [[0; 5], [0, 1, 0, 0, 0], [1, 0, 3, 0, 1], [0, 14, 0, 2, 30]] {
-                check(Case { dtype, n_in, n_out: 45, epilogue, rows });
+                check(Case { dtype, n_in, n_out: 45, epilogue, has_bias: false, rows });
             }
         }
     }
@@ -126,8 +135,45 @@ fn products_by_expert_agree_with_the_reference_and_with_matrices_of_their_own() 
 #[test]
 fn products_by_expert_that_are_shared_among_threads_agree_with_the_reference() {
     for epilogue in [Epilogue::Store, Epilogue::SwiGlu] {
-        check(Case { dtype: Dtype::Q4_0, n_in: 512, n_out: 320, epilogue, rows: [9, 0, 1, 25, 3] });
+        check(Case {
+            dtype: Dtype::Q4_0,
+            n_in: 512,
+            n_out: 320,
+            epilogue,
+            has_bias: false,
+            rows: [9, 0, 1, 25, 3],
+        });
     }
+}
+
+#[test]
+fn products_with_biases_agree_with_the_reference_and_with_matrices_of_their_own() {
+    for dtype in [Dtype::Bf16, Dtype::F32, Dtype::Mxfp4] {
+        for epilogue in [Epilogue::Store, Epilogue::SwiGlu, Epilogue::ClampedSwiGlu] {
+            for rows in [[1, 0, 3, 0, 1], [0, 14, 0, 2, 30]] {
+                check(Case { dtype, n_in: 64, n_out: 45, epilogue, has_bias: true, rows });
+            }
+        }
+    }
+}
+
+/// Weights of 1 and inputs far beyond the limits: gate and up are clamped, and up by 1 more.
+#[test]
+fn a_clamped_gate_stays_within_its_limits() {
+    let weights = stored(Dtype::F32, &[1.0]);
+    let parts = [dense(Dtype::F32, 1, 1, &weights), dense(Dtype::F32, 1, 1, &weights)];
+    fn check<B: Backend>(backend: &B, parts: &[Dense<'_>]) {
+        let matrix = backend.pack(parts, Stacking::GateUp, None);
+        // 7 * sigmoid(11.914) * 8 = 55.99962; -100 * sigmoid(-170.2) * (-7 + 1) = 0; sigmoid(1.702) * 2 = 1.691592.
+        for (x, expected) in [(100.0, 55.999_62), (-100.0, 0.0), (1.0, 1.691_592), (0.0, 0.0)] {
+            let mut out = [0.0];
+            let input = Input { x: &[x], norm: None };
+            backend.linear(input, 1, &matrix, Epilogue::ClampedSwiGlu, &mut out);
+            assert!((out[0] - expected).abs() < 1e-4, "{x}: {}, {}", out[0], backend.describe());
+        }
+    }
+    check(&Reference, &parts);
+    cpus().iter().for_each(|cpu| check(cpu, &parts));
 }
 
 #[test]
@@ -140,10 +186,10 @@ fn experts_of_different_types_are_widened() {
     let woken = [Woken { expert: 0, end: 1 }, Woken { expert: 1, end: 2 }];
     let routed = Routed { woken: &woken, sources: None };
     let mut expected = [0.0; 4];
-    let packed = Reference.pack_experts(&experts, Stacking::Concat);
+    let packed = Reference.pack_experts(&experts, Stacking::Concat, None);
     Reference.linear_by_expert(&x, routed, &packed, Epilogue::Store, &mut expected);
     for cpu in cpus() {
-        let packed = cpu.pack_experts(&experts, Stacking::Concat);
+        let packed = cpu.pack_experts(&experts, Stacking::Concat, None);
         assert!(cpu.experts_bytes(&packed) >= 2 * 2 * 32 * size_of::<f32>());
         let mut out = [0.0; 4];
         cpu.linear_by_expert(&x, routed, &packed, Epilogue::Store, &mut out);

@@ -1,20 +1,22 @@
 //! A feed-forward part of many networks, of which every row asks a few.
 
+use dsde_checkpoint::config::Activation;
 use dsde_checkpoint::{Dense, Dtype, Expert};
 use dsde_kernels::{Backend, Epilogue, Input, Stacking};
 
-use super::FeedForwardScratch;
 use super::routing::Routing;
+use super::{FeedForwardScratch, gating};
 use crate::error::Error;
 use crate::llama::prefix;
 use crate::weights::Tensors;
 
-/// `sum over chosen e of weight_e * down_e(silu(gate_e(x)) * up_e(x))`.
+/// `sum over chosen e of weight_e * down_e(activation(gate_e(x)) * up_e(x))`.
 pub(crate) struct Experts<B: Backend> {
     config: dsde_checkpoint::config::Experts,
     /// Scores of all experts. In single precision whatever the file has: they are few, and another choice is another model.
     router: B::Matrix,
     gate_up: B::Experts,
+    activation: Activation,
     down: B::Experts,
     hidden: usize,
 }
@@ -37,17 +39,19 @@ impl<B: Backend> Experts<B> {
         let (checkpoint, layer) = (tensors.checkpoint, tensors.layer);
         let Some(config) = checkpoint.config().experts_of(layer) else { return Ok(None) };
         let router = checkpoint.router(layer)?;
-        let experts = (0..config.n_experts).map(|expert| checkpoint.expert(layer, expert));
-        let experts: Vec<Expert<'_>> = experts.collect::<Result<_, _>>()?;
+        let stored = checkpoint.experts(layer)?;
+        let experts: Vec<Expert<'_>> = stored.iter().collect();
+        let (of_gate_up, of_down) = stored.bias.as_ref().map(|bias| (&*bias.gate_up, &*bias.down)).unzip();
         let gate_up: Vec<[Dense<'_>; 2]> = experts.iter().map(|expert| [expert.gate, expert.up]).collect();
         let gate_up: Vec<&[Dense<'_>]> = gate_up.iter().map(<[_; 2]>::as_slice).collect();
         let down: Vec<&[Dense<'_>]> =
             experts.iter().map(|expert| std::slice::from_ref(&expert.down)).collect();
         Ok(Some(Self {
             config: config.clone(),
-            router: widened(backend, router),
-            gate_up: backend.pack_experts(&gate_up, Stacking::GateUp),
-            down: backend.pack_experts(&down, Stacking::Concat),
+            router: widened(backend, router, checkpoint.router_bias(layer)?.as_deref()),
+            gate_up: backend.pack_experts(&gate_up, Stacking::GateUp, of_gate_up),
+            activation: checkpoint.config().activation,
+            down: backend.pack_experts(&down, Stacking::Concat, of_down),
             hidden: router.n_in,
         }))
     }
@@ -82,7 +86,7 @@ impl<B: Backend> Experts<B> {
         scratch.woken.n_woken += routing.n_woken() as u32;
         scratch.woken.n_layers += u32::from(n_rows > 0);
         let gated = prefix(&mut scratch.gated, routing.n_places() * self.config.intermediate);
-        backend.linear_by_expert(x, routing.asked(), &self.gate_up, Epilogue::SwiGlu, gated);
+        backend.linear_by_expert(x, routing.asked(), &self.gate_up, gating(self.activation), gated);
         let answers = prefix(answers, routing.n_places() * self.hidden);
         backend.linear_by_expert(gated, routing.grouped(), &self.down, Epilogue::Store, answers);
     }
@@ -103,10 +107,10 @@ impl<B: Backend> Experts<B> {
 }
 
 /// A matrix packed in single precision.
-fn widened<B: Backend>(backend: &B, matrix: Dense<'_>) -> B::Matrix {
+fn widened<B: Backend>(backend: &B, matrix: Dense<'_>, bias: Option<&[f32]>) -> B::Matrix {
     let Dense { n_out, n_in, .. } = matrix;
     let mut values = vec![0.0; n_out * n_in];
     values.chunks_exact_mut(n_in).enumerate().for_each(|(row, values)| matrix.widen_row(row, values));
     let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-    backend.pack(&[Dense::new(Dtype::F32, n_out, n_in, &bytes)], Stacking::Concat, None)
+    backend.pack(&[Dense::new(Dtype::F32, n_out, n_in, &bytes)], Stacking::Concat, bias)
 }

@@ -2,7 +2,8 @@
 //!
 //! Shazeer et al., "Outrageously large neural networks" (arXiv:1701.06538), Eq. 2: a row asks the experts to which it gives
 //! the largest probabilities. These are a softmax over all experts; Mixtral (arXiv:2401.04088) and Qwen3 scale those of the
-//! chosen ones to a sum of 1, which is a softmax over the chosen ones, and OLMoE (arXiv:2409.02060) does not.
+//! chosen ones to a sum of 1, which is a softmax over the chosen ones, as gpt-oss (arXiv:2508.10925) has it, and OLMoE
+//! (arXiv:2409.02060) does not.
 //!
 //! A row's experts and weights are functions of its own scores: of equal scores the lower expert is chosen, and sums run over
 //! rising experts. So nothing here depends on the rows beside it.

@@ -11,7 +11,7 @@ use dsde_sampling::{Params, Proposal};
 use crate::pair::{blocks, open};
 use crate::serve::{Run, run_as};
 
-const FAMILIES: [&str; 4] = ["qwen3_moe", "qwen3_moe_mixed", "mixtral", "olmoe"];
+const FAMILIES: [&str; 6] = ["qwen3_moe", "qwen3_moe_mixed", "mixtral", "olmoe", "gpt_oss", "gpt_oss_mxfp4"];
 
 /// Logits after the last of some tokens, which are read in chunks of several lengths.
 fn logits<B: Backend>(model: &mut Llama<B>, backend: &B, tokens: &[u32], chunks: &[usize]) -> Vec<u32> {

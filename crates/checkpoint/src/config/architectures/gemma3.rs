@@ -14,7 +14,7 @@ use crate::error::Error;
 const WINDOW_DEFAULT: u32 = 4096;
 /// Every so many layers one sees everything.
 const PATTERN_DEFAULT: usize = 6;
-const PATTERN: RangeInclusive<usize> = 1..=N_LAYERS_MAX;
+pub(super) const PATTERN: RangeInclusive<usize> = 1..=N_LAYERS_MAX;
 /// Base of the layers that see a window.
 const LOCAL_THETA_DEFAULT: f64 = 10_000.0;
 /// Layers of the model of 27 billion weights, whose files do not say how attention is scaled.
@@ -68,7 +68,8 @@ pub(in crate::config) const GEMMA3: Architecture = Architecture {
     ..LIKE_LLAMA
 };
 
-fn is_sliding(layer: usize, pattern: usize) -> bool {
+/// Every `pattern`-th layer sees everything.
+pub(super) fn is_sliding(layer: usize, pattern: usize) -> bool {
     !(layer + 1).is_multiple_of(pattern)
 }
 

@@ -1,9 +1,10 @@
 //! Keys and tensors of architectures that differ from Llama.
 
+use dsde_checkpoint::Error;
 use dsde_checkpoint::RowOrder;
 use dsde_checkpoint::config::{Activation, RopeScaling};
 
-use super::models::{check_refused, config, counted, model_of, opened};
+use super::models::{check_refused, config, counted, mixture, model_of, opened};
 use super::writer::{Writer, f32s};
 
 /// `n_layers` instead of one.
@@ -174,4 +175,78 @@ fn glm4_turns_neighbours_in_a_part_of_each_head() {
     let matrix = checkpoint.matrix("model.layers.0.self_attn.q_proj.weight", 4, 4).unwrap();
     assert_eq!(matrix.order, RowOrder::Interleaved { head_dim: 4, rotary_dim: 2 });
     assert!(checkpoint.matrix("model.layers.0.mlp.up_proj.weight", 2, 4).is_ok());
+}
+
+/// One layer of three experts with biases.
+fn gpt_oss() -> Writer {
+    let mut writer = mixture("gpt-oss");
+    let norm = writer.tensors.iter_mut().find(|tensor| tensor.name == "blk.0.ffn_norm.weight").unwrap();
+    norm.name = "blk.0.post_attention_norm.weight".into();
+    for (name, shape) in [
+        ("attn_q.bias", &[4][..]),
+        ("attn_k.bias", &[4]),
+        ("attn_v.bias", &[4]),
+        ("attn_output.bias", &[4]),
+        ("attn_sinks.weight", &[1]),
+        ("ffn_gate_inp.bias", &[3]),
+        ("ffn_gate_exps.bias", &[3, 2]),
+        ("ffn_up_exps.bias", &[3, 2]),
+        ("ffn_down_exps.bias", &[3, 4]),
+    ] {
+        counted(&mut writer, &format!("blk.0.{name}"), shape);
+    }
+    writer
+}
+
+#[test]
+fn gpt_oss_has_sinks_and_biases_of_experts() {
+    let checkpoint = opened(&gpt_oss()).unwrap();
+    let read = checkpoint.config();
+    assert_eq!((read.activation, read.has_sinks), (Activation::ClampedSwiGlu, true));
+    assert!(read.has_qkv_bias && read.has_output_bias && read.experts.as_ref().unwrap().has_bias);
+    assert_eq!(read.layers[0].window, Some(128));
+    assert_eq!(checkpoint.vector("model.layers.0.self_attn.sinks", 1).unwrap(), [1.0]);
+    assert_eq!(checkpoint.router_bias(0).unwrap().unwrap(), [1.0, 2.0, 3.0]);
+    // Of each expert the two of the gate, then the two of up.
+    let bias = checkpoint.experts(0).unwrap().bias.unwrap();
+    assert_eq!(bias.gate_up, [1.0, 2.0, 1.0, 2.0, 3.0, 4.0, 3.0, 4.0, 5.0, 6.0, 5.0, 6.0]);
+    assert_eq!(bias.down[4..8], [5.0, 6.0, 7.0, 8.0]);
+    assert_eq!(checkpoint.weight_bytes(), checkpoint.stored_bytes());
+    let read = config(gpt_oss().u32("gpt-oss.block_count", 4).u32("gpt-oss.attention.sliding_window", 9));
+    let windows: Vec<_> = read.layers.iter().map(|layer| layer.window).collect();
+    assert_eq!(windows, [Some(9), None, Some(9), None]);
+}
+
+/// As it was trained, which no key says.
+#[test]
+fn gpt_oss_mixes_frequencies_between_unrounded_pairs() {
+    let mut writer = gpt_oss();
+    writer
+        .text("gpt-oss.rope.scaling.type", "yarn")
+        .f32("gpt-oss.rope.scaling.factor", 32.0)
+        .u32("gpt-oss.rope.scaling.original_context_length", 2);
+    let scaling = config(&writer).ropes[0].scaling.clone();
+    assert!(matches!(scaling, RopeScaling::Yarn { is_truncated: false, .. }), "{scaling:?}");
+}
+
+#[test]
+fn broken_files_of_gpt_oss_are_refused() {
+    for name in ["attn_sinks.weight", "ffn_up_exps.bias", "ffn_gate_inp.bias"] {
+        let mut writer = gpt_oss();
+        writer.tensors.retain(|tensor| tensor.name != format!("blk.0.{name}"));
+        let loaded = opened(&writer).and_then(|checkpoint| {
+            checkpoint.vector("model.layers.0.self_attn.sinks", 1)?;
+            checkpoint.router_bias(0)?;
+            checkpoint.experts(0).map(drop)
+        });
+        assert!(matches!(loaded, Err(Error::TensorMissing { .. })), "{name}: {loaded:?}");
+    }
+    let mut more = gpt_oss();
+    counted(&mut more, "blk.0.ffn_norm.weight", &[4]);
+    check_refused(&more, "the weights have blk.0.ffn_norm.weight, which the architecture does not declare");
+    check_refused(mixture("gpt-oss").u32("gpt-oss.expert_used_count", 4), "expert_used_count must be");
+    // Sinks of a model that has none.
+    let mut sinks = model_of("qwen3");
+    counted(&mut sinks, "blk.0.attn_sinks.weight", &[1]);
+    check_refused(&sinks, "the weights have blk.0.attn_sinks.weight");
 }

@@ -124,6 +124,25 @@ fn control_tokens_that_end_a_text_are_known_by_it() {
     assert_eq!(config(&writer).eos_tokens, [3, 0]);
 }
 
+/// `<|end|>` ends a text of Phi-3, and one of several messages where calls end otherwise.
+#[test]
+fn ends_of_messages_are_no_ends_of_texts() {
+    for (other, expected) in [("<|assistant|>", vec![0, 2]), ("<|call|>", vec![2, 1])] {
+        let texts = ["<|end|>", other, "<|return|>"].map(text).concat();
+        let mut writer = model();
+        writer.array("tokenizer.ggml.tokens", writer::TEXT, 3, texts).array(
+            "tokenizer.ggml.token_type",
+            writer::I32,
+            3,
+            [3, 3, 3].map(i32::to_le_bytes).concat(),
+        );
+        if other == "<|call|>" {
+            writer.u32("tokenizer.ggml.eos_token_id", 2);
+        }
+        assert_eq!(config(&writer).eos_tokens, expected, "{other}");
+    }
+}
+
 #[test]
 fn wrong_beginnings_do_no_harm_and_wrong_ends_are_refused() {
     assert_eq!(config(model().u32("tokenizer.ggml.bos_token_id", 5)).bos_token, None);
@@ -373,7 +392,7 @@ fn nested_arrays_do_not_disturb_what_follows() {
 }
 
 /// A model of three experts, two of them per token.
-fn mixture(architecture: &str) -> Writer {
+pub(crate) fn mixture(architecture: &str) -> Writer {
     let mut writer = model_of(architecture);
     for part in ["gate", "up", "down"] {
         writer.tensors.retain(|tensor| tensor.name != format!("blk.0.ffn_{part}.weight"));
@@ -401,7 +420,8 @@ fn experts_of_every_architecture_are_read() {
         assert_eq!((config.family, experts.is_renormalised), (family, is_renormalised));
         assert_eq!([experts.n_experts, experts.n_chosen, experts.intermediate], [3, 2, INTERMEDIATE]);
         // The second expert's elements follow the 8 of the first.
-        let expert = checkpoint.expert(0, 1).unwrap();
+        let experts = checkpoint.experts(0).unwrap();
+        let expert = experts.iter().nth(1).unwrap();
         for matrix in [expert.gate, expert.up, expert.down] {
             let mut row = vec![0.0; matrix.n_in];
             matrix.widen_row(0, &mut row);
