@@ -93,7 +93,8 @@ impl Opened {
     pub(crate) fn eos_tokens(&self, template: Option<&ChatTemplate>) -> Vec<u32> {
         let mut tokens = self.config().eos_tokens.clone();
         let end_of_turn = template.and_then(|template| template.end_of_turn(&self.tokenizer));
-        let named = self.tokenizer.end_tokens().iter().copied().chain(end_of_turn);
+        let end_of_call = template.and_then(|template| template.end_of_call(&self.tokenizer));
+        let named = self.tokenizer.end_tokens().iter().copied().chain(end_of_turn).chain(end_of_call);
         for token in named.filter(|&token| (token as usize) < self.config().vocab_len) {
             if !tokens.contains(&token) {
                 tokens.push(token);

@@ -7,11 +7,14 @@
 
 mod calls;
 mod format;
+pub(crate) mod harmony;
 mod object;
 mod reasoning;
 
+use crate::Thoughts;
 use calls::CallReader;
 pub use format::CallFormat;
+use harmony::HarmonyReader;
 pub use object::HELD_BYTES_MAX;
 pub use reasoning::ReasoningFormat;
 use reasoning::ReasoningReader;
@@ -57,25 +60,32 @@ pub struct ExpectedCalls {
 pub struct AnswerReader {
     reasoning: Option<ReasoningReader>,
     calls: Option<CallReader>,
+    /// Of a model that writes messages; nothing else reads then.
+    harmony: Option<HarmonyReader>,
 }
 
 impl AnswerReader {
     /// * `reasoning`: how the model marks its thoughts, if it has any.
-    /// * `is_reasoning`: whether the prompt ends where thoughts have begun.
+    /// * `thoughts`: what the prompt leaves to the answer.
     /// * `calls`: `None` if there can be none.
-    pub fn new(reasoning: Option<ReasoningFormat>, is_reasoning: bool, calls: Option<ExpectedCalls>) -> Self {
+    pub fn new(reasoning: Option<ReasoningFormat>, thoughts: Thoughts, calls: Option<ExpectedCalls>) -> Self {
+        if reasoning == Some(ReasoningFormat::Harmony) {
+            return Self { harmony: Some(HarmonyReader::new(thoughts, calls)), ..Self::default() };
+        }
         Self {
-            reasoning: reasoning.map(|format| ReasoningReader::new(format, is_reasoning)),
+            reasoning: reasoning.map(|format| ReasoningReader::new(format, thoughts.have_begun())),
             calls: calls.map(CallReader::new),
+            harmony: None,
         }
     }
 
     /// The parts that became certain with `text`.
     pub fn push(&mut self, text: &str) -> Vec<Part> {
         let mut parts = Vec::new();
-        match &mut self.reasoning {
-            None => self.content(text, &mut parts),
-            Some(reasoning) => {
+        match (&mut self.harmony, &mut self.reasoning) {
+            (Some(harmony), _) => harmony.push(text, &mut parts),
+            (None, None) => self.content(text, &mut parts),
+            (None, Some(reasoning)) => {
                 let split = reasoning.push(text);
                 self.split(split, &mut parts);
             }
@@ -91,6 +101,9 @@ impl AnswerReader {
         }
         if let Some(calls) = &mut self.calls {
             calls.finish(&mut parts);
+        }
+        if let Some(harmony) = &mut self.harmony {
+            harmony.finish(&mut parts);
         }
         parts
     }

@@ -1,5 +1,6 @@
 //! Chat templates: the Jinja program that a model's authors publish to turn messages into a prompt.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use minijinja::value::{Serde, Value};
@@ -12,7 +13,7 @@ use dsde_checkpoint::files::{check_folder, json, read_optional};
 use dsde_checkpoint::gguf::{Gguf, Metadata};
 use dsde_checkpoint::gguf_file;
 
-use super::answer::{CallFormat, ReasoningFormat};
+use super::answer::{CallFormat, ReasoningFormat, harmony};
 use super::conversation::{Conversation, Message, RESERVED_VARIABLES};
 use super::veil::{ControlTokens, Prompt, Veil};
 use super::{Date, TEXT_BYTES_MAX, Tokenizer, jinja, template_config};
@@ -208,7 +209,31 @@ impl ChatTemplate {
         let messages = [Message::new("user", "A question."), Message::new("assistant", ANSWER)];
         let transcript = self.transcript(&messages[..], Date::new(2025, 1, 1)).ok()?;
         let (_, after) = transcript.text().rsplit_once(ANSWER)?;
-        tokenizer.special_token_at(after.trim_start())
+        let ends_message = after.starts_with(harmony::END) && self.writes_messages();
+        tokenizer.special_token_at(after.trim_start()).filter(|_| !ends_message)
+    }
+
+    /// The token that ends a call and an answer with it, where the model has one that ends nothing else.
+    pub fn end_of_call(&self, tokenizer: &Tokenizer) -> Option<u32> {
+        tokenizer.token(harmony::CALL).filter(|_| self.writes_messages())
+    }
+
+    /// Whether an answer is several messages.
+    fn writes_messages(&self) -> bool {
+        self.reasoning_format == Some(ReasoningFormat::Harmony)
+    }
+
+    /// The message as the template takes it: those of gpt-oss refuse text beside thoughts and calls, which their models write, and
+    /// take the thoughts rather than the text.
+    fn fitting<'m>(&self, message: &'m Message) -> Cow<'m, Message> {
+        let is_crowded =
+            !message.content.is_empty() && message.reasoning.is_some() && !message.calls.is_empty();
+        match self.call_format {
+            Some(CallFormat::Harmony) if is_crowded => {
+                Cow::Owned(Message { content: String::new(), ..message.clone() })
+            }
+            _ => Cow::Borrowed(message),
+        }
     }
 
     fn render(
@@ -218,7 +243,7 @@ impl ChatTemplate {
         today: Option<Date>,
     ) -> Result<Prompt, Error> {
         let Conversation { messages, tools, variables } = conversation;
-        let messages: Vec<Value> = messages.iter().map(Message::to_value).collect();
+        let messages: Vec<Value> = messages.iter().map(|message| self.fitting(message).to_value()).collect();
         let variables = variables.into_iter().flatten();
         let variables = variables
             .filter(|(name, _)| !RESERVED_VARIABLES.contains(&name.as_str()))

@@ -46,9 +46,10 @@ impl Message {
         let text = |text: &String| Value::from(text.as_str());
         let mut entries = vec![("role", text(&self.role)), ("content", text(&self.content))];
         if let Some(reasoning) = &self.reasoning {
-            // Templates know either name.
+            // Templates know one of the names.
             entries.push(("reasoning_content", text(reasoning)));
             entries.push(("reasoning", text(reasoning)));
+            entries.push(("thinking", text(reasoning)));
         }
         if !self.calls.is_empty() {
             entries.push(("tool_calls", self.calls.iter().map(Call::to_value).collect()));

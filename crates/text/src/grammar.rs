@@ -419,6 +419,37 @@ mod tests {
     }
 
     #[test]
+    fn forms_and_calls_of_messages_have_headers() {
+        use CallFormat::Harmony;
+        let (possible, begun) = (Thoughts::POSSIBLE_HARMONY, Thoughts::BEGUN_HARMONY);
+        let thoughts = "I could call f.<|end|><|start|>assistant";
+        let header = "<|channel|>analysis<|message|>";
+        let call =
+            "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{\"x\": 12, \"y\": \"b\"}";
+        for (thoughts, text) in [
+            (possible, call.to_owned()),
+            (possible, format!("{header}{thoughts}{call}")),
+            (begun, format!("{thoughts}{call}")),
+        ] {
+            check_call(Harmony, true, thoughts, &text, true);
+            check_call(Harmony, true, thoughts, &text.replace("functions.f", "functions.h"), false);
+            check_call(Harmony, true, thoughts, &text.replace("12", "true"), false);
+        }
+        let grammar = grammars().json_object(possible).unwrap();
+        for (text, is_whole) in [
+            (format!("{header}{thoughts}<|channel|>final<|message|>{{\"a\":1}}"), true),
+            ("<|channel|>final<|message|>{\"a\":1}".to_owned(), true),
+            ("{\"a\":1}".to_owned(), false),
+        ] {
+            let (passed, may_end) = follows(grammar.begin(), &text);
+            assert_eq!((passed == text, may_end), (is_whole, is_whole), "{text}: {passed}");
+        }
+        // An answer that goes on in the last message is the form alone.
+        let grammar = grammars().json_object(Thoughts::None).unwrap();
+        assert_eq!(follows(grammar.begin(), "{}"), ("{}".to_owned(), true));
+    }
+
+    #[test]
     fn markers_that_are_tokens_are_those_tokens() {
         let mut grammars = grammars();
         let token = 1;

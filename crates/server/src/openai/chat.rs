@@ -119,7 +119,7 @@ pub(crate) async fn order(
         detail: fields.detail(),
         request_id,
         stamp,
-        reader: AnswerReader::new(reasoning, thoughts.have_begun(), calls),
+        reader: AnswerReader::new(reasoning, thoughts, calls),
     };
     Ok((order, CallIds::new(tools.as_ref().and_then(Tools::id_len))))
 }

@@ -1,5 +1,7 @@
 //! How models write calls of functions.
 
+use super::harmony;
+
 /// How a model writes calls of functions, as its template tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallFormat {
@@ -11,15 +13,20 @@ pub enum CallFormat {
     Mistral,
     /// `[TOOL_CALLS]name[ARGS]{…}`, once per call: Mistral since 2025.
     MistralNamed,
+    /// `<|channel|>commentary to=functions.name <|constrain|>json<|message|>{…}<|call|>`: gpt-oss.
+    Harmony,
 }
 
 impl CallFormat {
-    pub(crate) const ALL: [Self; 4] = [Self::Hermes, Self::Llama, Self::Mistral, Self::MistralNamed];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Hermes, Self::Llama, Self::Mistral, Self::MistralNamed, Self::Harmony];
 
     /// The form that a template makes of calls in past messages; `None` if it is another one.
     pub fn of_template(source: &str) -> Option<Self> {
         let has = |text: &str| source.contains(text);
-        if has("<tool_call>") {
+        if has(harmony::CHANNEL) && has("functions.") {
+            Some(Self::Harmony)
+        } else if has("<tool_call>") {
             // Qwen3-Coder writes every parameter as an element of its own.
             (!has("<function=")).then_some(Self::Hermes)
         } else if has("[TOOL_CALLS]") {
@@ -37,6 +44,7 @@ impl CallFormat {
             Self::Hermes => "<tool_call>",
             Self::Llama => "<|python_tag|>",
             Self::Mistral | Self::MistralNamed => "[TOOL_CALLS]",
+            Self::Harmony => harmony::CHANNEL,
         }
     }
 
@@ -46,6 +54,14 @@ impl CallFormat {
             Self::Hermes => &["<tool_call>", "</tool_call>"],
             Self::Llama => &["<|python_tag|>"],
             Self::Mistral | Self::MistralNamed => &["[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"],
+            Self::Harmony => &[
+                harmony::CHANNEL,
+                harmony::CONSTRAIN,
+                harmony::MESSAGE,
+                harmony::START,
+                harmony::END,
+                harmony::CALL,
+            ],
         }
     }
 
@@ -56,7 +72,7 @@ impl CallFormat {
 
     /// Whether a message may hold several calls.
     pub fn can_be_parallel(self) -> bool {
-        self != Self::Llama
+        !matches!(self, Self::Llama | Self::Harmony)
     }
 
     /// Length of the ids of calls, if templates insist on one.

@@ -1,5 +1,7 @@
 //! Thoughts that a model writes before its answer.
 
+use super::harmony;
+
 /// How a model marks its thoughts, as its template tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReasoningFormat {
@@ -7,14 +9,18 @@ pub enum ReasoningFormat {
     Think,
     /// `[THINK]…[/THINK]`: Magistral.
     Brackets,
+    /// `<|channel|>analysis<|message|>…<|end|>`, one of several messages: gpt-oss.
+    Harmony,
 }
 
 impl ReasoningFormat {
-    pub(crate) const ALL: [Self; 2] = [Self::Think, Self::Brackets];
+    pub(crate) const ALL: [Self; 3] = [Self::Think, Self::Brackets, Self::Harmony];
 
     /// The form that a template knows; `None` if it knows of no thoughts.
     pub fn of_template(source: &str) -> Option<Self> {
-        if source.contains("</think>") || source.contains("<think>") {
+        if source.contains(harmony::CHANNEL) && source.contains(harmony::MESSAGE) {
+            Some(Self::Harmony)
+        } else if source.contains("</think>") || source.contains("<think>") {
             Some(Self::Think)
         } else if source.contains("[/THINK]") || source.contains("[THINK]") {
             Some(Self::Brackets)
@@ -28,6 +34,7 @@ impl ReasoningFormat {
         match self {
             Self::Think => ["<think>", "</think>"],
             Self::Brackets => ["[THINK]", "[/THINK]"],
+            Self::Harmony => [harmony::CHANNEL, harmony::END],
         }
     }
 }

@@ -4,12 +4,14 @@ use super::*;
 
 fn reader(format: CallFormat) -> AnswerReader {
     let names = vec!["f".to_owned(), "get_weather".to_owned()];
-    AnswerReader::new(None, false, Some(ExpectedCalls { format, names, are_parallel: true }))
+    AnswerReader::new(None, Thoughts::None, Some(ExpectedCalls { format, names, are_parallel: true }))
 }
 
 fn thinker(is_reasoning: bool, format: Option<CallFormat>) -> AnswerReader {
     let calls = format.map(|format| ExpectedCalls { format, names: Vec::new(), are_parallel: true });
-    AnswerReader::new(Some(ReasoningFormat::Think), is_reasoning, calls)
+    let format = ReasoningFormat::Think;
+    let thoughts = if is_reasoning { Thoughts::Begun(format) } else { Thoughts::Possible(format) };
+    AnswerReader::new(Some(format), thoughts, calls)
 }
 
 /// Reads a text in pieces of so many characters.
@@ -154,7 +156,7 @@ fn where_one_call_is_wanted_the_first_is_told() {
     let names = vec!["f".to_owned()];
     let one = ExpectedCalls { format: CallFormat::Hermes, names, are_parallel: false };
     let two = "<tool_call>{\"name\": \"f\", \"arguments\": {\"x\": 1}}</tool_call><tool_call>{\"name\": \"f\", \"arguments\": {\"x\": 2}}</tool_call>";
-    check(&AnswerReader::new(None, false, Some(one)), two, &call("f", "{\"x\": 1}"));
+    check(&AnswerReader::new(None, Thoughts::None, Some(one)), two, &call("f", "{\"x\": 1}"));
 }
 
 #[test]
@@ -173,6 +175,108 @@ fn thoughts_are_parted_from_the_answer() {
     check(&thinker(false, Some(CallFormat::Hermes)), calls, &[thought, name, arguments]);
 }
 
+/// A reader of the messages of gpt-oss.
+fn messages(calls: bool, are_parallel: bool) -> AnswerReader {
+    let names = vec!["f".to_owned(), "get_weather".to_owned()];
+    let calls = calls.then_some(ExpectedCalls { format: CallFormat::Harmony, names, are_parallel });
+    AnswerReader::new(Some(ReasoningFormat::Harmony), Thoughts::POSSIBLE_HARMONY, calls)
+}
+
+fn thought(text: &str) -> Part {
+    Part::Reasoning(text.to_owned())
+}
+
+#[test]
+fn messages_are_thoughts_text_or_calls_by_their_headers() {
+    let both = messages(true, true);
+    let answer = "<|channel|>analysis<|message|>Two < three.<|end|><|start|>assistant<|channel|>final<|message|>Yes: 2 <| 3.<|return|>";
+    check(&both, answer, &[thought("Two < three."), content("Yes: 2 <| 3.")]);
+    check(&messages(false, false), answer, &[thought("Two < three."), content("Yes: 2 <| 3.")]);
+    let [name, arguments] = call("get_weather", r#"{"city": "Oslo <|"}"#);
+    let thinking = "<|channel|>analysis<|message|>I ask.<|end|><|start|>assistant";
+    for header in [
+        "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>",
+        " to=functions.get_weather<|channel|>commentary json<|message|>",
+        " to=functions.get_weather<|channel|>commentary<|message|>",
+        "<|channel|>commentary to=get_weather <|constrain|>json<|message|>",
+        "<|channel|>analysis to=functions.get_weather code<|message|> ",
+    ] {
+        let text = format!(r#"{thinking}{header}{{"city": "Oslo <|"}}<|call|>"#);
+        check(&both, &text, &[thought("I ask."), name.clone(), arguments.clone()]);
+        // The prompt's own header is continued, and the end may be the token that is not shown.
+        let text = format!(r#"{header}{{"city": "Oslo <|"}}"#);
+        check(&both, &text, &[name.clone(), arguments.clone()]);
+    }
+    let preamble = r#"<|channel|>commentary<|message|>I look.<|end|><|start|>assistant<|channel|>commentary to=functions.f<|message|> <|call|>"#;
+    let [name, nothing] = call("f", "{}");
+    check(&both, preamble, &[content("I look."), name, nothing]);
+}
+
+#[test]
+fn of_several_messages_each_is_told() {
+    let f = |x: u32| {
+        format!("<|start|>assistant<|channel|>commentary to=functions.f<|message|>{{\"x\": {x}}}<|call|>")
+    };
+    let two = [f(1), f(2)].concat();
+    let [name, first] = call("f", "{\"x\": 1}");
+    let [_, second] = call("f", "{\"x\": 2}");
+    check(&messages(true, true), &two, &[name.clone(), first.clone(), name.clone(), second]);
+    check(&messages(true, false), &two, &[name, first]);
+    let message =
+        |channel: &str, text: &str| format!("<|start|>assistant<|channel|>{channel}<|message|>{text}<|end|>");
+    let all = [("analysis", "a"), ("commentary", "b"), ("analysis", "c"), ("final", "d"), ("other", "e")];
+    let all: String = all.iter().map(|(channel, text)| message(channel, text)).collect();
+    check(&messages(true, true), &all, &[thought("a"), content("b"), thought("\nc"), content("\nd\ne")]);
+    // Ends that were forgotten.
+    let open = "<|channel|>analysis<|message|>a<|channel|>final<|message|>b<|start|>assistant<|channel|>final<|message|>c";
+    check(&messages(true, true), open, &[thought("a"), content("b\nc")]);
+}
+
+#[test]
+fn what_is_no_message_is_text() {
+    for text in ["Hello.", " Hello <|end", "to", "{\"a\": 1}", "<p>", "t\n", "t<|en"] {
+        check(&messages(true, true), text, &[content(text)]);
+    }
+    let long = format!("<|channel|>{}", "a ".repeat(1000));
+    let told = read(messages(true, true), &long, 7);
+    assert!(matches!(&told[..], [Part::Content(text)] if text.starts_with("<|channel|>a a ")), "{told:?}");
+    // Headers without messages say nothing.
+    for text in
+        ["", " ", "<|channel|>analysis", "<|start|>assistant to=functions.f<|channel|>commentary json"]
+    {
+        check(&messages(true, true), text, &[]);
+    }
+    // Where there can be no calls, and for whom is no function.
+    let to = |who: &str| format!("<|channel|>commentary to={who}<|message|>{{}}<|call|>");
+    check(&messages(false, false), &to("functions.f"), &[content("{}")]);
+    check(&messages(true, true), &to("browser.search"), &[content("{}")]);
+    check(&messages(true, true), &to("functions."), &[content("{}")]);
+}
+
+#[test]
+fn a_prompt_leaves_a_header_thoughts_or_text() {
+    let after = |prompt: &str| Thoughts::after(prompt, Some(ReasoningFormat::Harmony));
+    let question = "<|start|>user<|message|>Hello.<|end|>";
+    assert_eq!(after(&format!("{question}<|start|>assistant")), Thoughts::POSSIBLE_HARMONY);
+    assert_eq!(after(question), Thoughts::POSSIBLE_HARMONY);
+    let begun = format!("{question}<|start|>assistant<|channel|>analysis<|message|>I");
+    assert_eq!(after(&begun), Thoughts::BEGUN_HARMONY);
+    let last = format!("{question}<|start|>assistant<|channel|>final<|message|>Hel");
+    assert_eq!(after(&last), Thoughts::None);
+    let read_after = |thoughts, text| {
+        check(
+            &AnswerReader::new(Some(ReasoningFormat::Harmony), thoughts, None),
+            text,
+            &match thoughts {
+                Thoughts::None => vec![content("lo.")],
+                _ => vec![thought("lo.")],
+            },
+        );
+    };
+    read_after(Thoughts::None, "lo.<|return|>");
+    read_after(Thoughts::BEGUN_HARMONY, "lo.<|end|>");
+}
+
 fn any_format() -> impl Strategy<Value = CallFormat> {
     use CallFormat::{Hermes, Llama, Mistral, MistralNamed};
     prop_oneof![Just(Hermes), Just(Llama), Just(Mistral), Just(MistralNamed)]
@@ -186,6 +290,12 @@ fn any_answer() -> impl Strategy<Value = String> {
         Just("<|python_tag|>".to_owned()),
         Just("[TOOL_CALLS]".to_owned()),
         Just("[ARGS]".to_owned()),
+        Just("<|channel|>analysis<|message|>".to_owned()),
+        Just(
+            "<|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>".to_owned()
+        ),
+        Just("<|end|>".to_owned()),
+        Just("<|call|>".to_owned()),
         Just("<think>".to_owned()),
         Just("</think>".to_owned()),
         Just("{\"name\": \"f\", \"arguments\": {\"x\": 1}}".to_owned()),
@@ -206,6 +316,14 @@ proptest! {
         whole.reasoning = thinks.map(|is_reasoning| ReasoningReader::new(ReasoningFormat::Think, is_reasoning));
         let expected = read(whole.clone(), &text, usize::MAX);
         prop_assert_eq!(read(whole, &text, piece_len), expected);
+    }
+
+    #[test]
+    fn how_messages_are_cut_changes_nothing(
+        text in any_answer(), calls in any::<bool>(), piece_len in 1..9_usize,
+    ) {
+        let expected = read(messages(calls, true), &text, usize::MAX);
+        prop_assert_eq!(read(messages(calls, true), &text, piece_len), expected);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
+use crate::answer::harmony;
 use crate::{CallFormat, ReasoningFormat};
 
 /// Most calls of an answer that must call something.
@@ -31,11 +32,17 @@ pub enum Thoughts {
 }
 
 impl Thoughts {
+    pub(crate) const POSSIBLE_HARMONY: Self = Self::Possible(ReasoningFormat::Harmony);
+    pub(crate) const BEGUN_HARMONY: Self = Self::Begun(ReasoningFormat::Harmony);
+
     /// What a prompt leaves to its answer.
     pub fn after(prompt: &str, format: Option<ReasoningFormat>) -> Self {
         let Some(format) = format else {
             return Self::None;
         };
+        if format == ReasoningFormat::Harmony {
+            return harmony::thoughts_after(prompt);
+        }
         let [begin, end] = format.markers();
         match prompt.trim_end() {
             begun if begun.ends_with(begin) => Self::Begun(format),
@@ -53,36 +60,50 @@ impl Thoughts {
 /// A grammar in the syntax of Lark, in which markers that are tokens of the model stand for those tokens.
 pub(super) struct Lark<'a> {
     text: String,
+    /// What stands between thoughts and a form.
+    head: String,
     token: &'a dyn Fn(&str) -> Option<u32>,
 }
 
 impl<'a> Lark<'a> {
     /// * `token`: of a marker, if it has one of its own.
     pub(super) fn new(thoughts: Thoughts, token: &'a dyn Fn(&str) -> Option<u32>) -> Self {
-        let mut lark = Self { text: String::new(), token };
+        let mut lark = Self { text: String::new(), head: String::new(), token };
         let (start, format) = match thoughts {
             Thoughts::None => ("start: answer\n", None),
             Thoughts::Possible(format) => ("start: begun? answer\n", Some(format)),
             Thoughts::Begun(format) => ("start: thoughts answer\n", Some(format)),
         };
         lark.text.push_str(start);
-        if let Some([begin, end]) = format.map(ReasoningFormat::markers) {
-            let begin = lark.marker(begin);
-            let _ = writeln!(lark.text, "begun: {begin} thoughts");
-            let _ = match token(end) {
-                Some(token) => writeln!(lark.text, "thoughts: /(?s:.*)/ <[{token}]> /\\s{{1,8}}/?"),
-                None => {
-                    let end = end.replace('/', "\\/").replace('[', "\\[").replace(']', "\\]");
-                    writeln!(lark.text, "thoughts: untilend /\\s{{1,8}}/?\nuntilend[lazy]: /(?s:.*){end}/")
-                }
-            };
+        if let Some(format) = format {
+            lark.thoughts(format);
         }
         lark
     }
 
+    fn thoughts(&mut self, format: ReasoningFormat) {
+        let [begin, end] = format.markers();
+        let mut begin = self.marker(begin);
+        let mut after = "/\\s{1,8}/?".to_owned();
+        if format == ReasoningFormat::Harmony {
+            let (channel, message) = (begin, self.marker(harmony::MESSAGE));
+            self.head = format!("{channel} \"final\" {message} ");
+            begin = format!("{channel} {} {message}", json!(harmony::ANALYSIS));
+            after = format!("{} \"assistant\"", self.marker(harmony::START));
+        }
+        let _ = writeln!(self.text, "begun: {begin} thoughts");
+        let _ = match (self.token)(end) {
+            Some(token) => writeln!(self.text, "thoughts: /(?s:.*)/ <[{token}]> {after}"),
+            None => {
+                let end: String = end.chars().map(escaped).collect();
+                writeln!(self.text, "thoughts: untilend {after}\nuntilend[lazy]: /(?s:.*){end}/")
+            }
+        };
+    }
+
     /// The answer is of another grammar.
     pub(super) fn form(mut self, name: &str) -> String {
-        let _ = writeln!(self.text, "answer: @{name}");
+        let _ = writeln!(self.text, "answer: {}@{name}", self.head);
         self.text
     }
 
@@ -109,6 +130,10 @@ impl<'a> Lark<'a> {
                 let several = if are_parallel { format!("call call{{0,{more}}}") } else { "call".to_owned() };
                 (several, "", open, close.unwrap_or_default())
             }
+            CallFormat::Harmony => {
+                let (constrain, message) = (self.marker(harmony::CONSTRAIN), self.marker(harmony::MESSAGE));
+                ("call".to_owned(), "", open, format!("{constrain} \"json\" {message}"))
+            }
         };
         let _ = writeln!(self.text, "answer: {answer}");
         let names: Vec<String> = (0..functions.len()).map(|i| format!("call{i}")).collect();
@@ -118,6 +143,10 @@ impl<'a> Lark<'a> {
             let _ = match format {
                 CallFormat::MistralNamed => {
                     writeln!(self.text, "call{i}: {before} {name} {after} arguments{i}")
+                }
+                CallFormat::Harmony => {
+                    let head = json!(format!("commentary to=functions.{} ", function.name));
+                    writeln!(self.text, "call{i}: {before} {head} {after} arguments{i}")
                 }
                 _ => {
                     let head = json!(format!("{{\"name\": {name}, \"{key}\": "));
@@ -132,6 +161,11 @@ impl<'a> Lark<'a> {
     fn marker(&self, marker: &str) -> String {
         (self.token)(marker).map_or_else(|| json!(marker).to_string(), |token| format!("<[{token}]>"))
     }
+}
+
+/// A character as a regular expression between slashes has it.
+fn escaped(character: char) -> String {
+    if matches!(character, '/' | '[' | ']' | '|') { format!("\\{character}") } else { character.to_string() }
 }
 
 /// Schema of a function's arguments. A function has no parameters but those that it declares, unless it declares none and

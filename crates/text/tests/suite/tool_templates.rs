@@ -4,7 +4,9 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use dsde_text::embedded;
-use dsde_text::{Call, CallFormat, ChatTemplate, Conversation, Message, ReasoningFormat, Thoughts};
+use dsde_text::{
+    Call, CallFormat, ChatTemplate, Conversation, Date, Message, ReasoningFormat, Thoughts, Tokenizer,
+};
 use serde_json::{Map, Value, json};
 
 /// Functions in a system message; calls whose arguments may be a text or an object; thoughts that can be switched off.
@@ -89,6 +91,49 @@ const MISTRAL: &str = r#"
     {%- endif %}
 {%- endfor %}"#;
 
+/// Messages with headers; functions as types in a message of their own; one call per message, with thoughts until there is an answer.
+const HARMONY: &str = r#"
+{%- macro type_of(parameter) -%}
+    {%- if parameter.type == "integer" -%}number{%- else -%}{{ parameter.type }}{%- endif -%}
+{%- endmacro -%}
+{{- "<|start|>system<|message|>Date: " + strftime_now("%Y-%m-%d") + "\nReasoning: " + (reasoning_effort or "medium") + "<|end|>" }}
+{%- if tools %}
+    {{- "<|start|>developer<|message|>namespace functions {\n" }}
+    {%- for tool in tools %}
+        {{- "type " + tool.function.name + " = (_: {" }}
+        {%- for name, parameter in tool.function.parameters.properties.items() %}{{- name + ": " + type_of(parameter) + ", " }}{%- endfor %}
+        {{- "}) => any;\n" }}
+    {%- endfor %}
+    {{- "}<|end|>" }}
+{%- endif %}
+{%- set last_tool_call = namespace(name=none) %}
+{%- for message in messages -%}
+    {%- if message.role == 'assistant' and "tool_calls" in message -%}
+        {%- set future = namespace(found=false) %}
+        {%- for later in messages[loop.index:] %}
+            {%- if later.role == 'assistant' and "tool_calls" not in later %}{%- set future.found = true %}{%- endif %}
+        {%- endfor %}
+        {%- set tool_call = message.tool_calls[0].function %}
+        {%- if message.content and message.thinking %}{{- raise_exception("both") }}
+        {%- elif message.thinking and not future.found %}
+            {{- "<|start|>assistant<|channel|>analysis<|message|>" + message.thinking + "<|end|>" }}
+        {%- endif %}
+        {{- "<|start|>assistant to=functions." + tool_call.name + "<|channel|>commentary json<|message|>" + tool_call.arguments|tojson + "<|call|>" }}
+        {%- set last_tool_call.name = tool_call.name %}
+    {%- elif message.role == 'assistant' and loop.last and not add_generation_prompt %}
+        {{- "<|start|>assistant<|channel|>final<|message|>" + message.content + "<|return|>" }}
+    {%- elif message.role == 'assistant' %}
+        {{- "<|start|>assistant<|channel|>final<|message|>" + message.content + "<|end|>" }}
+    {%- elif message.role == 'tool' -%}
+        {{- "<|start|>functions." + last_tool_call.name + " to=assistant<|channel|>commentary<|message|>" + message.content|tojson + "<|end|>" }}
+    {%- else -%}
+        {{- "<|start|>" + message.role + "<|message|>" + message.content + "<|end|>" }}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+<|start|>assistant
+{%- endif -%}"#;
+
 fn template(source: &str) -> ChatTemplate {
     ChatTemplate::parse(br#"{"bos_token": "<s>", "eos_token": "</s>"}"#, Some(source)).unwrap()
 }
@@ -119,7 +164,7 @@ fn calling(calls: Vec<Call>) -> Message {
 fn prompt(source: &str, messages: &[Message], variables: Value) -> Result<String, String> {
     let (tools, variables): (_, Map<String, Value>) = (tools(), serde_json::from_value(variables).unwrap());
     let conversation = Conversation { messages, tools: &tools, variables: Some(&variables) };
-    let prompt = template(source).prompt(conversation, None);
+    let prompt = template(source).prompt(conversation, Date::new(2025, 8, 5));
     prompt.map(|prompt| prompt.text().to_owned()).map_err(|error| error.to_string())
 }
 
@@ -191,6 +236,58 @@ fn a_template_that_insists_on_ids() {
 }
 
 #[test]
+fn a_template_of_messages_with_headers() {
+    let call_message =
+        Message { reasoning: Some("Hm.".to_owned()), ..calling(vec![call("1", json!({"x": 1, "a": "é"}))]) };
+    let messages = [Message::new("user", "Go."), call_message, result("1", "one")];
+    let head = "<|start|>system<|message|>Date: 2025-08-05\nReasoning: high<|end|>\
+         <|start|>developer<|message|>namespace functions {\ntype f = (_: {x: number, a: string, }) => any;\n}<|end|>\
+         <|start|>user<|message|>Go.<|end|>";
+    let thoughts = "<|start|>assistant<|channel|>analysis<|message|>Hm.<|end|>";
+    let called = "<|start|>assistant to=functions.f<|channel|>commentary json<|message|>{\"x\": 1, \"a\": \"é\"}<|call|>\
+         <|start|>functions.f to=assistant<|channel|>commentary<|message|>\"one\"<|end|>";
+    let high = json!({"reasoning_effort": "high"});
+    let asked = prompt(HARMONY, &messages, high.clone()).unwrap();
+    assert_eq!(asked, format!("{head}{thoughts}{called}<|start|>assistant"));
+    let format = template(HARMONY).reasoning_format();
+    assert_eq!(Thoughts::after(&asked, format), Thoughts::Possible(ReasoningFormat::Harmony));
+    // Text beside thoughts and a call, which models write and the template refuses, is left out.
+    let mut crowded = messages.clone();
+    crowded[1].content = "I look.".to_owned();
+    assert_eq!(prompt(HARMONY, &crowded, high.clone()).unwrap(), asked);
+    // Thoughts are forgotten once there is an answer.
+    let answered = [&messages[..], &[Message::new("assistant", "So."), Message::new("user", "On.")]].concat();
+    let rest = "<|start|>assistant<|channel|>final<|message|>So.<|end|><|start|>user<|message|>On.<|end|>";
+    let expected = format!("{head}{called}{rest}<|start|>assistant");
+    assert_eq!(prompt(HARMONY, &answered, high).unwrap(), expected);
+    let open = [Message::new("user", "Go."), Message::new("assistant", "So far")];
+    let open = template(HARMONY).continued(&open, Date::new(2025, 8, 5)).unwrap();
+    assert!(open.text().ends_with("<|start|>assistant<|channel|>final<|message|>So far"));
+    assert_eq!(Thoughts::after(open.text(), format), Thoughts::None);
+}
+
+#[test]
+fn an_answer_of_messages_ends_with_the_last_or_a_call() {
+    let token = |id: usize, text: &str| json!({"id": id, "content": text, "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false});
+    let added = ["<|end|>", "<|return|>", "<|call|>"];
+    let added: Vec<Value> = added.into_iter().enumerate().map(|(i, text)| token(1 + i, text)).collect();
+    let byte_level =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+    let model = json!({"type": "BPE", "vocab": {"a": 0}, "merges": []});
+    let file =
+        json!({"added_tokens": added, "pre_tokenizer": byte_level, "decoder": byte_level, "model": model});
+    let tokenizer = Tokenizer::parse("test", file.to_string().as_bytes()).unwrap();
+    let ends = |source: &str| {
+        let template = template(source);
+        (template.end_of_turn(&tokenizer), template.end_of_call(&tokenizer))
+    };
+    assert_eq!(ends(HARMONY), (Some(2), Some(3)));
+    // What ends any message ends no answer.
+    assert_eq!(ends(&HARMONY.replace("<|return|>", "<|end|>")), (None, Some(3)));
+    assert_eq!(ends("{{ messages[-1].content }}<|end|>"), (Some(1), None));
+}
+
+#[test]
 fn templates_tell_how_calls_are_written() {
     let formats = |source: &str| {
         let template = template(source);
@@ -199,6 +296,7 @@ fn templates_tell_how_calls_are_written() {
     assert_eq!(formats(QWEN), (true, Some(CallFormat::Hermes), Some(ReasoningFormat::Think)));
     assert_eq!(formats(LLAMA), (true, Some(CallFormat::Llama), None));
     assert_eq!(formats(MISTRAL), (true, Some(CallFormat::Mistral), None));
+    assert_eq!(formats(HARMONY), (true, Some(CallFormat::Harmony), Some(ReasoningFormat::Harmony)));
     let named = "{{ tools }}[TOOL_CALLS]f[ARGS]{}";
     assert_eq!(formats(named).1, Some(CallFormat::MistralNamed));
     assert_eq!(formats("{{ tools }} <tool_call><function=f>"), (true, None, None));
