@@ -120,7 +120,7 @@ impl Load {
                 (text.prompt_len, output_len)
             }
         };
-        let prompt_len = (self.shared_prefix + prompt_len).clamp(1, self.context_len_max - 1);
+        let prompt_len = self.shared_prefix.saturating_add(prompt_len).clamp(1, self.context_len_max - 1);
         (prompt_len, output_len.clamp(1, self.context_len_max - prompt_len))
     }
 

@@ -165,7 +165,7 @@ fn temperatures(root: &Section<'_>) -> Result<Vec<f32>, Error> {
 }
 
 /// Longest time of a scenario, seconds: a month.
-const SECONDS_MAX: f64 = 31.0 * 86_400.0;
+pub(crate) const SECONDS_MAX: f64 = 31.0 * 86_400.0;
 
 fn faults(section: Option<Section<'_>>) -> Result<Faults, Error> {
     let Some(section) = section else { return Ok(Faults::default()) };

@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
+use std::ops::RangeInclusive;
 use std::path::Path;
 
+use dsde_sampling::proposal::NODES_MAX;
 use serde::Deserialize;
 
 use crate::error::Error;
@@ -94,10 +96,15 @@ pub struct Run {
     pub steps: Vec<Step>,
 }
 
+/// Longest context, tokens: that of the longest model that is read.
+const CONTEXT_LEN_MAX: u32 = 1 << 24;
+/// Times of a step, ms: from what a clock can tell to an hour; 0 is none.
+const TIMES_MS: RangeInclusive<f64> = 1e-6..=3.6e6;
+
 /// Reads a trace, run by run.
 ///
 /// # Errors
-/// If the file cannot be read or a line is none of a trace.
+/// If the file cannot be read, or a line is none of a trace or tells of a step that there cannot be.
 pub fn read(path: &Path) -> Result<Vec<Run>, Error> {
     let unreadable = |source| Error::Unreadable { path: path.to_path_buf(), source };
     let lines = BufReader::new(File::open(path).map_err(unreadable)?).lines();
@@ -109,6 +116,7 @@ pub fn read(path: &Path) -> Result<Vec<Run>, Error> {
         match (line.run, line.step) {
             (Some(conditions), None) => runs.push(Run { conditions, steps: Vec::new() }),
             (None, Some(step)) => {
+                step.check().map_err(bad)?;
                 if runs.is_empty() {
                     runs.push(Run::default());
                 }
@@ -118,4 +126,94 @@ pub fn read(path: &Path) -> Result<Vec<Run>, Error> {
         }
     }
     Ok(runs)
+}
+
+impl Step {
+    /// Refuses what no engine does: what is made of a trace takes as much memory as its numbers say.
+    fn check(&self) -> Result<(), String> {
+        for (name, ms) in
+            [("step_ms", self.step_ms), ("draft_ms", self.draft_ms), ("verify_ms", self.verify_ms)]
+        {
+            if ms != 0.0 && !TIMES_MS.contains(&ms) {
+                return Err(format!("`{name}` must be 0 or in {TIMES_MS:?}, got {ms}"));
+            }
+        }
+        self.sequences.iter().try_for_each(Sequence::check)
+    }
+}
+
+impl Sequence {
+    fn check(&self) -> Result<(), String> {
+        let Self { accepted, verified, drafted, emitted, context_len, .. } = *self;
+        let funnel = [accepted, verified, drafted, NODES_MAX];
+        if !funnel.is_sorted() {
+            return Err(format!(
+                "a sequence must have `accepted` <= `verified` <= `drafted` <= {NODES_MAX}, got {accepted}, {verified} and {drafted}"
+            ));
+        }
+        if emitted > accepted + 1 {
+            return Err(format!("`emitted` must be at most `accepted` + 1, got {emitted} and {accepted}"));
+        }
+        if context_len > CONTEXT_LEN_MAX {
+            return Err(format!("`context_len` must be at most {CONTEXT_LEN_MAX}, got {context_len}"));
+        }
+        let probabilities = self.signals.iter().map(|signals| signals.rejection);
+        let probabilities = probabilities.chain(self.positions.iter().map(|position| position.top_prob));
+        if let Some(got) = probabilities.flatten().find(|got| !(0.0..=1.0).contains(got)) {
+            return Err(format!("a probability must be in 0..=1, got {got}"));
+        }
+        let of_signals = |signals: &Signals| [signals.kld, signals.draft_entropy, signals.target_entropy];
+        let nats = self.signals.iter().flat_map(of_signals);
+        let nats = nats.chain(self.positions.iter().map(|position| position.entropy));
+        match nats.flatten().find(|got| !got.is_finite() || *got < 0.0) {
+            Some(got) => Err(format!("a divergence or entropy must be a finite number from 0 on, got {got}")),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    /// What is said of a step whose one sequence has these fields, too.
+    fn message(fields: &str) -> String {
+        let sequence = format!(
+            r#"{{"request": 0, "context_len": 9, "temperature": 0, "drafted": 2, "verified": 2, "accepted": 1, "emitted": 2, {fields}}}"#
+        );
+        let step = format!(
+            r#"{{"step_ms": 2, "draft_ms": 0.5, "verify_ms": 1, "target_rows": 3, "prefill_rows": 0, "draft_rounds": 2, "draft_rows": 2, "context_len_sum": 9, "drafted": 2, "verified": 2, "emitted": 2, "sequences": [{sequence}]}}"#
+        );
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        write!(file, r#"{{"step": {step}}}"#).unwrap();
+        read(file.path()).map_or_else(|error| error.to_string(), |_| String::new())
+    }
+
+    #[test]
+    fn steps_that_no_engine_takes_are_refused_with_their_line() {
+        assert_eq!(message(r#""signals": [{"kld": 0.5, "rejection": 1}]"#), "");
+        let cases = [
+            (r#""signals": [{"kld": 1e300}]"#, "from 0 on, got inf"),
+            (r#""signals": [{"rejection": -0.5}]"#, "in 0..=1, got -0.5"),
+            (r#""positions": [{"top_prob": 2}]"#, "in 0..=1, got 2"),
+        ];
+        for (fields, expected) in cases {
+            let message = message(fields);
+            assert!(message.starts_with("line 1 of ") && message.contains(expected), "{message}");
+        }
+        let step = |verify_ms, sequence| Step { verify_ms, sequences: vec![sequence], ..Step::default() };
+        let sequence = Sequence { drafted: 3, verified: 2, accepted: 1, emitted: 2, ..Sequence::default() };
+        assert_eq!(step(1.0, sequence.clone()).check(), Ok(()));
+        let refused = [
+            step(1e300, sequence.clone()),
+            step(-1.0, sequence.clone()),
+            step(1.0, Sequence { emitted: u32::MAX, ..sequence.clone() }),
+            step(1.0, Sequence { accepted: 3, ..sequence.clone() }),
+            step(1.0, Sequence { drafted: 65, ..sequence.clone() }),
+            step(1.0, Sequence { context_len: u32::MAX, ..sequence }),
+        ];
+        refused.iter().for_each(|step| assert!(step.check().is_err(), "{step:?}"));
+    }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::random::Random;
+use crate::scenario::SECONDS_MAX;
 
 /// An arrival process.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,7 +45,9 @@ impl Clock {
             Arrivals::Recorded { times, speed } => {
                 let last = times.last().copied().unwrap_or_default();
                 let rounds = (i / times.len()) as f64;
-                self.now = (rounds * last.as_secs_f64() + times[i % times.len()].as_secs_f64()) / speed;
+                let next = (rounds * last.as_secs_f64() + times[i % times.len()].as_secs_f64()) / speed;
+                // The last one of a round and the first one of the next are the same but for rounding.
+                self.now = self.now.max(next);
             }
         }
         Duration::from_secs_f64(self.now)
@@ -65,6 +68,8 @@ fn gap(cv: f64, random: &mut Random) -> f64 {
 fn thinned(points: &[(f64, f64)], mut now: f64, random: &mut Random) -> f64 {
     let highest = points.iter().map(|point| point.1).fold(f64::MIN_POSITIVE, f64::max);
     loop {
+        // The last rate may be a tiny share of the highest one, which hardly anything would be kept of.
+        let highest = points.last().filter(|last| last.0 <= now).map_or(highest, |last| last.1);
         now += random.exponential() / highest;
         if random.uniform() * highest < rate_at(points, now) {
             return now;
@@ -99,7 +104,7 @@ const COLUMNS: [&str; 3] = ["TIMESTAMP", "ContextTokens", "GeneratedTokens"];
 /// Reads a file of arrivals in the columns of the Azure LLM inference trace; a time is a date and a time of day, or a number of seconds.
 ///
 /// # Errors
-/// If the file cannot be read, a line has other columns, or times do not ascend.
+/// If the file cannot be read, a line has other columns, or times do not ascend or reach over more than a month.
 pub fn recorded(path: &Path) -> Result<Recorded, Error> {
     let unreadable = |source| Error::Unreadable { path: path.to_path_buf(), source };
     let bad = |number: usize, expected: &str, got: &str| Error::Line {
@@ -129,10 +134,14 @@ pub fn recorded(path: &Path) -> Result<Recorded, Error> {
             return Err(bad(number, "a time that is not before the one above it", time));
         }
         last = at;
+        let since_first = at - *first.get_or_insert(at);
+        if since_first > SECONDS_MAX {
+            return Err(bad(number, "a time of at most 31 days after the first one", time));
+        }
         let tokens =
             |text: &str| text.parse::<u32>().map_err(|_| bad(number, "a whole number of tokens", text));
         recorded.lens.push((tokens(prompt)?.max(1), tokens(output)?.max(1)));
-        recorded.times.push(Duration::from_secs_f64(at - *first.get_or_insert(at)));
+        recorded.times.push(Duration::from_secs_f64(since_first));
     }
     match recorded.times.is_empty() {
         true => Err(bad(2, "a request", "")),
@@ -197,6 +206,19 @@ mod tests {
         assert!((until(200.0) - 3000.0).abs() < 220.0, "{}", until(200.0));
     }
 
+    #[test]
+    fn recorded_arrivals_never_go_back() {
+        let recorded = [Duration::ZERO, Duration::from_secs_f64(0.1)];
+        let times = times(&Arrivals::Recorded { times: Arc::new(recorded), speed: 1e-6 }, 100);
+        assert!(times.is_sorted(), "{times:?}");
+    }
+
+    #[test]
+    fn a_ramp_may_end_almost_without_arrivals() {
+        let times = times(&Arrivals::Ramp(Arc::new([(0.0, 1e4), (0.01, 1e-6)])), 100);
+        assert!(times[99] > 1e6, "{}", times[99]);
+    }
+
     fn file(text: &str) -> tempfile::NamedTempFile {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(text.as_bytes()).unwrap();
@@ -229,6 +251,7 @@ mod tests {
             (&format!("{head}1,2,x\n"), "line 2", "expected a whole number of tokens, got 'x'"),
             (&format!("{head}5,2,3\n4,2,3\n"), "line 3", "not before the one above it, got '4'"),
             (&format!("{head}soon,2,3\n"), "line 2", "got 'soon'"),
+            (&format!("{head}0,2,3\n1e300,2,3\n"), "line 3", "31 days after the first one, got '1e300'"),
         ];
         for (text, line, expected) in cases {
             let message = recorded(file(text).path()).unwrap_err().to_string();

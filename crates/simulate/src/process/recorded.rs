@@ -56,17 +56,19 @@ impl Recording {
     /// * `path`: for messages.
     ///
     /// # Errors
-    /// If no request says anything.
+    /// If nothing is known of any request, or of none how long its prompt is, which its second step tells.
     pub fn of(runs: &[Run], temperature: f64, path: &Path) -> Result<Self, Error> {
         let mut texts: BTreeMap<u64, Gathered> = BTreeMap::new();
         for run in runs {
             gather(run, temperature, &mut texts);
         }
+        texts.retain(|_, text| text.prompt_len.is_some());
         let known = texts.values().flat_map(|text| text.places.values());
         let n_accepted = known.clone().filter(|known| known.is_accepted == Some(true)).count();
         let n_known = known.filter(|known| known.is_accepted.is_some()).count();
         if n_known == 0 {
-            let what = format!("no verified draft at temperature {temperature}");
+            let what =
+                format!("no verified draft of a request of several steps at temperature {temperature}");
             return Err(Error::Trace { path: path.to_path_buf(), what });
         }
         let rate = (n_accepted as f64 / n_known as f64).clamp(0.01, 0.99);
@@ -213,7 +215,10 @@ mod tests {
     #[test]
     fn a_trace_without_drafts_cannot_be_replayed() {
         let runs = [run(vec![sequence(0, 0, 0), sequence(5, 0, 0)])];
-        let error = Recording::of(&runs, 0.0, Path::new("t")).unwrap_err().to_string();
-        assert_eq!(error, "t holds too little: no verified draft at temperature 0");
+        let error = |runs: &[Run]| Recording::of(runs, 0.0, Path::new("t")).unwrap_err().to_string();
+        let expected = "t holds too little: no verified draft of a request of several steps at temperature 0";
+        assert_eq!(error(&runs), expected);
+        // One step does not tell what of it was the prompt.
+        assert_eq!(error(&[run(vec![sequence(5, 3, 2)])]), expected);
     }
 }

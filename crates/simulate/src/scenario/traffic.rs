@@ -28,6 +28,8 @@ pub struct Point {
 const REQUESTS_MAX: u32 = 10_000_000;
 /// Most requests per second.
 const RATE_MAX: f64 = 1e6;
+/// Fewest: all requests of a load come within the time that can be counted.
+const RATE_MIN: f64 = 1e-6;
 /// Longest prompt or answer, tokens.
 const LEN_MAX: u32 = 1 << 24;
 /// Longest latency target, ms: an hour.
@@ -90,7 +92,7 @@ fn points(section: &Section<'_>, kind: &str, times: Option<&[Duration]>) -> Resu
             Ok(speeds.into_iter().map(point).collect())
         }
         _ => {
-            let rates = section.numbers("rate", 1e-6..=RATE_MAX)?;
+            let rates = section.numbers("rate", RATE_MIN..=RATE_MAX)?;
             let rates = rates
                 .ok_or_else(|| section.missing("rate", "requests per second, one or several numbers"))?;
             let cv = if kind == "gamma" { section.number("cv", 0.0..=100.0)?.unwrap_or(2.0) } else { 1.0 };
@@ -117,8 +119,9 @@ fn ramp(section: &Section<'_>) -> Result<Point, Error> {
     }
     let last_rate = ramp.last().map(|point: &(f64, f64)| point.1);
     let is_rising = ramp.windows(2).all(|pair| pair[0].0 < pair[1].0);
-    if !is_rising || last_rate.is_none_or(|rate| rate == 0.0) {
-        let expected = "a list of { at_s, rate } whose times rise and whose last rate is above 0";
+    if !is_rising || last_rate.is_none_or(|rate| rate < RATE_MIN) {
+        let expected =
+            format!("a list of {{ at_s, rate }} whose times rise and whose last rate is at least {RATE_MIN}");
         return Err(section.missing("ramp", expected));
     }
     let value = ramp.iter().map(|point| point.1).fold(0.0, f64::max);
