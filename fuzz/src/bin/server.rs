@@ -1,0 +1,3 @@
+#![no_main]
+
+dsde_fuzz::target!(server);

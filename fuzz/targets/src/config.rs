@@ -1,0 +1,69 @@
+//! `config.json` and `generation_config.json`, of models and of EAGLE-3 heads.
+
+use dsde_checkpoint::{Eagle3Config, ModelConfig};
+
+use crate::input::sections;
+
+/// A configuration that is taken can be computed with.
+///
+/// Input: `config.json`, and behind a line of dashes `generation_config.json`.
+pub fn config(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let mut sections = sections(&text);
+    let file = sections.next().unwrap_or_default().as_bytes();
+    if let Ok(config) = ModelConfig::parse(file, sections.next().map(str::as_bytes)) {
+        assert_usable(&config);
+    }
+    if let Ok(head) = Eagle3Config::parse(file) {
+        assert_usable(&head.layer);
+        assert!((1..=head.layer.vocab_len).contains(&head.draft_vocab_len));
+        for n_layers in [0, 1, 3, 40] {
+            let taps = head.taps_in(n_layers).unwrap_or_default();
+            assert!(n_layers == 0 || taps.iter().all(|&tap| tap < n_layers), "{taps:?}");
+        }
+    }
+    let _ = Eagle3Config::describes(file);
+}
+
+/// What the documentation of [`ModelConfig`] promises: sizes whose products are numbers, finite factors, references that lead
+/// somewhere.
+pub(crate) fn assert_usable(config: &ModelConfig) {
+    let sizes = [
+        config.vocab_len,
+        config.n_embeddings,
+        config.hidden,
+        config.n_layers,
+        config.n_heads,
+        config.n_kv_heads,
+        config.head_dim,
+        config.intermediate,
+        config.context_len_max as usize,
+    ];
+    for size in sizes {
+        assert!((1..1 << 31).contains(&size), "a size of {size}");
+    }
+    assert!(config.vocab_len <= config.n_embeddings);
+    assert!(config.n_heads.is_multiple_of(config.n_kv_heads) && config.head_dim.is_multiple_of(2));
+    assert_eq!(config.layers.len(), config.n_layers);
+    for layer in &config.layers {
+        assert!(layer.window.is_none_or(|window| window > 0));
+        assert!(layer.rope.is_none_or(|rope| rope < config.ropes.len()));
+    }
+    assert!(!config.ropes.is_empty());
+    for rope in &config.ropes {
+        assert!(
+            rope.rotary_dim <= config.head_dim && rope.rotary_dim.is_multiple_of(2) && rope.rotary_dim > 0
+        );
+        assert!(rope.theta.is_finite() && rope.theta >= 1.0);
+    }
+    // Every number is shown.
+    let shown = format!("{config:?}");
+    let mut words = shown.split(|c: char| !c.is_alphanumeric());
+    assert!(words.all(|word| word != "inf" && word != "NaN"), "{shown}");
+    assert!(config.rms_eps > 0.0);
+    let tokens = config.eos_tokens.iter().chain(&config.bos_token);
+    tokens.for_each(|&token| assert!((token as usize) < config.vocab_len, "token {token}"));
+    if let Some(experts) = &config.experts {
+        assert!((1..=experts.n_experts).contains(&experts.n_chosen) && experts.intermediate > 0);
+    }
+}
