@@ -42,14 +42,14 @@ pub enum Error {
         /// What the file has.
         got: String,
     },
-    /// A token id larger than any real one.
+    /// A token id larger than any real one, or of no token of the vocabulary.
     #[error("{file}: token ids must be below {expected}, got {got}")]
     TokenId {
         /// Which file.
         file: String,
         /// Accepted number of ids.
         expected: usize,
-        /// The largest id.
+        /// The id.
         got: u32,
     },
     /// A prompt, or what a chat template made, is longer than what is tokenised.

@@ -112,7 +112,14 @@ impl Tokenizer {
         }
         let words = Words::new(&inner, &decoder);
         let added = caught(|| AddedTokens::new(&inner)).map_err(failed)?;
-        Ok(Self { inner, decoder, added, growth, words, end_tokens: Vec::new() })
+        let tokenizer = Self { inner, decoder, added, growth, words, end_tokens: Vec::new() };
+        // Those around every text are numbers in the file, and the library does not look them up.
+        let expected = tokenizer.vocab_len();
+        let around = tokenizer.encode_plain("").unwrap_or_default();
+        match around.into_iter().find(|&token| token as usize >= expected) {
+            Some(got) => Err(Error::TokenId { file: name.to_string(), expected, got }),
+            None => Ok(tokenizer),
+        }
     }
 
     /// One more than the largest token id.

@@ -211,8 +211,10 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
 /// `m`, `m,` or `m,n`
 fn repetition(inside: &str) -> Result<String, String> {
     let wrong = || format!("`{{{inside}}}` must hold one or two numbers of at most {REPEATED_MAX}");
-    let number =
-        |text: &str| text.trim().parse::<u32>().ok().filter(|&n| n <= REPEATED_MAX).ok_or_else(wrong);
+    let number = |text: &str| {
+        let digits = Some(text.trim()).filter(|text| !text.starts_with('+'));
+        digits.and_then(|text| text.parse::<u32>().ok()).filter(|&n| n <= REPEATED_MAX).ok_or_else(wrong)
+    };
     match inside.split_once(',') {
         None => number(inside).map(|n| format!("{{{n},{n}}}")),
         Some((min, max)) if max.trim().is_empty() => Ok(format!("{{{},}}", number(min)?)),
@@ -277,7 +279,8 @@ fn character(rest: &str) -> Result<(Option<char>, usize), String> {
     }
     let wrong = || format!("`\\{}` is no escape", rest[1..].chars().next().unwrap_or(' '));
     let hex = |n_digits: usize| {
-        let digits = rest.get(2..2 + n_digits).ok_or_else(wrong)?;
+        let is_number = |digits: &&str| digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let digits = rest.get(2..2 + n_digits).filter(is_number).ok_or_else(wrong)?;
         let c = u32::from_str_radix(digits, 16).ok().and_then(char::from_u32).ok_or_else(wrong)?;
         Ok((Some(c), 2 + n_digits))
     };
@@ -323,6 +326,8 @@ mod tests {
         check_refused("root ::= \"a\"\nroot ::= \"b\"", "defined twice");
         check_refused("root ::= \"a\"{3,2}", "must hold");
         check_refused("root ::= \"\\q\"", "no escape");
+        check_refused("root ::= \"\\x+f\"", "no escape");
+        check_refused("root ::= \"a\"{+3}", "must hold");
         check_refused("root \"a\" ::= x", "must begin with a name");
         check_refused(&format!("root ::= {}", "(".repeat(100)), "nests deeper");
         let chain: String = (0..100).map(|i| format!("r{i} ::= r{}\n", i + 1)).collect();

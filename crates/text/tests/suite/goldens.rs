@@ -231,6 +231,8 @@ fn unusable_tokenizers_are_refused() {
     assert!(refused(|file| file["decoder"] = Value::Null).ends_with("got null"));
     let id = refused(|file| file["model"]["vocab"]["b"] = json!(u32::MAX));
     assert_eq!(id, "tiny: token ids must be below 1048576, got 4294967295");
+    let around = refused(|file| file["post_processor"]["special_tokens"]["<end>"]["ids"] = json!([6]));
+    assert_eq!(around, "tiny: token ids must be below 6, got 6");
     assert!(
         refused(|file| file["model"] = json!({"type": "Unknown"})).starts_with("tiny is not a tokenizer: ")
     );
