@@ -42,8 +42,8 @@ pub fn folder(bytes: &[u8]) {
     }
     let Ok(model) = model else { return };
     assert_tensors(&model);
-    let Ok(keys) = gguf_keys(path, model.config()) else { return };
-    let tokenizer = tokenizer.expect("what can be written was read");
+    // `dsde quantize` opens the tokenizer, too.
+    let (Ok(tokenizer), Ok(keys)) = (tokenizer, gguf_keys(path, model.config())) else { return };
     let Ok(conversion) = Conversion::of_folder(&model, keys, Mix::F16) else { return };
     let mut out = Vec::new();
     if conversion.write(&mut out, 1, |_| {}).is_err() {
