@@ -1,14 +1,14 @@
 //! Answers of a model: thoughts and calls of functions in text that comes in pieces.
 
-use dsde_text::{AnswerReader, CallFormat, ExpectedCalls, Part, ReasoningFormat, Utf8Stream};
+use dsde_text::{AnswerReader, CallFormat, ExpectedCalls, Part, ReasoningFormat, Thoughts, Utf8Stream};
 
 use crate::input::{head_and_body, pieces};
 
-/// However an answer is cut, the same parts come of it: none is lost, arguments follow a call, thoughts come first, and if there is
-/// neither call nor thought, all of it is text.
+/// However an answer is cut, the same parts come of it: none is lost, arguments follow a call, thoughts come first (where an answer is not
+/// a row of messages), and if there is neither call nor thought, all of it is text.
 ///
 /// Input: a line of words, `hermes`, `llama`, `mistral` or `named` for the form of calls, `think` or `brackets` for that of thoughts,
-/// `begun` where the prompt has begun some, `one` for one call at most, and numbers, the lengths of pieces; below it the answer.
+/// `harmony` for both, `begun` where the prompt has begun some, `one` for one call at most, and numbers, the lengths of pieces; below it the answer.
 pub fn answer(bytes: &[u8]) {
     let text = text(bytes);
     let (head, answer) = head_and_body(&text);
@@ -18,9 +18,11 @@ pub fn answer(bytes: &[u8]) {
     let whole = read(reader.clone(), &[answer.to_owned()]);
     assert_eq!(whole, read(reader.clone(), &pieces(answer, &[1])), "character by character");
     assert_eq!(whole, read(reader, &pieces(answer, &lens)), "in pieces of {lens:?}");
-    assert_order(&whole);
+    let is_harmony = words.contains(&"harmony");
+    assert_order(&whole, is_harmony);
     let texts: Option<Vec<&str>> = whole.iter().map(content).collect();
-    let has_thoughts = words.contains(&"begun") || answer.contains("think>") || answer.contains("THINK]");
+    let has_thoughts =
+        is_harmony || words.contains(&"begun") || answer.contains("think>") || answer.contains("THINK]");
     if let Some(texts) = texts.filter(|_| !has_thoughts) {
         assert_eq!(texts.concat(), answer);
     }
@@ -48,16 +50,23 @@ fn reader(words: &[&str]) -> AnswerReader {
         "llama" => Some(CallFormat::Llama),
         "mistral" => Some(CallFormat::Mistral),
         "named" => Some(CallFormat::MistralNamed),
+        "harmony" => Some(CallFormat::Harmony),
         _ => None,
     });
     let reasoning = words.iter().find_map(|word| match *word {
         "think" => Some(ReasoningFormat::Think),
         "brackets" => Some(ReasoningFormat::Brackets),
+        "harmony" => Some(ReasoningFormat::Harmony),
         _ => None,
     });
     let names = vec!["f".to_owned(), "get_weather".to_owned()];
     let calls = calls.map(|format| ExpectedCalls { format, names, are_parallel: !words.contains(&"one") });
-    AnswerReader::new(reasoning, words.contains(&"begun"), calls)
+    let thoughts = match reasoning {
+        None => Thoughts::None,
+        Some(format) if words.contains(&"begun") => Thoughts::Begun(format),
+        Some(format) => Thoughts::Possible(format),
+    };
+    AnswerReader::new(reasoning, thoughts, calls)
 }
 
 fn read(mut reader: AnswerReader, pieces: &[String]) -> Vec<Part> {
@@ -70,11 +79,11 @@ fn read(mut reader: AnswerReader, pieces: &[String]) -> Vec<Part> {
     parts
 }
 
-fn assert_order(parts: &[Part]) {
+fn assert_order(parts: &[Part], is_harmony: bool) {
     for (i, part) in parts.iter().enumerate() {
         let before = i.checked_sub(1).map(|i| &parts[i]);
         match part {
-            Part::Reasoning(text) => assert!(before.is_none() && !text.is_empty()),
+            Part::Reasoning(text) => assert!((is_harmony || before.is_none()) && !text.is_empty()),
             Part::Content(text) => assert!(!text.is_empty()),
             Part::Call(name) => assert!(!name.is_empty()),
             Part::Arguments(_) => assert!(matches!(before, Some(Part::Call(_))), "arguments of no call"),
