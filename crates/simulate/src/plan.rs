@@ -9,11 +9,6 @@
 //! requests come at every rate, only closer together, and more of them where they would be over too soon.
 
 use std::fmt::Write as _;
-use std::path::Path;
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use dsde_bench::Quantiles;
 use dsde_bench::report::Table;
@@ -23,8 +18,9 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::load::{Arrivals, Load, Traffic};
 use crate::results::Cell;
-use crate::run::{Progress, run};
-use crate::scenario::{Machines, Point, Scenario};
+use crate::run::{Progress, on_threads, run};
+pub use crate::scenario::Plan;
+use crate::scenario::{Point, Scenario};
 
 /// Where the search begins, requests per second.
 const RATE_FIRST: f64 = 1.0;
@@ -32,23 +28,6 @@ const RATE_FIRST: f64 = 1.0;
 const RATES: [f64; 2] = [1e-3, 1e5];
 /// The greatest rate is known this closely, as a ratio.
 const RATE_STEP: f64 = 1.03;
-
-/// What is to be served.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// For people.
-    pub name: String,
-    /// Requests per second that come to the whole fleet.
-    pub rate: f64,
-    /// Share of the requests that must meet the targets of their class.
-    pub attained: f64,
-    /// Spread of the gaps between arrivals over their mean; 1 is Poisson.
-    pub cv: f64,
-    /// How long requests come to a replica at least, seconds: long enough for a queue to show that it grows.
-    pub seconds: f64,
-    /// A scenario per kind of machine, without points.
-    machines: Vec<Scenario>,
-}
 
 /// What it takes.
 #[derive(Clone, Debug, Serialize)]
@@ -73,12 +52,12 @@ pub struct Fleet {
     /// Policy with its parameters.
     pub policy: String,
     /// Absent where a replica cannot meet the targets however little it is asked.
-    pub sized: Option<Sized>,
+    pub sized: Option<Sizing>,
 }
 
 /// How large a fleet is, and how a replica of it does at its share of the load.
 #[derive(Clone, Debug, Serialize)]
-pub struct Sized {
+pub struct Sizing {
     /// Requests per second that one replica can serve at most.
     pub rate_max: f64,
     /// How many are needed.
@@ -98,24 +77,6 @@ pub struct Sized {
 }
 
 impl Plan {
-    /// Reads the scenario of a plan: one with a section `plan`.
-    ///
-    /// # Errors
-    /// If it cannot be read or used.
-    pub fn read(path: &Path) -> Result<Self, Error> {
-        let (text, stem) = Scenario::text(path)?;
-        Self::parse(&text, &stem, path.parent().unwrap_or(Path::new("")))
-    }
-
-    /// Reads a text, see [`Scenario::parse`].
-    ///
-    /// # Errors
-    /// If it cannot be used.
-    pub fn parse(text: &str, name: &str, folder: &Path) -> Result<Self, Error> {
-        let Machines { name, rate, attained, cv, seconds, machines } = Machines::parse(text, name, folder)?;
-        Ok(Self { name, rate, attained, cv, seconds, machines })
-    }
-
     /// Sizes a fleet for every machine and policy.
     ///
     /// # Errors
@@ -126,21 +87,8 @@ impl Plan {
             .iter()
             .flat_map(|machine| machine.policies.iter().map(move |policy| (machine, policy)))
             .collect();
-        let (next, n_done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let fleets: Mutex<Vec<Result<Fleet, Error>>> = Mutex::default();
-        thread::scope(|scope| {
-            for _ in 0..n_threads.clamp(1, tasks.len().max(1)) {
-                scope.spawn(|| {
-                    while let Some((machine, policy)) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let fleet = self.fleet(machine, policy);
-                        fleets.lock().unwrap_or_else(PoisonError::into_inner).push(fleet);
-                        progress(1 + n_done.fetch_add(1, Ordering::Relaxed), tasks.len());
-                    }
-                });
-            }
-        });
-        let fleets = fleets.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let mut fleets = fleets.into_iter().collect::<Result<Vec<Fleet>, Error>>()?;
+        let mut fleets =
+            on_threads(n_threads, &tasks, progress, |&(machine, policy)| self.fleet(machine, policy))?;
         fleets.sort_by(|a, b| a.key().partial_cmp(&b.key()).expect("no price is NaN"));
         Ok(Planned { name: self.name.clone(), rate: self.rate, attained: self.attained, fleets })
     }
@@ -197,12 +145,12 @@ impl Replica<'_> {
     }
 
     /// The fleet for the whole rate, by what its replicas do at their share of it.
-    fn sized(&self, rate_max: f64) -> Result<Sized, Error> {
+    fn sized(&self, rate_max: f64) -> Result<Sizing, Error> {
         let replicas = (self.plan.rate / rate_max).ceil().max(1.0);
         let cell = self.serve(self.plan.rate / replicas)?;
         let dollars_per_hour = self.machine.hardware.dollars_per_hour.map(|dollars| dollars * replicas);
         let tokens_per_hour = cell.tokens_per_s.mean * replicas * 3600.0;
-        Ok(Sized {
+        Ok(Sizing {
             rate_max,
             replicas: replicas as u64,
             dollars_per_hour,

@@ -32,22 +32,7 @@ pub type Progress<'a> = &'a (dyn Fn(usize, usize) + Sync);
 /// # Errors
 /// If the load or the engine's limits cannot be used with each other.
 pub fn run(scenario: &Scenario, n_threads: usize, progress: Progress<'_>) -> Result<Results, Error> {
-    let tasks = tasks(scenario);
-    let (next, n_done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let done: Mutex<Vec<Option<Result<Cell, Error>>>> = Mutex::new(tasks.iter().map(|_| None).collect());
-    thread::scope(|scope| {
-        for _ in 0..n_threads.clamp(1, tasks.len()) {
-            scope.spawn(|| {
-                while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let cell = task.run(scenario);
-                    done.lock().unwrap_or_else(PoisonError::into_inner)[task.idx] = Some(cell);
-                    progress(1 + n_done.fetch_add(1, Ordering::Relaxed), tasks.len());
-                }
-            });
-        }
-    });
-    let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let cells = done.into_iter().map(|cell| cell.expect("every task was run")).collect::<Result<_, _>>()?;
+    let cells = on_threads(n_threads, &tasks(scenario), progress, |task| task.run(scenario))?;
     Ok(Results {
         scenario: scenario.name.clone(),
         about: scenario.about.clone(),
@@ -62,8 +47,36 @@ pub fn run(scenario: &Scenario, n_threads: usize, progress: Progress<'_>) -> Res
     })
 }
 
+/// What `work` makes of every task, in their order.
+///
+/// # Errors
+/// The first error in that order, once all are done.
+pub(crate) fn on_threads<T: Sync, R: Send>(
+    n_threads: usize,
+    tasks: &[T],
+    progress: Progress<'_>,
+    work: impl Fn(&T) -> Result<R, Error> + Sync,
+) -> Result<Vec<R>, Error> {
+    let (next, n_done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let done: Mutex<Vec<Option<Result<R, Error>>>> = Mutex::new(tasks.iter().map(|_| None).collect());
+    thread::scope(|scope| {
+        for _ in 0..n_threads.min(tasks.len()).max(1) {
+            scope.spawn(|| {
+                loop {
+                    let idx = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(task) = tasks.get(idx) else { break };
+                    let result = work(task);
+                    done.lock().unwrap_or_else(PoisonError::into_inner)[idx] = Some(result);
+                    progress(1 + n_done.fetch_add(1, Ordering::Relaxed), tasks.len());
+                }
+            });
+        }
+    });
+    let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.into_iter().map(|result| result.expect("every task was run")).collect()
+}
+
 struct Task<'a> {
-    idx: usize,
     policy: &'a registry::Config,
     temperature: f32,
     point: &'a Point,
@@ -74,7 +87,7 @@ fn tasks(scenario: &Scenario) -> Vec<Task<'_>> {
     for policy in &scenario.policies {
         for &temperature in &scenario.temperatures {
             for point in &scenario.points {
-                tasks.push(Task { idx: tasks.len(), policy, temperature, point });
+                tasks.push(Task { policy, temperature, point });
             }
         }
     }

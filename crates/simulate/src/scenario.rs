@@ -25,7 +25,7 @@ use crate::process::Process;
 use section::Section;
 
 pub use machine::Hardware;
-pub use plan::Machines;
+pub use plan::Plan;
 pub use traffic::Point;
 
 /// A checked scenario.

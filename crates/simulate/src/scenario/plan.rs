@@ -10,16 +10,16 @@ use crate::error::Error;
 
 /// A scenario per kind of machine, and the load of all replicas together.
 #[derive(Clone, Debug)]
-pub struct Machines {
+pub struct Plan {
     /// For people.
     pub name: String,
     /// Requests per second that come to the whole fleet.
     pub rate: f64,
     /// Share of the requests that must meet the targets of their class.
     pub attained: f64,
-    /// Spread of the gaps between arrivals over their mean.
+    /// Spread of the gaps between arrivals over their mean; 1 is Poisson.
     pub cv: f64,
-    /// How long requests come to a replica at least, seconds.
+    /// How long requests come to a replica at least, seconds: long enough for a queue to show that it grows.
     pub seconds: f64,
     /// Each with its own hardware, all with the same load.
     pub machines: Vec<Scenario>,
@@ -30,7 +30,16 @@ const RATE_MAX: f64 = 1e9;
 /// Longest that is simulated of a replica: an hour.
 const SECONDS_MAX: f64 = 3600.0;
 
-impl Machines {
+impl Plan {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// If it, or one that it names, cannot be read or used.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let (text, stem) = Scenario::text(path)?;
+        Self::parse(&text, &stem, path.parent().unwrap_or(Path::new("")))
+    }
+
     /// Reads a scenario with a section `plan`.
     ///
     /// * `name`: if the text gives none.
