@@ -45,29 +45,25 @@ impl Guarded {
         self.failure.get().map(String::as_str)
     }
 
-    fn fail(&self, message: String) {
-        // The first failure is the one that counts, and nobody asks after it.
-        let _ = self.failure.set(message);
-    }
-
     /// The answer of the policy; `None` if it has failed.
     fn ask<T>(&self, question: impl FnOnce(&dyn Policy) -> T) -> Option<T> {
-        if self.failure().is_some() {
-            return None;
-        }
-        // Nobody looks into a policy that has panicked.
-        let answer = catch_unwind(AssertUnwindSafe(|| question(&*self.policy)));
-        answer.map_err(|panic| self.fail(panic_message(&*panic))).ok()
+        guarded(&self.failure, || question(&*self.policy))
     }
 
     /// As [`Guarded::ask`], of one that may learn.
     fn tell<T>(&mut self, news: impl FnOnce(&mut dyn Policy) -> T) -> Option<T> {
-        if self.failure().is_some() {
-            return None;
-        }
-        let answer = catch_unwind(AssertUnwindSafe(|| news(&mut *self.policy)));
-        answer.map_err(|panic| self.fail(panic_message(&*panic))).ok()
+        guarded(&self.failure, || news(&mut *self.policy))
     }
+}
+
+/// What `call` returns; `None` after a failure, and where it panics, which is one.
+fn guarded<T>(failure: &OnceCell<String>, call: impl FnOnce() -> T) -> Option<T> {
+    if failure.get().is_some() {
+        return None;
+    }
+    // Nobody looks into a policy that has panicked.
+    let answer = catch_unwind(AssertUnwindSafe(call));
+    answer.map_err(|panic| failure.set(panic_message(&*panic))).ok()
 }
 
 impl Policy for Guarded {
@@ -102,7 +98,8 @@ impl Policy for Guarded {
         let drafted_lens = verify_lens.to_vec();
         self.tell(|policy| policy.trim(view, drafted, verify_lens));
         if verify_lens.iter().zip(&drafted_lens).any(|(len, drafted)| len > drafted) {
-            self.fail("trim made a proposal longer than it was drafted".to_owned());
+            // A panic that came first is the failure.
+            let _ = self.failure.set("trim made a proposal longer than it was drafted".to_owned());
         }
         if self.failure().is_some() {
             verify_lens.fill(0);
