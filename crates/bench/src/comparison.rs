@@ -8,7 +8,7 @@ use crate::conditions::Conditions;
 use crate::log::Log;
 use crate::matrix::{Cell, Measured, Ratio, cells, fixed_len, mean_over_cells};
 use crate::metrics::Totals;
-use crate::report::{self, Table, percent};
+use crate::report::{self, Table, absent, percent};
 use crate::run::Run;
 use crate::stats::quantile;
 
@@ -346,10 +346,6 @@ fn load(conditions: &Conditions) -> String {
 fn place(conditions: &Conditions) -> String {
     let Conditions { workload, temperature, .. } = conditions;
     format!("{workload}, T={temperature}, C={}", load(conditions))
-}
-
-fn absent() -> String {
-    "-".to_owned()
 }
 
 #[cfg(test)]

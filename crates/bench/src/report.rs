@@ -198,7 +198,8 @@ fn milliseconds(quantiles: Option<Quantiles>, pick: impl Fn(Quantiles) -> f64) -
     quantiles.map_or_else(absent, |quantiles| format!("{:.2}", pick(quantiles)))
 }
 
-fn absent() -> String {
+/// What stands where there is nothing to tell.
+pub(crate) fn absent() -> String {
     "-".to_owned()
 }
 

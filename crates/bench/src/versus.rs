@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use crate::conditions::Conditions;
 use crate::log::{Heading, Log};
 use crate::matrix::{Measured, Ratio, cells, mean_over_cells};
-use crate::report::{Table, percent};
+use crate::report::{Table, absent, percent};
 use crate::run::Run;
 
 /// Share below which a difference counts as one.
@@ -314,7 +314,7 @@ fn table(differences: &[Difference<'_>]) -> Table {
             || concurrency.to_string(),
             |segment| format!("{} part {}", segment.profile, segment.segment),
         );
-        let latency = |ratio: Option<Ratio>| ratio.map_or_else(|| "-".to_owned(), |ratio| in_words(&ratio));
+        let latency = |ratio: Option<Ratio>| ratio.map_or_else(absent, in_words);
         table.push(vec![
             policy.clone(),
             workload.clone(),
@@ -322,7 +322,7 @@ fn table(differences: &[Difference<'_>]) -> Table {
             temperature.to_string(),
             format!("{:.1}", difference.rates[0]),
             format!("{:.1}", difference.rates[1]),
-            in_words(&difference.ratio),
+            in_words(difference.ratio),
             format!("{:.3}", difference.share),
             match difference.verdict() {
                 Verdict::Faster => "faster",
@@ -347,7 +347,7 @@ fn table(differences: &[Difference<'_>]) -> Table {
 fn summary(differences: &[Difference<'_>]) -> String {
     let count = |verdict| differences.iter().filter(|difference| difference.verdict() == verdict).count();
     let ratios: Vec<Ratio> = differences.iter().map(|difference| difference.ratio).collect();
-    let mean = mean_over_cells(&ratios).map_or_else(|| "-".to_owned(), |ratio| in_words(&ratio));
+    let mean = mean_over_cells(&ratios).map_or_else(absent, in_words);
     format!(
         "\nOver all {} conditions: {mean}; {} faster, {} slower, {} even, {} with too few rounds.\n",
         differences.len(),
@@ -358,10 +358,10 @@ fn summary(differences: &[Difference<'_>]) -> String {
     )
 }
 
-fn in_words(ratio: &Ratio) -> String {
-    match ratio.half_width {
-        Some(half_width) => format!("{:.3} ± {}", ratio.mean, percent(Some(half_width))),
-        None => format!("{:.3}", ratio.mean),
+fn in_words(Ratio { mean, half_width }: Ratio) -> String {
+    match half_width {
+        Some(_) => format!("{mean:.3} ± {}", percent(half_width)),
+        None => format!("{mean:.3}"),
     }
 }
 
