@@ -39,6 +39,16 @@ use std::sync::Mutex;
 
 use dsde_engine::{BlockCopy, RowBatch, SlotMove};
 
+/// Parts of the kernels that have tests of their own; nobody else needs them.
+#[doc(hidden)]
+pub mod internals {
+    pub use super::math::{exp, gelu, silu, tanh};
+    pub use super::memory::{Buffer, LARGE_PAGE_BYTES, LINE_BYTES};
+    pub use super::pool::Pool;
+    pub use super::tile::{ROWS_MAX, row_blocks};
+    pub use super::weights::{bf16_bits, bf16_value, f16_value};
+}
+
 pub use experts::Experts;
 pub use isa::Isa;
 pub use kernel::Kernel;

@@ -8,8 +8,6 @@ use dsde_engine::{BlockCopy, RowBatch, SlotMove};
 pub mod cpu;
 pub mod reference;
 mod shape;
-#[cfg(test)]
-mod tests;
 
 pub use cpu::Cpu;
 pub use reference::Reference;
@@ -202,7 +200,7 @@ impl Routed<'_> {
 ///
 /// Batch invariance is part of the contract: what a row receives depends on that row and what it sees alone, bit for bit,
 /// never on the number of rows beside it, their order, or the number of threads.
-pub trait Backend: Send {
+pub trait Backend: Send + 'static {
     /// A weight matrix in the backend's own layout.
     type Matrix: Send + Sync;
     /// Matrices of one shape, one per expert of a layer, in the backend's own layout.

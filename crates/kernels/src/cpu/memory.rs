@@ -7,13 +7,13 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
 /// Alignment of small buffers: one cache line, one AVX-512 vector.
-const LINE_BYTES: usize = 64;
+pub const LINE_BYTES: usize = 64;
 /// Size of a large page on x86-64 and most 64-bit Arm systems.
-const LARGE_PAGE_BYTES: usize = 2 << 20;
+pub const LARGE_PAGE_BYTES: usize = 2 << 20;
 
 /// A zero-initialised buffer of bytes, aligned to at least 64. Large ones cost memory only where they are touched.
 #[derive(Debug)]
-pub(super) struct Buffer {
+pub struct Buffer {
     start: NonNull<u8>,
     layout: Layout,
     len: usize,
@@ -26,7 +26,7 @@ unsafe impl Sync for Buffer {}
 
 impl Buffer {
     /// `len` zero bytes.
-    pub(super) fn zeroed(len: usize) -> Buffer {
+    pub fn zeroed(len: usize) -> Buffer {
         let align = if len >= LARGE_PAGE_BYTES { LARGE_PAGE_BYTES } else { LINE_BYTES };
         let size = len.max(1).next_multiple_of(align);
         let layout =
@@ -42,7 +42,7 @@ impl Buffer {
     }
 
     /// First byte.
-    pub(super) fn as_ptr(&self) -> *const u8 {
+    pub fn as_ptr(&self) -> *const u8 {
         self.start.as_ptr()
     }
 
@@ -58,7 +58,7 @@ impl Buffer {
     }
 
     /// All bytes, for writing.
-    pub(super) fn as_mut_slice(&mut self) -> &mut [u8] {
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
         // SAFETY: the memory is initialised (zeroed at creation), owned and borrowed exclusively through `self`.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
@@ -133,20 +133,5 @@ mod pages {
     pub(super) fn unmap(start: NonNull<u8>, layout: Layout) {
         // SAFETY: allocated with the same layout by `allocate`, and dropped once.
         unsafe { std::alloc::dealloc(start.as_ptr(), layout) };
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn buffers_are_zero_aligned_and_as_long_as_asked() {
-        for len in [0, 1, 64, 1000, LARGE_PAGE_BYTES - 1, LARGE_PAGE_BYTES, LARGE_PAGE_BYTES + 5] {
-            let mut buffer = Buffer::zeroed(len);
-            assert_eq!(buffer.len(), len);
-            assert_eq!(buffer.as_ptr() as usize % LINE_BYTES, 0);
-            assert!(buffer.as_mut_slice().iter().all(|&byte| byte == 0));
-        }
     }
 }

@@ -31,7 +31,7 @@ const NEXT_REGION: u64 = 1 << 32;
 type Work = dyn Fn(usize) + Sync;
 
 /// A fixed set of threads, the caller included; dropped workers are joined.
-pub(super) struct Pool {
+pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -64,7 +64,7 @@ struct Region {
 
 impl Pool {
     /// A pool of `n_threads` threads, of which the caller is one; at least one.
-    pub(super) fn new(n_threads: usize) -> Pool {
+    pub fn new(n_threads: usize) -> Pool {
         Pool::behind(0, n_threads)
     }
 
@@ -94,8 +94,13 @@ impl Pool {
     }
 
     /// Threads that take part, the caller included.
-    pub(super) fn n_threads(&self) -> usize {
+    pub fn n_threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// Workers that are parked or about to park.
+    pub fn n_parked(&self) -> usize {
+        self.shared.n_parked.load(Ordering::SeqCst)
     }
 
     /// Runs `work(i)` once for every `i in 0..n`; indices are handed out one at a time, in order.
@@ -104,7 +109,7 @@ impl Pool {
     ///
     /// # Panics
     /// With the first panic of `work`, after everyone has left the region; indices not yet handed out are then skipped.
-    pub(super) fn run(&self, n: usize, work: &(dyn Fn(usize) + Sync)) {
+    pub fn run(&self, n: usize, work: &(dyn Fn(usize) + Sync)) {
         if n <= 1 || self.workers.is_empty() || self.shared.busy.swap(true, Ordering::Acquire) {
             (0..n).for_each(work);
             return;
@@ -223,91 +228,5 @@ fn pause(spins: &mut u32, spins_max: u32) {
         std::hint::spin_loop();
     } else {
         thread::yield_now();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicU32;
-
-    use super::*;
-
-    fn check_once_each(pool: &Pool, n: usize) {
-        let counts: Vec<AtomicU32> = (0..n).map(|_| AtomicU32::new(0)).collect();
-        pool.run(n, &|i| {
-            counts[i].fetch_add(1, Ordering::Relaxed);
-        });
-        assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1), "n = {n}");
-    }
-
-    #[test]
-    fn every_index_runs_exactly_once() {
-        for n_threads in [1, 2, 3, 8] {
-            let pool = Pool::new(n_threads);
-            assert_eq!(pool.n_threads(), n_threads);
-            for n in [0, 1, 2, 3, 7, 64, 1000] {
-                check_once_each(&pool, n);
-            }
-        }
-    }
-
-    #[test]
-    fn a_pool_serves_ten_thousand_regions() {
-        let pool = Pool::new(3);
-        let sum = AtomicUsize::new(0);
-        for _ in 0..10_000 {
-            pool.run(5, &|i| {
-                sum.fetch_add(i, Ordering::Relaxed);
-            });
-        }
-        // 0 + 1 + 2 + 3 + 4 = 10 per region.
-        assert_eq!(sum.into_inner(), 100_000);
-    }
-
-    #[test]
-    fn parked_workers_wake_for_the_next_region() {
-        let pool = Pool::new(2);
-        while pool.shared.n_parked.load(Ordering::SeqCst) == 0 {
-            thread::yield_now();
-        }
-        check_once_each(&pool, 100);
-    }
-
-    #[test]
-    fn a_region_inside_a_region_runs_on_its_own_thread() {
-        let pool = Pool::new(2);
-        let sum = AtomicUsize::new(0);
-        pool.run(4, &|_| {
-            let thread_id = thread::current().id();
-            pool.run(3, &|i| {
-                assert_eq!(thread::current().id(), thread_id);
-                sum.fetch_add(i, Ordering::Relaxed);
-            });
-        });
-        // Four times 0 + 1 + 2.
-        assert_eq!(sum.into_inner(), 12);
-    }
-
-    #[test]
-    fn callers_on_two_threads_share_a_pool() {
-        let pool = Pool::new(2);
-        thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| (0..500).for_each(|_| check_once_each(&pool, 9)));
-            }
-        });
-    }
-
-    #[test]
-    fn a_panic_reaches_the_caller_and_leaves_the_pool_usable() {
-        let pool = Pool::new(2);
-        for bad in 0..8 {
-            let outcome = catch_unwind(AssertUnwindSafe(|| {
-                pool.run(8, &|i| assert_ne!(i, bad, "index {i} is bad"));
-            }));
-            let message = *outcome.unwrap_err().downcast::<String>().unwrap();
-            assert!(message.contains(&format!("index {bad} is bad")), "{message}");
-            check_once_each(&pool, 20);
-        }
     }
 }

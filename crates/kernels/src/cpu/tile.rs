@@ -11,7 +11,7 @@ use super::isa::Isa;
 use super::{tile_groups, tile_portable, weights::Format};
 
 /// Rows of a tile: with 2 columns vectors, 24 of the 32 AVX-512 registers are accumulators.
-pub(super) const ROWS_MAX: usize = 12;
+pub const ROWS_MAX: usize = 12;
 /// Columns of a tile: two vectors of 16 single-precision numbers.
 pub(super) const COLUMNS: usize = 32;
 /// Columns of one vector.
@@ -91,27 +91,7 @@ pub(super) fn tile_fns(isa: Isa, format: Format) -> &'static TileFns {
 }
 
 /// Splits `n_rows` into as few tiles as possible, of sizes that differ by at most one.
-pub(super) fn row_blocks(n_rows: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+pub fn row_blocks(n_rows: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
     let n_blocks = n_rows.div_ceil(ROWS_MAX);
     (0..n_blocks).map(move |i| i * n_rows / n_blocks..(i + 1) * n_rows / n_blocks)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn row_blocks_are_even_and_cover_all_rows() {
-        for n_rows in 0..200 {
-            let blocks: Vec<_> = row_blocks(n_rows).collect();
-            assert_eq!(blocks.len(), n_rows.div_ceil(ROWS_MAX));
-            let mut next = 0;
-            for block in &blocks {
-                assert_eq!(block.start, next);
-                assert!(block.len() >= n_rows / blocks.len() && block.len() <= ROWS_MAX);
-                next = block.end;
-            }
-            assert_eq!(next, n_rows);
-        }
-    }
 }

@@ -95,7 +95,7 @@ impl Activations {
 ///
 /// Integer arithmetic that compilers turn into vector code.
 #[inline(always)]
-pub(super) fn bf16_bits(x: f32) -> u32 {
+pub fn bf16_bits(x: f32) -> u32 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
     let quiet_nan = bits >> 16 | 0x40;
@@ -104,13 +104,13 @@ pub(super) fn bf16_bits(x: f32) -> u32 {
 
 /// The value of a bf16's bits.
 #[inline(always)]
-pub(super) fn bf16_value(bits: u32) -> f32 {
+pub fn bf16_value(bits: u32) -> f32 {
     f32::from_bits(bits << 16)
 }
 
 /// The value of an f16's bits, in arithmetic that compilers turn into vector code.
 #[inline(always)]
-pub(super) fn f16_value(bits: u16) -> f32 {
+pub fn f16_value(bits: u16) -> f32 {
     /// 2^112: the exponent bias of f32, 127, less that of f16, 15. Scaling by it also normalises subnormal numbers.
     const REBIAS: f32 = f32::from_bits((112 + 127) << 23);
     let magnitude = u32::from(bits & 0x7fff) << 13;
@@ -118,35 +118,4 @@ pub(super) fn f16_value(bits: u16) -> f32 {
     let finite = (f32::from_bits(magnitude) * REBIAS).to_bits();
     let is_finite = bits & 0x7c00 != 0x7c00;
     f32::from_bits(sign | if is_finite { finite } else { magnitude | 0x7f80_0000 })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_f16_widens_exactly() {
-        for bits in 0..=u16::MAX {
-            let (got, expected) = (f16_value(bits), half::f16::from_bits(bits).to_f32());
-            assert!(got == expected || got.is_nan() && expected.is_nan(), "{bits:#06x}: {got} {expected}");
-        }
-    }
-
-    #[test]
-    fn bf16_rounding_agrees_with_the_half_crate() {
-        let mut bits = 0_u32;
-        loop {
-            let x = f32::from_bits(bits);
-            let (got, expected) = (bf16_bits(x) as u16, half::bf16::from_f32(x));
-            assert!(
-                got == expected.to_bits() || x.is_nan() && bf16_value(u32::from(got)).is_nan(),
-                "{bits:#010x}"
-            );
-            // An odd stride visits all exponents, both signs and all low bits.
-            let Some(next) = bits.checked_add(0x1_2345) else {
-                break;
-            };
-            bits = next;
-        }
-    }
 }

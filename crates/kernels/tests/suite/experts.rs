@@ -1,8 +1,8 @@
 //! Products by expert: the rows of each are those of its own matrix, bit for bit, in any company.
 
-use super::support::{Numbers, bits, blocks, cpus, dense, relative_error, rounded, stored};
-use crate::{Backend, Epilogue, Input, Reference, Routed, Stacking, Woken};
+use crate::support::{Numbers, bits, blocks, cpus, dense, relative_error, rounded, stored};
 use dsde_checkpoint::{Dense, Dtype};
+use dsde_kernels::{Backend, Epilogue, Input, Reference, Routed, Stacking, Woken};
 
 const N_EXPERTS: usize = 5;
 

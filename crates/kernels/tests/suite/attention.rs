@@ -2,8 +2,10 @@
 
 use dsde_engine::{BlockCopy, BlockId, RowBatch, Slot, SlotMove};
 
-use super::support::{Numbers, bits, cpus, push_chain, push_tree, relative_error, rope};
-use crate::{AttentionRule, AttentionShape, Backend, KvShape, QkTransform, Reference, RmsNorm, RopeTable};
+use crate::support::{Numbers, bits, cpus, push_chain, push_tree, relative_error, rope};
+use dsde_kernels::{
+    AttentionRule, AttentionShape, Backend, KvShape, QkTransform, Reference, RmsNorm, RopeTable,
+};
 
 /// Keys, values and weights are rounded to bf16 (2^-9 each, random over a sum), the reference rounds nothing.
 const TOLERANCE: f32 = 2e-2;
@@ -357,7 +359,7 @@ fn all_threads_together_compute_the_bits_of_one() {
     push_chain(&mut rows, 0, 90, &table(0, 90));
     push_chain(&mut rows, 0, 100, &table(1, 100));
     let [one, two] = [1, 2].map(|n_threads| {
-        let cpu = crate::Cpu::new(n_threads);
+        let cpu = dsde_kernels::Cpu::new(n_threads);
         pass(&cpu, case, &mut cpu.kv_store(case.kv), &rows, &[5, 6])
     });
     assert!(bits(&one) == bits(&two));

@@ -2,8 +2,8 @@
 
 use dsde_sampling::{Divergence, Params, Scratch, Shape, argmax, softmax};
 
-use super::support::{Numbers, bits};
-use crate::cpu::{Isa, Kernel};
+use crate::support::{Numbers, bits};
+use dsde_kernels::cpu::{Isa, Kernel};
 
 /// Every pass over one pair of rows.
 struct Passes<'a> {

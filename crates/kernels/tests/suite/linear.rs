@@ -1,9 +1,9 @@
 //! Products: close to the reference, and the same bits in any company.
 
-use super::support::{Numbers, bits, blocks, cpus, dense, relative_error, rounded, stored};
-use crate::cpu::{Cpu, Isa};
-use crate::{Backend, Epilogue, Input, Reference, RmsNorm, Stacking};
+use crate::support::{Numbers, bits, blocks, cpus, dense, relative_error, rounded, stored};
 use dsde_checkpoint::Dtype;
+use dsde_kernels::cpu::{Cpu, Isa};
+use dsde_kernels::{Backend, Epilogue, Input, Reference, RmsNorm, Stacking};
 
 const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::Bf16];
 
@@ -269,7 +269,7 @@ fn parts_of_different_types_become_one_matrix() {
 fn check_invariance(case: Case) {
     const N_ROWS_MAX: usize = 33;
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_supported()) {
-        let cpus = [1, 2].map(|n_threads| Cpu::with_isa(n_threads, isa).unwrap());
+        let cpus = [1, 2].map(|n_threads| Cpu::with_isa(n_threads, isa).expect("it is supported"));
         let matrix = case.pack(&cpus[0]);
         let all = Case { n_rows: N_ROWS_MAX, ..case }.multiply(&cpus[0], &matrix, false);
         for n_rows in 1..=N_ROWS_MAX {

@@ -3,19 +3,19 @@
 use dsde_engine::{BlockId, RowBatch};
 use dsde_sampling::Proposal;
 
-use crate::RopeTable;
-use crate::cpu::{Cpu, Isa};
 use dsde_checkpoint::{Dense, Dtype};
+use dsde_kernels::RopeTable;
+use dsde_kernels::cpu::{Cpu, Isa};
 
 /// A small generator (xorshift, Marsaglia 2003), so that failures replay.
-pub(super) struct Numbers(u64);
+pub(crate) struct Numbers(u64);
 
 impl Numbers {
-    pub(super) fn new(seed: u64) -> Numbers {
+    pub(crate) fn new(seed: u64) -> Numbers {
         Numbers(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -23,17 +23,17 @@ impl Numbers {
     }
 
     /// Uniform in `-1..1`.
-    pub(super) fn unit(&mut self) -> f32 {
+    pub(crate) fn unit(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
     }
 
-    pub(super) fn units(&mut self, len: usize) -> Vec<f32> {
+    pub(crate) fn units(&mut self, len: usize) -> Vec<f32> {
         (0..len).map(|_| self.unit()).collect()
     }
 }
 
 /// Stored bytes of numbers as they would lie in a checkpoint.
-pub(super) fn stored(dtype: Dtype, numbers: &[f32]) -> Vec<u8> {
+pub(crate) fn stored(dtype: Dtype, numbers: &[f32]) -> Vec<u8> {
     let bytes = |x: &f32| match dtype {
         Dtype::F32 => x.to_le_bytes().to_vec(),
         Dtype::F16 => half::f16::from_f32(*x).to_le_bytes().to_vec(),
@@ -44,7 +44,7 @@ pub(super) fn stored(dtype: Dtype, numbers: &[f32]) -> Vec<u8> {
 }
 
 /// Bytes of `n_elements` of a quantised type: any codes, scales that are small numbers.
-pub(super) fn blocks(dtype: Dtype, n_elements: usize, numbers: &mut Numbers) -> Vec<u8> {
+pub(crate) fn blocks(dtype: Dtype, n_elements: usize, numbers: &mut Numbers) -> Vec<u8> {
     let scales_at: &[usize] = match dtype {
         Dtype::F32 | Dtype::F16 | Dtype::Bf16 | Dtype::Mxfp4 => &[],
         Dtype::Q4_1 | Dtype::Q5_1 | Dtype::Q4K | Dtype::Q5K => &[0, 2],
@@ -67,7 +67,7 @@ pub(super) fn blocks(dtype: Dtype, n_elements: usize, numbers: &mut Numbers) -> 
 }
 
 /// Activations as whole numbers of at most 127 times a scale per 32 of a row.
-pub(super) fn rounded(x: &[f32]) -> Vec<f32> {
+pub(crate) fn rounded(x: &[f32]) -> Vec<f32> {
     let group = |group: &[f32]| {
         let max = group.iter().fold(0.0, |max: f32, x| max.max(x.abs()));
         let scale = max / 127.0;
@@ -77,17 +77,19 @@ pub(super) fn rounded(x: &[f32]) -> Vec<f32> {
     x.chunks(32).flat_map(group).collect()
 }
 
-pub(super) fn dense(dtype: Dtype, n_out: usize, n_in: usize, bytes: &[u8]) -> Dense<'_> {
+pub(crate) fn dense(dtype: Dtype, n_out: usize, n_in: usize, bytes: &[u8]) -> Dense<'_> {
     Dense::new(dtype, n_out, n_in, bytes)
 }
 
 /// Every instruction set that this machine can run, on one and on two threads.
-pub(super) fn cpus() -> Vec<Cpu> {
+pub(crate) fn cpus() -> Vec<Cpu> {
     let supported = Isa::ALL.into_iter().filter(|isa| isa.is_supported());
-    supported.flat_map(|isa| [1, 2].map(|n_threads| Cpu::with_isa(n_threads, isa).unwrap())).collect()
+    supported
+        .flat_map(|isa| [1, 2].map(|n_threads| Cpu::with_isa(n_threads, isa).expect("it is supported")))
+        .collect()
 }
 
-pub(super) fn rope(n_positions: usize, rotary_dim: usize) -> RopeTable {
+pub(crate) fn rope(n_positions: usize, rotary_dim: usize) -> RopeTable {
     let half = rotary_dim / 2;
     let angle = |i: usize| (i / half) as f32 * 10_000_f32.powf(-((i % half) as f32) / half as f32);
     RopeTable {
@@ -98,12 +100,12 @@ pub(super) fn rope(n_positions: usize, rotary_dim: usize) -> RopeTable {
 }
 
 /// Appends a sequence of rows that continue `context_len` stored ones, as a chain.
-pub(super) fn push_chain(rows: &mut RowBatch, context_len: u32, n_rows: u32, table: &[BlockId]) {
+pub(crate) fn push_chain(rows: &mut RowBatch, context_len: u32, n_rows: u32, table: &[BlockId]) {
     rows.push(context_len, &vec![0; n_rows as usize], &Proposal::new(), table);
 }
 
 /// Appends a sequence of one known row and a tree below it; `parents[i] < i`, or nothing for a root.
-pub(super) fn push_tree(rows: &mut RowBatch, context_len: u32, parents: &[Option<usize>], table: &[BlockId]) {
+pub(crate) fn push_tree(rows: &mut RowBatch, context_len: u32, parents: &[Option<usize>], table: &[BlockId]) {
     let mut proposal = Proposal::new();
     for parent in parents {
         proposal.push(0, parent.map(|parent| parent as u32));
@@ -112,12 +114,12 @@ pub(super) fn push_tree(rows: &mut RowBatch, context_len: u32, parents: &[Option
 }
 
 /// Largest difference over the largest expected magnitude.
-pub(super) fn relative_error(got: &[f32], expected: &[f32]) -> f32 {
+pub(crate) fn relative_error(got: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(got.len(), expected.len());
     let scale = expected.iter().fold(f32::MIN_POSITIVE, |max, x| max.max(x.abs()));
     got.iter().zip(expected).map(|(got, expected)| (got - expected).abs() / scale).fold(0.0, f32::max)
 }
 
-pub(super) fn bits(x: &[f32]) -> Vec<u32> {
+pub(crate) fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
