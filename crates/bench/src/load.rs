@@ -10,8 +10,8 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use dsde_engine::{
-    Clock, Emission, EmittedToken, Engine, Event, Executor, ExecutorError, FinishReason, Refused, Request,
-    RequestId, RequestTimeline, StepReport,
+    Emission, EmittedToken, Engine, Event, ExecutorError, FinishReason, Refused, Request, RequestId,
+    RequestTimeline, StepReport,
 };
 
 use crate::profile::Profile;
@@ -75,8 +75,8 @@ pub enum Error {
 ///
 /// # Errors
 /// The first request that is refused, a failed step, or an interruption. All requests in flight are cancelled then.
-pub fn closed_loop<E: Executor, C: Clock>(
-    engine: &mut Engine<E, C>,
+pub fn closed_loop(
+    engine: &mut Engine,
     requests: impl IntoIterator<Item = Request>,
     concurrency: NonZeroUsize,
     observer: &mut dyn Observer,
@@ -135,8 +135,8 @@ impl Served {
 ///
 /// # Errors
 /// As [`closed_loop`].
-pub fn profiled_loop<E: Executor, C: Clock>(
-    engine: &mut Engine<E, C>,
+pub fn profiled_loop(
+    engine: &mut Engine,
     requests: impl IntoIterator<Item = Request>,
     profile: &Profile,
     observer: &mut dyn Observer,
@@ -176,9 +176,9 @@ impl Unfinished {
 }
 
 impl Flight {
-    fn run<E: Executor, C: Clock>(
+    fn run(
         &mut self,
-        engine: &mut Engine<E, C>,
+        engine: &mut Engine,
         requests: impl IntoIterator<Item = Request>,
         concurrency: NonZeroUsize,
         observer: &mut dyn Observer,
@@ -193,9 +193,9 @@ impl Flight {
         }
     }
 
-    fn run_profile<E: Executor, C: Clock>(
+    fn run_profile(
         &mut self,
-        engine: &mut Engine<E, C>,
+        engine: &mut Engine,
         requests: impl IntoIterator<Item = Request>,
         profile: &Profile,
         observer: &mut dyn Observer,
@@ -223,9 +223,9 @@ impl Flight {
     }
 
     /// Submits requests until `wanted` are in flight or none is left.
-    fn top_up<E: Executor, C: Clock>(
+    fn top_up(
         &mut self,
-        engine: &mut Engine<E, C>,
+        engine: &mut Engine,
         waiting: &mut impl Iterator<Item = Request>,
         wanted: usize,
     ) -> Result<(), Error> {
@@ -240,11 +240,7 @@ impl Flight {
         Ok(())
     }
 
-    fn step<E: Executor, C: Clock>(
-        &mut self,
-        engine: &mut Engine<E, C>,
-        observer: &mut dyn Observer,
-    ) -> Result<StepReport, Error> {
+    fn step(&mut self, engine: &mut Engine, observer: &mut dyn Observer) -> Result<StepReport, Error> {
         assert!(!engine.is_idle(), "an engine with requests in flight has something to do");
         let report = engine.step()?;
         for event in engine.drain_events() {
@@ -283,7 +279,7 @@ impl Flight {
         }
     }
 
-    fn cancel<E: Executor, C: Clock>(&self, engine: &mut Engine<E, C>) {
+    fn cancel(&self, engine: &mut Engine) {
         for &id in self.in_flight.keys() {
             engine.cancel(id);
         }
@@ -295,7 +291,7 @@ impl Flight {
 mod tests {
     use std::sync::Arc;
 
-    use dsde_engine::{Config, Drafter, MonotonicClock, Script, ScriptedExecutor, Shape, Vocabulary};
+    use dsde_engine::{Clock, Config, Drafter, MonotonicClock, Script, ScriptedExecutor, Shape, Vocabulary};
     use dsde_sampling::{Params, Rule};
 
     use super::*;
@@ -309,11 +305,11 @@ mod tests {
         }
     }
 
-    fn engine() -> Engine<ScriptedExecutor, MonotonicClock> {
+    fn engine() -> Engine {
         engine_on(MonotonicClock::start())
     }
 
-    fn engine_on<C: Clock>(clock: C) -> Engine<ScriptedExecutor, C> {
+    fn engine_on(clock: impl Clock + 'static) -> Engine {
         let shape = Shape {
             vocab_len: 31,
             context_len_max: 64,
@@ -326,7 +322,7 @@ mod tests {
         let config = Config { drafter: Drafter::Model, ..Config::default() };
         let policy = "fixed:k=3".parse::<dsde_policy::Config>().unwrap().build();
         let executor = ScriptedExecutor::new(Script::default(), shape, Rule::default());
-        Engine::new(config, policy, Arc::new(Letters), executor, clock).unwrap()
+        Engine::new(config, policy, Arc::new(Letters), Box::new(executor), clock).unwrap()
     }
 
     fn requests(n: u32) -> Vec<Request> {

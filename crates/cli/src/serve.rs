@@ -218,7 +218,7 @@ fn warn_if_open(host: &str, config: &Config) {
 }
 
 fn banner(session: &Session, models: &Models, config: &Config, max_concurrency: NonZeroU32) -> String {
-    let (shape, memory) = (session.engine.shape(), session.engine.executor().memory());
+    let (shape, memory) = (session.engine.shape(), session.memory);
     let weights = match memory.draft_weight_bytes {
         0 => bytes(memory.target_weight_bytes),
         draft => format!("{} and {} of the draft", bytes(memory.target_weight_bytes), bytes(draft)),

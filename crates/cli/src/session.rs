@@ -10,8 +10,8 @@ use dsde_bench::{Machine, Message, Prompt};
 use dsde_checkpoint::config::SamplingDefaults;
 use dsde_checkpoint::{Error, gguf_file};
 use dsde_engine::{Drafter, Engine, MonotonicClock, Suffix};
-use dsde_kernels::{Backend as _, Cpu};
-use dsde_model::executor::{Checkpoints, KvSize, ModelExecutor};
+use dsde_kernels::Cpu;
+use dsde_model::executor::{Checkpoints, CpuExecutor, KvSize, MemoryUse};
 use dsde_policy::{CostProfile, Policy, registry};
 use dsde_sampling::Rule;
 use dsde_sampling::proposal::NODES_MAX;
@@ -186,7 +186,7 @@ pub(crate) enum Form {
 /// An engine over loaded models, and their text.
 pub(crate) struct Session {
     /// Serves requests.
-    pub(crate) engine: Engine<ModelExecutor<Cpu>, MonotonicClock>,
+    pub(crate) engine: Engine,
     /// Text to tokens and back.
     pub(crate) tokenizer: Arc<Tokenizer>,
     /// `None`: prompts are taken as they are.
@@ -195,6 +195,10 @@ pub(crate) struct Session {
     pub(crate) eos_tokens: Vec<u32>,
     /// How the model's authors recommend to sample.
     recommended: SamplingDefaults,
+    /// Memory of weights and stores as they were loaded.
+    pub(crate) memory: MemoryUse,
+    /// What runs and with how many threads, for people.
+    kernels: String,
     bound: Bound,
     cost_profile: CostProfile,
 }
@@ -230,11 +234,9 @@ impl Session {
         let memory_bytes = machine::memory_bytes_usable();
         let stores = Stores::plan(models.asked(wish.rule), &backend, checkpoints, memory_bytes)?;
         stores.check_memory(memory_bytes)?;
-        let executor = ModelExecutor::new(backend, checkpoints, stores.config)?;
-        let executor = match draft.and_then(|draft| draft.reopen(&models.draft)) {
-            Some(source) => executor.with_draft_source(source),
-            None => executor,
-        };
+        let draft_source = draft.as_ref().and_then(|draft| draft.reopen(&models.draft));
+        let CpuExecutor { executor, memory, description } =
+            CpuExecutor::new(backend, checkpoints, draft_source, stores.config)?;
         let tokenizer = Arc::new(target.tokenizer);
         let recommended = target.checkpoint.config().sampling;
         let mut engine = Engine::new(
@@ -246,8 +248,17 @@ impl Session {
         )
         .or_usage()?;
         let cost_profile = engine.profile_costs(PROFILE_TIME)?;
-        let mut session =
-            Self { engine, tokenizer, template, eos_tokens, recommended, bound: stores.bound, cost_profile };
+        let mut session = Self {
+            engine,
+            tokenizer,
+            template,
+            eos_tokens,
+            recommended,
+            memory,
+            kernels: description,
+            bound: stores.bound,
+            cost_profile,
+        };
         session.engine.set_policy(session.policy(&wish.policy));
         Ok(session)
     }
@@ -315,7 +326,7 @@ impl Session {
 
     /// This machine and the kernels in use.
     pub(crate) fn machine(&self) -> Machine {
-        machine::describe(self.engine.executor().backend().describe())
+        machine::describe(self.kernels.clone())
     }
 }
 

@@ -28,11 +28,11 @@ const SHAPE: Shape = Shape {
 };
 
 /// An engine with `n_seqs` sequences that are all decoding.
-fn decoding_engine(policy: &str, n_seqs: u32) -> Engine<IdleExecutor, MonotonicClock> {
+fn decoding_engine(policy: &str, n_seqs: u32) -> Engine {
     let config = Config { drafter: Drafter::Model, rows_max: 1 << 14, ..Config::default() };
     let policy = policy.parse::<registry::Config>().expect("a known policy").build();
     let mut engine =
-        Engine::new(config, policy, Arc::new(NoText), IdleExecutor(SHAPE), MonotonicClock::start())
+        Engine::new(config, policy, Arc::new(NoText), Box::new(IdleExecutor(SHAPE)), MonotonicClock::start())
             .expect("the configuration is valid");
     for i in 0..n_seqs {
         let request = Request::new(vec![1 + i; 100], Params::greedy(), 3900);
@@ -84,14 +84,14 @@ fn words(n_tokens: usize) -> Vec<u32> {
 }
 
 /// An engine with one sequence that is decoding and drafts what repeats.
-fn repeating_engine(prompt: Vec<u32>) -> Engine<IdleExecutor, MonotonicClock> {
+fn repeating_engine(prompt: Vec<u32>) -> Engine {
     let config =
         Config { drafter: Drafter::Suffix(Suffix::default()), rows_max: 1 << 16, ..Config::default() };
     let context_len_max = prompt.len() as u32 + 4096;
     let shape = Shape { context_len_max, n_blocks: context_len_max / SHAPE.block_len + 1, ..SHAPE };
     let policy = "fixed:k=8".parse::<registry::Config>().expect("a known policy").build();
     let mut engine =
-        Engine::new(config, policy, Arc::new(NoText), IdleExecutor(shape), MonotonicClock::start())
+        Engine::new(config, policy, Arc::new(NoText), Box::new(IdleExecutor(shape)), MonotonicClock::start())
             .expect("the configuration is valid");
     engine.submit(Request::new(prompt, Params::greedy(), 4000)).expect("the request is valid");
     for _ in 0..4 {

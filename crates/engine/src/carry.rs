@@ -10,9 +10,8 @@ use dsde_policy::{DraftPosition, Policy as _, SeqId, Signals};
 use dsde_sampling::proposal::NODES_MAX;
 
 use crate::ahead::DraftAhead;
-use crate::clock::Clock;
 use crate::engine::Engine;
-use crate::executor::{Executor, Shape};
+use crate::executor::Shape;
 use crate::passes::{DraftDraw, Drafted, Verification};
 use crate::scheduler::Scheduler;
 use crate::sequence::{Sequence, Turn};
@@ -28,7 +27,7 @@ pub(crate) struct Limits {
     block_len: u32,
 }
 
-impl<E: Executor, C: Clock> Engine<E, C> {
+impl Engine {
     /// Bounds of this step; `None` if nobody drafts ahead.
     pub(crate) fn ahead_limits(&self) -> Option<Limits> {
         let len_max = self.policy.ahead_len().min(self.config.sl_limit);

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// Tells how much time has passed since an arbitrary start; never goes backwards.
-pub trait Clock {
+pub trait Clock: Send {
     /// Time since the start of the clock.
     fn now(&self) -> Duration;
 }

@@ -10,9 +10,7 @@ use std::time::Duration;
 use dsde_policy::{CostProfile, Mixture, PlanView, Planned, Policy, SeqId, Signals, StepFeedback};
 use dsde_sampling::Params;
 
-use crate::clock::Clock;
 use crate::engine::Engine;
-use crate::executor::Executor;
 use crate::passes::ExecutorError;
 use crate::request::Request;
 
@@ -79,7 +77,7 @@ impl Policy for Profiler {
     fn forget(&mut self, _seq: SeqId) {}
 }
 
-impl<E: Executor, C: Clock> Engine<E, C> {
+impl Engine {
     /// Measures what steps cost, for policies to learn from ([`CostProfile::teach`]). Policies that requests choose know it
     /// from now on; the policy in force is left as it is.
     ///

@@ -6,16 +6,14 @@
 use dsde_policy::Policy as _;
 use dsde_sampling::Proposal;
 
-use crate::clock::Clock;
 use crate::engine::Engine;
-use crate::executor::Executor;
 use crate::passes::{Beam, DraftDraw, ExecutorError};
 use crate::report::StepReport;
 use crate::sequence::{Sequence, Turn};
 use crate::step::Scratch;
 use crate::suffix::{Answers, Suffix, Texts};
 
-impl<E: Executor, C: Clock> Engine<E, C> {
+impl Engine {
     /// Fills the proposals.
     pub(crate) fn draft(&mut self, report: &mut StepReport) -> Result<(), ExecutorError> {
         let drafter = self.config.drafter;

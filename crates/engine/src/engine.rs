@@ -20,13 +20,14 @@ use crate::trace::TraceSink;
 use crate::vocabulary::Vocabulary;
 
 /// Serves requests one step at a time. Not a thread and not a future: the owner calls [`Engine::step`] while there is work.
-pub struct Engine<E, C> {
+pub struct Engine {
     pub(crate) config: Config,
     pub(crate) shape: Shape,
     pub(crate) policy: Mixture,
     pub(crate) vocabulary: Arc<dyn Vocabulary>,
-    pub(crate) executor: E,
-    pub(crate) clock: C,
+    // Boxed: a call per pass costs nothing, and who serves a model does not compile the engine again.
+    pub(crate) executor: Box<dyn Executor>,
+    pub(crate) clock: Box<dyn Clock>,
     pub(crate) scheduler: Scheduler,
     pub(crate) lending: Lending,
     pub(crate) scratch: Scratch,
@@ -40,7 +41,7 @@ pub struct Engine<E, C> {
     pub(crate) next_seq: u64,
 }
 
-impl<E: Executor, C: Clock> Engine<E, C> {
+impl Engine {
     /// An idle engine.
     ///
     /// # Errors
@@ -49,8 +50,8 @@ impl<E: Executor, C: Clock> Engine<E, C> {
         config: Config,
         policy: Box<dyn Policy>,
         vocabulary: Arc<dyn Vocabulary>,
-        executor: E,
-        clock: C,
+        executor: Box<dyn Executor>,
+        clock: impl Clock + 'static,
     ) -> Result<Self, ConfigError> {
         let shape = executor.shape();
         config.check(shape.draft_context_len.is_some())?;
@@ -69,7 +70,7 @@ impl<E: Executor, C: Clock> Engine<E, C> {
             policy: Mixture::new(policy),
             vocabulary,
             executor,
-            clock,
+            clock: Box::new(clock),
             scheduler: Scheduler::new(limits, shape.n_blocks),
             lending: Lending::Loaded,
             scratch: Scratch::default(),
@@ -160,11 +161,6 @@ impl<E: Executor, C: Clock> Engine<E, C> {
     /// What the executor can hold; `context_len_max` is bounded by the blocks, too.
     pub fn shape(&self) -> Shape {
         self.shape
-    }
-
-    /// The executor, for what it alone knows.
-    pub fn executor(&self) -> &E {
-        &self.executor
     }
 
     /// Replaces the policy of all sequences that did not choose one and returns the old one, which may be set again with all it

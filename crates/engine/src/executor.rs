@@ -53,7 +53,7 @@ impl Shape {
 }
 
 /// Runs passes of draft and target over a shared set of blocks.
-pub trait Executor {
+pub trait Executor: Send {
     /// Limits of this executor.
     fn shape(&self) -> Shape;
 

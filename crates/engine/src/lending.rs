@@ -6,9 +6,7 @@
 
 use dsde_policy::Policy as _;
 
-use crate::clock::Clock;
 use crate::engine::Engine;
-use crate::executor::Executor;
 use crate::passes::ExecutorError;
 
 /// Steps after which a draft that could not be loaded is tried again.
@@ -40,7 +38,7 @@ impl Lending {
     }
 }
 
-impl<E: Executor, C: Clock> Engine<E, C> {
+impl Engine {
     /// Follows the policy's wish between two steps, as far as that is possible now; what is not is tried again before the next.
     ///
     /// # Errors

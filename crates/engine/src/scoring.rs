@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use dsde_sampling::{Proposal, TokenLogprobs};
 
-use crate::clock::Clock;
 use crate::engine::Engine;
-use crate::executor::Executor;
 use crate::passes::{ExecutorError, PromptScore};
 use crate::report::{Event, Scored, StepReport};
 use crate::rows::RowBatch;
@@ -21,7 +19,7 @@ pub(crate) struct Scoring {
     logprobs: Vec<TokenLogprobs>,
 }
 
-impl<E: Executor, C: Clock> Engine<E, C> {
+impl Engine {
     /// Reads and scores this step's parts of prompts; their sequences have nothing more to do in it.
     pub(crate) fn score(&mut self, started: Duration, report: &mut StepReport) -> Result<(), ExecutorError> {
         let Scoring { rows, readers, logprobs } = &mut self.scoring;

@@ -7,10 +7,8 @@ use dsde_sampling::proposal::NODES_MAX;
 
 use crate::ahead::DraftAhead;
 use crate::carry;
-use crate::clock::Clock;
 use crate::commit::{SlotMoves, commit};
 use crate::engine::Engine;
-use crate::executor::Executor;
 use crate::passes::{Drafted, ExecutorError, TargetDraw, Verification};
 use crate::report::{Emission, Event, FinishReason, StepReport};
 use crate::rows::RowBatch;
@@ -44,7 +42,7 @@ impl Scratch {
     }
 }
 
-impl<E: Executor, C: Clock> Engine<E, C> {
+impl Engine {
     /// Takes one step: plan, draft, trim, verify, commit, observe. Without work it does nothing.
     ///
     /// # Errors

@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use dsde_policy::{DraftPosition, Planned, Policy as _, PositionSignals, SeqId};
 
-use crate::clock::Clock;
 use crate::engine::Engine;
-use crate::executor::Executor;
 use crate::passes::Verification;
 use crate::report::{FinishReason, RequestTimeline, StepReport};
 use crate::request::RequestId;
@@ -74,7 +72,7 @@ pub struct SequenceTrace<'a> {
     pub finish: Option<FinishReason>,
 }
 
-impl<E: Executor, C: Clock> Engine<E, C> {
+impl Engine {
     /// Hands the step just committed to the sink, if there is one.
     pub(crate) fn trace_step(&mut self, started: Duration, report: &StepReport) {
         let Some(sink) = &mut self.trace else {

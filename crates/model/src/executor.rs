@@ -16,6 +16,7 @@ mod drafting;
 mod draw;
 mod judge;
 mod lending;
+mod on_cpu;
 mod outputs;
 mod parallel;
 mod path;
@@ -43,6 +44,7 @@ use drafting::Drafting;
 use judge::Judge;
 pub use lending::DraftSource;
 use lending::Lent;
+pub use on_cpu::CpuExecutor;
 use outputs::OutputPlan;
 use parallel::Workers;
 
@@ -213,11 +215,6 @@ impl<B: Backend> ModelExecutor<B> {
                 *result = isa.run(Judge { draw, rule, rows, kept, scratch });
             });
         }
-    }
-
-    /// The backend, for people who want it described.
-    pub fn backend(&self) -> &B {
-        &self.backend
     }
 }
 

@@ -12,9 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use dsde_engine::{
-    Clock, Engine, Event, Executor, FinishReason, Refused, Request, RequestId, Shape, Slo, StepTrace,
-};
+use dsde_engine::{Engine, Event, FinishReason, Refused, Request, RequestId, Shape, Slo, StepTrace};
 use dsde_policy::guard::panic_message;
 use dsde_policy::registry::{ENTRIES, Entry};
 use dsde_policy::{Policy, PolicyFailure};
@@ -124,16 +122,12 @@ impl EngineHandle {
 /// Starts the thread.
 ///
 /// * `waiting_max`: sequences that may wait; more are refused.
-pub(crate) fn start<E, C>(
-    mut engine: Engine<E, C>,
+pub(crate) fn start(
+    mut engine: Engine,
     metrics: Arc<Metrics>,
     board: Arc<Board>,
     waiting_max: u32,
-) -> std::io::Result<EngineThread>
-where
-    E: Executor + Send + 'static,
-    C: Clock + Send + 'static,
-{
+) -> std::io::Result<EngineThread> {
     let (submissions, incoming) = mpsc::sync_channel(SUBMISSIONS_MAX);
     let shared = Arc::new(Shared { is_alive: AtomicBool::new(true), is_stopping: AtomicBool::new(false) });
     let (shape, can_draft) = (engine.shape(), engine.can_draft());
@@ -169,11 +163,7 @@ struct Speculated {
 type SpeculatedList = Arc<Mutex<Vec<Speculated>>>;
 
 /// Has every step counted, and its verifications noted for their requests, beside what its owner had it do.
-fn watch_steps<E: Executor, C: Clock>(
-    engine: &mut Engine<E, C>,
-    metrics: Arc<Metrics>,
-    board: Arc<Board>,
-) -> SpeculatedList {
+fn watch_steps(engine: &mut Engine, metrics: Arc<Metrics>, board: Arc<Board>) -> SpeculatedList {
     let speculated = SpeculatedList::default();
     let list = speculated.clone();
     let mut earlier = engine.take_trace();
@@ -219,8 +209,8 @@ impl Drop for InFlight {
 }
 
 /// Everything that lives on the thread.
-struct Owner<E, C> {
-    engine: Engine<E, C>,
+struct Owner {
+    engine: Engine,
     metrics: Arc<Metrics>,
     board: Arc<Board>,
     waiting_max: u32,
@@ -232,7 +222,7 @@ struct Owner<E, C> {
     shared: Arc<Shared>,
 }
 
-impl<E: Executor, C: Clock> Owner<E, C> {
+impl Owner {
     fn run(&mut self) {
         while self.receive() && !self.shared.is_stopping.load(Ordering::Acquire) {
             self.cancel_lost();

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use dsde_engine::{Clock, Engine, Executor};
+use dsde_engine::Engine;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 
@@ -28,17 +28,13 @@ const RUNTIME_END: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// If the address cannot be taken, or as [`serve`].
-pub fn run<E, C>(
-    engine: Engine<E, C>,
+pub fn run(
+    engine: Engine,
     text: Text,
     config: Config,
     (host, port): (&str, u16),
     listening: impl FnOnce(SocketAddr),
-) -> Result<(), Error>
-where
-    E: Executor + Send + 'static,
-    C: Clock + Send + 'static,
-{
+) -> Result<(), Error> {
     let runtime = Builder::new_multi_thread()
         .worker_threads(CONNECTION_THREADS)
         .max_blocking_threads(TEXT_THREADS)

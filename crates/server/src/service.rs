@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dsde_engine::{Clock, Engine, Executor};
+use dsde_engine::Engine;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::timeout;
@@ -80,17 +80,13 @@ pub enum Error {
 ///
 /// # Errors
 /// If the configuration names no model, or thread or socket fail.
-pub async fn serve<E, C>(
+pub async fn serve(
     listener: TcpListener,
-    engine: Engine<E, C>,
+    engine: Engine,
     text: Text,
     config: Config,
     shutdown: impl Future<Output = Shutdown> + Send + 'static,
-) -> Result<(), Error>
-where
-    E: Executor + Send + 'static,
-    C: Clock + Send + 'static,
-{
+) -> Result<(), Error> {
     if config.model_names.is_empty() {
         return Err(Error::NoModelName);
     }

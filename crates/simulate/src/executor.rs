@@ -4,10 +4,8 @@
 //! at a place drafts that token, and one that is wrong another. Whoever runs a simulation can therefore check that no policy changed
 //! the output, as in reality none does.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dsde_engine::{
@@ -31,13 +29,13 @@ pub struct Texts {
     process: Process,
     seed: u64,
     vocab_len: u32,
-    known: HashMap<u64, Text>,
+    known: Mutex<HashMap<u64, Text>>,
 }
 
 impl Texts {
     /// Texts of a process; different seeds give different ones.
     pub fn new(process: Process, seed: u64, vocab_len: u32) -> Self {
-        Self { process, seed, vocab_len, known: HashMap::new() }
+        Self { process, seed, vocab_len, known: Mutex::default() }
     }
 
     /// Token at a place of a text.
@@ -51,14 +49,19 @@ impl Texts {
         (self.token(text, place) + 1 + rank % (self.vocab_len - 1)) % self.vocab_len
     }
 
-    fn place(&mut self, text: u64, place: u32) -> Place {
-        let known = self.known.entry(text).or_insert_with(|| self.process.text(self.seed, text));
-        known.place(&self.process, place as usize)
+    fn place(&self, text: u64, place: u32) -> Place {
+        let mut known = self.known();
+        let text = known.entry(text).or_insert_with(|| self.process.text(self.seed, text));
+        text.place(&self.process, place as usize)
     }
 
     /// Drops what is remembered of a text; it is drawn again, the same, if somebody asks.
-    pub fn forget(&mut self, text: u64) {
-        self.known.remove(&text);
+    pub fn forget(&self, text: u64) {
+        self.known().remove(&text);
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<u64, Text>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -79,7 +82,7 @@ pub struct SimExecutor {
     pair: Pair,
     costs: Arc<Costs>,
     clock: VirtualClock,
-    texts: Rc<RefCell<Texts>>,
+    texts: Arc<Texts>,
     faults: Faults,
     /// Standard deviation of the logarithm of a pass's time.
     noise: f64,
@@ -100,11 +103,11 @@ impl SimExecutor {
         pair: Pair,
         costs: Arc<Costs>,
         clock: VirtualClock,
-        texts: Rc<RefCell<Texts>>,
+        texts: Arc<Texts>,
         faults: Faults,
         noise: f64,
     ) -> Self {
-        let seed = texts.borrow().seed;
+        let seed = texts.seed;
         Self {
             pair,
             costs,
@@ -139,7 +142,7 @@ impl SimExecutor {
 
     fn draw(&mut self, draw: &DraftDraw<'_>, drafted: &mut Vec<Drafted>) {
         let text = text_of(draw.stream);
-        let mut texts = self.texts.borrow_mut();
+        let texts = &self.texts;
         let start = draw.history.len() as u32 - draw.prompt_len;
         let index = draw.proposal.len();
         let Some(beam) = draw.beam else {
@@ -167,7 +170,7 @@ impl SimExecutor {
 
     fn judge(&mut self, draw: &TargetDraw<'_>) -> Verification {
         let text = text_of(draw.stream);
-        let mut texts = self.texts.borrow_mut();
+        let texts = &self.texts;
         let start = draw.history.len() as u32 - draw.prompt_len;
         let verdict = verdict(draw.proposal, |depth| texts.token(text, start + depth));
         let wants_signals = draw.signals.divergence && draw.is_model_drafted;

@@ -1,7 +1,5 @@
 //! Runs a scenario, cell by cell, on as many threads as are wanted. No cell knows of another, so their order changes nothing.
 
-use std::cell::RefCell;
-use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -18,7 +16,7 @@ use crate::random::mix;
 use crate::results::{Cell, CellRun, CostCurve, Results};
 use crate::scenario::{Point, Scenario};
 use crate::series::Series;
-use crate::serving::{Asked, SimEngine, Watch, serve};
+use crate::serving::{Asked, Watch, serve};
 use crate::signals::SignalStatistics;
 
 /// Virtual time for measuring what steps cost before the first request: that of `dsde serve`.
@@ -108,11 +106,11 @@ impl Task<'_> {
 /// A simulated engine and what moves it.
 pub struct Simulation {
     /// The real one, over a pretended pair.
-    pub engine: SimEngine,
+    pub engine: Engine,
     /// Its clock.
     pub clock: VirtualClock,
     /// What its requests say.
-    pub texts: Rc<RefCell<Texts>>,
+    pub texts: Arc<Texts>,
 }
 
 impl Simulation {
@@ -129,7 +127,7 @@ impl Simulation {
         let clock = VirtualClock::default();
         let shape = scenario.pair.shape;
         let process = scenario.processes[usize::from(temperature > 0.0)].clone();
-        let texts = Rc::new(RefCell::new(Texts::new(process, seed, shape.vocab_len)));
+        let texts = Arc::new(Texts::new(process, seed, shape.vocab_len));
         let executor = SimExecutor::new(
             scenario.pair,
             scenario.costs.clone(),
@@ -139,7 +137,8 @@ impl Simulation {
             scenario.noise,
         );
         let config = Config { seed, ..scenario.engine };
-        let mut engine = Engine::new(config, policy.build(), Arc::new(Silent), executor, clock.clone())?;
+        let mut engine =
+            Engine::new(config, policy.build(), Arc::new(Silent), Box::new(executor), clock.clone())?;
         // A pass that fails meanwhile costs the profile and nothing else.
         if scenario.profiles
             && let Ok(profile) = engine.profile_costs(PROFILE_TIME)
@@ -194,7 +193,7 @@ fn run_cell(
 struct OverTime(Series);
 
 impl Watch for OverTime {
-    fn stepped(&mut self, now: Duration, engine: &SimEngine, report: Option<&StepReport>) {
+    fn stepped(&mut self, now: Duration, engine: &Engine, report: Option<&StepReport>) {
         if let Some(report) = report {
             self.0.push(now, engine.n_waiting(), report);
         }

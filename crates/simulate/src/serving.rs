@@ -1,9 +1,7 @@
 //! Serves a load on an engine whose clock is virtual: requests are submitted when they arrive, and where nobody is there time jumps to
 //! the next arrival.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
-use std::rc::Rc;
 use std::time::Duration;
 
 use dsde_bench::LatencyClasses;
@@ -14,11 +12,8 @@ use dsde_sampling::Params;
 
 use crate::clock::VirtualClock;
 use crate::error::Error;
-use crate::executor::{SimExecutor, Texts};
+use crate::executor::Texts;
 use crate::load::{Demand, Traffic};
-
-/// An engine of a simulation.
-pub type SimEngine = Engine<SimExecutor, VirtualClock>;
 
 /// What happens to be asked of an engine.
 #[derive(Debug)]
@@ -51,11 +46,11 @@ pub struct Ended {
 /// Told of every step.
 pub trait Watch {
     /// A step ended at `now`; it failed if there is no report.
-    fn stepped(&mut self, now: Duration, engine: &SimEngine, report: Option<&StepReport>);
+    fn stepped(&mut self, now: Duration, engine: &Engine, report: Option<&StepReport>);
 }
 
 impl Watch for () {
-    fn stepped(&mut self, _now: Duration, _engine: &SimEngine, _report: Option<&StepReport>) {}
+    fn stepped(&mut self, _now: Duration, _engine: &Engine, _report: Option<&StepReport>) {}
 }
 
 /// What became of a load.
@@ -84,9 +79,9 @@ pub struct Served {
 /// With [`Asked::checks`], if an invariant of the engine does not hold, it stands still, a token is not that of its text, or a request
 /// has no end or two.
 pub fn serve(
-    engine: &mut SimEngine,
+    engine: &mut Engine,
     clock: &VirtualClock,
-    texts: &Rc<RefCell<Texts>>,
+    texts: &Texts,
     asked: &Asked<'_>,
     watch: &mut dyn Watch,
 ) -> Result<Served, Error> {
@@ -121,9 +116,9 @@ pub fn serve(
 }
 
 struct Serving<'a> {
-    engine: &'a mut SimEngine,
+    engine: &'a mut Engine,
     clock: &'a VirtualClock,
-    texts: &'a Rc<RefCell<Texts>>,
+    texts: &'a Texts,
     asked: &'a Asked<'a>,
     start: Duration,
     n_submitted: usize,
@@ -170,7 +165,7 @@ impl Serving<'_> {
         let demand = &self.asked.demands[request_idx];
         let text = request_idx as u64;
         let params = Params { temperature: self.asked.temperature, seed: Some(text), ..Params::greedy() };
-        let prompt = prompt(&self.texts.borrow(), text, demand.prompt_len, self.asked.shared_prefix);
+        let prompt = prompt(self.texts, text, demand.prompt_len, self.asked.shared_prefix);
         let slo = self.asked.classes.slo(request_idx);
         let request = Request { slo, ..Request::new(prompt, params, demand.output_len) };
         match self.engine.submit(request) {
@@ -228,10 +223,9 @@ impl Serving<'_> {
                 Event::Emitted(emission) => {
                     let request = self.in_flight.get_mut(&emission.request).expect("it is in flight");
                     if self.asked.checks {
-                        let texts = self.texts.borrow();
                         let places = request.n_emitted..;
                         for (place, emitted) in places.zip(&emission.tokens) {
-                            let expected = texts.token(request.request_idx as u64, place);
+                            let expected = self.texts.token(request.request_idx as u64, place);
                             assert_eq!(emitted.token, expected, "no policy changes the output");
                         }
                     }
@@ -242,7 +236,7 @@ impl Serving<'_> {
                 }
                 Event::Finished(finished) => {
                     let request = self.in_flight.remove(&finished.request).expect("it ends once");
-                    self.texts.borrow_mut().forget(request.request_idx as u64);
+                    self.texts.forget(request.request_idx as u64);
                     self.served.ended.push(Ended {
                         request_idx: request.request_idx,
                         reason: finished.reason,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use dsde_engine::{Drafter, Engine, MonotonicClock};
 use dsde_kernels::Cpu;
 use dsde_model::embedded;
-use dsde_model::executor::{self, Checkpoints, DraftCheckpoint, KvSize, ModelExecutor};
+use dsde_model::executor::{self, Checkpoints, CpuExecutor, DraftCheckpoint, KvSize};
 use dsde_policy::registry;
 use dsde_server::{Config, Shutdown, Text};
 use serde_json::Value;
@@ -135,11 +135,12 @@ impl Server {
 
 const POLICY: &str = "dsde";
 
-fn engine() -> Engine<ModelExecutor<Cpu>, MonotonicClock> {
+fn engine() -> Engine {
     let (target, draft) = (embedded::target(), embedded::draft());
     let checkpoints = Checkpoints { target: &target, draft: Some(DraftCheckpoint::Model(&draft)) };
     let config = executor::Config { kv: KvSize::Blocks(64), context_len_max: CONTEXT, ..Default::default() };
-    let executor = ModelExecutor::new(Cpu::new(1), checkpoints, config).expect("the embedded pair fits");
+    let CpuExecutor { executor, .. } =
+        CpuExecutor::new(Cpu::new(1), checkpoints, None, config).expect("the embedded pair fits");
     let config =
         dsde_engine::Config { sequences_max: CHOICES_MAX, drafter: Drafter::Model, ..Default::default() };
     let policy: registry::Config = POLICY.parse().expect("a policy");

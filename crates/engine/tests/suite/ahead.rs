@@ -1,18 +1,18 @@
 //! Drafting while the target verifies: what is drafted ahead, what becomes of it, and that nobody can tell from the output.
 
 use crate::common::*;
-use dsde_engine::{FinishReason, Request, Script, ScriptedExecutor, StepReport};
+use dsde_engine::{Engine, FinishReason, Request, Script, ScriptedExecutor, StepReport};
 use dsde_policy::{DraftPosition, PlanView, Planned, Policy, SeqId, Signals, StepFeedback};
 use dsde_sampling::{Params, Rule};
 
 /// An engine whose draft has the target's own logits after `agreement` of all prefixes.
-fn engine_with(agreement: f64, policy: &str, n_blocks: u32) -> TestEngine {
+fn engine_with(agreement: f64, policy: &str, n_blocks: u32) -> Engine {
     let script = Script { agreement, ..Script::default() };
     engine_of(model_config(), policy, ScriptedExecutor::new(script, shape(n_blocks), Rule::Block))
 }
 
 /// Steps to the end.
-fn reports(engine: &mut TestEngine) -> (Vec<StepReport>, Outputs) {
+fn reports(engine: &mut Engine) -> (Vec<StepReport>, Outputs) {
     let (mut reports, mut outputs) = (Vec::new(), Outputs::new());
     while !engine.is_idle() {
         reports.push(engine.step().unwrap());
@@ -29,7 +29,7 @@ fn check(policy: &str, tokens_max: u32, expected: &[[u32; 4]]) {
 }
 
 #[track_caller]
-fn check_steps(engine: &mut TestEngine, tokens_max: u32, expected: &[[u32; 4]]) {
+fn check_steps(engine: &mut Engine, tokens_max: u32, expected: &[[u32; 4]]) {
     engine.submit(greedy(prompt(1, 5), tokens_max)).unwrap();
     let (reports, _) = reports(engine);
     let got: Vec<_> = reports.iter().map(|r| [r.drafted, r.carried, r.ahead, r.draft_rounds]).collect();
@@ -164,7 +164,7 @@ fn sampled_requests_draft_nothing_ahead() {
 fn a_request_with_another_policy_stops_it() {
     let mut engine = engine_with(1.0, "faser:overlap=3", 100);
     engine.submit(greedy(prompt(1, 5), 60)).unwrap();
-    let ahead = |engine: &mut TestEngine| (0..5).map(|_| engine.step().unwrap().ahead).sum::<u32>();
+    let ahead = |engine: &mut Engine| (0..5).map(|_| engine.step().unwrap().ahead).sum::<u32>();
     assert!(ahead(&mut engine) > 0);
     let policy = Some("dsde".parse().unwrap());
     engine.submit(Request { policy, ..greedy(prompt(2, 5), 30) }).unwrap();

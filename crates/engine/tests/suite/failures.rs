@@ -25,7 +25,7 @@ fn failing_at(failure: Failure, pass: u64) -> ScriptedExecutor {
 }
 
 /// A step as an owner takes it that goes on after a panic; whether it failed.
-fn fails(engine: &mut TestEngine) -> bool {
+fn fails(engine: &mut Engine) -> bool {
     let step = catch_unwind(AssertUnwindSafe(|| engine.step().is_err()));
     step.unwrap_or_else(|_| {
         engine.recover();
@@ -148,9 +148,10 @@ impl Policy for Panicking {
     }
 }
 
-fn engine_with(policy: impl Policy + 'static, executor: ScriptedExecutor) -> TestEngine {
+fn engine_with(policy: impl Policy + 'static, executor: ScriptedExecutor) -> Engine {
     let words = Arc::new(Letters::new());
-    Engine::new(model_config(), Box::new(policy), words, executor, CountingClock::default()).unwrap()
+    Engine::new(model_config(), Box::new(policy), words, Box::new(executor), CountingClock::default())
+        .unwrap()
 }
 
 #[test]
@@ -230,7 +231,7 @@ proptest! {
         let config = Config { sequences_max: 3, rows_max: 16, prefix_cache, ..model_config() };
         let words = Arc::new(Letters::new());
         let executor = failing_at(failure, pass);
-        let mut engine = Engine::new(config, Box::new(policy), words, executor, CountingClock::default()).unwrap();
+        let mut engine = Engine::new(config, Box::new(policy), words, Box::new(executor), CountingClock::default()).unwrap();
         let mut submitted = Vec::new();
         let mut outputs = Outputs::new();
         let mut n_failures = 0;

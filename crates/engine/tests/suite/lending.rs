@@ -1,7 +1,7 @@
 //! The draft's memory goes to the target's blocks and comes back, and nobody can tell from the output.
 
 use crate::common::*;
-use dsde_engine::{Config, FinishReason, Script, ScriptedExecutor, ScriptedLending, StepReport};
+use dsde_engine::{Config, Engine, FinishReason, Script, ScriptedExecutor, ScriptedLending, StepReport};
 use dsde_policy::{PlanView, Planned, Policy, SeqId, Signals, StepFeedback};
 use dsde_sampling::{Params, Rule};
 use proptest::prelude::*;
@@ -54,7 +54,7 @@ fn lending(n_blocks: u32) -> ScriptedLending {
 }
 
 /// Steps to the end; debug builds check the invariants after every step.
-fn run_reporting(engine: &mut TestEngine) -> (Outputs, Vec<StepReport>) {
+fn run_reporting(engine: &mut Engine) -> (Outputs, Vec<StepReport>) {
     let (mut outputs, mut reports) = (Outputs::new(), Vec::new());
     while !engine.is_idle() {
         reports.push(engine.step().unwrap());
@@ -106,7 +106,7 @@ proptest! {
 fn the_draft_leaves_under_pressure_and_comes_back_when_it_is_over() {
     let executor = executor(40, lending(24));
     let mut engine = engine_of(model_config(), "nightjar:persist=1,free_min=0.5", executor);
-    let submit = |engine: &mut TestEngine, i| engine.submit(greedy(prompt(i, 20), 40)).unwrap();
+    let submit = |engine: &mut Engine, i| engine.submit(greedy(prompt(i, 20), 40)).unwrap();
     let ids: Vec<_> = (0..12).map(|i| submit(&mut engine, i)).collect();
     let (outputs, reports) = run_reporting(&mut engine);
     let lent = reports.iter().position(|report| report.blocks_lent == 24).expect("the draft was lent");
@@ -157,7 +157,7 @@ fn blocks_that_are_owned_stay_until_they_find_room() {
         engine.submit(greedy(prompt(i, 20), 40)).unwrap();
     }
     let mut outputs = Outputs::new();
-    let mut owned = |engine: &mut TestEngine| {
+    let mut owned = |engine: &mut Engine| {
         let report = engine.step().unwrap();
         collect(engine.drain_events(), &mut outputs);
         let (free, total) = engine.blocks_free_and_total();

@@ -1,7 +1,7 @@
 //! Greedy output is what plain decoding of the target emits, whoever else runs and however far anyone speculates.
 
 use crate::common::*;
-use dsde_engine::{Config, Engine, Request, Script, ScriptedExecutor};
+use dsde_engine::{Config, Request, Script, ScriptedExecutor};
 use dsde_policy::mixture::OTHERS_MAX;
 use dsde_policy::registry;
 use dsde_sampling::{Params, Rule};
@@ -232,7 +232,7 @@ fn a_perfect_draft_is_always_accepted() {
     for temperature in [0.0, 0.8] {
         let script = Script { agreement: 1.0, ..Script::default() };
         let executor = ScriptedExecutor::new(script, shape(200), Rule::TokenWise);
-        let mut engine: Engine<_, _> = engine_of(model_config(), "fixed:k=5", executor);
+        let mut engine = engine_of(model_config(), "fixed:k=5", executor);
         for i in 0..6 {
             let params = Params { temperature, ..Params::greedy() };
             engine.submit(dsde_engine::Request::new(prompt(i, 3 + i), params, 41)).unwrap();

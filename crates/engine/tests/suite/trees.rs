@@ -1,5 +1,7 @@
 //! Token trees through the whole engine: what is drafted, where it is stored, and that nothing of it can be seen in the output.
 
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use crate::common::*;
@@ -25,13 +27,13 @@ struct Watched {
     inner: ScriptedExecutor,
     moves: Moves,
     /// In the target's and in the draft's store.
-    n_moves: [usize; 2],
+    n_moves: Arc<[AtomicUsize; 2]>,
 }
 
 impl Watched {
     fn new(script: Script, n_blocks: u32, moves: Moves) -> Self {
         let inner = ScriptedExecutor::new(script, shape(n_blocks), Rule::Block);
-        Self { inner, moves, n_moves: [0, 0] }
+        Self { inner, moves, n_moves: Arc::default() }
     }
 }
 
@@ -45,7 +47,9 @@ impl Executor for Watched {
     }
 
     fn move_slots(&mut self, target: &[SlotMove], draft: &[SlotMove]) -> Result<(), ExecutorError> {
-        self.n_moves = [self.n_moves[0] + target.len(), self.n_moves[1] + draft.len()];
+        for (n_moves, moves) in self.n_moves.iter().zip([target, draft]) {
+            n_moves.fetch_add(moves.len(), Relaxed);
+        }
         match self.moves {
             Moves::Made => self.inner.move_slots(target, draft),
             Moves::LostInTarget => self.inner.move_slots(&[], draft),
@@ -104,7 +108,7 @@ struct Seen {
 }
 
 /// Notes every step of every sequence from now on.
-fn watch<E: Executor>(engine: &mut Engine<E, CountingClock>) -> Arc<Mutex<Vec<Seen>>> {
+fn watch(engine: &mut Engine) -> Arc<Mutex<Vec<Seen>>> {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let notes = Arc::clone(&seen);
     engine.set_trace(Some(Box::new(move |trace: &StepTrace<'_>| {
@@ -131,6 +135,7 @@ fn watch<E: Executor>(engine: &mut Engine<E, CountingClock>) -> Arc<Mutex<Vec<Se
 
 /// Runs eight prompts greedily; the outputs, how many slots moved, and what was seen.
 fn outputs_of(executor: Watched, policy: &str) -> (Vec<Vec<u32>>, [usize; 2], Vec<Seen>) {
+    let n_moves = executor.n_moves.clone();
     let mut engine = engine_of(model_config(), policy, executor);
     let seen = watch(&mut engine);
     for i in 0..8 {
@@ -138,7 +143,7 @@ fn outputs_of(executor: Watched, policy: &str) -> (Vec<Vec<u32>>, [usize; 2], Ve
     }
     let outputs = run(&mut engine).into_values().map(|output| output.tokens).collect();
     let seen = seen.lock().unwrap().clone();
-    (outputs, engine.executor().n_moves, seen)
+    (outputs, n_moves.each_ref().map(|n_moves| n_moves.load(Relaxed)), seen)
 }
 
 fn plain(script: Script) -> Vec<Vec<u32>> {

@@ -1,7 +1,7 @@
 //! Where every layer sees a window, blocks before it are given back and nothing changes what is emitted.
 
 use crate::common::*;
-use dsde_engine::{Config, Engine, Executor, Request, Script, ScriptedExecutor, Shape};
+use dsde_engine::{Config, Engine, Request, Script, ScriptedExecutor, Shape};
 use dsde_sampling::Rule;
 use proptest::prelude::*;
 
@@ -17,7 +17,7 @@ fn executor(window: u32, n_blocks: u32) -> ScriptedExecutor {
 }
 
 /// Blocks that are owned at most while requests run to their end.
-fn most_owned<E: Executor>(engine: &mut Engine<E, CountingClock>, outputs: &mut Outputs) -> u32 {
+fn most_owned(engine: &mut Engine, outputs: &mut Outputs) -> u32 {
     let mut most = 0;
     while !engine.is_idle() {
         engine.step().unwrap();

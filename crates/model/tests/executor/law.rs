@@ -282,15 +282,16 @@ const N_BATCHES_EMBEDDED: u32 = 16;
 #[test]
 fn the_embedded_pair_follows_its_target() {
     let prompt = embedded::tokenizer().encode("Once upon a time, there was a").unwrap();
-    let executor = embedded_pair(Cpu::new(2), Rule::Block, 1 + BATCH_LEN);
     let law = {
-        let mut model = Llama::load(executor.backend(), &embedded::target(), 16).unwrap();
-        let mut kv = executor.backend().kv_store(kv_shape(model.config(), 1));
+        let backend = Cpu::new(2);
+        let mut model = Llama::load(&backend, &embedded::target(), 16).unwrap();
+        let mut kv = backend.kv_store(kv_shape(model.config(), 1));
         let mut rows = RowBatch::default();
         rows.push(0, &prompt, &Proposal::new(), &blocks(0, 1));
-        model.forward(executor.backend(), &rows, &[prompt.len() as u32 - 1], &mut kv);
-        softmax(model.logits(executor.backend(), 0..1), 0.8)
+        model.forward(&backend, &rows, &[prompt.len() as u32 - 1], &mut kv);
+        softmax(model.logits(&backend, 0..1), 0.8)
     };
+    let executor = embedded_pair(Cpu::new(2), Rule::Block, 1 + BATCH_LEN);
     let mut trials = Trials::new(executor, Drafter::Model, &prompt);
     let observed: Vec<u32> =
         (0..N_BATCHES_EMBEDDED).flat_map(|batch_idx| trials.run(batch_idx)).map(|[first, _]| first).collect();

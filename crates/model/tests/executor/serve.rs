@@ -31,8 +31,8 @@ pub(crate) struct Run {
 }
 
 /// Runs requests to their end under a policy, drafted for by the draft model.
-pub(crate) fn run<E: Executor>(
-    executor: E,
+pub(crate) fn run(
+    executor: impl Executor + 'static,
     policy: impl Policy + 'static,
     config: Config,
     requests: &[Request],
@@ -41,14 +41,15 @@ pub(crate) fn run<E: Executor>(
 }
 
 /// The same, drafted for by whom `config` says.
-pub(crate) fn run_as<E: Executor>(
-    executor: E,
+pub(crate) fn run_as(
+    executor: impl Executor + 'static,
     policy: impl Policy + 'static,
     config: Config,
     requests: &[Request],
 ) -> Run {
     let clock = MonotonicClock::start();
-    let mut engine = Engine::new(config, Box::new(policy), Arc::new(NoText), executor, clock).unwrap();
+    let mut engine =
+        Engine::new(config, Box::new(policy), Arc::new(NoText), Box::new(executor), clock).unwrap();
     for request in requests {
         engine.submit(request.clone()).unwrap();
     }

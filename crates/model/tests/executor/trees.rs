@@ -212,7 +212,8 @@ fn the_signals_of_a_node_are_those_of_its_row_in_a_chain() {
         let executor = tiny_pair(Cpu::new(1), Rule::Block, 8);
         let config = Config { drafter: Drafter::Model, ..Config::default() };
         let clock = MonotonicClock::start();
-        let mut engine = Engine::new(config, Box::new(shape), Arc::new(NoText), executor, clock).unwrap();
+        let mut engine =
+            Engine::new(config, Box::new(shape), Arc::new(NoText), Box::new(executor), clock).unwrap();
         engine.submit(Request { tokens_max: 12, ..requests[0].clone() }).unwrap();
         let (sender, receiver) = std::sync::mpsc::channel();
         engine.set_trace(Some(Box::new(move |trace: &StepTrace<'_>| {

@@ -14,7 +14,7 @@ use serde_json::json;
 const PATH: &str = "/v1/completions";
 
 /// An engine that makes texts up, whose pass of this number fails or panics.
-fn scripted(pass: u64, panics: bool) -> Engine<ScriptedExecutor, MonotonicClock> {
+fn scripted(pass: u64, panics: bool) -> Engine {
     let tokenizer = embedded::tokenizer();
     let script = Script { vocab_len: embedded::target().config().vocab_len as u32, ..Script::default() };
     let shape = Shape {
@@ -30,7 +30,8 @@ fn scripted(pass: u64, panics: bool) -> Engine<ScriptedExecutor, MonotonicClock>
     let executor = if panics { executor.panic_at(pass) } else { executor.fail_at(pass) };
     let config = dsde_engine::Config { drafter: Drafter::Model, ..Default::default() };
     let policy: dsde_policy::Config = "fixed:k=2".parse().unwrap();
-    Engine::new(config, policy.build(), Arc::new(tokenizer), executor, MonotonicClock::start()).unwrap()
+    Engine::new(config, policy.build(), Arc::new(tokenizer), Box::new(executor), MonotonicClock::start())
+        .unwrap()
 }
 
 #[tokio::test]

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use dsde_engine::StepReport;
+use dsde_engine::{Engine, StepReport};
 use dsde_simulate::run::Simulation;
-use dsde_simulate::serving::{Asked, SimEngine, Watch, serve};
+use dsde_simulate::serving::{Asked, Watch, serve};
 
 use crate::common::{cell, scenario};
 
@@ -36,7 +36,7 @@ struct Occupancy {
 }
 
 impl Watch for Occupancy {
-    fn stepped(&mut self, now: Duration, engine: &SimEngine, _report: Option<&StepReport>) {
+    fn stepped(&mut self, now: Duration, engine: &Engine, _report: Option<&StepReport>) {
         let n = f64::from(engine.n_running() + engine.n_waiting());
         self.request_seconds += n * (now - self.last).as_secs_f64();
         self.last = now;

@@ -96,23 +96,27 @@ fn test_policy(text: &str) -> Option<Box<dyn Policy>> {
     }
 }
 
-pub type TestEngine = Engine<ScriptedExecutor, CountingClock>;
-
-pub fn engine(config: Config, policy_text: &str, n_blocks: u32) -> TestEngine {
+pub fn engine(config: Config, policy_text: &str, n_blocks: u32) -> Engine {
     let executor = ScriptedExecutor::new(Script::default(), shape(n_blocks), Rule::Block);
     engine_of(config, policy_text, executor)
 }
 
-pub fn engine_of<E: Executor>(config: Config, policy_text: &str, executor: E) -> Engine<E, CountingClock> {
+pub fn engine_of(config: Config, policy_text: &str, executor: impl Executor + 'static) -> Engine {
     let words = Arc::new(Letters::new());
-    Engine::new(config, policy(policy_text), words, executor, CountingClock::default()).unwrap()
+    Engine::new(config, policy(policy_text), words, Box::new(executor), CountingClock::default()).unwrap()
 }
 
 /// An engine whose texts are made of these words.
-pub fn engine_with_words(policy_text: &str, words: impl Vocabulary + 'static) -> TestEngine {
+pub fn engine_with_words(policy_text: &str, words: impl Vocabulary + 'static) -> Engine {
     let executor = ScriptedExecutor::new(Script::default(), shape(100), Rule::Block);
-    Engine::new(model_config(), policy(policy_text), Arc::new(words), executor, CountingClock::default())
-        .unwrap()
+    Engine::new(
+        model_config(),
+        policy(policy_text),
+        Arc::new(words),
+        Box::new(executor),
+        CountingClock::default(),
+    )
+    .unwrap()
 }
 
 pub fn model_config() -> Config {
@@ -188,7 +192,7 @@ pub fn collect(events: Vec<Event>, outputs: &mut Outputs) {
 }
 
 /// Steps until nothing is left; every debug step checks the invariants.
-pub fn run<E: Executor>(engine: &mut Engine<E, CountingClock>) -> Outputs {
+pub fn run(engine: &mut Engine) -> Outputs {
     let mut outputs = Outputs::new();
     for _ in 0..100_000 {
         if engine.is_idle() {

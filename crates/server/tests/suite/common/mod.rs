@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dsde_bench::load::closed_loop;
-use dsde_engine::{Clock, Drafter, Engine, Executor, MonotonicClock, Request};
+use dsde_engine::{Clock, Drafter, Engine, MonotonicClock, Request};
 use dsde_kernels::Cpu;
 use dsde_model::embedded;
-use dsde_model::executor::{self, Checkpoints, DraftCheckpoint, KvSize, ModelExecutor};
+use dsde_model::executor::{self, Checkpoints, CpuExecutor, DraftCheckpoint, KvSize};
 use dsde_server::{Config, Shutdown, Text};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
@@ -45,19 +45,15 @@ pub struct Server {
     pub ended: JoinHandle<Result<(), dsde_server::Error>>,
 }
 
-pub fn engine(policy: &str, sequences_max: u32) -> Engine<ModelExecutor<Cpu>, MonotonicClock> {
+pub fn engine(policy: &str, sequences_max: u32) -> Engine {
     engine_with_clock(policy, sequences_max, MonotonicClock::start())
 }
 
-pub fn engine_with_clock<C: Clock>(
-    policy: &str,
-    sequences_max: u32,
-    clock: C,
-) -> Engine<ModelExecutor<Cpu>, C> {
+pub fn engine_with_clock(policy: &str, sequences_max: u32, clock: impl Clock + 'static) -> Engine {
     let (target, draft) = (embedded::target(), embedded::draft());
     let checkpoints = Checkpoints { target: &target, draft: Some(DraftCheckpoint::Model(&draft)) };
     let config = executor::Config { kv: KvSize::Blocks(512), context_len_max: CONTEXT, ..Default::default() };
-    let executor = ModelExecutor::new(Cpu::new(1), checkpoints, config).unwrap();
+    let CpuExecutor { executor, .. } = CpuExecutor::new(Cpu::new(1), checkpoints, None, config).unwrap();
     let config = dsde_engine::Config { sequences_max, drafter: Drafter::Model, ..Default::default() };
     let policy: dsde_policy::registry::Config = policy.parse().unwrap();
     let vocabulary = Arc::new(embedded::tokenizer());
@@ -69,11 +65,7 @@ pub async fn start(setup: Setup) -> Server {
 }
 
 /// A server over an engine whose tokens are those of the embedded pair.
-pub async fn serve_engine<E, C>(engine: Engine<E, C>, setup: Setup) -> Server
-where
-    E: Executor + Send + 'static,
-    C: Clock + Send + 'static,
-{
+pub async fn serve_engine(engine: Engine, setup: Setup) -> Server {
     let tokenizer = embedded::tokenizer();
     let text = Text {
         template: Some(embedded::chat_template().for_tokenizer(&tokenizer).unwrap()),
