@@ -24,6 +24,8 @@ use crate::trace::TraceFile;
 
 /// Most connections that can be asked for.
 const CONNECTIONS_MAX: u32 = 65_536;
+/// Longest time between two events that can be asked for: a minute.
+const PACE_MS_MAX: u32 = 60_000;
 /// Longest time limit that can be asked for: a day.
 const SECONDS_MAX: u32 = 86_400;
 
@@ -84,6 +86,11 @@ pub(crate) struct ServeArgs {
     /// Memory of the key/value stores, for example 512MiB or 4GiB, instead of --kv-blocks.
     #[arg(long, value_name = "SIZE", conflicts_with = "kv_blocks", value_parser = memory, help_heading = "Model")]
     kv_memory: Option<u64>,
+
+    /// Send streams at most every so many milliseconds, all that came meanwhile together, in events of few different sizes: who
+    /// watches the connection learns less of how many tokens each step kept.
+    #[arg(long, value_name = "MS", value_parser = positive_up_to(PACE_MS_MAX))]
+    pace: Option<NonZeroU32>,
 
     /// Longest time for an answer, seconds.
     #[arg(long, value_name = "S", default_value = "600", value_parser = positive_up_to(SECONDS_MAX))]
@@ -166,6 +173,7 @@ fn server_config(args: &ServeArgs, target: &Source, policy: String) -> Config {
     config.waiting_max = args.max_waiting.get();
     config.connections_max = args.max_connections.get();
     config.request_timeout = seconds(args.request_timeout);
+    config.pace = args.pace.map(|pace| Duration::from_millis(pace.get().into()));
     config.drain_delay = Duration::from_secs(args.drain_delay.into());
     config.drain_timeout = seconds(args.drain_timeout);
     config

@@ -38,6 +38,9 @@ pub struct Config {
     pub drain_delay: Duration,
     /// How long requests in flight may go on after a shutdown began, the delay included. 30 s: what container platforms grant.
     pub drain_timeout: Duration,
+    /// Time between two events of a stream, which then have all that came meanwhile, and are filled up. `None`: every step is told at
+    /// once, and when is as telling as what.
+    pub pace: Option<Duration>,
     /// Silence of a stream after which a comment is sent, so that proxies keep it. 15 s.
     pub keep_alive: Duration,
 }
@@ -59,6 +62,7 @@ impl Config {
             request_timeout: Duration::from_secs(600),
             drain_delay: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(30),
+            pace: None,
             keep_alive: Duration::from_secs(15),
         }
     }

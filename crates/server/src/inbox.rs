@@ -1,15 +1,16 @@
 //! Where the engine thread leaves what belongs to one HTTP request, and where its connection takes it.
 //!
-//! The engine appends and never waits. A slow reader finds several steps merged into one; what waits for it is bounded by the
-//! token bound of its own request.
+//! The engine appends and never waits. A slow reader finds several steps merged into one, and so does a paced one;
+//! what waits for it is bounded by the token bound of its own request.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dsde_engine::{Emission, EmittedToken, FinishReason, RequestTimeline};
 use dsde_sampling::TokenLogprobs;
 use tokio::sync::Notify;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 /// One verification of one choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +83,8 @@ pub(crate) enum Wake {
     Always,
     /// By the end of a choice.
     AtEnd,
+    /// By nothing but time, every so often: when something came in between cannot be told then.
+    Paced(Duration),
 }
 
 #[derive(Debug, Default)]
@@ -112,7 +115,15 @@ impl Inbox {
             is_awaited: AtomicBool::new(false),
             is_abandoned: AtomicBool::new(false),
         });
-        (inbox.clone(), Reader { inbox, n_open: n_choices })
+        let ticks = match wake {
+            Wake::Paced(every) => {
+                let mut ticks = interval(every);
+                ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                Some(ticks)
+            }
+            Wake::Always | Wake::AtEnd => None,
+        };
+        (inbox.clone(), Reader { inbox, n_open: n_choices, ticks })
     }
 
     /// Whether nobody will read any more.
@@ -171,18 +182,24 @@ impl Inbox {
 pub(crate) struct Reader {
     inbox: Arc<Inbox>,
     n_open: usize,
+    ticks: Option<Interval>,
 }
 
 impl Reader {
     /// Waits for news, at least one; `None` when every end has been told.
     pub(crate) async fn next(&mut self) -> Option<Vec<Update>> {
         while self.n_open > 0 {
+            if let Some(ticks) = &mut self.ticks {
+                ticks.tick().await;
+            }
             let updates = self.take();
             if !updates.is_empty() {
                 self.n_open -= updates.iter().filter(|update| update.end.is_some()).count();
                 return Some(updates);
             }
-            self.inbox.news.notified().await;
+            if self.ticks.is_none() {
+                self.inbox.news.notified().await;
+            }
         }
         None
     }
@@ -259,6 +276,31 @@ mod tests {
         let (inbox, _reader) = Inbox::new(1, Wake::AtEnd);
         inbox.emit(0, emission(1, "a"), Instant::now());
         assert!(!inbox.is_awaited());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_alone_wakes_a_paced_reader() {
+        const PACE: Duration = Duration::from_millis(40);
+        let start = tokio::time::Instant::now();
+        let (inbox, mut reader) = Inbox::new(1, Wake::Paced(PACE));
+        inbox.emit(0, emission(1, "a"), Instant::now());
+        assert!(!inbox.is_awaited(), "the engine waits for nobody");
+        assert_eq!(reader.next().await.unwrap()[0].delta.text, b"a");
+        // Two steps, at different times within one interval, and one in a later interval, which has nothing before it.
+        let steps = [(PACE / 8, "b"), (PACE / 4, "c"), (3 * PACE, "d")];
+        let writer = inbox.clone();
+        tokio::spawn(async move {
+            for (wait, text) in steps {
+                tokio::time::sleep(wait).await;
+                writer.emit(0, emission(2, text), Instant::now());
+            }
+            writer.end(0, done());
+        });
+        let mut seen = Vec::new();
+        while let Some(updates) = reader.next().await {
+            seen.push((start.elapsed(), updates[0].delta.text.clone(), updates[0].end.is_some()));
+        }
+        assert_eq!(seen, [(PACE, b"bc".to_vec(), false), (4 * PACE, b"d".to_vec(), true)]);
     }
 
     #[tokio::test]

@@ -116,6 +116,7 @@ pub(crate) async fn order(
         requests,
         is_streamed: fields.is_streamed(),
         includes_usage: fields.includes_usage(),
+        is_padded: fields.is_padded(),
         detail: fields.detail(),
         request_id,
         stamp,

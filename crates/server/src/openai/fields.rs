@@ -71,6 +71,7 @@ enum OneOrMany {
 #[derive(Debug, Default, Deserialize)]
 struct StreamOptions {
     include_usage: Option<bool>,
+    include_obfuscation: Option<bool>,
 }
 
 impl Fields {
@@ -138,6 +139,11 @@ impl Fields {
     /// Whether a stream ends with the usage.
     pub(crate) fn includes_usage(&self) -> bool {
         self.stream_options.as_ref().and_then(|options| options.include_usage).unwrap_or(false)
+    }
+
+    /// Whether the events of a stream are filled up, if the request says so.
+    pub(crate) fn is_padded(&self) -> Option<bool> {
+        self.stream_options.as_ref().and_then(|options| options.include_obfuscation)
     }
 
     /// How much the answer says about speculation.

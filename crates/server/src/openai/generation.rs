@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use super::choice::Choice;
 use super::error::ApiError;
 use super::origins::origins;
+use super::padding::pad;
 use super::span::{Beginning, GenerationSpan};
 use super::statistics::{Detail, metrics};
 use crate::app::{App, RequestId};
@@ -91,6 +92,13 @@ pub(crate) trait Wire: Send + Sync + 'static {
         Event::default().json_data(chunk).expect("texts and numbers can be written as JSON")
     }
 
+    /// [`Wire::event`], filled up.
+    fn padded_event(chunk: &Envelope<'_>) -> Event {
+        let mut data = json!(chunk);
+        pad(&mut data);
+        Event::default().data(data.to_string())
+    }
+
     /// What a stream says after all choices have ended; `None` leaves the usage to those who ask for it.
     fn closing(&mut self, _usage: &Value, _metrics: Option<Value>) -> Option<Value> {
         None
@@ -107,6 +115,8 @@ pub(crate) struct Order {
     pub(crate) requests: Vec<Request>,
     pub(crate) is_streamed: bool,
     pub(crate) includes_usage: bool,
+    /// Whether its events are filled up; `None` leaves it to the server.
+    pub(crate) is_padded: Option<bool>,
     pub(crate) detail: Detail,
     pub(crate) request_id: RequestId,
     /// Of the connection that waits for the answer.
@@ -136,7 +146,11 @@ pub(crate) async fn respond<W: Wire>(app: &Arc<App>, wire: W, order: Order) -> R
             format!("policy {policy} needs a drafter and this server has none; `off` can be chosen");
         return Err(ApiError::bad_field("policy", message));
     }
-    let wake = if order.is_streamed { Wake::Always } else { Wake::AtEnd };
+    let wake = match (order.is_streamed, app.config.pace) {
+        (false, _) => Wake::AtEnd,
+        (true, None) => Wake::Always,
+        (true, Some(pace)) => Wake::Paced(pace),
+    };
     let (inbox, reader) = Inbox::new(n_choices, wake);
     let mut generation = Generation::new(app, wire, &order, reader, n_choices);
     let deadline = Instant::now() + app.config.request_timeout;
@@ -161,6 +175,7 @@ struct Generation<W> {
     /// Names tokens and their origins, if asked for.
     origins: Option<Arc<Tokenizer>>,
     includes_usage: bool,
+    is_padded: bool,
     detail: Detail,
     id: String,
     created: u64,
@@ -195,6 +210,7 @@ impl<W: Wire> Generation<W> {
                 .any(|request| request.tells_rejected)
                 .then(|| app.text.tokenizer.clone()),
             includes_usage: order.includes_usage,
+            is_padded: order.is_padded.unwrap_or(app.config.pace.is_some()),
             detail: order.detail,
             id,
             created: seconds_since_epoch(),
@@ -275,10 +291,10 @@ impl<W: Wire> Generation<W> {
     fn closing(&mut self) -> Option<Event> {
         let (usage, metrics) = (self.usage(), self.metrics());
         if let Some(last) = self.wire.closing(&usage, metrics.clone()) {
-            return Some(W::event(&self.envelope(W::CHUNK_OBJECT, &[last])));
+            return Some(self.event(&self.envelope(W::CHUNK_OBJECT, &[last])));
         }
         let chunk = self.envelope(W::CHUNK_OBJECT, &[]);
-        self.includes_usage.then(|| W::event(&Envelope { usage: Some(usage), metrics, ..chunk }))
+        self.includes_usage.then(|| self.event(&Envelope { usage: Some(usage), metrics, ..chunk }))
     }
 
     fn over(&mut self) -> Option<Event> {
@@ -325,9 +341,16 @@ impl<W: Wire> Generation<W> {
                 metrics: if is_last && !self.includes_usage { self.metrics() } else { None },
                 ..self.envelope(W::CHUNK_OBJECT, std::slice::from_ref(&part))
             };
-            events.push(W::event(&chunk));
+            events.push(self.event(&chunk));
         }
         Ok(())
+    }
+
+    fn event(&self, chunk: &Envelope<'_>) -> Event {
+        match self.is_padded {
+            true => W::padded_event(chunk),
+            false => W::event(chunk),
+        }
     }
 
     /// Adds to a choice where its tokens came from.

@@ -10,6 +10,7 @@ pub(crate) mod generation;
 pub(crate) mod messages;
 pub(crate) mod models;
 mod origins;
+mod padding;
 pub(crate) mod responses;
 mod span;
 mod statistics;

@@ -23,6 +23,7 @@ use self::output::{COMPLETED, INCOMPLETE, Output};
 use super::chat::{self, ChatBody};
 use super::error::ApiError;
 use super::generation::{Envelope, Piece, Wire, respond, seconds_since_epoch};
+use super::padding::pad;
 use crate::app::{App, RequestId};
 use crate::body::{FieldsBody, JsonBody};
 use crate::stamp::Stamp;
@@ -172,6 +173,12 @@ impl Wire for ResponseWire {
 
     fn event(chunk: &Envelope<'_>) -> Event {
         named(chunk.choices.first().unwrap_or(&Value::Null))
+    }
+
+    fn padded_event(chunk: &Envelope<'_>) -> Event {
+        let mut data = chunk.choices.first().cloned().unwrap_or_default();
+        pad(&mut data);
+        named(&data)
     }
 
     fn closing(&mut self, usage: &Value, metrics: Option<Value>) -> Option<Value> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::common::{Setup, chat, events, plain, start, with};
-use dsde_server::Shutdown;
+use dsde_server::{Config, Shutdown};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -71,6 +71,37 @@ async fn a_stream_has_role_pieces_reason_usage_and_end() {
         chunks.iter().all(|chunk| chunk["object"] == "chat.completion.chunk" && chunk["usage"].is_null())
     );
     assert_eq!((&usage["choices"], &usage["usage"]["completion_tokens"]), (&json!([]), &json!(5)));
+}
+
+#[tokio::test]
+async fn a_paced_stream_has_the_same_text_in_few_events_of_few_sizes() {
+    let streamed_body = |options: Value| {
+        let stream = json!({"stream": true, "stream_options": options, "max_tokens": 40, "ignore_eos": true});
+        with(chat("Tell me a story about a dog."), stream)
+    };
+    let server = start(Setup::default()).await;
+    let at_once = server.events("/v1/chat/completions", streamed_body(json!({}))).await;
+    assert!(at_once.iter().all(|event| event.get("obfuscation").is_none()));
+    // Longer than the whole answer takes, so that all of it comes together but what came before the first look.
+    let pace = |config: &mut Config| config.pace = Some(Duration::from_secs(1));
+    let paced = start(Setup { config: pace, ..Setup::default() }).await;
+    for path in ["/v1/chat/completions", "/v1/responses"] {
+        let body = match path {
+            "/v1/responses" => {
+                json!({"input": "Hello.", "temperature": 0, "stream": true, "max_output_tokens": 16})
+            }
+            _ => streamed_body(json!({"include_usage": true})),
+        };
+        let lines = paced.send(path, &body).await.text().await.unwrap();
+        let data: Vec<&str> = lines.lines().filter_map(|line| line.strip_prefix("data: {")).collect();
+        assert!(data.len() > 3 && data.iter().all(|json| (1 + json.len()) % 256 == 0), "{path}: {data:?}");
+    }
+    let events = paced.events("/v1/chat/completions", streamed_body(json!({}))).await;
+    assert_eq!(streamed(&events, 0), streamed(&at_once, 0));
+    assert!(events.len() < at_once.len(), "{} of {}", events.len(), at_once.len());
+    let unfilled = streamed_body(json!({"include_obfuscation": false}));
+    let unfilled = paced.events("/v1/chat/completions", unfilled).await;
+    assert!(unfilled.iter().all(|event| event.get("obfuscation").is_none()), "the client has the last word");
 }
 
 #[tokio::test]

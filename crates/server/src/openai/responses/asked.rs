@@ -6,11 +6,12 @@ use super::input::{Messages, messages};
 use crate::openai::error::ApiError;
 
 /// Fields that chat has by the same name, with the same meaning.
-const OF_CHAT: [&str; 23] = [
+const OF_CHAT: [&str; 24] = [
     "model",
     "temperature",
     "top_p",
     "stream",
+    "stream_options",
     "parallel_tool_calls",
     // This server's own.
     "chat_template_kwargs",
@@ -52,7 +53,7 @@ const OWN: [&str; 14] = [
 ];
 
 /// Fields that change no answer: who asks, what is stored, how it is cached, and tools that this server does not have.
-const WITHOUT_EFFECT: [&str; 10] = [
+const WITHOUT_EFFECT: [&str; 9] = [
     "client_metadata",
     "max_tool_calls",
     "metadata",
@@ -61,7 +62,6 @@ const WITHOUT_EFFECT: [&str; 10] = [
     "safety_identifier",
     "service_tier",
     "store",
-    "stream_options",
     "user",
 ];
 
