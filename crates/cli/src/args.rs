@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 
 use clap::builder::TypedValueParser;
 use clap::{ArgAction, Args, ValueEnum};
+use dsde_kernels::cpu::KvType;
 use dsde_policy::registry;
 use dsde_sampling::Rule;
 
@@ -67,6 +68,10 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "N", help_heading = "Model", value_parser = positive_up_to(u32::MAX))]
     pub(crate) kv_blocks: Option<NonZeroU32>,
 
+    /// Type in which keys and values are kept.
+    #[arg(long, value_name = "TYPE", help_heading = "Model", default_value_t)]
+    pub(crate) kv_type: KvTypeArg,
+
     /// Longest sequence in tokens, prompt and output together. Default: the model's own limit.
     #[arg(long, value_name = "N", help_heading = "Model", value_parser = whole_number_in(CONTEXT_MIN..=u32::MAX))]
     pub(crate) context: Option<u32>,
@@ -94,9 +99,43 @@ impl ModelArgs {
             draft: None,
             threads,
             kv_blocks: None,
+            kv_type: KvTypeArg::default(),
             context: None,
             allow_control_tokens: false,
         }
+    }
+}
+
+/// Type in which keys and values are kept; docs/kernels.md says what it costs and errs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KvTypeArg {
+    /// 16 bits, the range of 32.
+    #[default]
+    Bf16,
+    /// 16 bits, more exact than bf16 and with less range.
+    F16,
+    /// 8 bits and scales: room for nearly twice as many tokens.
+    Int8,
+}
+
+impl From<KvTypeArg> for KvType {
+    fn from(arg: KvTypeArg) -> Self {
+        match arg {
+            KvTypeArg::Bf16 => Self::Bf16,
+            KvTypeArg::F16 => Self::F16,
+            KvTypeArg::Int8 => Self::Int8,
+        }
+    }
+}
+
+/// As typed.
+impl fmt::Display for KvTypeArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+            Self::Int8 => "int8",
+        })
     }
 }
 

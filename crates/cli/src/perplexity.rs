@@ -19,7 +19,7 @@ use dsde_kernels::Cpu;
 use dsde_text::{TEXT_BYTES_MAX, Tokenizer};
 use serde::Serialize;
 
-use crate::args::{THREADS_MAX, positive_up_to, whole_number_in};
+use crate::args::{KvTypeArg, THREADS_MAX, positive_up_to, whole_number_in};
 use crate::failure::{OrUsage as _, Outcome, usage};
 use crate::opened::{Dtypes, Opened, Role};
 use crate::progress;
@@ -68,6 +68,10 @@ pub(crate) struct PerplexityArgs {
     #[arg(long, value_name = "N", value_parser = positive_up_to(THREADS_MAX))]
     threads: Option<NonZeroU32>,
 
+    /// Type in which keys and values are kept.
+    #[arg(long, value_name = "TYPE", default_value_t)]
+    kv_type: KvTypeArg,
+
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -103,7 +107,7 @@ pub(crate) fn run(args: &PerplexityArgs) -> Outcome {
     let text = read_text(&args.text)?;
     let opened = Opened::new(&source, Role::Target)?;
     let windows = windows(&opened, &text, args)?;
-    let backend = Cpu::new(n_threads(args.threads) as usize);
+    let backend = Cpu::new(n_threads(args.threads) as usize).with_kv_type(args.kv_type.into());
     let mut scorer = Scorer::load(backend, &opened.checkpoint, args.window, ROWS_MAX)?;
     let started = Instant::now();
     let score = score(&mut scorer, &windows);

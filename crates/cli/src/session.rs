@@ -11,6 +11,7 @@ use dsde_checkpoint::config::SamplingDefaults;
 use dsde_checkpoint::{Error, gguf_file};
 use dsde_engine::{Drafter, Engine, MonotonicClock, Suffix};
 use dsde_kernels::Cpu;
+use dsde_kernels::cpu::KvType;
 use dsde_model::executor::{Checkpoints, CpuExecutor, KvSize, MemoryUse};
 use dsde_policy::{CostProfile, Policy, registry};
 use dsde_sampling::Rule;
@@ -42,6 +43,7 @@ pub(crate) struct Models {
     is_draft_named: bool,
     n_threads: u32,
     kv: KvSize,
+    kv_type: KvType,
     context: Option<u32>,
     allows_control_tokens: bool,
 }
@@ -64,6 +66,7 @@ impl Models {
             is_draft_named: args.draft.is_some(),
             n_threads: n_threads(args.threads),
             kv: args.kv_blocks.map_or(KvSize::Auto, |n_blocks| KvSize::Blocks(n_blocks.get())),
+            kv_type: args.kv_type.into(),
             context: args.context,
             allows_control_tokens: args.allow_control_tokens,
         })
@@ -88,7 +91,7 @@ impl Models {
 
     /// The backend that runs them.
     pub(crate) fn backend(&self) -> Cpu {
-        Cpu::new(self.n_threads as usize)
+        Cpu::new(self.n_threads as usize).with_kv_type(self.kv_type)
     }
 
     /// What was asked about stores and context.

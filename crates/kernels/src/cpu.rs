@@ -21,6 +21,7 @@ mod linear;
 mod math;
 mod matrix;
 mod memory;
+mod page;
 mod pool;
 mod share;
 mod softmax;
@@ -54,6 +55,7 @@ pub use isa::Isa;
 pub use kernel::Kernel;
 pub use kv::KvStore;
 pub use matrix::Matrix;
+pub use page::KvType;
 
 use super::{
     AttentionRule, Backend, Dense, Epilogue, Input, KvShape, QkTransform, RmsNorm, Routed, Stacking,
@@ -64,6 +66,8 @@ use pool::Pool;
 pub struct Cpu {
     isa: Isa,
     pool: Pool,
+    /// Of the stores it makes.
+    kv_type: KvType,
     /// Packed activations of the running product, kept for their memory.
     activations: Mutex<Vec<u32>>,
     /// Tasks of the running attention, kept for their memory.
@@ -99,9 +103,16 @@ impl Cpu {
         Ok(Cpu::of(Pool::new(n_threads), isa))
     }
 
+    /// The same, keeping keys and values in this type.
+    #[must_use]
+    pub fn with_kv_type(self, kv_type: KvType) -> Cpu {
+        Cpu { kv_type, ..self }
+    }
+
     fn of(pool: Pool, isa: Isa) -> Cpu {
         let scratch = (0..pool.n_threads()).map(|_| Mutex::default()).collect();
-        Cpu { isa, pool, activations: Mutex::default(), tasks: Mutex::default(), scratch }
+        let kv_type = KvType::default();
+        Cpu { isa, pool, kv_type, activations: Mutex::default(), tasks: Mutex::default(), scratch }
     }
 }
 
@@ -112,7 +123,13 @@ impl Backend for Cpu {
 
     fn describe(&self) -> String {
         let (n_threads, isa) = (self.pool.n_threads(), self.isa.name());
-        format!("cpu, {isa}, {n_threads} {}", if n_threads == 1 { "thread" } else { "threads" })
+        let threads = if n_threads == 1 { "thread" } else { "threads" };
+        let kv_type = match self.kv_type {
+            KvType::Bf16 => "",
+            KvType::F16 => ", f16 keys and values",
+            KvType::Int8 => ", int8 keys and values",
+        };
+        format!("cpu, {isa}, {n_threads} {threads}{kv_type}")
     }
 
     fn isa(&self) -> Isa {
@@ -123,11 +140,11 @@ impl Backend for Cpu {
         let n_threads = self.pool.n_threads();
         let (n_first, n_second) = (n_threads.div_ceil(2), n_threads / 2);
         let pools = (n_second > 0).then(|| [Pool::new(n_first), Pool::behind(n_first, n_second)])?;
-        Some(pools.map(|pool| Cpu::of(pool, self.isa)))
+        Some(pools.map(|pool| Cpu::of(pool, self.isa).with_kv_type(self.kv_type)))
     }
 
     fn block_len(&self) -> usize {
-        kv::BLOCK_LEN
+        page::BLOCK_LEN
     }
 
     fn pack(&self, parts: &[Dense<'_>], stacking: Stacking, bias: Option<&[f32]>) -> Matrix {
@@ -151,11 +168,11 @@ impl Backend for Cpu {
     }
 
     fn block_bytes(&self, shape: KvShape) -> usize {
-        KvStore::block_bytes(shape)
+        KvStore::block_bytes(self.kv_type, shape)
     }
 
     fn kv_store(&self, shape: KvShape) -> KvStore {
-        KvStore::new(shape)
+        KvStore::new(self.kv_type, shape)
     }
 
     fn append_blocks(&self, kv: &mut KvStore, n_blocks: usize) {

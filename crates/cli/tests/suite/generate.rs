@@ -47,6 +47,19 @@ fn greedy_tokens_do_not_depend_on_policy_draft_batch_or_threads() {
     }
 }
 
+/// Texts may differ from those of another type; within a type they are the same.
+#[test]
+fn greedy_tokens_do_not_depend_on_policy_and_batch_whatever_the_type_of_keys_and_values() {
+    for kv_type in ["f16", "int8"] {
+        let plain = tokens(&["--kv-type", kv_type, "--policy", "off", "--concurrency", "1"]);
+        for options in ["--policy fixed:k=3", "--policy ddd --concurrency 4", "--policy dsde --kv-blocks 12"]
+        {
+            let options: Vec<&str> = options.split(' ').chain(["--kv-type", kv_type]).collect();
+            assert_eq!(tokens(&options), plain, "{options:?}");
+        }
+    }
+}
+
 /// The embedded target as a folder whose authors recommend something.
 fn folder_recommending(sampling: &Value) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");

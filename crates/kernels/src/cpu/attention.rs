@@ -17,13 +17,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dsde_engine::RowBatch;
 
-use dsde_checkpoint::Dtype;
-
 use super::super::{AttentionRule, AttentionShape, shape};
 use super::Cpu;
 use super::activations::{Place, pack_row};
-use super::kv::{BLOCK_LEN, KvStore, Page};
+use super::kv::KvStore;
 use super::math::soft_cap;
+use super::memory::LINE_BYTES;
+use super::page::{BLOCK_LEN, Half, KvType};
 use super::share::SharedMut;
 use super::softmax::softmax;
 use super::tile::{COLUMNS, ROWS_MAX, Stretch, Sums, Tile, TileFns, row_blocks, tile_fns};
@@ -47,11 +47,11 @@ pub(super) struct Task {
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     queries: Vec<u32>,
-    pages: Vec<*const u16>,
+    pages: Vec<*const u8>,
     /// Slots before those of the first page.
     first_slot: usize,
     /// Pages without gaps, of a row that sees slots with gaps.
-    gathered: Vec<u16>,
+    gathered: Vec<u8>,
     stretches: Vec<Stretch>,
     /// `[n_lines, n_slots]`.
     scores: Vec<f32>,
@@ -75,7 +75,7 @@ pub(super) fn attention(
     let width = shape::assert_attention(qkv, rows, attention, rule, out);
     let mut tasks = cpu.tasks.lock().unwrap_or_else(PoisonError::into_inner);
     list_tasks(rows, attention, &mut tasks);
-    let format = Format::of(Dtype::Bf16, cpu.isa);
+    let format = kv.kv_type.format(cpu.isa);
     let pass = Pass {
         cpu,
         layer,
@@ -211,8 +211,8 @@ impl Pass<'_> {
         scratch.pages.extend((first_page..n_whole).map(|i| page(i).as_ptr()));
         let first_gathered = first_page.max(n_whole);
         self.gather(task.first_row, first_gathered * BLOCK_LEN, page, &mut scratch.gathered);
-        let gathered = scratch.gathered.chunks_exact(Page::of(self.shape()).n_elements());
-        scratch.pages.extend(gathered.map(<[u16]>::as_ptr));
+        let gathered = scratch.gathered.chunks_exact(self.kv.layout().n_bytes());
+        scratch.pages.extend(gathered.map(<[u8]>::as_ptr));
     }
 
     /// Copies what row `row` sees after the first `n_before` slots of it, which are whole pages, into fresh pages without gaps.
@@ -220,23 +220,22 @@ impl Pass<'_> {
         &self,
         row: usize,
         n_before: usize,
-        page: impl Fn(usize) -> &'p [u16],
-        gathered: &mut Vec<u16>,
+        page: impl Fn(usize) -> &'p [u8],
+        gathered: &mut Vec<u8>,
     ) {
-        let layout = Page::of(self.shape());
+        let layout = self.kv.layout();
         let (visible_len, mask) = (self.rows.visible_len[row] as usize, self.rows.tree_mask[row]);
         let branch = (0..u64::BITS as usize).filter(|bit| mask >> bit & 1 == 1).map(|bit| visible_len + bit);
         gathered.clear();
         for (i, slot) in (0..visible_len).chain(branch).skip(n_before).enumerate() {
             let to_slot = i % BLOCK_LEN;
             if to_slot == 0 {
-                gathered.resize(gathered.len() + layout.n_elements(), 0);
+                gathered.resize(gathered.len() + layout.n_bytes(), 0);
             }
-            let start = gathered.len() - layout.n_elements();
+            let start = gathered.len() - layout.n_bytes();
             let (from, to) = (page(slot / BLOCK_LEN), &mut gathered[start..]);
-            for dim in 0..self.shape().head_dim {
-                to[layout.key(to_slot, dim)] = from[layout.key(slot % BLOCK_LEN, dim)];
-                to[layout.value(to_slot, dim)] = from[layout.value(slot % BLOCK_LEN, dim)];
+            for (places, len) in layout.bytes_of_slots([slot % BLOCK_LEN, to_slot]) {
+                to[places[1]..places[1] + len].copy_from_slice(&from[places[0]..places[0] + len]);
             }
         }
     }
@@ -263,7 +262,7 @@ impl Pass<'_> {
             for page in scratch.pages.iter().skip(2 * pair_idx + 4).take(2) {
                 self.prefetch(*page);
             }
-            let halves = [pair[0].cast(), pair[pair.len() - 1].cast()];
+            let halves = [pair[0], pair[pair.len() - 1]];
             let tile = Tile {
                 x: scratch.queries.as_ptr(),
                 stretches: &[Stretch { halves }],
@@ -272,24 +271,38 @@ impl Pass<'_> {
                 prefetch: halves[0],
                 prefetch_bytes: 0,
             };
-            // SAFETY: a page's keys are `head_dim / 2` steps of 16 slots, the queries were packed for as many, and `fns` was
+            // SAFETY: a page's keys are steps of 16 slots for all of `head_dim`, the queries were packed for as many, and `fns` was
             // chosen for the instruction set that `Cpu` checked.
             unsafe { self.fns[n_lines - 1](&tile, &mut sums) };
             let first = pair_idx * COLUMNS;
             for (scores, sums) in scratch.scores.chunks_exact_mut(n_slots).zip(&sums.0) {
                 let scores = &mut scores[first..first + pair.len() * BLOCK_LEN];
                 scores.copy_from_slice(&sums[..pair.len() * BLOCK_LEN]);
+                for (scores, page) in scores.chunks_exact_mut(BLOCK_LEN).zip(pair) {
+                    self.scale(scores, *page, Half::Key);
+                }
             }
         }
     }
 
+    /// Multiplies one number per slot of a page with the slots' scales, where there are scales.
+    fn scale(&self, numbers: &mut [f32], page: *const u8, half: Half) {
+        if self.kv.kv_type != KvType::Int8 {
+            return;
+        }
+        let scales = page.wrapping_add(self.kv.layout().scale(half, 0)).cast::<[f32; BLOCK_LEN]>();
+        // SAFETY: a page of whole numbers has as many scales as slots at this place.
+        let scales = unsafe { scales.read_unaligned() };
+        numbers.iter_mut().zip(scales).for_each(|(x, scale)| *x *= scale);
+    }
+
     /// Brings a page nearer, two pairs before it is scored.
-    fn prefetch(&self, page: *const u16) {
+    fn prefetch(&self, page: *const u8) {
         #[cfg(target_arch = "x86_64")]
-        for line in 0..Page::of(self.shape()).n_elements() / COLUMNS {
+        for place in (0..self.kv.layout().n_bytes()).step_by(LINE_BYTES) {
             use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
             // SAFETY: a prefetch does not fault, whatever the address.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(page.wrapping_add(line * COLUMNS).cast()) };
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(page.wrapping_add(place).cast()) };
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = page;
@@ -315,6 +328,9 @@ impl Pass<'_> {
             };
             let sink = self.rule.sinks.map(|sinks| sinks[self.head(task, line)]);
             sums[i] = softmax(self.cpu.isa, scores, attended, scale, sink, self.format);
+            for (weights, page) in scores.chunks_exact_mut(BLOCK_LEN).zip(&scratch.pages) {
+                self.scale(weights, *page, Half::Value);
+            }
             let place = Place { activations: self.format.activations(), row: i, n_rows: n_lines };
             pack_row(self.cpu.isa, scores, None, place, &mut scratch.weights);
         }
@@ -325,13 +341,13 @@ impl Pass<'_> {
     fn sum_values(&self, task: &Task, weight_sums: &[f32; ROWS_MAX], scratch: &mut Scratch) {
         let shape = self.shape();
         let step_bytes = 2 * self.format.half_step_bytes();
-        let n_steps = BLOCK_LEN / 2;
+        let n_steps = self.format.steps(BLOCK_LEN);
         let mut sums = Sums::ZERO;
         for first_dim in (0..shape.head_dim).step_by(COLUMNS) {
-            let offset = Page::of(shape).value(0, first_dim);
+            let offset = self.kv.layout().element(Half::Value, 0, first_dim);
             scratch.stretches.clear();
             scratch.stretches.extend(scratch.pages.iter().map(|page| {
-                let start = page.wrapping_add(offset).cast::<u8>();
+                let start = page.wrapping_add(offset);
                 Stretch { halves: [start, start.wrapping_add(self.format.half_step_bytes())] }
             }));
             let tile = Tile {
@@ -342,7 +358,7 @@ impl Pass<'_> {
                 prefetch: scratch.weights.as_ptr().cast(),
                 prefetch_bytes: 0,
             };
-            // SAFETY: a page's values are 8 steps of 32 dimensions from `offset` on, the weights were packed for as many steps
+            // SAFETY: a page's values are steps of 32 dimensions for all of its slots from `offset` on, the weights were packed for as many steps
             // of every page, and `fns` was chosen for the instruction set that `Cpu` checked.
             unsafe { self.fns[task.lines.len() - 1](&tile, &mut sums) };
             let n_dims = COLUMNS.min(shape.head_dim - first_dim);

@@ -1,12 +1,8 @@
-//! Paged keys and values in bf16, laid out for the dot-product instruction.
-//!
-//! A block of one layer holds, per key/value head, a *page*: keys `[head_dim / 2][16 slots][2]`, then values
-//! `[head_dim / 32][8 pairs of slots][32][2]` with `head_dim` padded to 32. Keys are thus read as steps of two dimensions for 16
-//! slots, values as steps of two slots for 32 dimensions, both without any shuffling. All sets share this layout.
+//! Paged keys and values of all layers; [`Page`] is how those of a block lie.
 //!
 //! Blocks that are appended later lie in memory of their own, so that nothing moves when they come and go.
 
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 
 use dsde_engine::{BlockCopy, BlockId, RowBatch, SlotMove};
 
@@ -15,12 +11,10 @@ use super::Cpu;
 use super::isa::dispatch;
 use super::math::normalise;
 use super::memory::Buffer;
+use super::page::{BLOCK_LEN, Half, KvType, Page};
 use super::share::SharedMut;
-use super::tile::COLUMNS;
 use super::weights::bf16_bits;
 
-/// Slots per block: the columns of one vector.
-pub(super) const BLOCK_LEN: usize = 16;
 /// Rows that a thread stores at a time.
 const ROWS_PER_TASK: usize = 8;
 /// Numbers in `qkv` below which storing them is left to the caller's thread.
@@ -33,6 +27,7 @@ pub struct KvStore {
     parts: [Part; 2],
     /// Of both parts.
     pub(super) shape: KvShape,
+    pub(super) kv_type: KvType,
 }
 
 /// Successive blocks, all pages of a layer beside each other.
@@ -46,74 +41,53 @@ struct Part {
 #[derive(Clone, Copy, Debug)]
 struct Place {
     part: usize,
-    /// Elements before it.
+    /// Bytes before it.
     start: usize,
 }
 
 impl Part {
-    fn new(shape: KvShape, n_blocks: usize) -> Part {
-        Part { pages: Buffer::zeroed(n_blocks * KvStore::block_bytes(shape)), n_blocks }
+    fn new(kv_type: KvType, shape: KvShape, n_blocks: usize) -> Part {
+        Part { pages: Buffer::zeroed(n_blocks * KvStore::block_bytes(kv_type, shape)), n_blocks }
     }
 
-    /// All elements, for writing from several threads.
-    fn cells(&mut self) -> &[AtomicU16] {
-        let len = self.pages.len() / size_of::<u16>();
-        // SAFETY: `AtomicU16` has the size and alignment of `u16`; the exclusive borrow ends all other access meanwhile.
-        unsafe { std::slice::from_raw_parts(self.pages.as_mut_ptr().cast::<AtomicU16>(), len) }
-    }
-}
-
-/// Elements of a page: see the module's head.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Page {
-    head_dim: usize,
-}
-
-impl Page {
-    pub(super) fn of(shape: AttentionShape) -> Page {
-        Page { head_dim: shape.head_dim }
-    }
-
-    /// Element of a key.
-    pub(super) fn key(self, slot: usize, dim: usize) -> usize {
-        (dim / 2 * BLOCK_LEN + slot) * 2 + dim % 2
-    }
-
-    /// Element of a value.
-    pub(super) fn value(self, slot: usize, dim: usize) -> usize {
-        let group = dim / COLUMNS * (BLOCK_LEN / 2) + slot / 2;
-        self.n_key_elements() + (group * COLUMNS + dim % COLUMNS) * 2 + slot % 2
-    }
-
-    /// Elements before the values.
-    pub(super) fn n_key_elements(self) -> usize {
-        self.head_dim * BLOCK_LEN
-    }
-
-    /// Elements of a page.
-    pub(super) fn n_elements(self) -> usize {
-        self.n_key_elements() + self.head_dim.next_multiple_of(COLUMNS) * BLOCK_LEN
+    /// All of it, for writing from several threads.
+    fn cells<C: Cell>(&mut self) -> &[C] {
+        let len = self.pages.len() / size_of::<C>();
+        // SAFETY: cells are atomic integers without invalid values, at most as aligned as a buffer; the exclusive borrow ends all
+        // other access meanwhile.
+        unsafe { std::slice::from_raw_parts(self.pages.as_mut_ptr().cast::<C>(), len) }
     }
 }
+
+/// What threads write beside each other.
+trait Cell {}
+impl Cell for AtomicU8 {}
+impl Cell for AtomicU16 {}
 
 impl KvStore {
     /// Zeroed pages.
-    pub(super) fn new(shape: KvShape) -> KvStore {
-        KvStore { parts: [Part::new(shape, shape.n_blocks), Part::new(shape, 0)], shape }
+    pub(super) fn new(kv_type: KvType, shape: KvShape) -> KvStore {
+        let part = |n_blocks| Part::new(kv_type, shape, n_blocks);
+        KvStore { parts: [part(shape.n_blocks), part(0)], shape, kv_type }
     }
 
     /// See [`super::super::Backend::append_blocks`].
     pub(super) fn append_blocks(&mut self, n_blocks: usize) {
         // What was appended before goes first: the two are never in memory together.
-        self.parts[1] = Part::new(self.shape, 0);
-        self.parts[1] = Part::new(self.shape, n_blocks);
+        self.parts[1] = Part::new(self.kv_type, self.shape, 0);
+        self.parts[1] = Part::new(self.kv_type, self.shape, n_blocks);
         self.shape.n_blocks = self.parts[0].n_blocks + n_blocks;
     }
 
     /// Bytes of one block in all layers.
-    pub(super) fn block_bytes(shape: KvShape) -> usize {
+    pub(super) fn block_bytes(kv_type: KvType, shape: KvShape) -> usize {
         let n_pages = shape.n_layers * shape.attention.n_kv_heads;
-        n_pages * Page::of(shape.attention).n_elements() * size_of::<u16>()
+        n_pages * Page::of(kv_type, shape.attention).n_bytes()
+    }
+
+    /// How its pages lie.
+    pub(super) fn layout(&self) -> Page {
+        Page::of(self.kv_type, self.shape.attention)
     }
 
     /// Where a page begins.
@@ -127,41 +101,30 @@ impl KvStore {
         let n_own = self.parts[0].n_blocks;
         let (part, block) = if block < n_own { (0, block) } else { (1, block - n_own) };
         let page_idx = (layer * self.parts[part].n_blocks + block) * attention.n_kv_heads + head;
-        Place { part, start: page_idx * Page::of(attention).n_elements() }
+        Place { part, start: page_idx * self.layout().n_bytes() }
     }
 
-    /// The elements of a page.
-    pub(super) fn page(&self, layer: usize, block: BlockId, head: usize) -> &[u16] {
+    /// The bytes of a page.
+    pub(super) fn page(&self, layer: usize, block: BlockId, head: usize) -> &[u8] {
         let Place { part, start } = self.place(layer, block, head);
-        // SAFETY: the page lies inside the part's buffer, which is aligned, initialised and borrowed.
-        unsafe {
-            let start = self.parts[part].pages.as_ptr().cast::<u16>().add(start);
-            std::slice::from_raw_parts(start, Page::of(self.shape.attention).n_elements())
-        }
-    }
-
-    /// All elements of both parts, for writing from several threads.
-    fn cells(&mut self) -> [&[AtomicU16]; 2] {
-        self.parts.each_mut().map(|part| part.cells())
+        &self.parts[part].pages.as_slice()[start..start + self.layout().n_bytes()]
     }
 
     /// See [`super::super::Backend::copy_blocks`].
     pub(super) fn copy_blocks(&mut self, copies: &[BlockCopy]) {
-        let KvShape { n_layers, attention, .. } = self.shape;
-        let len = attention.n_kv_heads * Page::of(attention).n_elements() * size_of::<u16>();
+        let len = self.shape.attention.n_kv_heads * self.layout().n_bytes();
         for copy in copies {
-            for layer in 0..n_layers {
+            for layer in 0..self.shape.n_layers {
                 let [from, to] = [copy.from, copy.to].map(|block| self.place(layer, block, 0));
-                let [source, target] = [from, to].map(|place| place.start * size_of::<u16>());
                 match self.parts.get_disjoint_mut([from.part, to.part]) {
-                    Ok([from, to]) => {
-                        let from = &from.pages.as_mut_slice()[source..source + len];
-                        to.pages.as_mut_slice()[target..target + len].copy_from_slice(from);
+                    Ok([source, target]) => {
+                        let source = &source.pages.as_slice()[from.start..from.start + len];
+                        target.pages.as_mut_slice()[to.start..to.start + len].copy_from_slice(source);
                     }
                     // Both lie in the same part.
                     Err(_) => {
                         let pages = self.parts[from.part].pages.as_mut_slice();
-                        pages.copy_within(source..source + len, target);
+                        pages.copy_within(from.start..from.start + len, to.start);
                     }
                 }
             }
@@ -171,23 +134,18 @@ impl KvStore {
     /// See [`super::super::Backend::move_slots`].
     pub(super) fn move_slots(&mut self, moves: &[SlotMove]) {
         let KvShape { n_layers, attention, .. } = self.shape;
-        let page = Page::of(attention);
+        let layout = self.layout();
         for &SlotMove { from, to } in moves {
             assert!(from.offset.max(to.offset) < BLOCK_LEN as u32, "offsets are below {BLOCK_LEN}");
-            let offsets = [from, to].map(|slot| slot.offset as usize);
+            let slots = [from, to].map(|slot| slot.offset as usize);
             for layer in 0..n_layers {
-                let places = [from, to].map(|slot| self.place(layer, slot.block, 0));
-                let cells = self.cells();
                 for head in 0..attention.n_kv_heads {
-                    let [from, to] =
-                        places.map(|place| &cells[place.part][place.start + head * page.n_elements()..]);
-                    let copy = |place: &dyn Fn(usize) -> usize| {
-                        let bits = from[place(offsets[0])].load(Ordering::Relaxed);
-                        to[place(offsets[1])].store(bits, Ordering::Relaxed);
-                    };
-                    for dim in 0..attention.head_dim {
-                        copy(&|slot| page.key(slot, dim));
-                        copy(&|slot| page.value(slot, dim));
+                    let [from, to] = [from, to].map(|slot| self.place(layer, slot.block, head));
+                    for (places, len) in layout.bytes_of_slots(slots) {
+                        for byte in 0..len {
+                            let x = self.parts[from.part].pages.as_slice()[from.start + places[0] + byte];
+                            self.parts[to.part].pages.as_mut_slice()[to.start + places[1] + byte] = x;
+                        }
                     }
                 }
             }
@@ -210,14 +168,15 @@ pub(super) fn store_kv(
     let places: Vec<Place> = row_blocks_of(rows).map(|block| kv.place(layer, block, 0)).collect();
     let n_numbers = qkv.len();
     let qkv = SharedMut::new(qkv);
-    let cells = kv.cells();
+    let layout = kv.layout();
+    let cells = Cells::of(kv);
     let store = |task: usize| {
-        for row in task * ROWS_PER_TASK..rows.n_rows().min((task + 1) * ROWS_PER_TASK) {
+        for (row, &place) in places.iter().enumerate().skip(task * ROWS_PER_TASK).take(ROWS_PER_TASK) {
             // SAFETY: each row belongs to one task.
             let x = unsafe { qkv.slice(row * width, width) };
             transform_row(cpu, x, transform, rows.positions[row] as usize, attention);
             let slot = rows.slots[row] as usize % BLOCK_LEN;
-            write_row(x, &cells[places[row].part][places[row].start..], slot, attention);
+            cells.write_row(x, place, slot, (layout, attention));
         }
     };
     let n_tasks = rows.n_rows().div_ceil(ROWS_PER_TASK);
@@ -269,17 +228,57 @@ dispatch! {
     }
 }
 
-/// Writes keys and values of one row; `pages` begins with the page of head 0.
-fn write_row(x: &[f32], pages: &[AtomicU16], slot: usize, shape: AttentionShape) {
-    let AttentionShape { n_heads, n_kv_heads, head_dim, .. } = shape;
-    let page = Page::of(shape);
-    let keys = x[n_heads * head_dim..].chunks_exact(head_dim);
-    let values = x[(n_heads + n_kv_heads) * head_dim..].chunks_exact(head_dim);
-    for (head, (key, value)) in keys.zip(values).enumerate() {
-        let cells = &pages[head * page.n_elements()..(head + 1) * page.n_elements()];
-        for (dim, (&key, &value)) in key.iter().zip(value).enumerate() {
-            cells[page.key(slot, dim)].store(bf16_bits(key) as u16, Ordering::Relaxed);
-            cells[page.value(slot, dim)].store(bf16_bits(value) as u16, Ordering::Relaxed);
+/// Both parts of a store, for writing from several threads.
+enum Cells<'a> {
+    Bytes([&'a [AtomicU8]; 2]),
+    Pairs([&'a [AtomicU16]; 2]),
+}
+
+impl Cells<'_> {
+    fn of(kv: &mut KvStore) -> Cells<'_> {
+        match kv.kv_type {
+            KvType::Int8 => Cells::Bytes(kv.parts.each_mut().map(Part::cells)),
+            KvType::Bf16 | KvType::F16 => Cells::Pairs(kv.parts.each_mut().map(Part::cells)),
         }
+    }
+
+    /// Writes keys and values of one row; `place` is the page of head 0.
+    fn write_row(&self, x: &[f32], place: Place, slot: usize, (layout, shape): (Page, AttentionShape)) {
+        let AttentionShape { n_heads, n_kv_heads, head_dim, .. } = shape;
+        let keys = x[n_heads * head_dim..].chunks_exact(head_dim);
+        let values = x[(n_heads + n_kv_heads) * head_dim..].chunks_exact(head_dim);
+        for (head, (key, value)) in keys.zip(values).enumerate() {
+            let start = place.start + head * layout.n_bytes();
+            for (half, x) in [(Half::Key, key), (Half::Value, value)] {
+                match self {
+                    Cells::Pairs(cells) => {
+                        write_pairs(x, &cells[place.part][start / 2..], layout, half, slot)
+                    }
+                    Cells::Bytes(cells) => write_whole(x, &cells[place.part][start..], layout, half, slot),
+                }
+            }
+        }
+    }
+}
+
+fn write_pairs(x: &[f32], page: &[AtomicU16], layout: Page, half: Half, slot: usize) {
+    let is_f16 = layout.kv_type == KvType::F16;
+    for (dim, &x) in x.iter().enumerate() {
+        let bits = if is_f16 { half::f16::from_f32(x).to_bits() } else { bf16_bits(x) as u16 };
+        page[layout.element(half, slot, dim) / 2].store(bits, Ordering::Relaxed);
+    }
+}
+
+/// Whole numbers of at most 127, nearest to `x` at a scale that makes its largest one 127.
+fn write_whole(x: &[f32], page: &[AtomicU8], layout: Page, half: Half, slot: usize) {
+    let max = x.iter().fold(0.0, |max: f32, x| max.max(x.abs()));
+    let (scale, inverse) = if max == 0.0 { (0.0, 0.0) } else { (max / 127.0, 127.0 / max) };
+    for (dim, x) in x.iter().enumerate() {
+        let whole = (x * inverse).round_ties_even() as i8;
+        page[layout.element(half, slot, dim)].store(whole.cast_unsigned(), Ordering::Relaxed);
+    }
+    let cells = &page[layout.scale(half, slot)..];
+    for (cell, byte) in cells.iter().zip(scale.to_ne_bytes()) {
+        cell.store(byte, Ordering::Relaxed);
     }
 }

@@ -276,6 +276,7 @@ fn read_column(panel: &[u8], column: usize, format: Format, row: &mut [f32]) {
             let (cells, _) = panel.as_chunks::<4>();
             elements.for_each(|(k, x)| *x = f32::from_ne_bytes(cells[k * COLUMNS + column]));
         }
+        Format::Int8 => unreachable!("no weights are single bytes"),
         Format::Grouped(layout) => {
             let halves = panel.chunks_exact(layout.half_step_bytes()).skip(column / LANES).step_by(2);
             for (half, row) in halves.zip(row.chunks_exact_mut(Group::LEN)) {
@@ -309,6 +310,7 @@ fn fill_column(panel: &mut [u8], column: usize, part: &Dense<'_>, row: usize, fo
                 cells[k * COLUMNS + column] = value.to_ne_bytes();
             }
         }
+        Format::Int8 => unreachable!("no weights are single bytes"),
         Format::Grouped(layout) => {
             let source = part.row(row);
             let halves = panel.chunks_exact_mut(layout.half_step_bytes()).skip(column / LANES).step_by(2);

@@ -31,6 +31,7 @@ trait Widen {
 struct Bf16;
 struct F16;
 struct F32;
+struct Int8;
 
 impl Widen for Bf16 {
     const INPUTS: usize = 2;
@@ -65,6 +66,16 @@ impl Widen for F32 {
     unsafe fn octet(half: *const u8, _input: usize, octet: usize) -> __m256 {
         // SAFETY: a half step holds 16 numbers, by the caller's promise readable.
         unsafe { _mm256_loadu_ps(half.cast::<f32>().add(octet * OCTET)) }
+    }
+}
+
+impl Widen for Int8 {
+    const INPUTS: usize = 1;
+
+    #[inline(always)]
+    unsafe fn octet(half: *const u8, _input: usize, octet: usize) -> __m256 {
+        // SAFETY: a half step holds 16 bytes, by the caller's promise readable.
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(half.add(octet * OCTET).cast()))) }
     }
 }
 
@@ -173,6 +184,7 @@ pub(super) fn tile_fns(format: Format) -> &'static TileFns {
         Format::Bf16Wide => &const { by_rows!(tile, Bf16) },
         Format::F16 => &const { by_rows!(tile, F16) },
         Format::F32 => &const { by_rows!(tile, F32) },
+        Format::Int8 => &const { by_rows!(tile, Int8) },
         Format::Grouped(_) => unreachable!("groups have tiles of their own"),
     }
 }

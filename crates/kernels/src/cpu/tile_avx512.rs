@@ -27,6 +27,7 @@ struct Bf16Dot;
 struct Bf16Wide;
 struct F16;
 struct F32;
+struct Int8;
 
 impl Step for Bf16Dot {
     const WORDS: usize = 1;
@@ -89,6 +90,20 @@ impl Step for F32 {
         // SAFETY: by the caller's promise.
         unsafe {
             let weights = halves.map(|half| _mm512_loadu_ps(half.cast()));
+            multiply_add(acc, weights, x);
+        }
+    }
+}
+
+impl Step for Int8 {
+    const WORDS: usize = 1;
+
+    #[inline(always)]
+    unsafe fn add<const ROWS: usize>(acc: &mut [[__m512; 2]; ROWS], halves: [*const u8; 2], x: *const u32) {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            let bytes = halves.map(|half| _mm_loadu_si128(half.cast()));
+            let weights = bytes.map(|bytes| _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)));
             multiply_add(acc, weights, x);
         }
     }
@@ -171,6 +186,7 @@ pub(super) fn tile_fns(format: Format) -> &'static TileFns {
         Format::Bf16Wide => &const { by_rows!(wide, Bf16Wide) },
         Format::F16 => &const { by_rows!(wide, F16) },
         Format::F32 => &const { by_rows!(wide, F32) },
+        Format::Int8 => &const { by_rows!(wide, Int8) },
         Format::Grouped(_) => unreachable!("groups have tiles of their own"),
     }
 }

@@ -18,6 +18,7 @@ trait Widen {
 struct Bf16;
 struct F16;
 struct F32;
+struct Int8;
 
 impl Widen for Bf16 {
     const INPUTS: usize = 2;
@@ -47,6 +48,16 @@ impl Widen for F32 {
     unsafe fn get(step: *const u8, _input: usize, column: usize) -> f32 {
         // SAFETY: a step holds 16 numbers, by the caller's promise readable.
         unsafe { step.cast::<f32>().add(column).read_unaligned() }
+    }
+}
+
+impl Widen for Int8 {
+    const INPUTS: usize = 1;
+
+    #[inline(always)]
+    unsafe fn get(step: *const u8, _input: usize, column: usize) -> f32 {
+        // SAFETY: a step holds 16 bytes, by the caller's promise readable.
+        f32::from(unsafe { step.cast::<i8>().add(column).read() })
     }
 }
 
@@ -119,6 +130,7 @@ pub(super) fn tile_fns(format: Format) -> &'static TileFns {
         Format::Bf16Wide => &const { by_rows!(tile, Bf16) },
         Format::F16 => &const { by_rows!(tile, F16) },
         Format::F32 => &const { by_rows!(tile, F32) },
+        Format::Int8 => &const { by_rows!(tile, Int8) },
         Format::Grouped(_) => unreachable!("groups have tiles of their own"),
     }
 }

@@ -16,6 +16,8 @@ pub(super) enum Format {
     F16,
     /// One `f32` input per column; activations `f32`.
     F32,
+    /// One whole number of 8 bits per column, widened; activations `f32`.
+    Int8,
     /// Groups of 32 inputs per column, as whole numbers; activations are rounded to whole numbers, too.
     Grouped(Layout),
 }
@@ -49,7 +51,7 @@ impl Format {
     pub(super) fn activations(self) -> Activations {
         match self {
             Format::Bf16Dot => Activations::Bf16Pairs,
-            Format::Bf16Wide | Format::F16 | Format::F32 => Activations::F32,
+            Format::Bf16Wide | Format::F16 | Format::F32 | Format::Int8 => Activations::F32,
             Format::Grouped(layout) if layout.is_signed() => Activations::Shorts,
             Format::Grouped(_) => Activations::Bytes,
         }
@@ -59,7 +61,7 @@ impl Format {
     pub(super) fn inputs_per_step(self) -> usize {
         match self {
             Format::Bf16Dot | Format::Bf16Wide => 2,
-            Format::F16 | Format::F32 => 1,
+            Format::F16 | Format::F32 | Format::Int8 => 1,
             Format::Grouped(_) => Group::LEN,
         }
     }
@@ -72,6 +74,7 @@ impl Format {
     /// Bytes of the weights of 16 columns in one step.
     pub(super) fn half_step_bytes(self) -> usize {
         match self {
+            Format::Int8 => 16,
             Format::F16 => 32,
             Format::Bf16Dot | Format::Bf16Wide | Format::F32 => 64,
             Format::Grouped(layout) => layout.half_step_bytes(),

@@ -2,13 +2,15 @@
 
 use dsde_engine::{BlockCopy, BlockId, RowBatch, Slot, SlotMove};
 
-use crate::support::{Numbers, bits, cpus, push_chain, push_tree, relative_error, rope};
+use crate::support::{Numbers, bits, cpus_of_all_kv_types, push_chain, push_tree, relative_error, rope};
+use dsde_kernels::cpu::{Cpu, Isa, KvType};
 use dsde_kernels::{
     AttentionRule, AttentionShape, Backend, KvShape, QkTransform, Reference, RmsNorm, RopeTable,
 };
 
-/// Keys, values and weights are rounded to bf16 (2^-9 each, random over a sum), the reference rounds nothing.
-const TOLERANCE: f32 = 2e-2;
+/// Keys, values and weights are rounded to bf16 (2^-9 each, random over a sum) or to whole numbers of 127 at most (2^-8 of the largest),
+/// the reference rounds nothing.
+const TOLERANCE: f32 = 3e-2;
 const N_BLOCKS: usize = 40;
 const POSITIONS_MAX: usize = 256;
 
@@ -82,7 +84,7 @@ fn batches() -> [RowBatch; 2] {
 fn agrees_with_the_reference(case: Case) {
     let mut expected_kv = Reference.kv_store(case.kv);
     let expected = batches().map(|rows| pass(&Reference, case, &mut expected_kv, &rows, &[1, 2, 3, 4]));
-    for cpu in cpus() {
+    for cpu in cpus_of_all_kv_types() {
         let mut kv = cpu.kv_store(case.kv);
         for (rows, expected) in batches().iter().zip(&expected) {
             let got = pass(&cpu, case, &mut kv, rows, &[1, 2, 3, 4]);
@@ -90,6 +92,25 @@ fn agrees_with_the_reference(case: Case) {
             assert!(error < TOLERANCE, "{case:?} on {}: {error}", cpu.describe());
         }
     }
+}
+
+/// Errors of the types differ as their precision does; a store that ignored its type would have those of another.
+#[test]
+fn the_more_precise_the_type_the_nearer_the_reference() {
+    let case = case(4, 2, 64);
+    let rows = &batches()[0];
+    let expected = pass(&Reference, case, &mut Reference.kv_store(case.kv), rows, &[1, 2, 3, 4]);
+    let error = |kv_type| {
+        let cpu = Cpu::with_isa(1, Isa::Portable).unwrap().with_kv_type(kv_type);
+        relative_error(&pass(&cpu, case, &mut cpu.kv_store(case.kv), rows, &[1, 2, 3, 4]), &expected)
+    };
+    let [f16, bf16, int8] = [KvType::F16, KvType::Bf16, KvType::Int8].map(error);
+    assert!(4.0 * f16 < bf16 && bf16 < 2.0 * int8 && int8 < TOLERANCE, "{f16} {bf16} {int8}");
+    let bytes = |kv_type| Cpu::new(1).with_kv_type(kv_type).block_bytes(case.kv);
+    // Per layer, head and slot: 128 numbers of two bytes, or of one and two scales.
+    let n_slots = 2 * 2 * 16;
+    let expected = [128 * 2, 128 * 2, 128 + 8].map(|slot_bytes| n_slots * slot_bytes);
+    assert_eq!([KvType::F16, KvType::Bf16, KvType::Int8].map(bytes), expected);
 }
 
 #[test]
@@ -178,7 +199,7 @@ fn a_sink_takes_its_share_of_the_weight() {
         }
     }
     check(&Reference);
-    cpus().iter().for_each(check);
+    cpus_of_all_kv_types().iter().for_each(check);
 }
 
 /// What a row got depends on the last `window` slots that it sees, and on each of them.
@@ -187,7 +208,7 @@ fn rows_attend_to_their_window_and_to_nothing_before_it() {
     let width = 4 * 64;
     for window in [1, 4, 16, 21] {
         let case = within(window, case(4, 2, 64));
-        for cpu in cpus() {
+        for cpu in cpus_of_all_kv_types() {
             let mut rows = RowBatch::default();
             push_chain(&mut rows, 0, 40, &table(0, 40));
             let expected = pass(&cpu, case, &mut cpu.kv_store(case.kv), &rows, &[5]);
@@ -207,12 +228,13 @@ fn rows_attend_to_their_window_and_to_nothing_before_it() {
 fn rows_before_the_first_slot_attend_to_zeros_and_are_never_seen() {
     let case = from(3, case(4, 2, 64));
     let width = 4 * 64;
-    for cpu in cpus() {
+    for cpu in cpus_of_all_kv_types() {
         let mut rows = RowBatch::default();
         push_chain(&mut rows, 0, 40, &table(0, 40));
         let expected = pass(&cpu, case, &mut cpu.kv_store(case.kv), &rows, &[5]);
         assert!(expected[..3 * width].iter().all(|x| *x == 0.0), "{}", cpu.describe());
-        assert!(expected[3 * width..].iter().all(|x| *x != 0.0), "{}", cpu.describe());
+        let mut seeing = expected[3 * width..].chunks_exact(width);
+        assert!(seeing.all(|row| row.iter().any(|x| *x != 0.0)), "{}", cpu.describe());
         // Another prefix of the same length.
         rows.tokens[..3].fill(9);
         let got = pass(&cpu, case, &mut cpu.kv_store(case.kv), &rows, &[5]);
@@ -249,7 +271,7 @@ fn the_rotary_embedding_turns_its_own_pairs_alone() {
         })
         .collect();
     assert_eq!(queries_after(&Reference, Some(&rope)), expected);
-    for cpu in cpus() {
+    for cpu in cpus_of_all_kv_types() {
         assert_eq!(queries_after(&cpu, None), before, "{}", cpu.describe());
         assert_eq!(queries_after(&cpu, Some(&rope)), expected, "{}", cpu.describe());
     }
@@ -268,7 +290,7 @@ fn prefill_has_the_same_bits_in_any_chunks_and_any_company() {
 }
 
 fn same_bits_in_any_chunks(case: Case) {
-    for cpu in cpus() {
+    for cpu in cpus_of_all_kv_types() {
         let mut kv = cpu.kv_store(case.kv);
         let mut whole = RowBatch::default();
         push_chain(&mut whole, 0, 70, &table(0, 70));
@@ -299,7 +321,7 @@ fn verified_rows_have_the_bits_of_plain_decoding_whatever_was_rejected_before() 
 
 fn verified_rows_have_the_bits_of_plain_decoding(case: Case) {
     let width = 4 * 64;
-    for cpu in cpus() {
+    for cpu in cpus_of_all_kv_types() {
         let (mut plain_kv, mut kv) = (cpu.kv_store(case.kv), cpu.kv_store(case.kv));
         for context_len in 0..40 {
             let mut plain = RowBatch::default();
@@ -330,7 +352,7 @@ fn path_has_the_bits_of_a_chain(case: Case) {
     // The path 0, 2, 4, 6, 9 with siblings between.
     let parents = [None, None, Some(0), Some(0), Some(2), Some(1), Some(4), Some(4), Some(5), Some(6)];
     let path = [0, 2, 4, 6, 9];
-    for cpu in cpus() {
+    for cpu in cpus_of_all_kv_types() {
         for context_len in [0, 5, 13, 14, 15, 16, 30] {
             let [mut chain_kv, mut tree_kv] = [(), ()].map(|()| cpu.kv_store(case.kv));
             let (mut context, mut chain, mut tree) = Default::default();
@@ -359,7 +381,7 @@ fn all_threads_together_compute_the_bits_of_one() {
     push_chain(&mut rows, 0, 90, &table(0, 90));
     push_chain(&mut rows, 0, 100, &table(1, 100));
     let [one, two] = [1, 2].map(|n_threads| {
-        let cpu = dsde_kernels::Cpu::new(n_threads);
+        let cpu = Cpu::new(n_threads);
         pass(&cpu, case, &mut cpu.kv_store(case.kv), &rows, &[5, 6])
     });
     assert!(bits(&one) == bits(&two));
@@ -368,7 +390,7 @@ fn all_threads_together_compute_the_bits_of_one() {
 #[test]
 fn a_copied_block_is_seen_like_its_source_in_every_layer() {
     let case = case(4, 2, 32);
-    for cpu in cpus() {
+    for cpu in cpus_of_all_kv_types() {
         let mut kv = cpu.kv_store(case.kv);
         let (mut context, mut next) = (RowBatch::default(), RowBatch::default());
         push_chain(&mut context, 0, 12, &[BlockId(3)]);
@@ -412,7 +434,7 @@ fn contents_survive_growing_and_contracting<B: Backend>(backend: &B) {
 #[test]
 fn appended_blocks_are_like_others_and_their_contents_can_move_out() {
     contents_survive_growing_and_contracting(&Reference);
-    cpus().iter().for_each(contents_survive_growing_and_contracting);
+    cpus_of_all_kv_types().iter().for_each(contents_survive_growing_and_contracting);
 }
 
 /// Reads a chain of 30, and after it once what a chain and once what the moved path of a tree left behind.
@@ -450,13 +472,13 @@ fn moved_path_is_a_chain<B: Backend>(backend: &B) {
 #[test]
 fn a_moved_path_is_seen_like_a_chain() {
     moved_path_is_a_chain(&Reference);
-    cpus().iter().for_each(moved_path_is_a_chain);
+    cpus_of_all_kv_types().iter().for_each(moved_path_is_a_chain);
 }
 
 #[test]
 fn moves_happen_in_every_layer_one_after_the_other() {
     let case = case(2, 2, 32);
-    for cpu in cpus() {
+    for cpu in cpus_of_all_kv_types() {
         let mut kv = cpu.kv_store(case.kv);
         let rope = rope(POSITIONS_MAX, 32);
         let mut rows = RowBatch::default();

@@ -5,7 +5,7 @@ use dsde_sampling::Proposal;
 
 use dsde_checkpoint::{Dense, Dtype};
 use dsde_kernels::RopeTable;
-use dsde_kernels::cpu::{Cpu, Isa};
+use dsde_kernels::cpu::{Cpu, Isa, KvType};
 
 /// A small generator (xorshift, Marsaglia 2003), so that failures replay.
 pub(crate) struct Numbers(u64);
@@ -86,6 +86,15 @@ pub(crate) fn cpus() -> Vec<Cpu> {
     let supported = Isa::ALL.into_iter().filter(|isa| isa.is_supported());
     supported
         .flat_map(|isa| [1, 2].map(|n_threads| Cpu::with_isa(n_threads, isa).expect("it is supported")))
+        .collect()
+}
+
+/// The same, with keys and values of every type.
+pub(crate) fn cpus_of_all_kv_types() -> Vec<Cpu> {
+    let types = [KvType::Bf16, KvType::F16, KvType::Int8];
+    types
+        .into_iter()
+        .flat_map(|kv_type| cpus().into_iter().map(move |cpu| cpu.with_kv_type(kv_type)))
         .collect()
 }
 
