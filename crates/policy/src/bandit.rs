@@ -1,7 +1,7 @@
-//! Try every length, prefer what has paid: lengths as the arms of a bandit with upper confidence bounds.
+//! Try every length, prefer what has paid: lengths, and drafters if asked for, as the arms of a bandit with upper confidence bounds.
 //!
 //! Hou et al., "BanditSpec: Adaptive Speculative Decoding via Bandit Algorithms", ICML 2025, arXiv:2505.15141, with the arms
-//! being lengths (the paper's arms may also be drafters). The reward of a step is what the user sees: emitted tokens per
+//! being lengths, or a drafter and a length each. The reward of a step is what the user sees: emitted tokens per
 //! second. An arm's index is its mean reward plus a bonus that shrinks as it is played, so that no length is given up on
 //! by bad luck; the bound on the regret is the usual one, of order log t.
 //!
@@ -18,7 +18,7 @@
 //! * Every power of two of the batch size learns by itself. A step for 32 sequences emits more per second than one for 2,
 //!   whatever the length; in one common mean a rising load would praise the length that happens to be played.
 //! * 0 is an arm: plain decoding must be an option under load. The released code plays 1 to 4.
-//! * Arms that every sequence's limit would clip are not played.
+//! * Arms that every sequence's limit would clip are not played, and those of a drafter that has nothing to offer.
 //! * There is no window and no discount, as published: within a range of batch sizes rewards are taken to be stationary.
 
 use crate::registry::{Entry, LEN_MAX, Parameter, Settings, ValueSet};
@@ -48,6 +48,12 @@ pub static ENTRY: Entry = Entry {
             default: Some("1"),
             meaning: "weight of the bonus, in shares of the best mean reward",
         },
+        Parameter {
+            key: "drafters",
+            values: ValueSet::Count { min: 1, max: 2 },
+            default: Some("1"),
+            meaning: "drafters that are arms: 2 has arms of the draft model's and of what repeats, where there are both",
+        },
     ],
     presets: &[],
     is_per_sequence: false,
@@ -67,7 +73,15 @@ pub fn index(mean_share: f64, n: u64, t: u64, explore: f64) -> f64 {
     mean_share + explore * (2.0 * (t as f64).ln() / n as f64).sqrt()
 }
 
-/// One length within one context.
+/// What an arm stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Choice {
+    len: u32,
+    /// Whether sequences that can choose draft what was foreseen.
+    is_foreseen: bool,
+}
+
+/// One arm within one context.
 #[derive(Clone, Copy, Debug, Default)]
 struct Arm {
     /// How often it was played.
@@ -83,23 +97,23 @@ impl Arm {
     }
 }
 
-/// What one range of batch sizes has learnt, one arm per length from the shortest on.
+/// What one range of batch sizes has learnt, one arm per choice.
 #[derive(Clone, Debug)]
 struct Context {
     arms: Vec<Arm>,
 }
 
 impl Context {
-    /// Position of the arm to play among the first `n_arms`; `None` without arms. The shorter length wins ties.
-    fn choice(&self, n_arms: usize, explore: f64) -> Option<usize> {
-        let arms = &self.arms[..n_arms.min(self.arms.len())];
-        if let Some(unplayed) = arms.iter().position(|arm| arm.n == 0) {
+    /// Position of the arm to play among those that `is_playable`; `None` without any. The first wins ties.
+    fn choice(&self, is_playable: impl Fn(usize) -> bool, explore: f64) -> Option<usize> {
+        let arms = || self.arms.iter().enumerate().filter(|(i, _)| is_playable(*i));
+        if let Some((unplayed, _)) = arms().find(|(_, arm)| arm.n == 0) {
             return Some(unplayed);
         }
-        let t = arms.iter().map(|arm| arm.n).sum();
-        let best_mean = arms.iter().map(|arm| arm.mean).fold(f64::MIN_POSITIVE, f64::max);
-        let indices = arms.iter().map(|arm| index(arm.mean / best_mean, arm.n, t, explore));
-        indices.enumerate().reduce(|best, next| if next.1 > best.1 { next } else { best }).map(|(i, _)| i)
+        let t = arms().map(|(_, arm)| arm.n).sum();
+        let best_mean = arms().map(|(_, arm)| arm.mean).fold(f64::MIN_POSITIVE, f64::max);
+        let indices = arms().map(|(i, arm)| (i, index(arm.mean / best_mean, arm.n, t, explore)));
+        indices.reduce(|best, next| if next.1 > best.1 { next } else { best }).map(|(i, _)| i)
     }
 }
 
@@ -110,12 +124,12 @@ struct Play {
     arm_idx: usize,
 }
 
-/// Plans the length with the highest upper confidence bound.
+/// Plans the choice with the highest upper confidence bound.
 #[derive(Clone, Debug)]
 pub struct Bandit {
     name: String,
-    k_min: u32,
     explore: f64,
+    choices: Vec<Choice>,
     contexts: Vec<Context>,
     /// `None` if nobody could speculate.
     play: Option<Play>,
@@ -129,11 +143,16 @@ impl Bandit {
     pub fn new(settings: &Settings) -> Result<Self, Error> {
         let (k_min, k_max) = (settings.count("k_min"), settings.count("k_max"));
         settings.check_order(("k_min", k_min), ("k_max", k_max))?;
-        let context = Context { arms: vec![Arm::default(); (k_max - k_min) as usize + 1] };
+        let of_model = (k_min..=k_max).map(|len| Choice { len, is_foreseen: false });
+        // Drafting nothing is the same whoever does it.
+        let n_repeating = if settings.count("drafters") > 1 { k_max } else { 0 };
+        let repeating = (k_min.max(1)..=n_repeating).map(|len| Choice { len, is_foreseen: true });
+        let choices: Vec<Choice> = of_model.chain(repeating).collect();
+        let context = Context { arms: vec![Arm::default(); choices.len()] };
         Ok(Self {
             name: settings.name(),
-            k_min,
             explore: settings.number("explore"),
+            choices,
             contexts: vec![context; N_CONTEXTS],
             play: None,
         })
@@ -156,12 +175,24 @@ impl Policy for Bandit {
         };
         let context_idx = (batch_size_log2 as usize).min(N_CONTEXTS - 1);
         let limit = view.sequences.iter().map(|sequence| sequence.limit).max().unwrap_or(0);
-        let n_arms = (limit + 1).saturating_sub(self.k_min) as usize;
-        if let Some(arm_idx) = self.contexts[context_idx].choice(n_arms, self.explore) {
+        let is_offered = view.sequences.iter().any(|sequence| sequence.can_choose && sequence.foreseen.1 > 0);
+        let is_playable = |arm_idx: usize| {
+            let Choice { len, is_foreseen } = self.choices[arm_idx];
+            len <= limit && (is_offered || !is_foreseen)
+        };
+        if let Some(arm_idx) = self.contexts[context_idx].choice(is_playable, self.explore) {
             self.play = Some(Play { context_idx, arm_idx });
-            let len = self.k_min + arm_idx as u32;
-            plan.fill(Planned { len, width: 1, is_settled: true, reason: "bandit" });
+            let Choice { len, is_foreseen } = self.choices[arm_idx];
+            for (planned, sequence) in plan.iter_mut().zip(view.sequences) {
+                let has_nothing = is_foreseen && sequence.can_choose && sequence.foreseen.1 == 0;
+                let len = if has_nothing { 0 } else { len };
+                *planned = Planned { len, width: 1, is_settled: true, reason: "bandit" };
+            }
         }
+    }
+
+    fn takes_foreseen(&self, _seq: SeqId) -> bool {
+        self.play.is_some_and(|play| self.choices[play.arm_idx].is_foreseen)
     }
 
     fn observe(&mut self, feedback: &StepFeedback<'_>) {
@@ -194,7 +225,7 @@ mod tests {
     fn check(arms: &[(u64, f64)], n_arms: usize, explore: f64, expected: Option<usize>) {
         let context = Context { arms: arms.iter().map(|&(n, mean)| Arm { n, mean }).collect() };
         assert_eq!(
-            context.choice(n_arms, explore),
+            context.choice(|i| i < n_arms, explore),
             expected,
             "{arms:?}, {n_arms} of them, explore {explore}"
         );

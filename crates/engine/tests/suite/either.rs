@@ -30,6 +30,10 @@ fn both_draft_where_the_policy_chooses_and_the_model_where_it_does_not() {
     assert!(guessed > 20 && repeated > 20, "{guessed} {repeated}");
     let (guessed, repeated) = steps(either_config(), "fixed:k=3");
     assert!(guessed > 20 && repeated == 0, "{guessed} {repeated}");
+    let (guessed, repeated) = steps(either_config(), "bandit:drafters=2");
+    assert!(guessed > 20 && repeated > 20, "{guessed} {repeated}");
+    let (guessed, repeated) = steps(either_config(), "bandit");
+    assert!(guessed > 20 && repeated == 0, "{guessed} {repeated}");
 }
 
 #[test]

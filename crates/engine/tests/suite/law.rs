@@ -347,7 +347,14 @@ fn two_drafters_follow_the_law() {
     let prompt = [1, 2, 0, 1, 2];
     let law = law(&prompt);
     for rule in [Rule::TokenWise, Rule::Block] {
-        for text in ["choosy:fixed:k=2", "choosy:fickle:3x1", "choosy:beams:2x2", "choosy:tetris", "auto"] {
+        for text in [
+            "choosy:fixed:k=2",
+            "choosy:fickle:3x1",
+            "choosy:beams:2x2",
+            "choosy:tetris",
+            "bandit:drafters=2",
+            "auto",
+        ] {
             let sample = sample(&prompt, either_config(), policy(text), rule);
             assert!(sample.accepted > 0, "{text} is not vacuous");
             let excess = excess(&sample.counts, &law);

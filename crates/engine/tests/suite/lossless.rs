@@ -12,8 +12,12 @@ fn policies() -> Vec<String> {
     let fixed = (1..=8).map(|k| format!("fixed:k={k}"));
     let others = ["off", "dsde", "dsde:cap=mean", "dsde:variant=released", "dsde:variant=released,cap=mean"];
     let stopping = ["adaedl", "adaedl:lambda=0.6", "confidence", "confidence:p_min=0.2"];
-    let batch_wide =
-        ["batch_schedule:table=1-2:6;3-4:1;5-:2", "tiered:warmup=0,interval=2", "bandit", "turbospec"];
+    let batch_wide = [
+        "batch_schedule:table=1-2:6;3-4:1;5-:2",
+        "tiered:warmup=0,interval=2",
+        "bandit:drafters=2",
+        "turbospec",
+    ];
     let load_aware = [
         "auto",
         "nightjar",

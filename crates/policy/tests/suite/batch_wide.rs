@@ -105,6 +105,13 @@ fn bandit_plays_only_what_a_limit_lets_through() {
     assert_eq!(lens(build("bandit:k_min=2").as_mut(), 4, &batch(1, 1, 1)), [0; 4]);
 }
 
+/// Nobody has anything to offer here, so arms of what repeats are not played, not even to try them.
+#[test]
+fn bandit_leaves_a_drafter_without_offers_alone() {
+    let with_drafters: Vec<u32> = lens(build("bandit:drafters=2").as_mut(), 60, &batch(2, 16, 1));
+    assert_eq!(with_drafters, lens(build("bandit").as_mut(), 60, &batch(2, 16, 1)));
+}
+
 #[test]
 fn turbospec_probes_decides_gives_up_and_tries_again() {
     let mut policy = build("turbospec");
