@@ -318,6 +318,7 @@ mod tests {
             draft_context_len: Some(64),
             draft_reads_target: false,
             window: None,
+            n_states: 0,
         };
         let config = Config { drafter: Drafter::Model, ..Config::default() };
         let policy = "fixed:k=3".parse::<dsde_policy::Config>().unwrap().build();

@@ -25,6 +25,7 @@ const SHAPE: Shape = Shape {
     draft_context_len: Some(4096),
     draft_reads_target: false,
     window: None,
+    n_states: 0,
 };
 
 /// An engine with `n_seqs` sequences that are all decoding.

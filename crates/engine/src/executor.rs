@@ -26,6 +26,9 @@ pub struct Shape {
     /// Of the slots that a row sees, how many a layer attends to at most, the last ones; the blocks before them are given back
     /// while a sequence goes on. `None` where a layer of target or draft attends to all.
     pub window: Option<u32>,
+    /// States of the target's recurrent layers that can be kept at a time: one for each running sequence, and snapshots in what is
+    /// left. 0 without such layers.
+    pub n_states: u32,
 }
 
 impl Shape {
@@ -57,7 +60,7 @@ pub trait Executor: Send {
     /// Limits of this executor.
     fn shape(&self) -> Shape;
 
-    /// Copies blocks in every store.
+    /// Copies blocks in every store, and what is kept beside their slots for states ([`StateUse`](crate::StateUse)).
     ///
     /// # Errors
     /// If the copy failed; the blocks' contents are then undefined.
@@ -65,7 +68,8 @@ pub trait Executor: Send {
 
     /// Copies single slots, one after the other: the accepted path of a tree moves to the slots behind the known tokens.
     ///
-    /// * `target`, `draft`: in the store of that model; what the draft reads of the target moves with the target's slots.
+    /// * `target`, `draft`: in the store of that model; what the draft reads of the target moves with the target's slots, and so does
+    ///   what is kept beside them for states ([`StateUse`](crate::StateUse)).
     ///
     /// # Errors
     /// If the copy failed; the slots' contents are then undefined.

@@ -52,7 +52,7 @@ pub use report::{
     Emission, EmittedToken, Event, FinishReason, Finished, Origin, RequestTimeline, Scored, StepReport,
 };
 pub use request::{Refused, Request, RequestId, Slo, Stop};
-pub use rows::{BlockCopy, BlockId, RowBatch, Slot, SlotMove};
+pub use rows::{BlockCopy, BlockId, RowBatch, Slot, SlotMove, StateSlot, StateUse};
 pub use scripted::{Script, ScriptedExecutor, ScriptedLending};
 pub use suffix::Suffix;
 pub use trace::{SequenceTrace, StepTrace, TraceSink};

@@ -35,6 +35,38 @@ pub struct SlotMove {
     pub to: Slot,
 }
 
+/// Index of a state that a target's recurrent layers keep, all layers of it together ([`Shape::n_states`](crate::Shape::n_states)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StateSlot(pub u32);
+
+/// What a target pass does with the state of one sequence.
+///
+/// What a pass without [`from`](Self::from) starts from, by where the sequence's first row stands (its first pass begins at
+/// position 0 or has `from`):
+///
+/// * At position 0, an empty state.
+/// * Elsewhere, what `slot` has read: all tokens before the known rows of the sequence's last pass, and those rows. Between
+///   them and the first row now stand the proposals of that pass that were accepted. Their inputs were kept when they were
+///   verified, by the block and offset of the slot in which their keys and values are; they are read now, found through the
+///   block table. Proposals are never read by the state itself, so those that were rejected leave no trace in it.
+///
+/// Kept inputs follow the target's keys and values: [`Executor::move_slots`](crate::Executor::move_slots) moves and
+/// [`Executor::copy_blocks`](crate::Executor::copy_blocks) copies them. Rows that are dropped inside a pass
+/// ([`TargetDraw::prune`](crate::TargetDraw::prune)) need not be kept. Nobody asks for what stands before the known rows of the last pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateUse {
+    /// The sequence's own state; nobody else's from its first pass to its last.
+    pub slot: StateSlot,
+    /// The first so many rows of the sequence are known tokens, at least one; the rest are its proposal.
+    pub n_known: u32,
+    /// A snapshot of exactly the tokens before the first row; before anything else it is copied to `slot`. It is nobody's `slot`
+    /// and nobody's `to` in this pass, but may be `from` of several sequences.
+    pub from: Option<StateSlot>,
+    /// Where the state is copied to once it has read the known rows: a snapshot of all tokens up to the last of them. Only
+    /// without a proposal, and where that token ends a block.
+    pub to: Option<StateSlot>,
+}
+
 /// Rows of all sequences of a pass, flattened. Row `r` of sequence `i` has `offsets[i] <= r < offsets[i + 1]`.
 ///
 /// A row's key and value are written to slot `slots[r]` of its sequence. It sees the slots `0..visible_len[r]` and, above
@@ -58,6 +90,9 @@ pub struct RowBatch {
     pub tables: Vec<BlockId>,
     /// Entries of each sequence's table, `[n_seqs]`.
     pub table_ranges: Vec<Range<u32>>,
+    /// What a target pass does with the state of each sequence, `[n_seqs]`. Empty in passes of the draft, and where the target
+    /// has no recurrent layers.
+    pub states: Vec<StateUse>,
 }
 
 impl RowBatch {
@@ -66,6 +101,7 @@ impl RowBatch {
         self.next_round();
         self.tables.clear();
         self.table_ranges.clear();
+        self.states.clear();
     }
 
     /// Removes all rows and keeps the tables, so that [`RowBatch::keep`] can give sequences of this batch another row.
@@ -150,6 +186,7 @@ impl RowBatch {
         }
         self.tables.extend_from_slice(&rows.tables);
         self.table_ranges.extend_from_slice(&rows.table_ranges);
+        self.states.extend_from_slice(&rows.states);
     }
 
     fn push_row(&mut self, token: u32, slot: u32) {

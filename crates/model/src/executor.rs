@@ -257,6 +257,7 @@ pub fn shape<B: Backend>(backend: &B, checkpoints: Checkpoints<'_>, config: Conf
         draft_reads_target: draft.is_some_and(DraftCheckpoint::reads_target),
         // A draft may lag behind, so what the target has passed is not passed for it.
         window: if draft.is_none() { window(target) } else { None },
+        n_states: 0,
     };
     let context_len_max = context_len.min(shape.storable_len());
     Ok(Shape {

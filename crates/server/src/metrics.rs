@@ -45,6 +45,7 @@ pub(crate) const TEST_SHAPE: Shape = Shape {
     draft_context_len: None,
     draft_reads_target: false,
     window: None,
+    n_states: 0,
 };
 
 /// All metrics of a server.

@@ -30,6 +30,7 @@ fn check(kv: KvSize, context_len_max: u32, has_draft: bool, n_blocks: u32, conte
         draft_context_len,
         draft_reads_target: false,
         window: None,
+        n_states: 0,
     };
     assert_eq!(executor.shape(), expected, "{kv:?}");
 }

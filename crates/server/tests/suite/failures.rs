@@ -25,6 +25,7 @@ fn scripted(pass: u64, panics: bool) -> Engine {
         draft_context_len: Some(512),
         draft_reads_target: false,
         window: None,
+        n_states: 0,
     };
     let executor = ScriptedExecutor::new(script, shape, Rule::Block);
     let executor = if panics { executor.panic_at(pass) } else { executor.fail_at(pass) };

@@ -91,6 +91,7 @@ impl Pretended {
             draft_context_len: self.draft.map(|draft| draft.context),
             draft_reads_target: false,
             window: limits.window,
+            n_states: 0,
         }
     }
 

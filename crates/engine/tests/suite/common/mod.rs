@@ -50,6 +50,7 @@ pub fn shape(n_blocks: u32) -> Shape {
         draft_context_len: Some(256),
         draft_reads_target: false,
         window: None,
+        n_states: 0,
     }
 }
 
