@@ -12,6 +12,7 @@ mod resize;
 use std::collections::{BTreeMap, HashMap};
 
 use crate::rows::{BlockCopy, BlockId};
+use crate::state_pool::StatePool;
 
 /// Names the contents of a chain of full blocks; equal values mean equal tokens from the first one on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -83,6 +84,8 @@ pub(crate) struct BlockPool {
     index: HashMap<u64, BlockId>,
     next_serial: u64,
     next_release: u64,
+    /// Of a target with recurrent layers; a snapshot goes with its block.
+    pub(crate) states: StatePool,
 }
 
 impl BlockPool {
@@ -94,7 +97,13 @@ impl BlockPool {
             index: HashMap::new(),
             next_serial: 1,
             next_release: 0,
+            states: StatePool::new(0),
         }
+    }
+
+    /// With so many states beside the blocks.
+    pub(crate) fn with_states(self, n_states: u32) -> Self {
+        Self { states: StatePool::new(n_states), ..self }
     }
 
     pub(crate) fn n_total(&self) -> u32 {
@@ -123,6 +132,7 @@ impl BlockPool {
         let (_, id) = self.cached.pop_first()?;
         let contents = self.block_mut(id).contents.take().expect("a cached block is remembered");
         self.index.remove(&contents.fingerprint);
+        self.states.forget(id);
         Some(id)
     }
 
@@ -153,6 +163,7 @@ impl BlockPool {
             self.next_release += 1;
             self.cached.insert(release, id);
         } else {
+            self.states.forget(id);
             self.blank.push(id);
         }
     }
@@ -193,18 +204,19 @@ impl BlockPool {
         is_same.then_some(CachedBlock { id, prefix: block.prefix, has_draft: block.has_draft })
     }
 
-    /// Remembers the full block `id` for its contents and returns the prefix that ends with it. Where the same contents are
-    /// remembered already, that block is named instead.
-    pub(crate) fn remember(&mut self, id: BlockId, prefix: Prefix, tokens: &[u32]) -> Prefix {
+    /// Remembers the full block `id` for its contents and names the prefix that ends with it. Where the same contents are
+    /// remembered already, that block is returned instead.
+    pub(crate) fn remember(&mut self, id: BlockId, prefix: Prefix, tokens: &[u32]) -> CachedBlock {
         let fingerprint = fingerprint(prefix, tokens);
         if let Some(existing) = self.find(fingerprint, prefix, tokens) {
-            return existing.prefix;
+            return existing;
         }
-        if self.block(id).contents.is_some() {
+        let Block { has_draft, ref contents, prefix: known_as, .. } = *self.block(id);
+        if contents.is_some() {
             // Remembered behind a prefix that has been evicted since; the chain goes on from there.
-            return self.block(id).prefix;
+            return CachedBlock { id, prefix: known_as, has_draft };
         }
-        let own = Prefix(self.next_serial);
+        let own = CachedBlock { id, prefix: Prefix(self.next_serial), has_draft };
         self.next_serial += 1;
         if self.index.contains_key(&fingerprint) {
             return own;
@@ -212,7 +224,7 @@ impl BlockPool {
         let block = self.block_mut(id);
         debug_assert!(block.n_owners > 0, "only owned blocks are remembered");
         block.contents = Some(Contents { prefix, tokens: tokens.into(), fingerprint });
-        block.prefix = own;
+        block.prefix = own.prefix;
         self.index.insert(fingerprint, id);
         own
     }
@@ -290,7 +302,7 @@ mod tests {
     fn remembered_contents_are_found_until_evicted() {
         let mut pool = BlockPool::new(2);
         let a = pool.allocate().unwrap();
-        let after_a = pool.remember(a, Prefix::EMPTY, &[1, 2]);
+        let after_a = pool.remember(a, Prefix::EMPTY, &[1, 2]).prefix;
         assert_eq!(pool.lookup(Prefix::EMPTY, &[1, 2]).unwrap().id, a);
         assert_eq!(
             pool.lookup(after_a, &[1, 2]),
@@ -311,7 +323,7 @@ mod tests {
         let mut pool = BlockPool::new(2);
         let mut table = vec![pool.allocate().unwrap(), pool.allocate().unwrap()];
         let [start, end] = [table[0], table[1]];
-        let prefix = pool.remember(start, Prefix::EMPTY, &[1]);
+        let prefix = pool.remember(start, Prefix::EMPTY, &[1]).prefix;
         pool.remember(end, prefix, &[2]);
         pool.release_all(&mut table);
         assert_eq!((pool.allocate(), pool.allocate()), (Some(end), Some(start)));
@@ -333,8 +345,9 @@ mod tests {
     fn of_equal_blocks_the_first_is_remembered() {
         let mut pool = BlockPool::new(2);
         let (a, b) = (pool.allocate().unwrap(), pool.allocate().unwrap());
-        let prefix = pool.remember(a, Prefix::EMPTY, &[1]);
-        assert_eq!(pool.remember(b, Prefix::EMPTY, &[1]), prefix);
+        let first = pool.remember(a, Prefix::EMPTY, &[1]);
+        assert_eq!(first.id, a);
+        assert_eq!(pool.remember(b, Prefix::EMPTY, &[1]), first);
         pool.release(b);
         pool.check([&[a][..]].into_iter());
     }
@@ -353,7 +366,7 @@ mod tests {
                     (2, Some((table, prefix, n_known))) if *n_known < table.len() => {
                         let id = table[*n_known];
                         if pool.block(id).contents.is_none() {
-                            *prefix = pool.remember(id, *prefix, &[token]);
+                            *prefix = pool.remember(id, *prefix, &[token]).prefix;
                             *n_known += 1;
                         }
                     }

@@ -2,6 +2,7 @@
 
 use dsde_sampling::proposal::NODES_MAX;
 
+use crate::executor::Shape;
 use crate::suffix::Suffix;
 
 /// Where drafted tokens come from.
@@ -91,6 +92,17 @@ pub enum ConfigError {
     /// Drafting by a model that is not there.
     #[error("the drafter is a model, but the executor has no draft model")]
     NoDraftModel,
+    /// More sequences at once than states of the target's recurrent layers.
+    #[error(
+        "the target keeps a state for every running sequence: sequences_max must be at most the {n_states} states of the \
+         executor, got {sequences_max}"
+    )]
+    TooFewStates {
+        /// What was configured.
+        sequences_max: u32,
+        /// What the executor holds.
+        n_states: u32,
+    },
 }
 
 impl Config {
@@ -98,7 +110,7 @@ impl Config {
     ///
     /// # Errors
     /// The first bound that does not hold.
-    pub fn check(&self, has_draft: bool) -> Result<(), ConfigError> {
+    pub fn check(&self, shape: &Shape) -> Result<(), ConfigError> {
         let bounds = [
             ("sequences_max", self.sequences_max, 1, 4096),
             ("rows_max", self.rows_max, self.sequences_max, 1 << 16),
@@ -111,8 +123,12 @@ impl Config {
                 return Err(ConfigError::OutOfRange { name, got, min, max });
             }
         }
-        if self.drafter.has_model() && !has_draft {
+        if self.drafter.has_model() && shape.draft_context_len.is_none() {
             return Err(ConfigError::NoDraftModel);
+        }
+        let Self { sequences_max, .. } = *self;
+        if (1..sequences_max).contains(&shape.n_states) {
+            return Err(ConfigError::TooFewStates { sequences_max, n_states: shape.n_states });
         }
         if let Some(suffix) = self.drafter.suffix() {
             suffix.check()?;

@@ -54,7 +54,7 @@ impl Engine {
         clock: impl Clock + 'static,
     ) -> Result<Self, ConfigError> {
         let shape = executor.shape();
-        config.check(shape.draft_context_len.is_some())?;
+        config.check(&shape)?;
         let limits = Limits {
             sequences_max: config.sequences_max as usize,
             rows_max: config.rows_max,
@@ -71,7 +71,7 @@ impl Engine {
             vocabulary,
             executor,
             clock: Box::new(clock),
-            scheduler: Scheduler::new(limits, shape.n_blocks),
+            scheduler: Scheduler::new(limits, shape.n_blocks, shape.n_states),
             lending: Lending::Loaded,
             scratch: Scratch::default(),
             scoring: Scoring::default(),
@@ -158,6 +158,11 @@ impl Engine {
         (self.scheduler.pool.n_free(), self.scheduler.pool.n_total())
     }
 
+    /// States that no sequence runs with (snapshots included), and all states; both 0 for a target without recurrent layers.
+    pub fn states_free_and_total(&self) -> (u32, u32) {
+        (self.scheduler.pool.states.n_free(), self.scheduler.pool.states.n_total())
+    }
+
     /// What the executor can hold; `context_len_max` is bounded by the blocks, too.
     pub fn shape(&self) -> Shape {
         self.shape
@@ -223,6 +228,8 @@ impl Engine {
                 self.scheduler.pool.n_total(),
                 "an idle engine owns no block"
             );
+            let (n_free, n_states) = self.states_free_and_total();
+            assert_eq!(n_free, n_states, "an idle engine holds no state");
         }
     }
 

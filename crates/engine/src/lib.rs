@@ -34,6 +34,7 @@ mod lending;
 mod scheduler;
 mod scoring;
 mod sequence;
+mod state_pool;
 mod step;
 mod stop;
 mod suffix;

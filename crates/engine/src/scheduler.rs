@@ -4,12 +4,16 @@
 //! writes; when blocks run out, speculation is given up first, then the lowest ranked sequence is preempted: its blocks go,
 //! its tokens stay, and it is computed again later (mostly from the prefix cache).
 
+mod sharing;
+mod snapshots;
+
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use crate::block_pool::{BlockPool, OutOfBlocks};
-use crate::rows::BlockCopy;
-use crate::sequence::{Rank, Sequence};
+use crate::rows::{BlockCopy, BlockId};
+use crate::sequence::{OwnState, Rank, Sequence};
+use sharing::Leader;
 
 /// Limits of [`Scheduler`], all from the configuration and the executor's shape.
 #[derive(Clone, Copy, Debug)]
@@ -46,12 +50,12 @@ pub(crate) struct Scheduler {
 }
 
 impl Scheduler {
-    pub(crate) fn new(limits: Limits, n_blocks: u32) -> Self {
+    pub(crate) fn new(limits: Limits, n_blocks: u32, n_states: u32) -> Self {
         Self {
             limits,
             waiting: BTreeMap::new(),
             running: Vec::new(),
-            pool: BlockPool::new(n_blocks),
+            pool: BlockPool::new(n_blocks).with_states(n_states),
             copies: Vec::new(),
             n_preempted: 0,
         }
@@ -149,17 +153,15 @@ impl Scheduler {
     }
 
     /// Moves a waiting sequence to the running ones with blocks for all its known tokens, shared where they hold the same
-    /// tokens already. `false` if there are not enough blocks; then nothing has changed.
+    /// tokens already, and a state where the target has such. `false` if there are not enough; then nothing has changed.
     fn start(&mut self, rank: Rank, leader: Option<Leader>) -> bool {
         let mut seq = self.waiting.remove(&rank).expect("the rank was just found");
-        match leader {
-            Some(_) => self.fork(&mut seq),
-            None => self.adopt_cached(&mut seq),
-        }
+        self.share(&mut seq, leader);
+        let has_state = self.take_state(&mut seq);
         let n_blocks = self.limits.slots_end(&seq).div_ceil(self.limits.block_len) as usize;
         // Beside running sequences, each of them is left a block to grow into, and a shared last block will be copied.
         let n_left = if self.running.is_empty() { 0 } else { 1 + self.running.len() };
-        if (self.pool.n_free() as usize) < n_blocks - seq.table.len() + n_left {
+        if !has_state || (self.pool.n_free() as usize) < n_blocks - seq.table.len() + n_left {
             self.release(&mut seq);
             seq.reset();
             self.waiting.insert(rank, seq);
@@ -181,79 +183,27 @@ impl Scheduler {
         true
     }
 
-    fn leader_of(&self, seq: &Sequence) -> Option<Leader> {
-        let leader = seq.leader.filter(|_| seq.emitted() == 0)?;
-        if let Some(running) = self.running.iter().find(|other| other.id == leader) {
-            return match running.context_len >= fork_len(seq) {
-                false => Some(Leader::Reading),
-                true if running.n_passed == 0 => Some(Leader::Ahead),
-                // It has given back a part of the prompt; what is remembered of that is found otherwise.
-                true => None,
-            };
-        }
-        self.waiting.values().any(|other| other.id == leader).then_some(Leader::Reading)
-    }
-
-    /// Shares the leader's blocks up to the last prompt token, the partly filled one included; who writes first copies it.
-    fn fork(&mut self, seq: &mut Sequence) {
-        let leader = seq
-            .leader
-            .and_then(|id| self.running.iter().find(|other| other.id == id))
-            .expect("the leader runs");
-        let fork_len = fork_len(seq);
-        seq.table.extend_from_slice(&leader.table[..fork_len.div_ceil(self.limits.block_len) as usize]);
-        seq.context_len = fork_len;
-        seq.draft_len = leader.draft_len.min(fork_len);
-        for &id in &seq.table {
-            self.pool.share(id);
-        }
-    }
-
-    /// Shares remembered blocks from the start of the sequence; the last known token is always left to compute, and what a
-    /// score depends on.
-    fn adopt_cached(&mut self, seq: &mut Sequence) {
-        if !self.limits.has_prefix_cache {
-            return;
-        }
-        let block_len = self.limits.block_len as usize;
-        let mut is_draft_unbroken = true;
-        let sharable = if seq.is_scoring() { seq.scored_len as usize } else { seq.tokens.len() } - 1;
-        for idx in 0..sharable / block_len {
-            let Some(found) = self.pool.lookup(seq.prefix, &seq.contents(idx, block_len)) else {
-                break;
-            };
-            self.pool.share(found.id);
-            seq.table.push(found.id);
-            seq.prefix = found.prefix;
-            seq.n_remembered += 1;
-            is_draft_unbroken &= found.has_draft;
-            if is_draft_unbroken {
-                seq.n_draft_marked += 1;
-            }
-        }
-        seq.context_len = (seq.n_remembered * block_len) as u32;
-        seq.draft_len = (seq.n_draft_marked * block_len) as u32;
-        // What was found may be longer than all blocks that a window leaves for one sequence.
-        give_back_passed(&self.limits, &mut self.pool, seq);
-    }
-
     /// Decodes first, one row each; prompt chunks share what is left, at least a block's worth in all.
     fn hand_out_rows(&mut self) {
         let n_decoding = self.running.iter().filter(|seq| seq.is_decoding()).count() as u32;
         let mut budget = self.limits.rows_max.saturating_sub(n_decoding).max(self.limits.block_len);
-        for seq in &mut self.running {
+        for i in 0..self.running.len() {
+            let seq = &mut self.running[i];
             seq.turn.clear();
-            seq.turn.n_known = if seq.is_decoding() {
+            let n_known = if seq.is_decoding() {
                 1
             } else {
                 // A prompt is scored in passes of its own; the last token of it draws.
                 let n_wanted = seq.n_pending() - u32::from(seq.is_scoring());
                 let n_slots = seq.table.len() as u32 * self.limits.block_len;
                 let n_rows = n_wanted.min(budget).min(n_slots - seq.context_len);
+                let n_rows = self.cut_at_snapshot(i, n_rows);
                 budget -= n_rows;
                 n_rows
             };
-            seq.turn.is_drawing = seq.turn.n_known == seq.n_pending();
+            let seq = &mut self.running[i];
+            seq.turn.n_known = n_known;
+            seq.turn.is_drawing = n_known == seq.n_pending();
         }
     }
 
@@ -261,7 +211,8 @@ impl Scheduler {
     /// that no row will attend to.
     pub(crate) fn settle(&mut self, i: usize) {
         self.give_back_unused(i);
-        self.remember_full(i);
+        let last_full = self.remember_full(i);
+        self.settle_state(i, last_full);
         give_back_passed(&self.limits, &mut self.pool, &mut self.running[i]);
     }
 
@@ -274,26 +225,31 @@ impl Scheduler {
         }
     }
 
-    fn remember_full(&mut self, i: usize) {
+    /// Returns the last full block, if there is one that was not full before; where others will find its contents.
+    fn remember_full(&mut self, i: usize) -> Option<BlockId> {
         let block_len = self.limits.block_len as usize;
         let seq = &mut self.running[i];
         if !self.limits.has_prefix_cache {
-            return;
+            return None;
         }
+        let mut last_full = None;
         while (seq.n_remembered + 1) * block_len <= seq.context_len as usize {
             let (id, idx) = (seq.table[seq.n_remembered], seq.n_remembered);
-            let prefix = self.pool.remember(id, seq.prefix, &seq.contents(idx, block_len));
-            seq.prefix = prefix;
+            let remembered = self.pool.remember(id, seq.prefix, &seq.contents(idx, block_len));
+            last_full = Some(remembered.id);
+            seq.prefix = remembered.prefix;
             seq.n_remembered += 1;
         }
         while (seq.n_draft_marked + 1) * block_len <= seq.draft_len.min(seq.context_len) as usize {
             self.pool.mark_draft(seq.table[seq.n_draft_marked]);
             seq.n_draft_marked += 1;
         }
+        last_full
     }
 
-    /// Gives back all blocks of a sequence.
+    /// Gives back all blocks and states of a sequence.
     fn release(&mut self, seq: &mut Sequence) {
+        self.release_state(seq);
         seq.table.drain(..seq.n_passed);
         seq.n_passed = 0;
         self.pool.release_all(&mut seq.table);
@@ -324,13 +280,14 @@ impl Scheduler {
         true
     }
 
-    /// Forgets who owns which block and what blocks hold.
+    /// Forgets who owns which block and state and what they hold.
     pub(crate) fn distrust(&mut self) {
-        self.pool = BlockPool::new(self.pool.n_total());
+        self.pool = BlockPool::new(self.pool.n_total()).with_states(self.pool.states.n_total());
         self.copies.clear();
         for seq in &mut self.running {
             seq.table.clear();
             seq.n_passed = 0;
+            seq.state = OwnState::default();
         }
     }
 
@@ -341,9 +298,10 @@ impl Scheduler {
         seq
     }
 
-    /// Panics unless every block is accounted for and every sequence is in a possible state.
+    /// Panics unless every block and state is accounted for and every sequence is in a possible state.
     pub(crate) fn check(&self) {
         self.pool.check(self.running.iter().map(Sequence::owned));
+        self.pool.states.check(self.running.iter().flat_map(|seq| seq.state.held()));
         assert!(self.running.is_sorted_by_key(Sequence::rank), "running sequences stand in rank order");
         for seq in &self.running {
             assert!(seq.context_len < seq.len(), "the last known token of {:?} is pending", seq.id);
@@ -351,37 +309,30 @@ impl Scheduler {
             let n_slots = seq.table.len() as u32 * self.limits.block_len;
             assert!(n_slots >= seq.context_len, "blocks of {:?} cover its context", seq.id);
             assert!(seq.carried.is_empty() || seq.is_decoding(), "{:?} reads and has a proposal", seq.id);
+            assert_eq!(seq.state.slot.is_some(), self.has_states(), "{:?} has the state it needs", seq.id);
         }
         for seq in self.waiting.values() {
             assert!(seq.table.is_empty() && seq.context_len == 0, "waiting {:?} owns nothing", seq.id);
             assert!(seq.contexts.is_empty(), "waiting {:?} has no index", seq.id);
+            assert_eq!(seq.state.held().count(), 0, "waiting {:?} holds no state", seq.id);
         }
         assert!(self.copies.is_empty(), "copies are made before the pass they belong to");
     }
 }
 
 /// Gives back the blocks that no row of `seq` will attend to, the last one first, so that what begins with them is found longest.
+/// What its state has still to read was kept by slot, so those blocks stay, too.
 fn give_back_passed(limits: &Limits, pool: &mut BlockPool, seq: &mut Sequence) {
     let Some(window) = limits.window else { return };
     // The next row stands at `context_len` and attends to itself.
     let first_attended = (seq.context_len + 1).saturating_sub(window);
-    let n_passed = (first_attended / limits.block_len) as usize;
+    let first_needed = match seq.state.slot {
+        Some(_) => first_attended.min(seq.state_len()),
+        None => first_attended,
+    };
+    let n_passed = (first_needed / limits.block_len) as usize;
     for id in seq.table[seq.n_passed..n_passed].iter().rev() {
         pool.release(*id);
     }
     seq.n_passed = n_passed;
-}
-
-/// How far the first choice of a request is, whose prompt the others share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Leader {
-    /// Still reading the prompt, or not running yet.
-    Reading,
-    /// Has stored all of the prompt but at most the last token.
-    Ahead,
-}
-
-/// Slots that all choices of a request share: everything but the last prompt token, which each reads for itself.
-fn fork_len(seq: &Sequence) -> u32 {
-    seq.prompt_len - 1
 }

@@ -30,6 +30,7 @@ impl Engine {
             if seq.is_scoring() && seq.turn.n_known > 0 && !seq.turn.is_drawing {
                 let part = &seq.tokens[seq.context_len as usize..][..seq.turn.n_known as usize];
                 rows.push(seq.context_len, part, &Proposal::new(), &seq.table);
+                rows.states.extend(seq.state_use());
                 readers.push(i);
                 let top_len = seq.params.logprobs.unwrap_or(0);
                 scores.push(PromptScore { seq_idx: rows.n_seqs() - 1, successors: unscored(seq), top_len });

@@ -3,8 +3,10 @@
 //! Its stores hold the *tokens* that were written to them, and the distribution after a row is a hash of the tokens the row
 //! attends to through its block table. A wrong table, a stale slot, a lost copy or a draft that drafts from old state therefore
 //! changes the output, which [`Script::greedy_continuation`] tells without any engine. Where the draft reads the target's states it
-//! also checks that they are there ([`Shape::draft_reads_target`]).
+//! also checks that they are there ([`Shape::draft_reads_target`]), and where the target has states of its own, that each has read exactly
+//! the tokens before a row ([`Shape::n_states`]).
 
+mod recurrent;
 mod script;
 mod states;
 mod store;
@@ -21,6 +23,7 @@ use dsde_sampling::{
 use crate::executor::{Executor, Shape};
 use crate::passes::{DraftDraw, Drafted, ExecutorError, PromptScore, TargetDraw, Verification};
 use crate::rows::{BlockCopy, RowBatch, SlotMove};
+use recurrent::Recurrent;
 pub use script::Script;
 use script::mix;
 use states::States;
@@ -36,6 +39,8 @@ pub struct ScriptedExecutor {
     draft: Store<u32>,
     /// Of a draft that reads the target's.
     states: Option<States>,
+    /// Of a target with states of its own.
+    recurrent: Option<Recurrent>,
     /// Draft probabilities and logits of the current step, per sequence: a row for each that was drafted after.
     drafted: HashMap<SeqId, DraftedRows>,
     scratch: Scratch,
@@ -72,6 +77,7 @@ impl ScriptedExecutor {
             target: Store::new(&shape),
             draft: Store::new(&shape),
             states: shape.draft_reads_target.then(|| States::new(&shape)),
+            recurrent: (shape.n_states > 0).then(|| Recurrent::new(&shape)),
             drafted: HashMap::new(),
             scratch: Scratch::default(),
             n_passes: 0,
@@ -109,6 +115,26 @@ impl ScriptedExecutor {
             true => Err(ExecutorError { pass, source: "scripted failure".into() }),
             false => Ok(()),
         }
+    }
+
+    fn resize_target(&mut self, n_blocks: u32) {
+        self.target.resize(n_blocks);
+        if let Some(recurrent) = &mut self.recurrent {
+            recurrent.resize(n_blocks);
+        }
+    }
+
+    fn read_target(&mut self, rows: &RowBatch) -> Result<(), ExecutorError> {
+        self.begin_pass("target")?;
+        self.target.write(rows, |_, r| rows.tokens[r]);
+        if let Some(states) = &mut self.states {
+            states.verify(rows);
+        }
+        match &mut self.recurrent {
+            Some(recurrent) => recurrent.read(rows, &self.target),
+            None => assert!(rows.states.is_empty(), "the target has no states"),
+        }
+        Ok(())
     }
 
     /// Drafts after row `i` of those that `draw` asks about.
@@ -226,6 +252,9 @@ impl Executor for ScriptedExecutor {
             if let Some(states) = &mut self.states {
                 states.copy(copy);
             }
+            if let Some(recurrent) = &mut self.recurrent {
+                recurrent.copy(copy);
+            }
         }
         Ok(())
     }
@@ -235,6 +264,9 @@ impl Executor for ScriptedExecutor {
         self.draft.move_slots(draft);
         if let Some(states) = &mut self.states {
             states.move_slots(target, draft);
+        }
+        if let Some(recurrent) = &mut self.recurrent {
+            recurrent.move_slots(target);
         }
         Ok(())
     }
@@ -251,6 +283,7 @@ impl Executor for ScriptedExecutor {
             rows.positions.iter().all(|&position| position < readable),
             "the draft reads {readable} tokens"
         );
+        assert!(rows.states.is_empty(), "the draft has no states");
         self.begin_pass("draft")?;
         self.draft.write(rows, |_, r| rows.tokens[r]);
         if let Some(states) = &mut self.states {
@@ -271,14 +304,14 @@ impl Executor for ScriptedExecutor {
         draws: &[TargetDraw<'_>],
         verifications: &mut Vec<Verification>,
     ) -> Result<(), ExecutorError> {
-        self.begin_pass("target")?;
-        self.target.write(rows, |_, r| rows.tokens[r]);
-        if let Some(states) = &mut self.states {
-            states.verify(rows);
-        }
+        self.read_target(rows)?;
         verifications.clear();
         for draw in draws {
             let one = self.judge(rows, draw);
+            if let Some(recurrent) = &mut self.recurrent {
+                recurrent.check(rows, draw);
+                recurrent.prune(rows, draw.seq_idx, one.pruned);
+            }
             verifications.push(one);
         }
         self.drafted.clear();
@@ -291,11 +324,7 @@ impl Executor for ScriptedExecutor {
         scores: &[PromptScore<'_>],
         logprobs: &mut Vec<TokenLogprobs>,
     ) -> Result<(), ExecutorError> {
-        self.begin_pass("target")?;
-        self.target.write(rows, |_, r| rows.tokens[r]);
-        if let Some(states) = &mut self.states {
-            states.verify(rows);
-        }
+        self.read_target(rows)?;
         logprobs.clear();
         for score in scores {
             let first = rows.rows_of(score.seq_idx).end - score.successors.len();
@@ -311,12 +340,12 @@ impl Executor for ScriptedExecutor {
         let ScriptedLending { n_blocks, .. } = self.lending.filter(|_| !self.is_lent)?;
         self.is_lent = true;
         self.draft.resize(0);
-        self.target.resize(self.shape.n_blocks + n_blocks);
+        self.resize_target(self.shape.n_blocks + n_blocks);
         Some(n_blocks)
     }
 
     fn reclaim_draft(&mut self) -> Result<(), ExecutorError> {
-        self.target.resize(self.shape.n_blocks);
+        self.resize_target(self.shape.n_blocks);
         if let Some(lending) = self.lending.as_mut().filter(|lending| lending.n_failures > 0) {
             lending.n_failures -= 1;
             return Err(ExecutorError { pass: "loading", source: "scripted failure".into() });

@@ -11,7 +11,7 @@ use crate::constraint::Constraint;
 use crate::passes::Drafted;
 use crate::report::{FinishReason, RequestTimeline};
 use crate::request::{Request, RequestId, Slo};
-use crate::rows::BlockId;
+use crate::rows::{BlockId, StateSlot, StateUse};
 use crate::stop::StopStrings;
 use crate::suffix::Contexts;
 
@@ -71,10 +71,32 @@ pub(crate) struct Sequence {
     pub(crate) prefix: Prefix,
     /// Blocks of `table` known to be filled in the draft store.
     pub(crate) n_draft_marked: usize,
+    pub(crate) state: OwnState,
     /// Drafted ahead in the last step, to follow `tokens`.
     pub(crate) carried: Vec<Drafted>,
     pub(crate) timeline: RequestTimeline,
     pub(crate) turn: Turn,
+}
+
+/// What a running sequence holds of the states of the target's recurrent layers; nothing where there are none.
+#[derive(Debug, Default)]
+pub(crate) struct OwnState {
+    /// Its own.
+    pub(crate) slot: Option<StateSlot>,
+    /// The snapshot that its first pass starts from.
+    pub(crate) from: Option<StateSlot>,
+    /// The snapshot that this step leaves.
+    pub(crate) to: Option<StateSlot>,
+    /// Tokens up to the last snapshot that it has started from or left.
+    pub(crate) snapshot_len: u32,
+    /// Tokens that were remembered when it started, with a snapshot or without: so many it has in common with others.
+    pub(crate) shared_len: u32,
+}
+
+impl OwnState {
+    pub(crate) fn held(&self) -> impl Iterator<Item = StateSlot> {
+        [self.slot, self.from, self.to].into_iter().flatten()
+    }
 }
 
 /// What a sequence does in the current step.
@@ -190,6 +212,7 @@ impl Sequence {
             n_remembered: 0,
             prefix: Prefix::EMPTY,
             n_draft_marked: 0,
+            state: OwnState::default(),
             carried: Vec::new(),
             timeline: RequestTimeline { prompt_tokens: prompt_len, ..RequestTimeline::default() },
             turn: Turn::default(),
@@ -285,6 +308,17 @@ impl Sequence {
         }
     }
 
+    /// What the pass of this step does with its state, if it has one.
+    pub(crate) fn state_use(&self) -> Option<StateUse> {
+        let OwnState { slot, from, to, .. } = self.state;
+        slot.map(|slot| StateUse { slot, n_known: self.turn.n_known, from, to })
+    }
+
+    /// Behind a step: tokens that its state has read. It reads those that were accepted in the next one.
+    pub(crate) fn state_len(&self) -> u32 {
+        self.context_len.min(self.len() - self.turn.emitted)
+    }
+
     /// Blocks that the sequence owns, in the order of its positions.
     pub(crate) fn owned(&self) -> &[BlockId] {
         &self.table[self.n_passed..]
@@ -292,12 +326,13 @@ impl Sequence {
 
     /// Forgets what was computed, keeping the tokens: after preemption everything is read again.
     pub(crate) fn reset(&mut self) {
-        debug_assert!(self.table.is_empty(), "blocks were released");
+        debug_assert!(self.table.is_empty() && self.state.held().next().is_none(), "all was released");
         self.context_len = 0;
         self.draft_len = 0;
         self.n_remembered = 0;
         self.prefix = Prefix::EMPTY;
         self.n_draft_marked = 0;
+        self.state = OwnState::default();
         self.carried.clear();
         // What waits holds tokens and nothing else.
         self.contexts = Contexts::default();

@@ -188,6 +188,7 @@ impl Engine {
         for (i, seq) in self.scheduler.running.iter().enumerate().filter(|(_, seq)| seq.turn.n_known > 0) {
             let known = &seq.tokens[seq.context_len as usize..][..seq.turn.n_known as usize];
             rows.push(seq.context_len, known, &seq.turn.proposal, &seq.table);
+            rows.states.extend(seq.state_use());
             if seq.turn.is_drawing {
                 drawing.push(i);
                 draws.push(TargetDraw {

@@ -138,7 +138,7 @@ impl Scenario {
             points,
         };
         root.end()?;
-        scenario.engine.check(machine.has_draft)?;
+        scenario.engine.check(&scenario.pair.shape)?;
         Ok(scenario)
     }
 }

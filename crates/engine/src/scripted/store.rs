@@ -55,6 +55,11 @@ impl<T: Copy> Store<T> {
         self.slots[index] = Some(value);
     }
 
+    pub(super) fn forget(&mut self, rows: &RowBatch, seq_idx: usize, slot: u32) {
+        let index = self.index(rows, seq_idx, slot);
+        self.slots[index] = None;
+    }
+
     pub(super) fn get(&self, rows: &RowBatch, seq_idx: usize, slot: u32) -> Option<T> {
         self.slots[self.index(rows, seq_idx, slot)]
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::common::*;
 use dsde_engine::{
     Config, ConfigError, Constraint, ConstraintError, Drafter, FinishReason, Grammar, Origin, Refused,
-    Request, RequestId, Script, Slo, Stop, Suffix, Vocabulary,
+    Request, RequestId, Script, Shape, Slo, Stop, Suffix, Vocabulary,
 };
 use dsde_sampling::Params;
 
@@ -418,7 +418,8 @@ fn bad_requests_are_refused_with_what_was_expected() {
 
 #[test]
 fn contradictory_configurations_are_refused() {
-    let check = |config: Config, expected: ConfigError| assert_eq!(config.check(false), Err(expected));
+    let plain = Shape { draft_context_len: None, ..shape(100) };
+    let check = |config: Config, expected: ConfigError| assert_eq!(config.check(&plain), Err(expected));
     check(model_config(), ConfigError::NoDraftModel);
     let rows = ConfigError::OutOfRange { name: "rows_max", got: 8, min: 64, max: 65536 };
     check(Config { rows_max: 8, ..Config::default() }, rows);
@@ -429,6 +430,9 @@ fn contradictory_configurations_are_refused() {
     suffix(Suffix { match_min: 65, ..Suffix::default() }, "match_min", 65, 1, 64);
     suffix(Suffix { reach: 0, ..Suffix::default() }, "reach", 0, 1, 64);
     suffix(Suffix { answer_tokens: 100, ..Suffix::default() }, "answer_tokens", 100, 4096, 1 << 26);
+    let states = |n_states| Config::default().check(&Shape { n_states, ..plain });
+    assert_eq!(states(63), Err(ConfigError::TooFewStates { sequences_max: 64, n_states: 63 }));
+    assert_eq!((states(0), states(64)), (Ok(()), Ok(())));
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! The draft's memory goes to the target's blocks and comes back, and nobody can tell from the output.
 
 use crate::common::*;
-use dsde_engine::{Config, Engine, FinishReason, Script, ScriptedExecutor, ScriptedLending, StepReport};
+use dsde_engine::{
+    Config, Engine, FinishReason, Script, ScriptedExecutor, ScriptedLending, Shape, StepReport,
+};
 use dsde_policy::{PlanView, Planned, Policy, SeqId, Signals, StepFeedback};
 use dsde_sampling::{Params, Rule};
 use proptest::prelude::*;
@@ -76,9 +78,12 @@ proptest! {
         sequences_max in 1..13u32,
         prefix_cache in any::<bool>(),
         n_requests in 1..12u32,
+        n_spare in prop::option::of(0..6u32),
     ) {
         let config = Config { sequences_max, prefix_cache, rows_max: 32, ..model_config() };
-        let mut engine = engine_of(config, "off", executor(n_blocks, lending(n_lent)));
+        let shape = Shape { n_states: n_states(sequences_max, n_spare), ..shape(n_blocks) };
+        let executor = ScriptedExecutor::new(Script::default(), shape, Rule::Block).lending(lending(n_lent));
+        let mut engine = engine_of(config, "off", executor);
         engine.set_policy(Box::new(Moody { inner: policy(planned), on, off, step: 0 }));
         // The second half of the requests begins like the first, so that blocks are shared.
         let prompt_of = |i: u32| prompt(i % 6, 1 + 5 * (i % 6) + i / 6);

@@ -14,6 +14,7 @@ mod lossless;
 mod pairs;
 mod properties;
 mod pruning;
+mod recurrent;
 mod scoring;
 mod seeds;
 mod states;

@@ -64,9 +64,11 @@ proptest! {
         rows_max in 9..40u32,
         prefix_cache in any::<bool>(),
         draft_reads_target in any::<bool>(),
+        n_spare in prop::option::of(0..6u32),
     ) {
         let config = Config { sequences_max, rows_max, prefix_cache, ..model_config() };
-        let shape = Shape { draft_reads_target, ..shape(n_blocks) };
+        let n_states = n_states(sequences_max, n_spare);
+        let shape = Shape { draft_reads_target, n_states, ..shape(n_blocks) };
         let executor = ScriptedExecutor::new(Script::default(), shape, Rule::Block);
         let mut engine = engine_of(config, POLICIES[policy], executor);
         let mut submitted: Vec<(RequestId, Request)> = vec![];

@@ -1,7 +1,7 @@
 //! Prompts whose tokens get log-probabilities: what is told equals a plain computation, however the prompt is read.
 
 use crate::common::*;
-use dsde_engine::{Config, FinishReason, Request, Script, ScriptedExecutor};
+use dsde_engine::{Config, FinishReason, Request, Script, ScriptedExecutor, Shape};
 use dsde_sampling::{Params, Rule, TokenLogprobs};
 use proptest::prelude::*;
 
@@ -93,9 +93,12 @@ proptest! {
         rows_max in 4..40u32,
         n_blocks in 26..60u32,
         prefix_cache: bool,
+        n_spare in prop::option::of(0..4u32),
     ) {
         let config = Config { rows_max, sequences_max: 4, prefix_cache, ..model_config() };
-        let mut engine = crate::common::engine(config, "fixed:k=2", n_blocks);
+        let shape = Shape { n_states: n_states(4, n_spare), ..shape(n_blocks) };
+        let executor = ScriptedExecutor::new(Script::default(), shape, Rule::Block);
+        let mut engine = engine_of(config, "fixed:k=2", executor);
         let mut asked = Vec::new();
         for (i, &(len, tokens_max, scores_prompt)) in lens.iter().enumerate() {
             let prompt = prompt(i as u32 % 2, len);

@@ -12,7 +12,11 @@ fn script(window: u32) -> Script {
 }
 
 fn executor(window: u32, n_blocks: u32) -> ScriptedExecutor {
-    let shape = Shape { draft_context_len: None, ..shape(n_blocks) };
+    executor_with_states(window, n_blocks, 0)
+}
+
+fn executor_with_states(window: u32, n_blocks: u32, n_states: u32) -> ScriptedExecutor {
+    let shape = Shape { draft_context_len: None, n_states, ..shape(n_blocks) };
     ScriptedExecutor::new(script(window), shape, Rule::Block)
 }
 
@@ -124,10 +128,12 @@ proptest! {
         rows_max in 9..40u32,
         prefix_cache in any::<bool>(),
         drafts in any::<bool>(),
+        n_spare in prop::option::of(0..6u32),
     ) {
         let config = if drafts { suffix_configs()[1] } else { Config::default() };
         let config = Config { sequences_max, rows_max, prefix_cache, ..config };
-        let mut engine = engine_of(config, POLICIES[policy], executor(window, n_blocks));
+        let executor = executor_with_states(window, n_blocks, n_states(sequences_max, n_spare));
+        let mut engine = engine_of(config, POLICIES[policy], executor);
         let mut submitted = Vec::new();
         let mut outputs = Outputs::new();
         for (salt, prompt_len, tokens_max, n_choices, priority) in requests {

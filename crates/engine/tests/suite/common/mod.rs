@@ -54,6 +54,11 @@ pub fn shape(n_blocks: u32) -> Shape {
     }
 }
 
+/// States of a target with recurrent layers: one per sequence and some to spare; `None` is a target without.
+pub fn n_states(sequences_max: u32, n_spare: Option<u32>) -> u32 {
+    n_spare.map_or(0, |n_spare| sequences_max + n_spare)
+}
+
 /// A policy of the registry, `beams:LENxWIDTH`, `fickle:LENxWIDTH`, `mixed`, `pruning`, or `ahead:LEN:` or `choosy:` and any of
 /// these.
 pub fn policy(text: &str) -> Box<dyn Policy> {
