@@ -40,14 +40,16 @@ pub fn scenario(seed: u64) -> String {
     let per_second = pick(&[20.0, 500.0, 20_000.0]);
     let cv = pick(&[0.0, 1.0, 4.0]);
     let requests = pick(&[3.0, 12.0, 30.0]);
+    let spare_states = pick(&[-1.0, -1.0, 0.0, 3.0]);
     let window = if window > 0.0 { format!("window = {window}\n") } else { String::new() };
+    let states = if spare_states < 0.0 { 0.0 } else { sequences_max + spare_states };
     format!(
         "seed = {}\npolicies = [\"{policy}\"]\ntemperature = {temperature:?}\n\
          [machine]\ndevice = \"h100\"\nprofile = false\nnoise = 0.3\n\
          [pair]\ntarget = \"embedded-target\"\ndraft = \"embedded-draft\"\n\
          [engine]\nblock_len = {block_len}\nkv_blocks = {kv_blocks}\nsequences_max = {sequences_max}\n\
          rows_max = {rows_max}\nwaiting_max = {waiting_max}\ndrafted_max = {drafted_max}\nsl_limit = {sl_limit}\n\
-         {window}\
+         {window}states = {states}\n\
          [acceptance]\nprocess = \"regimes\"\nrate = {rate:?}\n\
          [load]\narrivals = \"gamma\"\nrate = {per_second:?}\ncv = {cv:?}\nrequests = {requests}\n\
          shared_prefix = {shared_prefix}\nprompt = {{ min = 1, max = 40 }}\noutput = {{ min = 1, max = 23 }}\n\
@@ -82,5 +84,7 @@ pub fn run(seed: u64) -> Result<Served, Error> {
     assert!(engine.is_idle(), "everybody has gone");
     let (free, total) = engine.blocks_free_and_total();
     assert_eq!(free, total, "an idle engine owns no block");
+    let (free, total) = engine.states_free_and_total();
+    assert_eq!(free, total, "an idle engine holds no state");
     Ok(served)
 }

@@ -91,7 +91,7 @@ impl Pretended {
             draft_context_len: self.draft.map(|draft| draft.context),
             draft_reads_target: false,
             window: limits.window,
-            n_states: 0,
+            n_states: limits.n_states,
         }
     }
 
@@ -116,6 +116,7 @@ struct Limits {
     n_blocks: Option<u32>,
     window: Option<u32>,
     context: Option<u32>,
+    n_states: u32,
 }
 
 impl Limits {
@@ -128,7 +129,8 @@ impl Limits {
             sl_limit: NODES_MAX,
             ..Config::default()
         };
-        let mut limits = Self { engine, block_len: 16, n_blocks: None, window: None, context: None };
+        let mut limits =
+            Self { engine, block_len: 16, n_blocks: None, window: None, context: None, n_states: 0 };
         let Some(section) = section else { return Ok(limits) };
         let counts: [(&'static str, &mut u32, u32, u32); 6] = [
             ("sequences_max", &mut engine.sequences_max, 1, 4096),
@@ -145,6 +147,7 @@ impl Limits {
         limits.n_blocks = section.count("kv_blocks", 1..=BLOCKS_MAX)?;
         limits.window = section.count("window", 1..=1 << 20)?;
         limits.context = section.count("context", 2..=1 << 24)?;
+        limits.n_states = section.count("states", 0..=1 << 16)?.unwrap_or(0);
         limits.engine = engine;
         section.end()?;
         Ok(limits)
