@@ -236,6 +236,7 @@ impl Engine {
     /// Tells the end of a sequence that has left the scheduler.
     pub(crate) fn finish(&mut self, mut seq: Sequence, reason: FinishReason) {
         debug_assert!(seq.table.is_empty(), "a finished sequence owns no block");
+        debug_assert_eq!(seq.state.held().count(), 0, "a finished sequence holds no state");
         self.policy.forget(seq.id);
         if matches!(reason, FinishReason::Stop | FinishReason::Length) {
             self.answers.keep(&seq.salt, &seq.tokens, seq.prompt_len as usize);

@@ -61,7 +61,7 @@ impl Recurrent {
         self.kept.resize(n_blocks);
     }
 
-    /// Reads all rows.
+    /// Reads all rows, one sequence after the other, so that nobody may still need what an earlier one overwrites.
     ///
     /// * `target`: what the target has stored, the rows included.
     ///
@@ -71,8 +71,8 @@ impl Recurrent {
         assert_eq!(rows.states.len(), rows.n_seqs(), "a state for every sequence");
         check_slots(&rows.states);
         self.rows.clear();
-        let begun: Vec<State> = (0..rows.n_seqs()).map(|seq_idx| self.begin(rows, seq_idx)).collect();
-        for (seq_idx, state) in begun.into_iter().enumerate() {
+        for seq_idx in 0..rows.n_seqs() {
+            let state = self.begin(rows, seq_idx);
             self.read_sequence(rows, seq_idx, state);
             // A window hides what stands before it.
             for r in rows.rows_of(seq_idx).filter(|_| self.shape.window.is_none()) {

@@ -115,6 +115,28 @@ fn choices_share_a_prompt_of_which_the_beginning_was_given_back() {
     }
 }
 
+/// As many may be accepted in a step as a window holds, and more.
+#[test]
+fn what_a_state_has_to_read_stays_though_the_window_has_passed_it() {
+    for (window, n_blocks, prefix_cache) in
+        (1..6).flat_map(|w| [(w, 34, false), (w, 40, true), (w, 50, false)])
+    {
+        let config = Config { sequences_max: 6, prefix_cache, ..suffix_configs()[1] };
+        let mut engine = engine_of(config, "fixed:k=16", executor_with_states(window, n_blocks, 8));
+        // The second time everything has been said before.
+        for is_repeated in [false, true] {
+            let ids = [0, 1, 2, 3, 4, 5].map(|salt| engine.submit(greedy(prompt(salt, 20), 60)).unwrap());
+            let outputs = run(&mut engine);
+            for (salt, id) in (0..).zip(ids) {
+                let output = &outputs[&(id, 0)];
+                assert_eq!(output.tokens, script(window).greedy_continuation(&prompt(salt, 20), 60));
+                let accepted = output.finished.as_ref().unwrap().timeline.accepted;
+                assert!(!is_repeated || accepted > 20, "{accepted} tokens were accepted");
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
