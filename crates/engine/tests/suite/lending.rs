@@ -2,7 +2,8 @@
 
 use crate::common::*;
 use dsde_engine::{
-    Config, Engine, FinishReason, Script, ScriptedExecutor, ScriptedLending, Shape, StepReport,
+    Config, Drafter, Engine, FinishReason, Script, ScriptedExecutor, ScriptedLending, Shape, StepReport,
+    Suffix,
 };
 use dsde_policy::{PlanView, Planned, Policy, SeqId, Signals, StepFeedback};
 use dsde_sampling::{Params, Rule};
@@ -105,6 +106,36 @@ proptest! {
         prop_assert_eq!(total, n_blocks + reports.last().unwrap().blocks_lent);
         prop_assert!(reports.iter().all(|report| report.blocks_lent == 0 || report.drafted == 0));
     }
+}
+
+/// What is kept of proposals for the states of recurrent layers moves with the blocks.
+#[test]
+fn repetitions_are_right_while_blocks_move() {
+    let drafter = Drafter::Either(Suffix { answer_tokens: 1 << 14, ..Suffix::default() });
+    let config = Config { sequences_max: 8, drafter, ..Config::default() };
+    let mut n_moving = 0;
+    for (on, off) in (1..4).flat_map(|on| (2..6).map(move |off| (on, off))) {
+        let shape = Shape { n_states: 9, ..shape(36) };
+        let executor = ScriptedExecutor::new(Script::default(), shape, Rule::Block).lending(lending(40));
+        let mut engine = engine_of(config, "off", executor);
+        let mut ask = |engine: &mut Engine| {
+            let request = |i: u32| greedy(prompt(i, 10 + i), 15 + 4 * i);
+            let ids: Vec<_> = (0..8).map(|i| engine.submit(request(i)).unwrap()).collect();
+            let (outputs, reports) = run_reporting(engine);
+            for (i, id) in (0..).zip(ids) {
+                let expected = Script::default().greedy_continuation(&request(i).prompt, 15 + 4 * i as usize);
+                assert_eq!(outputs[&(id, 0)].tokens, expected);
+            }
+            let comes_back =
+                |pair: &&[StepReport]| pair[0].blocks_lent > pair[1].blocks_lent && pair[0].accepted > 0;
+            n_moving += reports.windows(2).filter(comes_back).count();
+        };
+        ask(&mut engine);
+        // Everything has been said before, so it is accepted while the draft is away.
+        engine.set_policy(Box::new(Moody { inner: policy("fixed:k=3"), on, off, step: 0 }));
+        ask(&mut engine);
+    }
+    assert!(n_moving > 10, "{n_moving} times the draft came back with something to read");
 }
 
 #[test]
