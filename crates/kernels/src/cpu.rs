@@ -11,6 +11,7 @@
 mod activations;
 mod affinity;
 mod attention;
+mod delta;
 mod experts;
 mod groups;
 mod isa;
@@ -58,7 +59,8 @@ pub use matrix::Matrix;
 pub use page::KvType;
 
 use super::{
-    AttentionRule, Backend, Dense, Epilogue, Input, KvShape, QkTransform, RmsNorm, Routed, Stacking,
+    AttentionRule, Backend, DeltaRows, DeltaShape, DeltaWeights, Dense, Epilogue, Gate, Input, KvShape,
+    QkTransform, RmsNorm, Routed, Stacking,
 };
 use pool::Pool;
 
@@ -72,6 +74,8 @@ pub struct Cpu {
     activations: Mutex<Vec<u32>>,
     /// Tasks of the running attention, kept for their memory.
     tasks: Mutex<Vec<attention::Task>>,
+    /// What the convolution of the running delta layer made of its inputs, kept for its memory.
+    prepared: Mutex<Vec<f32>>,
     /// One per thread; a thread of a region uses the one with its index.
     scratch: Vec<Mutex<attention::Scratch>>,
 }
@@ -111,8 +115,8 @@ impl Cpu {
 
     fn of(pool: Pool, isa: Isa) -> Cpu {
         let scratch = (0..pool.n_threads()).map(|_| Mutex::default()).collect();
-        let kv_type = KvType::default();
-        Cpu { isa, pool, kv_type, activations: Mutex::default(), tasks: Mutex::default(), scratch }
+        let (activations, tasks, prepared) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Cpu { isa, pool, kv_type: KvType::default(), activations, tasks, prepared, scratch }
     }
 }
 
@@ -236,6 +240,26 @@ impl Backend for Cpu {
         out: &mut [f32],
     ) {
         attention::attention(self, layer, rule, qkv, rows, kv, out);
+    }
+
+    fn gate(&self, kind: Gate, gates: &[f32], x: &mut [f32]) {
+        delta::gate(self, kind, gates, x);
+    }
+
+    fn state_len(&self, shape: DeltaShape) -> usize {
+        delta::state_len(shape)
+    }
+
+    fn delta(
+        &self,
+        shape: DeltaShape,
+        weights: DeltaWeights<'_>,
+        inputs: &[f32],
+        rows: DeltaRows<'_>,
+        states: &mut [f32],
+        out: &mut [f32],
+    ) {
+        delta::delta(self, shape, weights, inputs, rows, states, out);
     }
 
     fn for_each(&self, n: usize, work: &(dyn Fn(usize) + Sync)) {

@@ -6,10 +6,12 @@ use dsde_checkpoint::Dense;
 use dsde_engine::{BlockCopy, RowBatch, SlotMove};
 
 pub mod cpu;
+mod delta;
 pub mod reference;
 mod shape;
 
 pub use cpu::Cpu;
+pub use delta::{DeltaRows, DeltaRun, DeltaShape, DeltaWeights};
 pub use reference::Reference;
 
 use shape::{
@@ -79,6 +81,15 @@ impl Epilogue {
     pub fn is_gated(self) -> bool {
         matches!(self, Self::SwiGlu | Self::GeGlu | Self::ClampedSwiGlu)
     }
+}
+
+/// What elements are multiplied by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// `1 / (1 + e^-g)`.
+    Sigmoid,
+    /// `g / (1 + e^-g)`.
+    Silu,
 }
 
 /// Shape of attention in every layer.
@@ -333,6 +344,35 @@ pub trait Backend: Send + 'static {
         qkv: &[f32],
         rows: &RowBatch,
         kv: &Self::KvStore,
+        out: &mut [f32],
+    );
+
+    /// `x[i] *= kind(gates[i])`.
+    fn gate(&self, kind: Gate, gates: &[f32], x: &mut [f32]);
+
+    /// Numbers of the state of one sequence in one delta layer, as the backend has them. A state that has read nothing is zeros.
+    fn state_len(&self, shape: DeltaShape) -> usize;
+
+    /// The gated delta rule behind a convolution, for rows that go through states: Yang et al., "Gated delta networks"
+    /// (arXiv:2412.06464), Eq. 10.
+    ///
+    /// Of every input the convolution makes `q`, `k` and `v` (with silu behind it); `q` and `k` are brought to length 1, and `q` is
+    /// divided by `sqrt(key_dim)`. With `beta = sigmoid(b)` and `decay = exp(rate * softplus(a + bias))` the state `S`,
+    /// `[key_dim, value_dim]`, becomes `decay * S + k (beta * (v - decay * Sᵀk))ᵀ`, and the output is `Sᵀq`.
+    ///
+    /// States read replayed inputs and known rows, in order, and are left as if the other rows had not been. A state depends on what
+    /// it has read alone, bit for bit, never on how many inputs came at a time or whether they were replayed.
+    ///
+    /// * `inputs`: `[n_inputs, input_len]`; those of rows come first.
+    /// * `states`: `[n_states, state_len]`.
+    /// * `out`: `[n_rows, n_value_heads * value_dim]`.
+    fn delta(
+        &self,
+        shape: DeltaShape,
+        weights: DeltaWeights<'_>,
+        inputs: &[f32],
+        rows: DeltaRows<'_>,
+        states: &mut [f32],
         out: &mut [f32],
     );
 

@@ -3,11 +3,13 @@
 //! Weights are widened to `f32` at packing and nothing is rounded afterwards, so a fast backend differs from this one by its
 //! own rounding only. Sums run over ascending indices for every row count, which makes it batch-invariant too.
 
+mod delta;
+
 use dsde_engine::{BlockCopy, RowBatch, Slot, SlotMove};
 
 use super::{
-    AttentionRule, AttentionShape, Backend, Dense, Epilogue, Input, KvShape, QkTransform, RmsNorm, RopeTable,
-    Routed, Stacking,
+    AttentionRule, AttentionShape, Backend, DeltaRows, DeltaShape, DeltaWeights, Dense, Epilogue, Gate,
+    Input, KvShape, QkTransform, RmsNorm, RopeTable, Routed, Stacking,
 };
 
 /// Slots per block.
@@ -298,6 +300,32 @@ impl Backend for Reference {
                 }
             }
         }
+    }
+
+    fn gate(&self, kind: Gate, gates: &[f32], x: &mut [f32]) {
+        assert_eq!(gates.len(), x.len(), "one gate per element");
+        for (x, &gate) in x.iter_mut().zip(gates) {
+            *x *= match kind {
+                Gate::Sigmoid => 1.0 / (1.0 + (-gate).exp()),
+                Gate::Silu => silu(gate),
+            };
+        }
+    }
+
+    fn state_len(&self, shape: DeltaShape) -> usize {
+        delta::state_len(shape)
+    }
+
+    fn delta(
+        &self,
+        shape: DeltaShape,
+        weights: DeltaWeights<'_>,
+        inputs: &[f32],
+        rows: DeltaRows<'_>,
+        states: &mut [f32],
+        out: &mut [f32],
+    ) {
+        delta::delta(shape, weights, inputs, rows, states, out);
     }
 
     fn for_each(&self, n: usize, work: &(dyn Fn(usize) + Sync)) {

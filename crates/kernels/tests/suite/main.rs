@@ -3,6 +3,7 @@
 //! A program of its own, so that the kernels, whose many variants take minutes to compile, are compiled once for all tests.
 
 mod attention;
+mod delta;
 mod experts;
 mod kernel;
 mod linear;
