@@ -40,7 +40,7 @@ CHANGED = {
     "gpt_oss_mxfp4": {"rope_parameters": {"truncate": True}},
 }
 NAMES = ["llama3", "llama_yarn", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "smollm3", "granite", "glm4",
-         "qwen3_moe", "mixtral", "olmoe", "gpt_oss", "gpt_oss_mxfp4"]
+         "qwen3_moe", "mixtral", "olmoe", "gpt_oss", "gpt_oss_mxfp4", "qwen3_5", "qwen3_5_moe"]
 
 # Architectures whose queries and keys turn neighbours in files of llama.cpp and halves elsewhere.
 TURNED = ("llama", "smollm3", "granite")
@@ -56,10 +56,13 @@ NORMS = {
         "post_mlp_layernorm": "post_ffw_norm",
     },
     "gpt-oss": {"post_attention_layernorm": "post_attention_norm"},
+    "qwen35": {"post_attention_layernorm": "post_attention_norm"},
 }
 # What files call the architectures whose folders have another name.
-ARCHITECTURES = {"qwen3_moe": "qwen3moe", "mixtral": "llama", "gpt_oss": "gpt-oss", "gpt_oss_mxfp4": "gpt-oss"}
+ARCHITECTURES = {"qwen3_moe": "qwen3moe", "mixtral": "llama", "gpt_oss": "gpt-oss", "gpt_oss_mxfp4": "gpt-oss",
+                 "qwen3_5": "qwen35", "qwen3_5_moe": "qwen35moe"}
 NORMS["gemma3"] = NORMS["gemma2"]
+NORMS["qwen35moe"] = NORMS["qwen35"]
 MODULES = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
@@ -76,6 +79,19 @@ MODULES = {
     "self_attn.k_norm": "attn_k_norm",
     "self_attn.sinks": "attn_sinks.weight",
     "mlp.router": "ffn_gate_inp",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_expert.up_proj": "ffn_up_shexp",
+    "mlp.shared_expert.down_proj": "ffn_down_shexp",
+    "linear_attn.in_proj_qkv": "attn_qkv",
+    "linear_attn.in_proj_z": "attn_gate",
+    "linear_attn.in_proj_b": "ssm_beta",
+    "linear_attn.in_proj_a": "ssm_alpha",
+    "linear_attn.conv1d": "ssm_conv1d",
+    "linear_attn.norm": "ssm_norm",
+    "linear_attn.out_proj": "ssm_out",
+    "linear_attn.A_log": "ssm_a",
+    "linear_attn.dt_bias": "ssm_dt.bias",
     "mlp.gate_up_proj": "ffn_up",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
@@ -136,12 +152,23 @@ def add_rope(writer: gguf.GGUFWriter, config, head_dim: int) -> None:
 def add_own_keys(writer: gguf.GGUFWriter, config) -> None:
     if writer.arch in ("gemma2", "gemma3", "gpt-oss"):
         writer.add_sliding_window(config.sliding_window)
-    if experts := getattr(config, "num_local_experts", None):
+    if experts := getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None):
         writer.add_expert_count(experts)
         writer.add_expert_used_count(config.num_experts_per_tok)
     own_width = config.intermediate_size if writer.arch == "gpt-oss" else None
     if width := getattr(config, "moe_intermediate_size", own_width):
         writer.add_expert_feed_forward_length(width)
+    if writer.arch.startswith("qwen35"):
+        writer.add_rope_dimension_sections([*config.rope_parameters["mrope_section"], 0])
+        writer.add_ssm_conv_kernel(config.linear_conv_kernel_dim)
+        writer.add_ssm_state_size(config.linear_key_head_dim)
+        writer.add_ssm_group_count(config.linear_num_key_heads)
+        writer.add_ssm_time_step_rank(config.linear_num_value_heads)
+        writer.add_ssm_inner_size(config.linear_value_head_dim * config.linear_num_value_heads)
+        is_delta = [kind == "linear_attention" for kind in config.layer_types]
+        writer.add_array(f"{writer.arch}.attention.recurrent_layers", is_delta)
+    if width := getattr(config, "shared_expert_intermediate_size", None):
+        writer.add_expert_shared_feed_forward_length(width)
     match writer.arch:
         case "gemma2":
             writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
@@ -164,7 +191,8 @@ def write(path: Path, folder: Path, config) -> None:
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
+    if width := getattr(config, "intermediate_size", None):
+        writer.add_feed_forward_length(width)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_key_length(head_dim)
@@ -188,18 +216,42 @@ def write(path: Path, folder: Path, config) -> None:
             name = gguf_name(architecture, name)
             writer.add_tensor(name, blocks, raw_dtype=gguf.GGMLQuantizationType.MXFP4)
             continue
-        values = weight.float().numpy()
+        if "linear_attn" in name:
+            weight = delta_tensor(name, weight.float(), config)
+        values = weight.float().squeeze().numpy()
         if architecture in TURNED and "q_proj" in name:
             values = neighbours(values, config.num_attention_heads)
         if architecture in TURNED and "k_proj" in name:
             values = neighbours(values, config.num_key_value_heads)
-        if architecture.startswith("gemma") and name.endswith("norm.weight"):
+        is_offset = architecture.startswith(("gemma", "qwen35")) and "linear_attn" not in name
+        if is_offset and name.endswith("norm.weight"):
             values = values + 1
         writer.add_tensor(gguf_name(architecture, name), np.ascontiguousarray(values, dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def delta_tensor(name: str, weight: torch.Tensor, config) -> torch.Tensor:
+    """A tensor of a delta layer: rates as they are, heads of values that share one of keys as far apart as there are of these."""
+    n_keys, n_values = config.linear_num_key_heads, config.linear_num_value_heads
+    before = 2 * n_keys * config.linear_key_head_dim
+
+    def tiled(rows: torch.Tensor) -> torch.Tensor:
+        heads = rows.reshape(n_keys, n_values // n_keys, rows.shape[0] // n_values, *rows.shape[1:])
+        return heads.transpose(0, 1).reshape(rows.shape)
+
+    match name.rpartition("linear_attn.")[2]:
+        case "A_log":
+            return tiled(-weight.exp())
+        case "in_proj_qkv.weight" | "conv1d.weight":
+            return torch.cat([weight[:before], tiled(weight[before:])])
+        case "out_proj.weight":
+            return tiled(weight.T).T
+        case "norm.weight":
+            return weight
+    return tiled(weight)
 
 
 def with_experts_together(weights: dict) -> dict:

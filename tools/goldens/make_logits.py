@@ -64,6 +64,32 @@ GPT_OSS = {
 }
 
 
+# Heads of values that share heads of queries and keys, a quarter of each head of attention turned, the rotary fields as published.
+QWEN3_5 = {
+    "vocab_size": 48,
+    "hidden_size": 32,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "intermediate_size": 48,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": None,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 100000.0,
+        "partial_rotary_factor": 0.25,
+        "mrope_interleaved": True,
+        "mrope_section": [1, 1, 0],
+    },
+    "attention_bias": False,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+}
+
+
 @dataclass(frozen=True)
 class Case:
     """One folder of the fixtures."""
@@ -386,6 +412,31 @@ CASES = [
         torch.bfloat16,
         is_mxfp4=True,
     ),
+    # Three delta layers below one of attention, as many follow without being told.
+    Case(
+        "qwen3_5",
+        QWEN3_5 | {"architectures": ["Qwen3_5ForCausalLM"], "model_type": "qwen3_5_text", "num_hidden_layers": 4},
+        torch.bfloat16,
+        norm_offset=1.0,
+    ),
+    # A delta layer at the end, experts beside one that all rows ask.
+    Case(
+        "qwen3_5_moe",
+        QWEN3_5
+        | {
+            "architectures": ["Qwen3_5MoeForCausalLM"],
+            "model_type": "qwen3_5_moe_text",
+            "num_hidden_layers": 3,
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+            "intermediate_size": None,
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 40,
+        },
+        torch.bfloat16,
+        norm_offset=1.0,
+    ),
 ]
 
 # Least distance of the scores of the last expert that a row asks and of the first that it does not; scores have a deviation of 2.
@@ -405,7 +456,14 @@ def random_weights(
         if is_gpt_oss and (name.endswith("sinks") or "experts" in name):
             weights[name] = noise * deviation(name, shape)
             continue
-        if name.endswith("norm.weight") or "layernorm" in name:
+        if name.endswith("linear_attn.norm.weight"):
+            weights[name] = 1.0 + 0.3 * noise
+        elif name.endswith("A_log"):
+            # States that keep from a tenth to nearly all of what they hold.
+            weights[name] = noise - 1.5
+        elif name.endswith("dt_bias"):
+            weights[name] = noise
+        elif name.endswith("norm.weight") or "layernorm" in name:
             weights[name] = 1.0 - norm_offset + 0.3 * noise
         elif name.endswith(".bias"):
             weights[name] = 0.5 * noise
@@ -510,7 +568,7 @@ def try_make(case: Case, seed: int) -> bool:
     folder = FIXTURES / case.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    absent_if_none = ("num_key_value_heads", "rope_theta", "head_dim", "hidden_act", "tie_word_embeddings")
+    absent_if_none = ("num_key_value_heads", "rope_theta", "head_dim", "hidden_act", "tie_word_embeddings", "intermediate_size")
     config = {k: v for k, v in (BASE | case.config).items() if v is not None or k not in absent_if_none}
     write_json(folder / "config.json", config)
     if case.generation:

@@ -9,6 +9,7 @@
 
 mod bytes;
 mod declared;
+mod delta;
 mod eagle3;
 mod experts;
 mod folder;
@@ -26,6 +27,7 @@ use crate::error::Error;
 use crate::gguf::{Gguf, Metadata};
 use crate::stored::{Dense, Dtype, RowOrder, TensorView};
 pub(crate) use bytes::Bytes;
+pub use delta::GatedQueries;
 pub use eagle3::Eagle3Checkpoint;
 pub use experts::{Expert, ExpertBiases, LayerExperts};
 pub use folder::gguf_file;

@@ -6,6 +6,7 @@
 
 mod architecture;
 mod architectures;
+mod delta;
 mod eagle3;
 mod experts;
 mod fields;
@@ -26,6 +27,7 @@ use crate::files::json;
 pub(crate) use architecture::Architecture;
 use architecture::Defaults;
 pub use architecture::NormNames;
+pub use delta::Delta;
 pub use eagle3::{Eagle3Config, N_TAPS};
 pub(crate) use experts::ExpertLayout;
 pub use experts::Experts;
@@ -87,6 +89,10 @@ pub enum Family {
     Olmoe,
     /// gpt-oss.
     GptOss,
+    /// The text part of Qwen3.5 and 3.6 without experts.
+    Qwen3_5,
+    /// The same with experts.
+    Qwen3_5Moe,
 }
 
 /// What is done to the gate of a feed-forward layer.
@@ -107,6 +113,8 @@ pub struct LayerConfig {
     pub window: Option<u32>,
     /// Which of [`ModelConfig::ropes`] turns queries and keys; `None` leaves them as they are.
     pub rope: Option<usize>,
+    /// Whether it is a delta layer ([`ModelConfig::delta`]); otherwise one of attention.
+    pub is_delta: bool,
 }
 
 /// Shape and constants of a model; made by [`ModelConfig::parse`] and [`ModelConfig::of_gguf`] only, which
@@ -134,6 +142,8 @@ pub struct ModelConfig {
     pub intermediate: usize,
     /// Of a model that has them.
     pub experts: Option<Experts>,
+    /// Shape of delta layers, of a model that has them.
+    pub delta: Option<Delta>,
     /// Epsilon of every RMS normalisation; above 0 and at most 1.
     pub rms_eps: f32,
     /// Rotary embeddings of the layers, at least one.
@@ -166,6 +176,8 @@ pub struct ModelConfig {
     pub attention_soft_cap: Option<f32>,
     /// Whether every head has a score that takes part in its softmax and has no value (`self_attn.sinks`).
     pub has_sinks: bool,
+    /// Whether outputs of attention are multiplied by the sigmoid of gates that are projected with the queries, head by head.
+    pub has_output_gate: bool,
     /// Factor of what attention and feed-forward layers add to the residual stream.
     pub residual_scale: f32,
     /// Factor of logits.
@@ -241,8 +253,9 @@ impl ModelConfig {
             n_heads,
             n_kv_heads: n_kv_heads(fields, defaults, n_heads)?,
             head_dim,
-            intermediate: fields.len("intermediate_size", INTERMEDIATE_MAX)?,
+            intermediate: intermediate(fields, defaults)?,
             experts: None,
+            delta: None,
             rms_eps: fields.number("rms_norm_eps", RMS_EPS)? as f32,
             context_len_max: rope.scaling.context_len(trained),
             ropes: vec![rope],
@@ -259,6 +272,7 @@ impl ModelConfig {
             attention_scale: plain_scale(head_dim),
             attention_soft_cap: None,
             has_sinks: false,
+            has_output_gate: false,
             residual_scale: 1.0,
             logit_scale: 1.0,
             logit_soft_cap: None,
@@ -286,7 +300,7 @@ impl ModelConfig {
 
 impl LayerConfig {
     /// One that sees everything, turned by the first rotary embedding.
-    const PLAIN: Self = Self { window: None, rope: Some(0) };
+    const PLAIN: Self = Self { window: None, rope: Some(0), is_delta: false };
 }
 
 /// `1 / sqrt(head_dim)`, the usual factor of scores.
@@ -324,6 +338,15 @@ fn activation(fields: Fields<'_>, defaults: Defaults) -> Result<Activation, Erro
             got: format!("{field}: {}", other.unwrap_or_default()),
             hint: unsupported::ANOTHER_MODEL,
         }),
+    }
+}
+
+/// Width of feed-forward layers; 1, and never used, where the file may leave it out.
+fn intermediate(fields: Fields<'_>, defaults: Defaults) -> Result<usize, Error> {
+    const FIELD: &str = "intermediate_size";
+    match defaults.has_experts_alone {
+        true => Ok(fields.optional_len(FIELD, 1..=INTERMEDIATE_MAX)?.unwrap_or(1)),
+        false => fields.len(FIELD, INTERMEDIATE_MAX),
     }
 }
 

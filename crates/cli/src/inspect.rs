@@ -4,9 +4,9 @@ use std::io::{self, Write};
 
 use clap::{Args, Subcommand};
 use dsde_checkpoint::Eagle3Checkpoint;
-use dsde_checkpoint::config::{Eagle3Config, ModelConfig, N_TAPS, SamplingDefaults};
+use dsde_checkpoint::config::{Delta, Eagle3Config, ModelConfig, N_TAPS, SamplingDefaults};
 use dsde_kernels::{Backend as _, Cpu};
-use dsde_model::executor::{Checkpoints, DraftCheckpoint, block_bytes};
+use dsde_model::executor::{Checkpoints, DraftCheckpoint, block_bytes, state_bytes};
 use dsde_sampling::Rule;
 use serde::Serialize;
 
@@ -75,6 +75,8 @@ struct Model {
     intermediate: usize,
     /// Of a model that has them.
     experts: Option<Experts>,
+    /// Layers with a state in place of keys and values.
+    delta_layers: usize,
     /// Rows of the embedding.
     vocab_len: usize,
     /// Rows of the embedding table, padding included.
@@ -89,6 +91,8 @@ struct Model {
     /// In memory, less the padding of packed matrices.
     weight_bytes: usize,
     kv_bytes_per_token: usize,
+    /// Of one sequence.
+    state_bytes: usize,
 }
 
 #[derive(Clone, Copy, Serialize)]
@@ -183,7 +187,12 @@ fn inspect(models: &Models) -> Outcome<Inspection> {
     let fitting = draft.as_ref().filter(|_| misfit.is_none());
     let checkpoints = Checkpoints { target: &target.checkpoint, draft: fitting.map(OpenedDraft::checkpoint) };
     let memory_bytes = machine::memory_bytes_usable();
-    let stores = Stores::plan(models.asked(Rule::default()), &backend, checkpoints, memory_bytes)?;
+    let stores = Stores::plan(
+        models.asked(Rule::default(), dsde_engine::Config::default().sequences_max),
+        &backend,
+        checkpoints,
+        memory_bytes,
+    )?;
     let (mut draft_model, mut eagle3) = (None, None);
     match (&models.draft, &draft) {
         (Draft::Model(source), Some(OpenedDraft::Model(draft))) => {
@@ -228,6 +237,8 @@ impl Model {
             head_dim: config.head_dim,
             intermediate: config.intermediate,
             experts: Experts::of(config),
+            delta_layers: config.n_delta_layers(),
+            state_bytes: state_bytes(backend, config),
             vocab_len: config.vocab_len,
             n_embeddings: config.n_embeddings,
             context_len_max: config.context_len_max,
@@ -287,6 +298,14 @@ impl Sampling {
     }
 }
 
+/// Weights of a delta layer: projections, convolution, a rate and a bias per head, and the norm of a head.
+fn n_delta(delta: &Delta, hidden: u64) -> u64 {
+    let [conv, values, heads] =
+        [delta.conv_width(), delta.values_width(), delta.n_value_heads].map(|n| n as u64);
+    let projections = hidden * (conv + 2 * values + 2 * heads);
+    projections + conv * delta.conv_len as u64 + 2 * heads + delta.value_dim as u64
+}
+
 /// Weights that the configuration implies.
 fn n_parameters(config: &ModelConfig) -> u64 {
     let [hidden, heads, kv_heads, head_dim, intermediate] =
@@ -294,7 +313,8 @@ fn n_parameters(config: &ModelConfig) -> u64 {
             .map(|n| n as u64);
     let (q, kv) = (heads * head_dim, kv_heads * head_dim);
     let optional = |is_there: bool, n: u64| if is_there { n } else { 0 };
-    let attention = hidden * (q + 2 * kv) + q * hidden;
+    let gates = optional(config.has_output_gate, hidden * q);
+    let attention = hidden * (q + 2 * kv) + q * hidden + gates;
     let attention_extra = optional(config.has_qkv_bias, q + 2 * kv)
         + optional(config.has_output_bias, hidden)
         + optional(config.has_sinks, heads)
@@ -305,7 +325,9 @@ fn n_parameters(config: &ModelConfig) -> u64 {
             let width = experts.intermediate as u64;
             // The router has one output per expert.
             let extra = optional(experts.has_bias, 2 * width + hidden + 1);
-            experts.n_experts as u64 * (hidden * (3 * width + 1) + extra)
+            // So has the gate of the one that all rows ask.
+            let shared = experts.shared.map_or(0, |width| hidden * (3 * width as u64 + 1));
+            experts.n_experts as u64 * (hidden * (3 * width + 1) + extra) + shared
         }
         None => mlp,
     };
@@ -313,7 +335,9 @@ fn n_parameters(config: &ModelConfig) -> u64 {
     let behind = [config.norms.after_attention, config.norms.after_feed_forward];
     let n_norms = 2 + behind.iter().flatten().count() as u64;
     let table = config.n_embeddings as u64 * hidden;
-    config.n_layers as u64 * (attention + attention_extra + n_norms * hidden)
+    config.n_attention_layers() as u64 * (attention + attention_extra)
+        + config.n_delta_layers() as u64 * config.delta.as_ref().map_or(0, |delta| n_delta(delta, hidden))
+        + config.n_layers as u64 * n_norms * hidden
         + feed_forwards
         + table
         + optional(!config.tie_embeddings, table)
@@ -359,6 +383,14 @@ fn print_model(out: &mut impl Write, model: &Model) -> io::Result<()> {
         writeln!(
             out,
             "  {experts} experts of {intermediate} in {layers} layers, {chosen} of them per token"
+        )?;
+    }
+    if model.delta_layers > 0 {
+        writeln!(
+            out,
+            "  {} of the layers have a state, {} for each sequence",
+            model.delta_layers,
+            bytes(model.state_bytes)
         )?;
     }
     writeln!(
@@ -424,5 +456,15 @@ mod tests {
             let header_bytes = file_bytes - 2 * n_parameters(opened.config());
             assert!((1_000..20_000).contains(&header_bytes), "{header_bytes}");
         }
+    }
+
+    #[test]
+    fn parameters_of_models_with_delta_layers_are_those_of_their_files() {
+        let configs: [&[u8]; 2] = [
+            include_bytes!("../../../tests/fixtures/qwen3_5/config.json"),
+            include_bytes!("../../../tests/fixtures/qwen3_5_moe/config.json"),
+        ];
+        let counts = configs.map(|config| n_parameters(&ModelConfig::parse(config, None).ok().unwrap()));
+        assert_eq!(counts, [52872, 79056]);
     }
 }

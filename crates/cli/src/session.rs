@@ -95,8 +95,8 @@ impl Models {
     }
 
     /// What was asked about stores and context.
-    pub(crate) fn asked(&self, rule: Rule) -> Asked {
-        Asked { kv: self.kv, context: self.context, rule }
+    pub(crate) fn asked(&self, rule: Rule, sequences_max: u32) -> Asked {
+        Asked { kv: self.kv, context: self.context, rule, sequences_max }
     }
 }
 
@@ -172,6 +172,13 @@ pub(crate) struct Wish {
     pub(crate) draws: u64,
 }
 
+impl Wish {
+    /// Sequences that run at once.
+    fn sequences_max(&self) -> u32 {
+        self.n_sequences.get().min(SEQUENCES_MAX)
+    }
+}
+
 /// A key of draws that nobody can guess: those of a `RandomState` are random.
 pub(crate) fn fresh_draws() -> u64 {
     RandomState::new().hash_one(0)
@@ -235,7 +242,8 @@ impl Session {
         let checkpoints =
             Checkpoints { target: &target.checkpoint, draft: draft.as_ref().map(OpenedDraft::checkpoint) };
         let memory_bytes = machine::memory_bytes_usable();
-        let stores = Stores::plan(models.asked(wish.rule), &backend, checkpoints, memory_bytes)?;
+        let stores =
+            Stores::plan(models.asked(wish.rule, wish.sequences_max()), &backend, checkpoints, memory_bytes)?;
         stores.check_memory(memory_bytes)?;
         let draft_source = draft.as_ref().and_then(|draft| draft.reopen(&models.draft));
         let CpuExecutor { executor, memory, description } =
@@ -334,7 +342,7 @@ impl Session {
 }
 
 fn engine_config(models: &Models, wish: &Wish) -> dsde_engine::Config {
-    let sequences_max = wish.n_sequences.get().min(SEQUENCES_MAX);
+    let sequences_max = wish.sequences_max();
     dsde_engine::Config {
         sequences_max,
         rows_max: sequences_max.max(ROWS_MAX_DEFAULT),

@@ -19,6 +19,8 @@ pub(crate) struct Asked {
     pub(crate) context: Option<u32>,
     /// How sampled proposals are judged.
     pub(crate) rule: Rule,
+    /// Sequences that run at once.
+    pub(crate) sequences_max: u32,
 }
 
 /// What ends a sequence that nothing else has ended.
@@ -45,6 +47,8 @@ pub(crate) struct Stores {
     pub(crate) block_bytes: usize,
     /// Both models, as stored.
     weight_bytes: usize,
+    /// States of the target.
+    state_bytes: usize,
 }
 
 impl Stores {
@@ -66,11 +70,17 @@ impl Stores {
             return Err(usage(format!("--context must be at most {max} for this model, got {context}")));
         }
         let context_len_max = asked.context.unwrap_or(target.context_len_max);
-        let mut config = executor::Config { rule: asked.rule, context_len_max, kv: asked.kv };
+        let mut config = executor::Config {
+            rule: asked.rule,
+            context_len_max,
+            kv: asked.kv,
+            sequences_max: asked.sequences_max,
+        };
         let mut shape = executor::shape(backend, checkpoints, config)?;
         let (weight_bytes, block_bytes) = (checkpoints.weight_bytes(), checkpoints.block_bytes(backend));
+        let state_bytes = executor::state_bytes(backend, target) * shape.n_states as usize;
         if let (KvSize::Auto, Some(memory_bytes)) = (asked.kv, memory_bytes) {
-            let spare = memory_bytes.saturating_sub(weight_bytes as u64) / FREE_SHARE;
+            let spare = memory_bytes.saturating_sub((weight_bytes + state_bytes) as u64) / FREE_SHARE;
             if kv_bytes(shape, block_bytes) > spare {
                 config.kv = KvSize::Bytes(spare);
                 shape = executor::shape(backend, checkpoints, config)?;
@@ -81,7 +91,7 @@ impl Stores {
             () if context_len_max < target.context_len_max => Bound::Asked,
             () => Bound::Model,
         };
-        let stores = Self { config, shape, bound, block_bytes, weight_bytes };
+        let stores = Self { config, shape, bound, block_bytes, weight_bytes, state_bytes };
         stores.warn(context_len_max);
         Ok(stores)
     }
@@ -117,19 +127,20 @@ impl Stores {
         let Some(memory_bytes) = memory_bytes else {
             return Ok(());
         };
-        let weight_bytes = self.weight_bytes as u64;
-        let fitting = memory_bytes.saturating_sub(weight_bytes) / self.block_bytes as u64;
+        let fixed_bytes = (self.weight_bytes + self.state_bytes) as u64;
+        let fixed = if self.state_bytes > 0 { "weights and states" } else { "weights" };
+        let fitting = memory_bytes.saturating_sub(fixed_bytes) / self.block_bytes as u64;
         if fitting == 0 {
-            let [weights, memory] = [weight_bytes, memory_bytes].map(|n| bytes(n as usize));
-            return Err(usage(format!("the weights take {weights}, the memory of this machine is {memory}")));
+            let [taken, memory] = [fixed_bytes, memory_bytes].map(|n| bytes(n as usize));
+            return Err(usage(format!("the {fixed} take {taken}, the memory of this machine is {memory}")));
         }
         let n_blocks = self.shape.n_blocks;
         if u64::from(n_blocks) > fitting {
             return Err(usage(format!(
-                "--kv-blocks must be at most {fitting} to fit the memory of this machine ({} each beside {} of weights), \
+                "--kv-blocks must be at most {fitting} to fit the memory of this machine ({} each beside {} of {fixed}), \
                  got {n_blocks}",
                 bytes(self.block_bytes),
-                bytes(self.weight_bytes)
+                bytes(fixed_bytes as usize)
             )));
         }
         Ok(())
@@ -173,7 +184,7 @@ mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
-    const ASKED: Asked = Asked { kv: KvSize::Auto, context: None, rule: Rule::Block };
+    const ASKED: Asked = Asked { kv: KvSize::Auto, context: None, rule: Rule::Block, sequences_max: 8 };
 
     /// Stores for the embedded target, context 2048.
     fn plan(asked: Asked, memory_bytes: Option<u64>) -> Stores {

@@ -18,15 +18,14 @@ use std::ops::Range;
 use dsde_checkpoint::config::{Eagle3Config, ModelConfig, N_TAPS};
 use dsde_checkpoint::{Checkpoint, Eagle3Checkpoint};
 use dsde_engine::RowBatch;
-use dsde_kernels::{
-    AttentionShape, Backend, Epilogue, Input, KvShape, QkTransform, RmsNorm, RopeTable, Stacking,
-};
+use dsde_kernels::{AttentionShape, Backend, Epilogue, Input, KvShape, RmsNorm, RopeTable, Stacking};
 
+use crate::attention::AttentionPass;
 use crate::error::Error;
 use crate::features::Features;
 use crate::llama::{Llama, Scratch, gather_rows, kv_shape, prefix};
 use crate::rope::rope_table;
-use crate::weights::{Embeddings, Layer, Tensors};
+use crate::weights::{Embeddings, Layer, Mixer, Tensors};
 
 /// An EAGLE-3 head: packed weights, rotary angles and the buffers of a pass.
 pub(crate) struct Eagle3<B: Backend> {
@@ -140,15 +139,17 @@ impl<B: Backend> Eagle3<B> {
                 feature.copy_from_slice(right);
             }
         }
-        backend.linear(Input { x: inputs, norm: None }, n_rows, &layer.qkv, Epilogue::Store, buffers.qkv);
-        let transform = QkTransform { q_norm: None, k_norm: None, rope: Some(&self.rope) };
-        backend.store_kv(0, buffers.qkv, transform, rows, kv);
+        let Mixer::Attention(attention) = &layer.mixer else { unreachable!("a head attends") };
+        let input = Input { x: inputs, norm: None };
+        let pass = AttentionPass { config, layer: 0, kv_layer: 0, rope: Some(&self.rope), rows };
+        attention.store(backend, pass, input, kv, buffers.qkv);
         if outputs.is_empty() {
             return;
         }
-        backend.attention(0, layer.attention_rule(config, 0), buffers.qkv, rows, kv, buffers.attended);
+        let mixed = &mut buffers.mixed[..n_rows * layer.mixed_len];
+        attention.attend(backend, pass, input, kv, (buffers.qkv, buffers.gates), mixed);
         gather_rows(buffers.hidden, width, outputs);
-        gather_rows(buffers.attended, config.n_heads * config.head_dim, outputs);
+        gather_rows(mixed, layer.mixed_len, outputs);
         layer.finish(backend, config, outputs.len(), &mut buffers);
         features.write(rows, outputs.iter().map(|&r| r as usize), buffers.hidden);
     }

@@ -15,6 +15,14 @@ pub enum Error {
         /// Tokens of the second.
         got: usize,
     },
+    /// A draft is rolled back by forgetting slots, which a state cannot.
+    #[error(
+        "a draft must have attention in every layer, and {got} has layers with states; use another draft"
+    )]
+    RecurrentDraft {
+        /// Its architecture.
+        got: &'static str,
+    },
     /// An EAGLE-3 head reads states of a model of another width.
     #[error(
         "this EAGLE-3 head reads states of {got} numbers, those of the model have {expected}; use the head of this very model"

@@ -34,6 +34,7 @@ use dsde_checkpoint::Checkpoint;
 use dsde_checkpoint::config::ModelConfig;
 use dsde_kernels::Backend;
 
+use crate::delta::delta_shape;
 use crate::error::Error;
 use crate::llama::{Llama, kv_shape};
 use ahead::Groups;
@@ -58,6 +59,12 @@ const SEQUENCE_BYTES_AUTO: u64 = 4 << 30;
 /// Sequences of full length that [`KvSize::Auto`] makes room for if the bytes allow.
 const SEQUENCES_AUTO: u32 = 32;
 
+/// Bytes of snapshots, all together, unless these are fewer than [`SNAPSHOTS_MIN`].
+const SNAPSHOT_BYTES: usize = 1 << 30;
+
+/// Least number of snapshots: the beginnings of a few conversations.
+const SNAPSHOTS_MIN: usize = 4;
+
 /// How an executor is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -67,11 +74,14 @@ pub struct Config {
     pub context_len_max: u32,
     /// Size of the stores.
     pub kv: KvSize,
+    /// Sequences that run at once. For each of them a target with delta layers has a state, and room for as many snapshots in at
+    /// most 1 GiB, but for 4 at least. The engine's default: 64.
+    pub sequences_max: u32,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { rule: Rule::default(), context_len_max: u32::MAX, kv: KvSize::Auto }
+        Self { rule: Rule::default(), context_len_max: u32::MAX, kv: KvSize::Auto, sequences_max: 64 }
     }
 }
 
@@ -118,6 +128,8 @@ pub struct MemoryUse {
     pub block_bytes: usize,
     /// Both stores, lent blocks included.
     pub kv_bytes: usize,
+    /// States of the target's delta layers; inputs of proposals, some tens of KiB per token and layer, come on top.
+    pub state_bytes: usize,
 }
 
 /// Runs a target and an optional draft on one backend.
@@ -180,6 +192,8 @@ impl<B: Backend> ModelExecutor<B> {
             draft_weight_bytes: draft.map_or(0, |draft| draft.weight_bytes(&self.backend)),
             block_bytes,
             kv_bytes: block_bytes * self.shape.n_blocks as usize + target_block_bytes * n_blocks_lent,
+            state_bytes: state_bytes(&self.backend, self.target.llama.config())
+                * self.shape.n_states as usize,
         }
     }
 
@@ -222,6 +236,7 @@ impl<B: Backend> Model<B> {
     fn load(backend: &B, checkpoint: &Checkpoint, shape: Shape) -> Result<Self, Error> {
         let context_len = shape.context_len_max.min(checkpoint.config().context_len_max);
         let llama = Llama::load(backend, checkpoint, context_len)?;
+        let llama = llama.with_states(backend, shape.n_states as usize);
         let kv = backend.kv_store(kv_shape(llama.config(), shape.n_blocks as usize));
         Ok(Self { llama, kv })
     }
@@ -230,6 +245,19 @@ impl<B: Backend> Model<B> {
 /// Bytes of one block in the store of one model.
 pub fn block_bytes<B: Backend>(backend: &B, config: &ModelConfig) -> usize {
     backend.block_bytes(kv_shape(config, 1))
+}
+
+/// Bytes of one state of a model, all delta layers together; 0 without such layers.
+pub fn state_bytes<B: Backend>(backend: &B, config: &ModelConfig) -> usize {
+    let state_len = delta_shape(config).map_or(0, |shape| backend.state_len(shape));
+    config.n_delta_layers() * state_len * size_of::<f32>()
+}
+
+/// See [`Config::sequences_max`]; 0 where a state has no bytes.
+fn n_states(sequences_max: u32, state_bytes: usize) -> u32 {
+    let Some(fitting) = SNAPSHOT_BYTES.checked_div(state_bytes) else { return 0 };
+    let n_snapshots = fitting.min(sequences_max as usize).max(SNAPSHOTS_MIN);
+    sequences_max.saturating_add(n_snapshots as u32)
 }
 
 /// What models, configuration and memory allow together; the shape of an executor that is made of them.
@@ -257,7 +285,7 @@ pub fn shape<B: Backend>(backend: &B, checkpoints: Checkpoints<'_>, config: Conf
         draft_reads_target: draft.is_some_and(DraftCheckpoint::reads_target),
         // A draft may lag behind, so what the target has passed is not passed for it.
         window: if draft.is_none() { window(target) } else { None },
-        n_states: 0,
+        n_states: n_states(config.sequences_max, state_bytes(backend, target)),
     };
     let context_len_max = context_len.min(shape.storable_len());
     Ok(Shape {
@@ -296,6 +324,7 @@ impl<B: Backend> Executor for ModelExecutor<B> {
 
     fn copy_blocks(&mut self, copies: &[BlockCopy]) -> Result<(), ExecutorError> {
         self.backend.copy_blocks(&mut self.target.kv, copies);
+        self.target.llama.copy_blocks(copies);
         if let Some(draft) = &mut self.draft {
             draft.copy_blocks(&self.backend, copies);
         }
@@ -304,6 +333,7 @@ impl<B: Backend> Executor for ModelExecutor<B> {
 
     fn move_slots(&mut self, target: &[SlotMove], draft: &[SlotMove]) -> Result<(), ExecutorError> {
         self.backend.move_slots(&mut self.target.kv, target);
+        self.target.llama.move_slots(target);
         if let Some(model) = &mut self.draft {
             model.move_slots(&self.backend, target, draft);
         }

@@ -5,6 +5,7 @@
 
 mod experts;
 mod routing;
+mod shared;
 
 use dsde_checkpoint::config::{Activation, ModelConfig};
 use dsde_kernels::{Backend, Epilogue, Input, Stacking};
@@ -57,7 +58,10 @@ impl<B: Backend> FeedForward<B> {
     pub(crate) fn load(backend: &B, tensors: &Tensors<'_>) -> Result<Self, Error> {
         Ok(match Experts::load(backend, tensors)? {
             Some(experts) => Self::Experts(experts),
-            None => Self::Dense(Gated::load(backend, tensors)?),
+            None => {
+                let width = tensors.checkpoint.config().intermediate;
+                Self::Dense(Gated::load(backend, tensors, "mlp", width)?)
+            }
         })
     }
 
@@ -80,7 +84,7 @@ impl<B: Backend> FeedForward<B> {
         scratch: &mut FeedForwardScratch,
     ) {
         match self {
-            Self::Dense(gated) => gated.read(backend, input, n_rows, scratch),
+            Self::Dense(gated) => gated.read(backend, input, n_rows, &mut scratch.gated),
             Self::Experts(experts) => experts.read(backend, input, n_rows, scratch),
         }
     }
@@ -98,17 +102,19 @@ impl<B: Backend> FeedForward<B> {
         out: &mut [f32],
     ) {
         match self {
-            Self::Dense(gated) => gated.write(backend, n_rows, epilogue, scratch, out),
-            Self::Experts(experts) => experts.write(backend, epilogue, scratch, out),
+            Self::Dense(gated) => gated.write(backend, n_rows, epilogue, &scratch.gated, out),
+            Self::Experts(experts) => experts.write(backend, n_rows, epilogue, scratch, out),
         }
     }
 }
 
 impl<B: Backend> Gated<B> {
-    fn load(backend: &B, tensors: &Tensors<'_>) -> Result<Self, Error> {
-        let ModelConfig { hidden, intermediate, has_mlp_bias, activation, .. } = *tensors.checkpoint.config();
-        let gate_up = [("mlp.gate_proj", intermediate), ("mlp.up_proj", intermediate)];
-        let down = [("mlp.down_proj", hidden)];
+    /// * `module`: where its matrices are in the layer.
+    fn load(backend: &B, tensors: &Tensors<'_>, module: &str, intermediate: usize) -> Result<Self, Error> {
+        let ModelConfig { hidden, has_mlp_bias, activation, .. } = *tensors.checkpoint.config();
+        let [gate, up, down] = ["gate", "up", "down"].map(|part| format!("{module}.{part}_proj"));
+        let gate_up = [(gate.as_str(), intermediate), (up.as_str(), intermediate)];
+        let down = [(down.as_str(), hidden)];
         Ok(Self {
             gate_up: tensors.packed(backend, &gate_up, hidden, Stacking::GateUp, has_mlp_bias)?,
             activation,
@@ -121,20 +127,13 @@ impl<B: Backend> Gated<B> {
         backend.matrix_bytes(&self.gate_up) + backend.matrix_bytes(&self.down)
     }
 
-    fn read(&self, backend: &B, input: Input<'_>, n_rows: usize, scratch: &mut FeedForwardScratch) {
-        let gated = prefix(&mut scratch.gated, n_rows * self.intermediate);
+    fn read(&self, backend: &B, input: Input<'_>, n_rows: usize, gated: &mut Vec<f32>) {
+        let gated = prefix(gated, n_rows * self.intermediate);
         backend.linear(input, n_rows, &self.gate_up, gating(self.activation), gated);
     }
 
-    fn write(
-        &self,
-        backend: &B,
-        n_rows: usize,
-        epilogue: Epilogue,
-        scratch: &FeedForwardScratch,
-        out: &mut [f32],
-    ) {
-        let gated = &scratch.gated[..n_rows * self.intermediate];
+    fn write(&self, backend: &B, n_rows: usize, epilogue: Epilogue, gated: &[f32], out: &mut [f32]) {
+        let gated = &gated[..n_rows * self.intermediate];
         backend.linear(Input { x: gated, norm: None }, n_rows, &self.down, epilogue, out);
     }
 }

@@ -10,9 +10,11 @@
 //! keeps it so, which is why speculation cannot change greedy output.
 //!
 //! It does not decide what runs (`dsde-engine`), how far to speculate (`dsde-policy`) or what may be emitted
-//! (`dsde-sampling`), and it knows nothing of files (`dsde-checkpoint`), text (`dsde-text`) or HTTP. Dense decoders only: no
-//! experts, no images.
+//! (`dsde-sampling`), and it knows nothing of files (`dsde-checkpoint`), text (`dsde-text`) or HTTP. Decoders of text
+//! only: no images.
 
+mod attention;
+mod delta;
 mod eagle3;
 pub mod embedded;
 mod error;
@@ -21,6 +23,7 @@ mod features;
 mod feed_forward;
 pub mod llama;
 mod rope;
+mod states;
 mod weights;
 
 pub use error::Error;

@@ -10,19 +10,20 @@
 
 use std::ops::Range;
 
-use dsde_engine::RowBatch;
+use dsde_engine::{BlockCopy, RowBatch, SlotMove};
 use dsde_policy::ExpertsWoken;
 
 use dsde_checkpoint::Checkpoint;
-use dsde_checkpoint::config::ModelConfig;
-use dsde_kernels::{
-    AttentionRule, AttentionShape, Backend, Epilogue, Input, KvShape, QkTransform, RmsNorm, RopeTable,
-};
+use dsde_checkpoint::config::{Delta, ModelConfig};
+use dsde_kernels::{AttentionShape, Backend, Epilogue, Input, KvShape, RmsNorm, RopeTable};
 
+use crate::attention::AttentionPass;
+use crate::delta::{DeltaScratch, delta_shape};
 use crate::error::Error;
 use crate::feed_forward::FeedForwardScratch;
 use crate::rope::rope_table;
-use crate::weights::{Layer, Weights};
+use crate::states::{States, StatesShape};
+use crate::weights::{Layer, Mixer, Weights};
 
 /// One model: packed weights, rotary angles and the buffers of a pass.
 pub struct Llama<B: Backend> {
@@ -31,6 +32,8 @@ pub struct Llama<B: Backend> {
     /// One per rotary embedding of the configuration.
     ropes: Vec<RopeTable>,
     scratch: Scratch,
+    /// Of a model with delta layers, see [`Llama::with_states`].
+    states: Option<States>,
     /// See [`Llama::tap`].
     tapped: Vec<usize>,
 }
@@ -46,7 +49,32 @@ impl<B: Backend> Llama<B> {
         let config = checkpoint.config().clone();
         let weights = Weights::load(backend, checkpoint)?;
         let ropes = config.ropes.iter().map(|rope| rope_table(rope, context_len as usize)).collect();
-        Ok(Self { config, weights, ropes, scratch: Scratch::default(), tapped: Vec::new() })
+        Ok(Self { config, weights, ropes, scratch: Scratch::default(), states: None, tapped: Vec::new() })
+    }
+
+    /// Makes room for states of delta layers; a model without such layers has no use for them.
+    #[must_use]
+    pub fn with_states(mut self, backend: &B, n_states: usize) -> Self {
+        self.states = delta_shape(&self.config).map(|shape| {
+            States::new(StatesShape {
+                n_states,
+                n_layers: self.config.n_delta_layers(),
+                state_len: backend.state_len(shape),
+                input_len: shape.input_len(),
+                block_len: backend.block_len(),
+            })
+        });
+        self
+    }
+
+    /// See [`Executor::copy_blocks`](dsde_engine::Executor::copy_blocks), for what is kept beside slots.
+    pub(crate) fn copy_blocks(&mut self, copies: &[BlockCopy]) {
+        self.states.iter_mut().for_each(|states| states.copy_blocks(copies));
+    }
+
+    /// See [`Executor::move_slots`](dsde_engine::Executor::move_slots), for what is kept beside slots.
+    pub(crate) fn move_slots(&mut self, moves: &[SlotMove]) {
+        self.states.iter_mut().for_each(|states| states.move_slots(moves));
     }
 
     /// Shape and constants.
@@ -88,7 +116,8 @@ impl<B: Backend> Llama<B> {
     /// * `kv`: a store of [`kv_shape`] for this model's configuration.
     ///
     /// # Panics
-    /// If a token or a position lies outside the model; the engine admits no such request.
+    /// If a token or a position lies outside the model; the engine admits no such request. Also if the model has delta layers and
+    /// no states ([`Llama::with_states`]), or a sequence stands where its state cannot come.
     pub fn forward(&mut self, backend: &B, rows: &RowBatch, outputs: &[u32], kv: &mut B::KvStore) {
         self.begin(backend, rows);
         self.run_layers(backend, 0..self.config.n_layers, rows, outputs, kv);
@@ -109,7 +138,7 @@ impl<B: Backend> Llama<B> {
 
     /// Another part of [`Llama::forward`]: some layers. All have run once the parts are joined.
     ///
-    /// * `layers`: from the one after the last that has run.
+    /// * `layers`: from the one after the last that has run; all of them if the model has delta layers.
     /// * `rows`: those that the pass began with, less those that have been dropped ([`Llama::keep_rows`]).
     pub fn run_layers(
         &mut self,
@@ -120,7 +149,22 @@ impl<B: Backend> Llama<B> {
         kv: &mut B::KvStore,
     ) {
         check_rows(rows, outputs);
-        let shape = attention_shape(&self.config);
+        let has_delta = self.config.delta.is_some();
+        assert!(!has_delta || layers == (0..self.config.n_layers), "states go through a pass once");
+        self.states.iter_mut().for_each(|states| states.begin(rows));
+        self.mix_and_feed(backend, layers, rows, outputs, kv);
+        self.states.iter_mut().for_each(States::end);
+    }
+
+    /// See [`Llama::run_layers`].
+    fn mix_and_feed(
+        &mut self,
+        backend: &B,
+        layers: Range<usize>,
+        rows: &RowBatch,
+        outputs: &[u32],
+        kv: &mut B::KvStore,
+    ) {
         let mut n_rows = rows.n_rows();
         let mut buffers = self.scratch.buffers(&self.config, self.tapped.len(), n_rows);
         let n_layers = self.weights.layers.len();
@@ -128,21 +172,35 @@ impl<B: Backend> Llama<B> {
             for at in (0..self.tapped.len()).filter(|&at| self.tapped[at] == i) {
                 buffers.keep_tap(at, self.tapped.len(), self.config.hidden);
             }
-            let Buffers { hidden, qkv, attended, .. } = &mut buffers;
+            let Buffers { hidden, qkv, mixed, gates, delta: delta_scratch, .. } = &mut buffers;
             let layer = &self.weights.layers[i];
-            let norms = Norms { layer, eps: self.config.rms_eps };
-            let rope = self.config.layers[i].rope.map(|rope| &self.ropes[rope]);
-            let input = Input { x: hidden, norm: Some(norms.of(&layer.attention_norm)) };
-            backend.linear(input, n_rows, &layer.qkv, Epilogue::Store, qkv);
-            backend.store_kv(i, qkv, norms.transform(rope), rows, kv);
+            let norm = RmsNorm { weight: &layer.attention_norm, eps: self.config.rms_eps };
+            let input = Input { x: hidden, norm: Some(norm) };
+            let mixed = &mut mixed[..n_rows * layer.mixed_len];
             let is_last = i + 1 == n_layers;
-            if is_last && outputs.is_empty() {
+            let is_ignored = is_last && outputs.is_empty();
+            match &layer.mixer {
+                Mixer::Attention(attention) => {
+                    let (config, kv_layer) = (&self.config, layer.idx);
+                    let rope = config.layers[i].rope.map(|rope| &self.ropes[rope]);
+                    let pass = AttentionPass { config, layer: i, kv_layer, rope, rows };
+                    attention.store(backend, pass, input, kv, qkv);
+                    if !is_ignored {
+                        attention.attend(backend, pass, input, kv, (qkv, gates), mixed);
+                    }
+                }
+                Mixer::Delta(delta) => {
+                    let states = self.states.as_mut().expect("a model with delta layers has states");
+                    let scratch = (&mut **delta_scratch, &mut **gates);
+                    delta.forward(backend, layer.idx, (input, n_rows), states, scratch, mixed);
+                }
+            }
+            if is_ignored {
                 return;
             }
-            backend.attention(i, layer.attention_rule(&self.config, i), qkv, rows, kv, attended);
             if is_last {
                 gather_rows(hidden, self.config.hidden, outputs);
-                gather_rows(attended, shape.n_heads * shape.head_dim, outputs);
+                gather_rows(mixed, layer.mixed_len, outputs);
                 n_rows = outputs.len();
             }
             layer.finish(backend, &self.config, n_rows, &mut buffers);
@@ -223,26 +281,15 @@ fn attention_shape(config: &ModelConfig) -> AttentionShape {
 
 /// The key/value store that a model needs.
 pub fn kv_shape(config: &ModelConfig, n_blocks: usize) -> KvShape {
-    KvShape { n_layers: config.n_layers, n_blocks, attention: attention_shape(config) }
+    KvShape { n_layers: config.n_attention_layers(), n_blocks, attention: attention_shape(config) }
 }
 
 impl<B: Backend> Layer<B> {
-    /// How the layer attends, which is number `i` of the model.
-    pub(crate) fn attention_rule(&self, config: &ModelConfig, i: usize) -> AttentionRule<'_> {
-        AttentionRule {
-            scale: config.attention_scale,
-            soft_cap: config.attention_soft_cap,
-            window: config.layers[i].window.map(|window| window as usize),
-            sinks: self.sinks.as_deref(),
-        }
-    }
-
-    /// From the output of attention to the residual stream behind the layer, in the first `n_rows` rows of `buffers`.
+    /// From what is mixed to the residual stream behind the layer, in the first `n_rows` rows of `buffers`.
     pub(crate) fn finish(&self, backend: &B, config: &ModelConfig, n_rows: usize, buffers: &mut Buffers<'_>) {
         let norm = |weight| RmsNorm { weight, eps: config.rms_eps };
         let hidden = &mut buffers.hidden[..n_rows * config.hidden];
-        let attended = &buffers.attended[..n_rows * config.n_heads * config.head_dim];
-        let input = Input { x: attended, norm: None };
+        let input = Input { x: &buffers.mixed[..n_rows * self.mixed_len], norm: None };
         let attention =
             Joint { norm: self.after_attention.as_deref().map(norm), scale: config.residual_scale };
         attention.add(backend, buffers.branch, hidden, |epilogue, out| {
@@ -298,32 +345,14 @@ pub(crate) struct Branch {
     normalised: Vec<f32>,
 }
 
-/// Norms of one layer as operands.
-struct Norms<'a, B: Backend> {
-    layer: &'a Layer<B>,
-    eps: f32,
-}
-
-impl<'a, B: Backend> Norms<'a, B> {
-    fn of(&self, weight: &'a [f32]) -> RmsNorm<'a> {
-        RmsNorm { weight, eps: self.eps }
-    }
-
-    fn transform(&self, rope: Option<&'a RopeTable>) -> QkTransform<'a> {
-        QkTransform {
-            q_norm: self.layer.q_norm.as_deref().map(|weight| self.of(weight)),
-            k_norm: self.layer.k_norm.as_deref().map(|weight| self.of(weight)),
-            rope,
-        }
-    }
-}
-
 /// Buffers that live from pass to pass and grow to the largest pass seen.
 #[derive(Default)]
 pub(crate) struct Scratch {
     pub(crate) hidden: Vec<f32>,
     qkv: Vec<f32>,
-    attended: Vec<f32>,
+    mixed: Vec<f32>,
+    gates: Vec<f32>,
+    delta: DeltaScratch,
     branch: Branch,
     feed_forward: FeedForwardScratch,
     taps: Vec<f32>,
@@ -336,8 +365,11 @@ pub(crate) struct Buffers<'a> {
     pub(crate) hidden: &'a mut [f32],
     /// Queries, keys and values, `[n_rows, (n_heads + 2 * n_kv_heads) * head_dim]`.
     pub(crate) qkv: &'a mut [f32],
-    /// Output of attention, `[n_rows, n_heads * head_dim]`.
-    pub(crate) attended: &'a mut [f32],
+    /// Output of attention, `[n_rows, n_heads * head_dim]`, or of a delta layer, `[n_rows, values_width]`; the longer of both.
+    pub(crate) mixed: &'a mut [f32],
+    /// What outputs are gated by.
+    pub(crate) gates: &'a mut Vec<f32>,
+    delta: &'a mut DeltaScratch,
     branch: &'a mut Branch,
     feed_forward: &'a mut FeedForwardScratch,
     /// Residual stream at the taps, `[n_rows, n_taps * hidden]`.
@@ -356,10 +388,13 @@ impl Buffers<'_> {
 impl Scratch {
     pub(crate) fn buffers(&mut self, config: &ModelConfig, n_taps: usize, n_rows: usize) -> Buffers<'_> {
         let ModelConfig { hidden, n_heads, n_kv_heads, head_dim, .. } = *config;
+        let mixed_len = config.delta.as_ref().map_or(0, Delta::values_width).max(n_heads * head_dim);
         Buffers {
             hidden: prefix(&mut self.hidden, n_rows * hidden),
             qkv: prefix(&mut self.qkv, n_rows * (n_heads + 2 * n_kv_heads) * head_dim),
-            attended: prefix(&mut self.attended, n_rows * n_heads * head_dim),
+            mixed: prefix(&mut self.mixed, n_rows * mixed_len),
+            gates: &mut self.gates,
+            delta: &mut self.delta,
             branch: &mut self.branch,
             feed_forward: &mut self.feed_forward,
             taps: prefix(&mut self.taps, n_rows * n_taps * hidden),

@@ -9,6 +9,8 @@ use dsde_checkpoint::config::ModelConfig;
 use dsde_checkpoint::{Dense, Dtype};
 use dsde_kernels::{Backend, Stacking};
 
+use crate::attention::Attention;
+use crate::delta::{DeltaLayer, delta_shape};
 use crate::error::Error;
 use crate::feed_forward::FeedForward;
 
@@ -21,19 +23,26 @@ pub(crate) struct Weights<B: Backend> {
     pub(crate) lm_head: B::Matrix,
 }
 
-/// Weights of one layer; norms of heads and behind its parts, and sinks, only where the architecture has them.
+/// Weights of one layer; norms behind its parts only where the architecture has them.
 pub(crate) struct Layer<B: Backend> {
+    /// Its number among the layers that mix as it does.
+    pub(crate) idx: usize,
     pub(crate) attention_norm: Vec<f32>,
     pub(crate) after_attention: Option<Vec<f32>>,
-    pub(crate) qkv: B::Matrix,
-    pub(crate) q_norm: Option<Vec<f32>>,
-    pub(crate) k_norm: Option<Vec<f32>>,
-    /// `[n_heads]`.
-    pub(crate) sinks: Option<Vec<f32>>,
+    pub(crate) mixer: Mixer<B>,
+    /// From what is mixed to the residual stream.
     pub(crate) output: B::Matrix,
+    /// Columns of `output`.
+    pub(crate) mixed_len: usize,
     pub(crate) feed_forward_norm: Vec<f32>,
     pub(crate) after_feed_forward: Option<Vec<f32>>,
     pub(crate) feed_forward: FeedForward<B>,
+}
+
+/// What lets a row know of others.
+pub(crate) enum Mixer<B: Backend> {
+    Attention(Attention<B>),
+    Delta(DeltaLayer<B>),
 }
 
 impl<B: Backend> Weights<B> {
@@ -87,22 +96,28 @@ impl<B: Backend> Layer<B> {
     /// * `n_in`: width of what query, key and value are projected from.
     pub(crate) fn load(backend: &B, tensors: Tensors<'_>, n_in: usize) -> Result<Self, Error> {
         let config = tensors.checkpoint.config();
-        let ModelConfig { hidden, n_heads, n_kv_heads, head_dim, .. } = *config;
-        let (q_len, kv_len) = (n_heads * head_dim, n_kv_heads * head_dim);
-        let qkv = [("self_attn.q_proj", q_len), ("self_attn.k_proj", kv_len), ("self_attn.v_proj", kv_len)];
-        let output = [("self_attn.o_proj", hidden)];
-        let norms = config.norms;
+        let ModelConfig { hidden, n_heads, head_dim, norms, .. } = *config;
         let norm = |name| tensors.norm(name, hidden);
-        let [q_norm_len, k_norm_len] = config.qk_norm_lens();
-        let qk_norm = |name, len| config.has_qk_norm.then(|| tensors.norm(name, len)).transpose();
+        let is_delta = config.layers[tensors.layer].is_delta;
+        let before = &config.layers[..tensors.layer];
+        let (mixer, output, mixed_len) = match delta_shape(config).filter(|_| is_delta) {
+            Some(shape) => {
+                let delta = DeltaLayer::load(backend, &tensors, shape)?;
+                (Mixer::Delta(delta), "linear_attn.out_proj", shape.values_width())
+            }
+            None => {
+                let attention = Attention::load(backend, &tensors, n_in)?;
+                (Mixer::Attention(attention), "self_attn.o_proj", n_heads * head_dim)
+            }
+        };
+        let has_bias = config.has_output_bias && !is_delta;
         Ok(Self {
+            idx: before.iter().filter(|layer| layer.is_delta == is_delta).count(),
             attention_norm: norm(norms.before_attention)?,
             after_attention: norms.after_attention.map(norm).transpose()?,
-            qkv: tensors.packed(backend, &qkv, n_in, Stacking::Concat, config.has_qkv_bias)?,
-            q_norm: qk_norm("self_attn.q_norm", q_norm_len)?,
-            k_norm: qk_norm("self_attn.k_norm", k_norm_len)?,
-            sinks: config.has_sinks.then(|| tensors.vector("self_attn.sinks", n_heads)).transpose()?,
-            output: tensors.packed(backend, &output, q_len, Stacking::Concat, config.has_output_bias)?,
+            mixer,
+            output: tensors.packed(backend, &[(output, hidden)], mixed_len, Stacking::Concat, has_bias)?,
+            mixed_len,
             feed_forward_norm: norm(norms.before_feed_forward)?,
             after_feed_forward: norms.after_feed_forward.map(norm).transpose()?,
             feed_forward: FeedForward::load(backend, &tensors)?,
@@ -110,13 +125,14 @@ impl<B: Backend> Layer<B> {
     }
 
     pub(crate) fn bytes(&self, backend: &B) -> usize {
-        let matrices = [&self.qkv, &self.output];
-        let Self { after_attention, after_feed_forward, q_norm, k_norm, sinks, .. } = self;
-        let optional = [after_attention, after_feed_forward, q_norm, k_norm, sinks].map(Option::as_ref);
-        let vectors = [Some(&self.attention_norm), Some(&self.feed_forward_norm)].into_iter().chain(optional);
-        let matrix_bytes: usize = matrices.into_iter().map(|matrix| backend.matrix_bytes(matrix)).sum();
-        let vector_bytes: usize = vectors.flatten().map(|vector| size_of_val(vector.as_slice())).sum();
-        matrix_bytes + vector_bytes + self.feed_forward.bytes(backend)
+        let mixer = match &self.mixer {
+            Mixer::Attention(attention) => attention.bytes(backend),
+            Mixer::Delta(delta) => delta.bytes(backend),
+        };
+        let optional = [&self.after_attention, &self.after_feed_forward].into_iter().flatten();
+        let vectors = [&self.attention_norm, &self.feed_forward_norm].into_iter().chain(optional);
+        let vector_bytes: usize = vectors.map(|vector| size_of_val(vector.as_slice())).sum();
+        mixer + backend.matrix_bytes(&self.output) + vector_bytes + self.feed_forward.bytes(backend)
     }
 }
 
@@ -138,6 +154,11 @@ impl Tensors<'_> {
         Ok(self.checkpoint.vector(&format!("{}.{name}", self.prefix), len)?)
     }
 
+    /// A matrix `[n_out, n_in]`, by its name without `.weight`.
+    pub(crate) fn matrix(&self, name: &str, n_out: usize, n_in: usize) -> Result<Dense<'_>, Error> {
+        Ok(self.checkpoint.matrix(&format!("{}.{name}.weight", self.prefix), n_out, n_in)?)
+    }
+
     /// One matrix from several projections `(name, n_out)` of the same input.
     pub(crate) fn packed<B: Backend>(
         &self,
@@ -150,7 +171,7 @@ impl Tensors<'_> {
         let mut parts = Vec::with_capacity(projections.len());
         let mut bias = Vec::new();
         for &(name, n_out) in projections {
-            parts.push(self.checkpoint.matrix(&format!("{}.{name}.weight", self.prefix), n_out, n_in)?);
+            parts.push(self.matrix(name, n_out, n_in)?);
             if has_bias {
                 bias.extend(self.vector(&format!("{name}.bias"), n_out)?);
             }

@@ -5,8 +5,8 @@
 
 use std::collections::HashSet;
 
-use super::experts::{bias_names, matrix_names, router};
-use super::{Checkpoint, EMBEDDINGS, OUTPUT, SINKS};
+use super::experts::{SHARED, bias_names, matrix_names, router};
+use super::{Checkpoint, EMBEDDINGS, OUTPUT, SINKS, delta};
 use crate::config::{ModelConfig, NormNames};
 use crate::error::Error;
 
@@ -14,43 +14,46 @@ use crate::error::Error;
 const SHOWN_MAX: usize = 5;
 /// What older tools stored beside the weights although it follows from the configuration.
 const DERIVED: &str = "rotary_emb.inv_freq";
+/// Layers that predict further tokens. They change nothing in what the others compute, and are not run.
+const PREDICTING: &str = "mtp.";
 
 /// Names of all tensors of a model.
 pub(super) fn implied(config: &ModelConfig) -> HashSet<String> {
+    let NormNames { before_attention, after_attention, before_feed_forward, after_feed_forward } =
+        config.norms;
+    let norms = [Some(before_attention), after_attention, Some(before_feed_forward), after_feed_forward];
+    let mut names = HashSet::from([EMBEDDINGS.to_string(), "model.norm.weight".to_string()]);
+    if !config.tie_embeddings {
+        names.insert(OUTPUT.to_string());
+    }
+    for layer in 0..config.n_layers {
+        let mixer = match config.layers[layer].is_delta {
+            true => delta::names().collect(),
+            false => attention(config),
+        };
+        let norms = norms.iter().flatten().map(|module| format!("{module}.weight"));
+        let all = mixer.into_iter().chain(norms).chain(feed_forward(config, layer));
+        names.extend(all.map(|name| format!("model.layers.{layer}.{name}")));
+    }
+    names
+}
+
+/// Names of the tensors of the attention of a layer, within it.
+fn attention(config: &ModelConfig) -> Vec<String> {
     let projections = [
         ("self_attn.q_proj", config.has_qkv_bias),
         ("self_attn.k_proj", config.has_qkv_bias),
         ("self_attn.v_proj", config.has_qkv_bias),
         ("self_attn.o_proj", config.has_output_bias),
     ];
-    let NormNames { before_attention, after_attention, before_feed_forward, after_feed_forward } =
-        config.norms;
-    let of_heads = |name| config.has_qk_norm.then_some(name);
-    let norms = [
-        Some(before_attention),
-        after_attention,
-        Some(before_feed_forward),
-        after_feed_forward,
-        of_heads("self_attn.q_norm"),
-        of_heads("self_attn.k_norm"),
-    ];
-    let mut names = HashSet::from([EMBEDDINGS.to_string(), "model.norm.weight".to_string()]);
-    if !config.tie_embeddings {
-        names.insert(OUTPUT.to_string());
+    let biases = projections.iter().filter(|(_, has_bias)| *has_bias);
+    let mut names: Vec<String> = biases.map(|(module, _)| format!("{module}.bias")).collect();
+    names.extend(projections.iter().map(|(module, _)| format!("{module}.weight")));
+    if config.has_qk_norm {
+        names.extend(["self_attn.q_norm", "self_attn.k_norm"].map(|module| format!("{module}.weight")));
     }
-    for layer in 0..config.n_layers {
-        let name = |module: &str, part: &str| format!("model.layers.{layer}.{module}.{part}");
-        names.extend(projections.iter().map(|(module, _)| name(module, "weight")));
-        names.extend(
-            projections.iter().filter(|(_, has_bias)| *has_bias).map(|(module, _)| name(module, "bias")),
-        );
-        names.extend(norms.iter().flatten().map(|module| name(module, "weight")));
-        if config.has_sinks {
-            names.insert(format!("model.layers.{layer}.{SINKS}"));
-        }
-        names.extend(
-            feed_forward(config, layer).into_iter().map(|name| format!("model.layers.{layer}.{name}")),
-        );
+    if config.has_sinks {
+        names.push(SINKS.to_string());
     }
     names
 }
@@ -71,6 +74,9 @@ fn feed_forward(config: &ModelConfig, layer: usize) -> Vec<String> {
     if experts.has_bias {
         names.push(format!("{router}.bias"));
         names.extend(bias_names(experts).iter().map(ToString::to_string));
+    }
+    if experts.shared.is_some() {
+        names.extend(SHARED.map(|(_, module)| format!("{module}.weight")));
     }
     names
 }
@@ -93,7 +99,10 @@ impl Checkpoint {
         }
         let implied = implied(&self.config);
         let is_accounted_for = |name: &str| {
-            implied.contains(name) || name.ends_with(DERIVED) || (is_output_equal && name == OUTPUT)
+            implied.contains(name)
+                || name.ends_with(DERIVED)
+                || name.starts_with(PREDICTING)
+                || (is_output_equal && name == OUTPUT)
         };
         let mut unused: Vec<&str> = self.tensor_names().filter(|name| !is_accounted_for(name)).collect();
         unused.sort_unstable();
@@ -125,7 +134,7 @@ impl Checkpoint {
     }
 
     /// Whether an unused tensor belongs to a part of the model that runs and would do something there, as biases other than 0
-    /// and further norms do, and whatever stands beside experts.
+    /// and further norms do, delta layers, and whatever stands beside experts.
     fn would_change_output(&self, name: &str) -> bool {
         if !self.is_part_that_runs(name) {
             return false;
@@ -136,6 +145,7 @@ impl Checkpoint {
             || name.ends_with(SINKS)
             || (name.ends_with(".bias") && !is_zero())
             || (self.config.experts.is_some() && is_beside_experts())
+            || name.contains(delta::MODULE)
     }
 
     fn is_part_that_runs(&self, name: &str) -> bool {

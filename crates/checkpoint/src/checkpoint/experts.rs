@@ -20,6 +20,14 @@ use crate::config::{ExpertLayout, Experts, Family, ModelConfig};
 use crate::error::Error;
 use crate::stored::{Dense, Dtype};
 
+/// Modules of the expert that all rows ask, in GGUF and in Hugging Face files; the last is its gate, `[1, hidden]`.
+pub(super) const SHARED: [(&str, &str); 4] = [
+    ("ffn_gate_shexp", "mlp.shared_expert.gate_proj"),
+    ("ffn_up_shexp", "mlp.shared_expert.up_proj"),
+    ("ffn_down_shexp", "mlp.shared_expert.down_proj"),
+    ("ffn_gate_inp_shexp", "mlp.shared_expert_gate"),
+];
+
 /// Matrices of an expert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExpertPart {
@@ -248,6 +256,17 @@ impl Checkpoint {
         let experts = self.experts_of(layer);
         let name = || format!("model.layers.{layer}.{}.bias", router(self.config.family));
         experts.has_bias.then(|| self.vector(&name(), experts.n_experts)).transpose()
+    }
+
+    /// The gate of the expert that all rows ask, `[hidden]`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub fn shared_gate(&self, layer: usize) -> Result<Vec<f32>, Error> {
+        let (_, module) = SHARED[3];
+        let (name, hidden) = (format!("model.layers.{layer}.{module}.weight"), self.config.hidden);
+        let shape: &[usize] = if self.metadata.is_some() { &[hidden] } else { &[1, hidden] };
+        Ok(self.tensor(&name, shape)?.to_f32())
     }
 
     /// The experts of a layer. Those that a file holds in another order are copied.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::declared::implied;
 use super::experts::{self, ExpertPart};
-use super::{Checkpoint, SINKS, layout};
+use super::{Checkpoint, SINKS, delta, layout};
 use crate::config::{Architecture, LONG_ROPE_FACTORS, ModelConfig, ROPE_FACTORS, SHORT_ROPE_FACTORS};
 use crate::error::Error;
 use crate::gguf::Gguf;
@@ -71,6 +71,11 @@ pub(super) fn checkpoint(gguf: Gguf) -> Result<Checkpoint, Error> {
 
 /// The name in Hugging Face files, if they have such a tensor; one that holds all experts is named as fused ones are there.
 fn published_name(config: &ModelConfig, name: &str) -> Option<String> {
+    if let Some((idx, vector)) = layer(name).filter(|_| config.delta.is_some())
+        && let Some((published, _)) = delta::VECTORS.iter().find(|(_, found)| *found == vector)
+    {
+        return Some(format!("model.layers.{idx}.{published}"));
+    }
     let (module, part) = name.rsplit_once('.')?;
     if !PARTS.contains(&part) {
         return None;
@@ -97,6 +102,7 @@ fn layer_module(config: &ModelConfig, module: &str) -> Option<String> {
         "post_attention_norm" => config.norms.after_attention,
         "post_ffw_norm" => config.norms.after_feed_forward,
         "ffn_up" if fused.gate_up => Some(layout::GATE_UP),
+        _ if config.delta.is_some() => find(&delta::MODULES, module).or_else(|| find(&LAYER_MODULES, module)),
         _ => find(&LAYER_MODULES, module),
     };
     known.map(str::to_string).or_else(|| expert_module(config, module))
@@ -104,9 +110,15 @@ fn layer_module(config: &ModelConfig, module: &str) -> Option<String> {
 
 /// That of a module of a layer with experts, if the model has them.
 fn expert_module(config: &ModelConfig, module: &str) -> Option<String> {
-    config.experts.as_ref()?;
+    let experts = config.experts.as_ref()?;
     if module == ROUTER {
         return Some(experts::router(config.family).to_string());
+    }
+    if let Some(shared) = find(&experts::SHARED, module).filter(|_| experts.shared.is_some()) {
+        return Some(shared.to_string());
+    }
+    if module == "ffn_gate_up_exps" {
+        return Some("mlp.experts.gate_up_proj".to_string());
     }
     let (_, part) = EXPERT_MODULES.iter().find(|(found, _)| *found == module)?;
     Some(format!("mlp.experts.{}", part.stacked()))

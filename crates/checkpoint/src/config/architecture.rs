@@ -5,8 +5,8 @@
 //! [`ModelConfig`].
 
 use super::architectures::{
-    gemma2, gemma3, glm4, gpt_oss, granite, llama, mistral, mixtral, olmoe, phi3, qwen2, qwen3, qwen3_moe,
-    smollm3,
+    gemma2, gemma3, glm4, gpt_oss, granite, llama, mistral, mixtral, olmoe, phi3, qwen2, qwen3, qwen3_5,
+    qwen3_5_moe, qwen3_moe, smollm3,
 };
 use super::fields::Fields;
 use super::of_gguf::Keys;
@@ -56,6 +56,8 @@ pub(super) struct Defaults {
     pub(super) rope_theta: f64,
     /// Share of each head that turns.
     pub(super) rotary_share: f64,
+    /// Whether all layers have experts, so that nothing has the width of other feed-forward layers; otherwise it must be there.
+    pub(super) has_experts_alone: bool,
 }
 
 /// Names of the norms of a layer in the files, without `.weight`.
@@ -100,6 +102,7 @@ pub(super) const LIKE_LLAMA: Architecture = Architecture {
         ties_embeddings: false,
         rope_theta: super::rope::ROPE_THETA_DEFAULT,
         rotary_share: 1.0,
+        has_experts_alone: false,
     },
     norms: NormNames {
         before_attention: "input_layernorm",
@@ -118,7 +121,7 @@ pub(super) const LIKE_LLAMA: Architecture = Architecture {
 };
 
 /// All that can be run, in the order in which errors list them.
-const ALL: [&Architecture; 14] = [
+const ALL: [&Architecture; 16] = [
     &llama::LLAMA,
     &mistral::MISTRAL,
     &qwen2::QWEN2,
@@ -133,6 +136,8 @@ const ALL: [&Architecture; 14] = [
     &mixtral::MIXTRAL,
     &olmoe::OLMOE,
     &gpt_oss::GPT_OSS,
+    &qwen3_5::QWEN3_5,
+    &qwen3_5_moe::QWEN3_5_MOE,
 ];
 
 impl Architecture {

@@ -12,5 +12,7 @@ pub(super) mod olmoe;
 pub(super) mod phi3;
 pub(super) mod qwen2;
 pub(super) mod qwen3;
+pub(super) mod qwen3_5;
+pub(super) mod qwen3_5_moe;
 pub(super) mod qwen3_moe;
 pub(super) mod smollm3;

@@ -14,6 +14,9 @@ const COUNT: [&str; 2] = ["num_experts", "num_local_experts"];
 pub(super) const FIELDS: &[&str] = &COUNT;
 /// Keys of GGUF files that they read.
 pub(super) const KEYS: &[&str] = &["expert_count"];
+/// Field that holds the width of the expert that all rows ask, and the key of GGUF files.
+pub(super) const SHARED: &str = "shared_expert_intermediate_size";
+pub(super) const SHARED_KEY: &str = "expert_shared_feed_forward_length";
 const CHOSEN: &str = "num_experts_per_tok";
 const DENSE_LAYERS: &str = "mlp_only_layers";
 
@@ -29,6 +32,8 @@ pub struct Experts {
     pub intermediate: usize,
     /// Whether the weights of the chosen ones are scaled to a sum of 1.
     pub is_renormalised: bool,
+    /// Width of one more expert, which all rows ask and whose answer is scaled by a gate of its own; `None` without.
+    pub shared: Option<usize>,
     /// Whether the router and the matrices of experts have biases.
     pub has_bias: bool,
     /// How folders hold the matrices.
@@ -84,6 +89,7 @@ impl Experts {
             n_chosen,
             intermediate,
             is_renormalised,
+            shared: None,
             has_bias: false,
             layout: ExpertLayout::Rows,
             dense_layers: Vec::new(),

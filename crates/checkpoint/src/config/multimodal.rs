@@ -2,7 +2,13 @@
 
 use serde_json::{Map, Value, json};
 
-/// Architecture of such a model, and of its text part.
+/// Architectures of such models, and of their text parts.
+const MULTIMODAL: [[&str; 2]; 3] = [
+    GEMMA3,
+    ["Qwen3_5ForConditionalGeneration", "Qwen3_5ForCausalLM"],
+    ["Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeForCausalLM"],
+];
+/// The one whose published files leave fields out.
 const GEMMA3: [&str; 2] = ["Gemma3ForConditionalGeneration", "Gemma3ForCausalLM"];
 /// Object that holds the fields of the text part.
 const TEXT: &str = "text_config";
@@ -11,19 +17,20 @@ const OUTER: [&str; 3] = ["bos_token_id", "eos_token_id", "tie_word_embeddings"]
 
 /// `config` as that of a model that reads text alone.
 pub(super) fn text_part(mut config: Value) -> Value {
-    if config["architectures"][0] != GEMMA3[0] {
+    let named = &config["architectures"][0];
+    let Some([_, architecture]) = MULTIMODAL.into_iter().find(|[found, _]| named == found) else {
         return config;
-    }
+    };
     let outer = OUTER.map(|field| (field, config[field].take()));
     let Some(Value::Object(text)) = config.get_mut(TEXT).map(Value::take) else {
         return config;
     };
-    let mut fields = gemma3_defaults();
+    let mut fields = if architecture == GEMMA3[1] { gemma3_defaults() } else { Map::new() };
     fields.extend(text);
     fields.extend(
         outer.into_iter().filter(|(_, value)| !value.is_null()).map(|(field, value)| (field.into(), value)),
     );
-    fields.insert("architectures".into(), json!([GEMMA3[1]]));
+    fields.insert("architectures".into(), json!([architecture]));
     Value::Object(fields)
 }
 

@@ -106,7 +106,7 @@ impl ModelConfig {
         keys.refuse_unsupported()?;
         let vocab_len = vocab_len(gguf)?;
         let hidden = keys.len("embedding_length", HIDDEN_MAX)?;
-        let n_layers = keys.len("block_count", N_LAYERS_MAX)?;
+        let n_layers = keys.n_layers()?;
         let n_heads = keys.len("attention.head_count", N_HEADS_MAX)?;
         let head_dim = keys.head_dim(hidden, n_heads)?;
         let trained = keys.len("context_length", CONTEXT_LEN_MAX)? as u32;
@@ -121,8 +121,9 @@ impl ModelConfig {
             n_heads,
             n_kv_heads: keys.n_kv_heads(n_heads)?,
             head_dim,
-            intermediate: keys.len("feed_forward_length", INTERMEDIATE_MAX)?,
+            intermediate: keys.intermediate(architecture.defaults.has_experts_alone)?,
             experts: None,
+            delta: None,
             rms_eps: keys.number("attention.layer_norm_rms_epsilon", RMS_EPS)? as f32,
             // Converters write the extended length where there is one.
             context_len_max: trained,
@@ -140,6 +141,7 @@ impl ModelConfig {
             attention_scale: plain_scale(head_dim),
             attention_soft_cap: None,
             has_sinks: false,
+            has_output_gate: false,
             residual_scale: 1.0,
             logit_scale: 1.0,
             logit_soft_cap: None,
@@ -173,7 +175,7 @@ impl Keys<'_> {
         Ok(Experts::uniform(n_experts, n_chosen, intermediate, is_renormalised))
     }
 
-    fn key(&self, name: &str) -> String {
+    pub(super) fn key(&self, name: &str) -> String {
         format!("{}.{name}", self.architecture)
     }
 
@@ -194,8 +196,29 @@ impl Keys<'_> {
     }
 
     /// A whole number from 1 to `max`.
-    fn len(&self, name: &str, max: usize) -> Result<usize, Error> {
+    pub(super) fn len(&self, name: &str, max: usize) -> Result<usize, Error> {
         self.optional_len(name, 1..=max)?.ok_or_else(|| missing(&self.key(name)))
+    }
+
+    /// Truth values, in a layer each.
+    pub(super) fn flags(&self, name: &str) -> Result<Option<&[bool]>, Error> {
+        self.metadata.flags(&self.key(name))
+    }
+
+    /// Layers that run: files count those that predict further tokens, behind the others.
+    fn n_layers(&self) -> Result<usize, Error> {
+        let n_blocks = self.len("block_count", N_LAYERS_MAX)?;
+        let n_predicting = self.optional_len("nextn_predict_layers", 0..=n_blocks - 1)?;
+        Ok(n_blocks - n_predicting.unwrap_or(0))
+    }
+
+    /// Width of feed-forward layers; 1, and never used, where the file may leave it out.
+    fn intermediate(&self, may_be_absent: bool) -> Result<usize, Error> {
+        const NAME: &str = "feed_forward_length";
+        match may_be_absent {
+            true => Ok(self.optional_len(NAME, 1..=INTERMEDIATE_MAX)?.unwrap_or(1)),
+            false => self.len(NAME, INTERMEDIATE_MAX),
+        }
     }
 
     /// The number that every element of an array is.

@@ -36,6 +36,16 @@ pub(super) fn sliding_layers(
     n_layers: usize,
     usual: impl Fn(usize) -> bool,
 ) -> Result<Vec<bool>, Error> {
+    layers_of_kind(fields, n_layers, "sliding_attention", usual)
+}
+
+/// Which layers are of a kind other than `full_attention`: those that `layer_types` says, otherwise those for which `usual` holds.
+pub(super) fn layers_of_kind(
+    fields: Fields<'_>,
+    n_layers: usize,
+    kind: &str,
+    usual: impl Fn(usize) -> bool,
+) -> Result<Vec<bool>, Error> {
     let Some(types) = fields.get(LAYER_TYPES) else {
         return Ok((0..n_layers).map(usual).collect());
     };
@@ -45,12 +55,12 @@ pub(super) fn sliding_layers(
         let expected = format!("one type for each of {n_layers} layers");
         return Err(invalid(expected, list.len().to_string()));
     }
-    let slides = |kind: &Value| match kind.as_str() {
-        Some("sliding_attention") => Ok(true),
+    let is_of_kind = |found: &Value| match found.as_str() {
+        Some(found) if found == kind => Ok(true),
         Some("full_attention") => Ok(false),
-        _ => Err(invalid("full_attention and sliding_attention".into(), shown(kind))),
+        _ => Err(invalid(format!("full_attention and {kind}"), shown(found))),
     };
-    list.iter().map(slides).collect()
+    list.iter().map(is_of_kind).collect()
 }
 
 /// As [`window_of_fields`]; 0 is all.

@@ -118,6 +118,17 @@ impl Metadata {
         })
     }
 
+    /// An array of truth values.
+    ///
+    /// # Errors
+    /// [`Error::Field`].
+    pub fn flags(&self, key: &str) -> Result<Option<&[bool]>, Error> {
+        self.typed(key, "an array of truth values", |value| match value {
+            Value::Flags(flags) => Some(flags.as_slice()),
+            _ => None,
+        })
+    }
+
     /// An array of numbers in floating point.
     ///
     /// # Errors

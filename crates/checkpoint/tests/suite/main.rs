@@ -10,3 +10,4 @@ mod folders;
 mod gguf;
 mod gpt_oss;
 mod hostile;
+mod qwen3_5;

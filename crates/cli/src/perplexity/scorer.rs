@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use dsde_checkpoint::Checkpoint;
-use dsde_engine::{BlockId, RowBatch};
+use dsde_engine::{BlockId, RowBatch, StateSlot, StateUse};
 use dsde_kernels::Backend;
 use dsde_model::Llama;
 use dsde_model::llama::kv_shape;
@@ -15,7 +15,7 @@ use super::score::{Score, nll};
 /// Rows whose logits exist at once.
 const LOGIT_ROWS_MAX: usize = 128;
 
-/// A loaded model and the keys and values of the windows that it reads at once.
+/// A loaded model and what it keeps of the windows that it reads at once.
 pub(super) struct Scorer<B: Backend> {
     backend: B,
     model: Llama<B>,
@@ -37,8 +37,8 @@ impl<B: Backend> Scorer<B> {
         window_len: u32,
         rows_max: usize,
     ) -> Result<Self, dsde_model::Error> {
-        let model = Llama::load(&backend, checkpoint, window_len)?;
         let n_windows = (rows_max / window_len as usize).max(1) as u32;
+        let model = Llama::load(&backend, checkpoint, window_len)?.with_states(&backend, n_windows as usize);
         let n_blocks = window_len.div_ceil(backend.block_len() as u32);
         let table = |i| (i * n_blocks..(i + 1) * n_blocks).map(BlockId).collect();
         let kv = backend.kv_store(kv_shape(model.config(), (n_windows * n_blocks) as usize));
@@ -79,9 +79,12 @@ impl<B: Backend> Scorer<B> {
         let scored = scored.start.max(part.start)..scored.end.min(part.end);
         let (mut outputs, mut targets) = (Vec::new(), Vec::new());
         self.rows.clear();
-        for (window, table) in windows.chunks_exact(self.window_len).zip(&self.tables) {
+        let windows = windows.chunks_exact(self.window_len).zip(&self.tables);
+        for (slot, (window, table)) in (0..).map(StateSlot).zip(windows) {
             let n_rows_before = self.rows.n_rows();
             self.rows.push(part.start as u32, &window[part.clone()], &Proposal::new(), table);
+            let n_known = part.len() as u32;
+            self.rows.states.push(StateUse { slot, n_known, from: None, to: None });
             for position in scored.clone() {
                 outputs.push((n_rows_before + position - part.start) as u32);
                 targets.push(window[position + 1]);
@@ -120,10 +123,14 @@ mod tests {
         [5, 80, 300, 41, 7, 7, 950, 12, 1, 66, 67, 2000, 31, 5, 80, 300, 9, 9, 9, 9, 17, 410, 3, 8];
 
     fn score<B: Backend>(backend: B, rows_max: usize) -> Score {
-        let mut scorer = Scorer::load(backend, &embedded::draft(), WINDOW_LEN, rows_max).unwrap();
+        score_of(&embedded::draft(), &TOKENS, backend, rows_max)
+    }
+
+    fn score_of<B: Backend>(model: &Checkpoint, tokens: &[u32], backend: B, rows_max: usize) -> Score {
+        let mut scorer = Scorer::load(backend, model, WINDOW_LEN, rows_max).unwrap();
         let mut score = Score::default();
         let n_tokens = scorer.n_tokens();
-        TOKENS.chunks(n_tokens).for_each(|windows| scorer.read(windows, &mut score));
+        tokens.chunks(n_tokens).for_each(|windows| scorer.read(windows, &mut score));
         score
     }
 
@@ -156,6 +163,16 @@ mod tests {
         for rows_max in [1, 3, 8, 16] {
             assert_eq!(score(Reference, rows_max), score(Reference, 64), "{rows_max} rows");
             assert_eq!(score(Cpu::new(2), rows_max), score(Cpu::new(1), 64), "{rows_max} rows");
+        }
+    }
+
+    #[test]
+    fn states_go_through_windows_whatever_their_parts() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/qwen3_5");
+        let (model, tokens) = (Checkpoint::open(folder.as_ref()).unwrap(), TOKENS.map(|token| token % 48));
+        let whole = score_of(&model, &tokens, Reference, 64);
+        for rows_max in [1, 3, 8] {
+            assert_eq!(score_of(&model, &tokens, Reference, rows_max), whole, "{rows_max} rows");
         }
     }
 }

@@ -26,10 +26,13 @@ impl DraftCheckpoint<'_> {
     /// Whether it can draft for a target.
     ///
     /// # Errors
-    /// [`Error::VocabularyLen`] if the two have different numbers of tokens, and of a head what else does not fit.
+    /// [`Error::RecurrentDraft`] if it has states, [`Error::VocabularyLen`] if the two have different numbers of tokens, and of a head what else does not fit.
     pub fn check_fit(self, target: &ModelConfig) -> Result<(), Error> {
         match self {
             Self::Eagle3(head) => eagle3::check_fit(head, target),
+            Self::Model(draft) if draft.config().delta.is_some() => {
+                Err(Error::RecurrentDraft { got: draft.config().family.architecture() })
+            }
             Self::Model(draft) if draft.config().vocab_len == target.vocab_len => Ok(()),
             Self::Model(draft) => {
                 Err(Error::VocabularyLen { expected: target.vocab_len, got: draft.config().vocab_len })

@@ -37,7 +37,9 @@ impl<B: Backend> ModelExecutor<B> {
         let prune = draws.iter().find(is_asked)?.prune?;
         let Model { llama, kv } = &mut self.target;
         let n_layers = n_layers_before(prune, llama.config().n_layers);
-        if n_layers == llama.config().n_layers || !llama.config().tie_embeddings {
+        // States go through a pass once, so rows of a model that has them stay until its end.
+        let goes_through = llama.config().delta.is_some();
+        if n_layers == llama.config().n_layers || !llama.config().tie_embeddings || goes_through {
             return None;
         }
         llama.run_layers(&self.backend, 0..n_layers, rows, &[], kv);

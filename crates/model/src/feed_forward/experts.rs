@@ -5,12 +5,13 @@ use dsde_checkpoint::{Dense, Dtype, Expert};
 use dsde_kernels::{Backend, Epilogue, Input, Stacking};
 
 use super::routing::Routing;
+use super::shared::{SharedExpert, SharedScratch};
 use super::{FeedForwardScratch, gating};
 use crate::error::Error;
 use crate::llama::prefix;
 use crate::weights::Tensors;
 
-/// `sum over chosen e of weight_e * down_e(activation(gate_e(x)) * up_e(x))`.
+/// `sum over chosen e of weight_e * down_e(activation(gate_e(x)) * up_e(x))`, and what an expert that all rows ask adds.
 pub(crate) struct Experts<B: Backend> {
     config: dsde_checkpoint::config::Experts,
     /// Scores of all experts. In single precision whatever the file has: they are few, and another choice is another model.
@@ -18,6 +19,7 @@ pub(crate) struct Experts<B: Backend> {
     gate_up: B::Experts,
     activation: Activation,
     down: B::Experts,
+    shared: Option<SharedExpert<B>>,
     hidden: usize,
 }
 
@@ -31,6 +33,7 @@ pub(crate) struct ExpertsScratch {
     routing: Routing,
     /// What each expert that a row asks answers, `[n_places, hidden]`.
     answers: Vec<f32>,
+    shared: SharedScratch,
 }
 
 impl<B: Backend> Experts<B> {
@@ -52,6 +55,7 @@ impl<B: Backend> Experts<B> {
             gate_up: backend.pack_experts(&gate_up, Stacking::GateUp, of_gate_up),
             activation: checkpoint.config().activation,
             down: backend.pack_experts(&down, Stacking::Concat, of_down),
+            shared: SharedExpert::load(backend, tensors)?,
             hidden: router.n_in,
         }))
     }
@@ -61,6 +65,7 @@ impl<B: Backend> Experts<B> {
         backend.matrix_bytes(&self.router)
             + backend.experts_bytes(&self.gate_up)
             + backend.experts_bytes(&self.down)
+            + self.shared.as_ref().map_or(0, |shared| shared.bytes(backend))
     }
 
     /// See [`super::FeedForward::read`].
@@ -71,7 +76,7 @@ impl<B: Backend> Experts<B> {
         n_rows: usize,
         scratch: &mut FeedForwardScratch,
     ) {
-        let ExpertsScratch { normalised, scores, routing, answers } = &mut scratch.experts;
+        let ExpertsScratch { normalised, scores, routing, answers, shared } = &mut scratch.experts;
         let x = match input.norm {
             Some(norm) => {
                 let normalised = prefix(normalised, input.x.len());
@@ -89,20 +94,27 @@ impl<B: Backend> Experts<B> {
         backend.linear_by_expert(x, routing.asked(), &self.gate_up, gating(self.activation), gated);
         let answers = prefix(answers, routing.n_places() * self.hidden);
         backend.linear_by_expert(gated, routing.grouped(), &self.down, Epilogue::Store, answers);
+        if let Some(expert) = &self.shared {
+            expert.read(backend, x, n_rows, shared);
+        }
     }
 
     /// See [`super::FeedForward::write`].
     pub(crate) fn write(
         &self,
         backend: &B,
+        n_rows: usize,
         epilogue: Epilogue,
         scratch: &FeedForwardScratch,
         out: &mut [f32],
     ) {
-        let ExpertsScratch { routing, answers, .. } = &scratch.experts;
+        let ExpertsScratch { routing, answers, shared, .. } = &scratch.experts;
         let (places, weights) = routing.answers();
         let answers = &answers[..routing.n_places() * self.hidden];
         backend.combine(answers, places, weights, epilogue, out);
+        if let Some(expert) = &self.shared {
+            expert.add(backend, n_rows, shared, out);
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Logits of every family against Hugging Face transformers (see `tests/fixtures/README.md`).
 
-use dsde_engine::RowBatch;
+use dsde_engine::{RowBatch, StateSlot, StateUse};
 use dsde_kernels::{Backend, Cpu, Reference};
 use dsde_model::llama::{Llama, kv_shape};
 use dsde_sampling::Proposal;
@@ -8,7 +8,7 @@ use safetensors::SafeTensors;
 
 use crate::pair::{blocks, fixture, open};
 
-const FAMILIES: [&str; 21] = [
+const FAMILIES: [&str; 23] = [
     "llama2",
     "llama3",
     "llama_linear",
@@ -30,6 +30,8 @@ const FAMILIES: [&str; 21] = [
     "olmoe",
     "gpt_oss",
     "gpt_oss_mxfp4",
+    "qwen3_5",
+    "qwen3_5_moe",
 ];
 
 /// Root mean square error over that of the logits: another order of f32 sums. Two implementations inside
@@ -66,11 +68,14 @@ fn check<B: Backend>(backend: &B, tolerance: impl Fn(&str) -> f64) {
     for family in FAMILIES {
         let tolerance = tolerance(family);
         let (tokens, expected) = golden(family);
-        let mut model = Llama::load(backend, &open(family), tokens.len() as u32).unwrap();
+        let model = Llama::load(backend, &open(family), tokens.len() as u32).unwrap();
+        let mut model = model.with_states(backend, 1);
         let table = blocks(0, tokens.len().div_ceil(backend.block_len()) as u32);
         let mut kv = backend.kv_store(kv_shape(model.config(), table.len()));
         let mut rows = RowBatch::default();
         rows.push(0, &tokens, &Proposal::new(), &table);
+        let n_known = tokens.len() as u32;
+        rows.states.push(StateUse { slot: StateSlot(0), n_known, from: None, to: None });
         let outputs: Vec<u32> = (0..tokens.len() as u32).collect();
         model.forward(backend, &rows, &outputs, &mut kv);
         let got = model.logits(backend, 0..tokens.len());

@@ -6,6 +6,7 @@
 mod ahead;
 mod batches;
 mod contexts;
+mod delta;
 mod eagle3;
 mod experts;
 mod families;

@@ -55,9 +55,9 @@ fn no_sequence_is_longer_than_the_store() {
 
 #[test]
 fn memory_is_accounted_for_both_models() {
-    let MemoryUse { target_weight_bytes, draft_weight_bytes, block_bytes, kv_bytes } =
+    let MemoryUse { target_weight_bytes, draft_weight_bytes, block_bytes, kv_bytes, state_bytes } =
         build(Config { kv: KvSize::Blocks(5), ..Config::default() }, true).memory();
-    assert_eq!((block_bytes, kv_bytes), (2 * BLOCK_BYTES, 2 * BLOCK_BYTES * 5));
+    assert_eq!((block_bytes, kv_bytes, state_bytes), (2 * BLOCK_BYTES, 2 * BLOCK_BYTES * 5, 0));
     // Matrices in f32, and the target's table as stored in bf16; the draft's is its output projection. Per layer: q and o 64 x 64, k and v 32 x 64, three of 96 x 64.
     let per_layer = 4 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 96 * 64 + 2 * 64);
     let (table, head) = (128 * 64 * 2, 128 * 64 * 4);

@@ -34,6 +34,7 @@ pub(super) const DEFAULTS: Defaults = Defaults {
     ties_embeddings: true,
     rope_theta: 10_000.0,
     rotary_share: 1.0,
+    has_experts_alone: false,
 };
 
 pub(in crate::config) const GEMMA2: Architecture = Architecture {

@@ -5,7 +5,7 @@ use dsde_checkpoint::RowOrder;
 use dsde_checkpoint::config::{Activation, RopeScaling};
 
 use super::models::{check_refused, config, counted, mixture, model_of, opened};
-use super::writer::{Writer, f32s};
+use super::writer::{FLAG, Writer, f32s};
 
 /// `n_layers` instead of one.
 fn with_layers(architecture: &str, n_layers: u32) -> Writer {
@@ -249,4 +249,62 @@ fn broken_files_of_gpt_oss_are_refused() {
     let mut sinks = model_of("qwen3");
     counted(&mut sinks, "blk.0.attn_sinks.weight", &[1]);
     check_refused(&sinks, "the weights have blk.0.attn_sinks.weight");
+}
+
+/// Qwen3.5 with what a file must say of delta layers.
+fn hybrid() -> Writer {
+    let mut writer = with_layers("qwen35", 4);
+    for (name, n) in
+        [("conv_kernel", 4), ("state_size", 8), ("group_count", 2), ("time_step_rank", 6), ("inner_size", 48)]
+    {
+        writer.u32(&format!("qwen35.ssm.{name}"), n);
+    }
+    writer
+}
+
+#[test]
+fn hostile_delta_layers_are_refused() {
+    for (name, value, expected) in [
+        ("ssm.conv_kernel", 0, "qwen35.ssm.conv_kernel must be a whole number from 1 to 16, got 0"),
+        ("ssm.conv_kernel", 1, "qwen35.ssm.conv_kernel must be a whole number from 2 to 16, got 1"),
+        ("ssm.state_size", 1025, "qwen35.ssm.state_size must be a whole number from 1 to 1024, got 1025"),
+        ("ssm.group_count", 0, "qwen35.ssm.group_count must be a whole number from 1 to 1024, got 0"),
+        (
+            "ssm.group_count",
+            4,
+            "qwen35.ssm.time_step_rank must be a multiple of qwen35.ssm.group_count (4), got 6",
+        ),
+        ("ssm.time_step_rank", u32::MAX, "qwen35.ssm.time_step_rank must be a whole number from 1 to 1024"),
+        (
+            "ssm.inner_size",
+            49,
+            "qwen35.ssm.inner_size must be a multiple of qwen35.ssm.time_step_rank (6), got 49",
+        ),
+        ("ssm.inner_size", u32::MAX, "qwen35.ssm.inner_size must be a whole number from 1 to 6144"),
+        (
+            "full_attention_interval",
+            0,
+            "qwen35.full_attention_interval must be a whole number from 1 to 512, got 0",
+        ),
+        ("full_attention_interval", 5, "must be at least one layer of attention, got none"),
+        ("nextn_predict_layers", 4, "qwen35.nextn_predict_layers must be a whole number from 0 to 3, got 4"),
+        ("nextn_predict_layers", 1, "must be at least one layer of attention, got none"),
+    ] {
+        check_refused(hybrid().u32(&format!("qwen35.{name}"), value), expected);
+    }
+    for name in ["conv_kernel", "state_size", "group_count", "time_step_rank", "inner_size"] {
+        let key = format!("qwen35.ssm.{name}");
+        check_refused(hybrid().without(&key), &format!("the metadata lack {key}"));
+    }
+    let listed = |flags: &[u8]| {
+        let mut writer = hybrid();
+        writer.array("qwen35.attention.recurrent_layers", FLAG, flags.len() as u64, flags);
+        writer
+    };
+    check_refused(&listed(&[1, 1, 1]), "must be one for each of 4 layers, got 3");
+    check_refused(&listed(&[1, 1, 1, 1]), "must be at least one layer of attention, got none");
+    check_refused(
+        hybrid().u32("qwen35.attention.recurrent_layers", 1),
+        "qwen35.attention.recurrent_layers must be an array of truth values",
+    );
 }

@@ -1,0 +1,87 @@
+//! Through the engine: the same bytes whatever is speculated, cached, preempted or read at a time.
+
+use dsde_engine::{Config, Drafter, Request, Suffix};
+use dsde_kernels::{Backend, Cpu, Reference};
+use dsde_policy::{Fixed, Off};
+use dsde_sampling::Params;
+
+use super::{TARGETS, executor};
+use crate::serve::{Run, run, run_as};
+use crate::trees::Shape;
+
+/// Random weights hardly ever agree with it.
+const DRAFT: &str = "qwen2_window";
+const TOKENS_MAX: u32 = 40;
+
+fn prompt(salt: u32, len: u32) -> Vec<u32> {
+    (0..len).map(|i| (salt + i * i + i) % 48).collect()
+}
+
+/// The third begins as the first does, the last has two choices.
+fn requests() -> Vec<Request> {
+    let prompts = [prompt(0, 38), prompt(5, 7), [prompt(0, 38), prompt(9, 9)].concat(), prompt(7, 21)];
+    let mut requests = prompts.map(|prompt| Request::new(prompt, Params::greedy(), TOKENS_MAX)).to_vec();
+    requests[3].n_choices = 2;
+    requests
+}
+
+/// With fewer sequences at once than there are.
+fn config() -> Config {
+    Config { sequences_max: 4, ..Config::default() }
+}
+
+fn plain<B: Backend>(backend: B, target: &str) -> Run {
+    let config = Config { prefix_cache: false, ..config() };
+    run_as(executor(backend, target, None, 40), Off, config, &requests())
+}
+
+fn check<B: Backend>(backend: impl Fn() -> B, targets: &[&str]) {
+    for &target in targets {
+        let expected = plain(backend(), target).outputs;
+        // All at once, and with so few blocks that sequences are preempted.
+        for n_blocks in [40, 12] {
+            for shape in [
+                Shape::Off,
+                Shape::Tree { len: 3, width: 1 },
+                Shape::Tree { len: 3, width: 3 },
+                Shape::Tree { len: 2, width: 12 },
+                Shape::Mixed,
+            ] {
+                let executor = executor(backend(), target, Some(DRAFT), n_blocks);
+                let got = run(executor, shape, config(), &requests());
+                assert_eq!(got.outputs, expected, "{target}, {shape:?}, {n_blocks} blocks");
+            }
+            let config = Config { drafter: Drafter::Suffix(Suffix::default()), ..config() };
+            let executor = executor(backend(), target, None, n_blocks);
+            let got = run_as(executor, Fixed::new(4), config, &requests());
+            assert_eq!(got.outputs, expected, "{target}, what repeats, {n_blocks} blocks");
+            assert!(got.sums.accepted > 0 && got.sums.verified > got.sums.accepted, "some are rejected");
+        }
+    }
+}
+
+#[test]
+fn speculation_changes_nothing_on_the_reference() {
+    check(|| Reference, &TARGETS[..1]);
+}
+
+#[test]
+fn speculation_changes_nothing_on_the_processor() {
+    check(|| Cpu::new(2), &TARGETS);
+}
+
+#[test]
+fn chunks_and_cached_prefixes_change_nothing() {
+    for target in TARGETS {
+        let expected = plain(Cpu::new(2), target).outputs;
+        let mut cached_tokens = 0;
+        for (sequences_max, rows_max) in [(1, 1), (1, 5), (2, 16), (3, 17), (3, 64)] {
+            let drafter = Drafter::Suffix(Suffix::default());
+            let config = Config { sequences_max, rows_max, drafter, ..config() };
+            let got = run_as(executor(Cpu::new(2), target, None, 40), Fixed::new(3), config, &requests());
+            assert_eq!(got.outputs, expected, "{target}, {sequences_max} sequences, {rows_max} rows");
+            cached_tokens += got.cached_tokens;
+        }
+        assert!(cached_tokens > 0, "{target}: prefixes are found");
+    }
+}
