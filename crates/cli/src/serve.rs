@@ -24,8 +24,8 @@ use crate::trace::TraceFile;
 
 /// Most connections that can be asked for.
 const CONNECTIONS_MAX: u32 = 65_536;
-/// Longest time between two events that can be asked for: a minute.
-const PACE_MS_MAX: u32 = 60_000;
+/// Longest time between two events that can be asked for: a second, so that the last one is sent before a server that ends is gone.
+const PACE_MS_MAX: u32 = 1000;
 /// Longest time limit that can be asked for: a day.
 const SECONDS_MAX: u32 = 86_400;
 
@@ -231,11 +231,15 @@ fn banner(session: &Session, models: &Models, config: &Config, max_concurrency: 
         0 => bytes(memory.target_weight_bytes),
         draft => format!("{} and {} of the draft", bytes(memory.target_weight_bytes), bytes(draft)),
     };
+    let states = match memory.state_bytes {
+        0 => String::new(),
+        states => format!("; at most {} of states", bytes(states)),
+    };
     format!(
         "dsde {version} serves {names}\n  \
          model {target}, draft {draft}, policy {policy}\n  \
          kernels {kernels}\n  \
-         weights {weights}; key/value stores {stores}\n  \
+         weights {weights}; key/value stores {stores}{states}\n  \
          {max_concurrency} sequences at once, {waiting} waiting, context {context} tokens, {keys}{sampling}",
         version = env!("CARGO_PKG_VERSION"),
         names = config.model_names.join(", "),

@@ -193,15 +193,16 @@ pub(super) fn assert_delta(
     states.sort_unstable();
     assert!(states.is_sorted_by(|a, b| a < b), "each run has a state of its own");
     assert!(states.last().is_none_or(|&last| last < states_len / state_len), "states are there");
-    let mut end = 0;
+    let (mut end, mut replayed_end) = (0, n_rows);
     for run in rows.runs {
         assert!(run.rows.start == end && run.rows.end <= n_inputs, "rows follow one another");
         end = run.rows.end;
         assert!((1..=run.rows.len()).contains(&run.n_known), "a run has a known row");
         assert!(
-            run.replayed.is_empty() || (run.replayed.start >= n_rows && run.replayed.end <= n_inputs),
-            "inputs that are replayed stand behind those of rows"
+            run.replayed.is_empty() || (run.replayed.start >= replayed_end && run.replayed.end <= n_inputs),
+            "inputs that are replayed follow one another behind those of rows"
         );
+        replayed_end = replayed_end.max(run.replayed.end);
         let earliest = run.rows.start + run.n_known - 1;
         assert!(
             run.proposed().all(|row| (earliest..row).contains(&(rows.parents[row] as usize))),

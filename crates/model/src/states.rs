@@ -94,7 +94,7 @@ impl States {
                 self.pass.replayed.extend(kept);
             }
         }
-        self.kept.release(slot);
+        self.kept.release(slot, &self.pass.replayed[start..]);
         let proposed = range.start + n_known as usize..range.end;
         for row in proposed {
             self.pass.kept.push((row, self.kept.claim(of_slot(rows.slots[row]), slot)));
@@ -116,6 +116,7 @@ impl States {
     pub(crate) fn end(&mut self) {
         for [slot, to] in std::mem::take(&mut self.pass.snapshots) {
             self.copy(slot, to);
+            self.kept.release(to, &[]);
         }
         self.kept.reuse();
     }
@@ -186,7 +187,8 @@ fn slot_of(table: &[BlockId], slot: u32, block_len: u32) -> Key {
     (table[(slot / block_len) as usize], slot % block_len)
 }
 
-/// Inputs of proposals, by the slots of these; as many as all sequences proposed in their last passes.
+/// Inputs of proposals, by the slots of these: of all sequences that run, what they proposed in their last passes, and of those that ended,
+/// until somebody else has their state.
 struct Kept {
     by_slot: HashMap<Key, Entry>,
     /// `[n_layers, input_len]` each; memory that was needed once is used again.
@@ -236,13 +238,18 @@ impl Kept {
         idx
     }
 
-    /// Forgets the inputs of a state; the pass under way may still read them.
-    fn release(&mut self, state: StateSlot) {
+    /// Forgets the inputs of a state.
+    ///
+    /// * `still_read`: those that the pass under way replays.
+    fn release(&mut self, state: StateSlot, still_read: &[usize]) {
         for key in std::mem::take(&mut self.of_state[state.0 as usize]) {
             if self.by_slot.get(&key).is_some_and(|entry| entry.state == state)
                 && let Some(entry) = self.by_slot.remove(&key)
             {
-                self.retired.push(entry.idx);
+                match still_read.contains(&entry.idx) {
+                    true => self.retired.push(entry.idx),
+                    false => self.free.push(entry.idx),
+                }
             }
         }
     }
@@ -258,8 +265,8 @@ impl Kept {
             return;
         };
         let idx = self.claim(to, state);
-        if let Ok([source, target]) = self.inputs.get_disjoint_mut([source, idx]) {
-            target.copy_from_slice(source);
-        }
+        let [source, target] =
+            self.inputs.get_disjoint_mut([source, idx]).expect("a claimed input is another one");
+        target.copy_from_slice(source);
     }
 }

@@ -83,7 +83,7 @@ pub(crate) enum Wake {
     Always,
     /// By the end of a choice.
     AtEnd,
-    /// By nothing but time, every so often: when something came in between cannot be told then.
+    /// By time, every so often, so that nobody can tell when something came in between; and by a loss.
     Paced(Duration),
 }
 
@@ -166,8 +166,12 @@ impl Inbox {
         let slot = &mut self.slots()[choice];
         if !slot.is_ended {
             slot.is_ended = true;
+            // A loss tells nothing about tokens, and whoever loses may be in a hurry.
+            let is_told_at_once = end.is_err() || !matches!(self.wake, Wake::Paced(_));
             slot.end = Some(end);
-            self.news.notify_one();
+            if is_told_at_once {
+                self.news.notify_one();
+            }
         }
     }
 
@@ -190,7 +194,10 @@ impl Reader {
     pub(crate) async fn next(&mut self) -> Option<Vec<Update>> {
         while self.n_open > 0 {
             if let Some(ticks) = &mut self.ticks {
-                ticks.tick().await;
+                tokio::select! {
+                    _ = ticks.tick() => {}
+                    () = self.inbox.news.notified() => {}
+                }
             }
             let updates = self.take();
             if !updates.is_empty() {
@@ -301,6 +308,18 @@ mod tests {
             seen.push((start.elapsed(), updates[0].delta.text.clone(), updates[0].end.is_some()));
         }
         assert_eq!(seen, [(PACE, b"bc".to_vec(), false), (4 * PACE, b"d".to_vec(), true)]);
+        // A loss does not wait for its time.
+        let (inbox, mut reader) = Inbox::new(1, Wake::Paced(PACE));
+        inbox.emit(0, emission(1, "a"), Instant::now());
+        reader.next().await.unwrap();
+        let start = tokio::time::Instant::now();
+        let writer = inbox.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(PACE / 8).await;
+            writer.end(0, Err(Loss::Shutdown));
+        });
+        let updates = reader.next().await.unwrap();
+        assert!(matches!(updates[0].end, Some(Err(Loss::Shutdown))) && start.elapsed() == PACE / 8);
     }
 
     #[tokio::test]

@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use super::unsupported::QUANTISATION;
+
 /// Architectures of such models, and of their text parts.
 const MULTIMODAL: [[&str; 2]; 3] = [
     GEMMA3,
@@ -12,8 +14,8 @@ const MULTIMODAL: [[&str; 2]; 3] = [
 const GEMMA3: [&str; 2] = ["Gemma3ForConditionalGeneration", "Gemma3ForCausalLM"];
 /// Object that holds the fields of the text part.
 const TEXT: &str = "text_config";
-/// Fields beside it that are about text.
-const OUTER: [&str; 3] = ["bos_token_id", "eos_token_id", "tie_word_embeddings"];
+/// Fields beside it that are about text, too.
+const OUTER: [&str; 4] = ["bos_token_id", "eos_token_id", "tie_word_embeddings", QUANTISATION];
 
 /// `config` as that of a model that reads text alone.
 pub(super) fn text_part(mut config: Value) -> Value {

@@ -74,8 +74,13 @@ fn text_parts_of_models_that_read_images_are_read() {
         let outer = ["Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration"];
         let architecture = outer[usize::from(name.ends_with("moe"))];
         let config = json!({"architectures": [architecture], "text_config": text, "vision_config": {}});
-        let config = ModelConfig::parse(config.to_string().as_bytes(), None).unwrap();
-        assert_eq!(config, parsed(name, json!({})).unwrap());
+        let parse = |config: &Value| ModelConfig::parse(config.to_string().as_bytes(), None);
+        assert_eq!(parse(&config).unwrap(), parsed(name, json!({})).unwrap());
+        // Whoever quantises such a model says so beside its text part.
+        let mut quantised = config;
+        quantised["quantization_config"] = json!({"quant_method": "fp8"});
+        let error = parse(&quantised).unwrap_err().to_string();
+        assert!(error.contains("quantised checkpoint") && error.contains("fp8"), "{error}");
     }
 }
 

@@ -264,15 +264,25 @@ impl Cells<'_> {
 fn write_pairs(x: &[f32], page: &[AtomicU16], layout: Page, half: Half, slot: usize) {
     let is_f16 = layout.kv_type == KvType::F16;
     for (dim, &x) in x.iter().enumerate() {
-        let bits = if is_f16 { half::f16::from_f32(x).to_bits() } else { bf16_bits(x) as u16 };
+        let bits = if is_f16 { f16_bits(x) } else { bf16_bits(x) as u16 };
         page[layout.element(half, slot, dim) / 2].store(bits, Ordering::Relaxed);
     }
 }
 
-/// Whole numbers of at most 127, nearest to `x` at a scale that makes its largest one 127.
+/// The nearest f16, the largest one instead of infinity: what is stored where no row looks is multiplied with a weight of zero.
+fn f16_bits(x: f32) -> u16 {
+    let max = half::f16::MAX.to_f32();
+    half::f16::from_f32(x.clamp(-max, max)).to_bits()
+}
+
+/// Whole numbers of at most 127, nearest to `x` at a scale that makes its largest one 127; where one is no number, the scale is none.
 fn write_whole(x: &[f32], page: &[AtomicU8], layout: Page, half: Half, slot: usize) {
-    let max = x.iter().fold(0.0, |max: f32, x| max.max(x.abs()));
-    let (scale, inverse) = if max == 0.0 { (0.0, 0.0) } else { (max / 127.0, 127.0 / max) };
+    // Comparisons written so that a NaN stays.
+    let max = x.iter().fold(0.0, |max: f32, x| if max.is_nan() || x.abs() <= max { max } else { x.abs() });
+    let max = if max == f32::INFINITY { f32::MAX } else { max };
+    // Its inverse has to be a number.
+    let (scale, inverse) =
+        if max < f32::MIN_POSITIVE * 1e3 { (0.0, 0.0) } else { (max / 127.0, 127.0 / max) };
     for (dim, x) in x.iter().enumerate() {
         let whole = (x * inverse).round_ties_even() as i8;
         page[layout.element(half, slot, dim)].store(whole.cast_unsigned(), Ordering::Relaxed);

@@ -113,6 +113,42 @@ fn the_more_precise_the_type_the_nearer_the_reference() {
     assert_eq!([KvType::F16, KvType::Bf16, KvType::Int8].map(bytes), expected);
 }
 
+/// Blocks are not cleared when they change hands. Numbers that no row attends to, larger than a type can hold, leave no trace.
+#[test]
+fn large_numbers_that_a_block_held_before_are_not_seen() {
+    let case = case(4, 2, 64);
+    let transform = QkTransform { q_norm: None, k_norm: None, rope: None };
+    for cpu in cpus_of_all_kv_types() {
+        let (mut used, mut fresh) = (cpu.kv_store(case.kv), cpu.kv_store(case.kv));
+        let mut before = RowBatch::default();
+        push_chain(&mut before, 0, 16, &table(0, 16));
+        let mut large = projections(case.kv, &before, &[7]).iter().map(|x| x * 1e30).collect::<Vec<f32>>();
+        cpu.store_kv(1, &mut large, transform, &before, &mut used);
+        let mut rows = RowBatch::default();
+        push_chain(&mut rows, 0, 3, &table(0, 16));
+        let [got, expected] = [&mut used, &mut fresh].map(|kv| pass(&cpu, case, kv, &rows, &[5]));
+        assert!(bits(&got) == bits(&expected), "{}", cpu.describe());
+    }
+}
+
+/// A broken number is not made a plausible one.
+#[test]
+fn what_is_no_number_stays_none() {
+    let case = case(1, 1, 32);
+    let transform = QkTransform { q_norm: None, k_norm: None, rope: None };
+    for cpu in cpus_of_all_kv_types() {
+        let mut rows = RowBatch::default();
+        push_chain(&mut rows, 0, 1, &table(0, 16));
+        let mut qkv = projections(case.kv, &rows, &[7]);
+        qkv[2 * 32 + 5] = f32::NAN;
+        let mut kv = cpu.kv_store(case.kv);
+        cpu.store_kv(1, &mut qkv, transform, &rows, &mut kv);
+        let mut out = vec![0.0; 32];
+        cpu.attention(1, case.rule, &qkv, &rows, &kv, &mut out);
+        assert!(out[5].is_nan(), "{}", cpu.describe());
+    }
+}
+
 #[test]
 fn ragged_batches_with_trees_agree_with_the_reference() {
     for (n_heads, n_kv_heads, head_dim) in
