@@ -27,7 +27,7 @@ use crate::files::json;
 pub(crate) use architecture::Architecture;
 use architecture::Defaults;
 pub use architecture::NormNames;
-pub use delta::Delta;
+pub use delta::DeltaShape;
 pub use eagle3::{Eagle3Config, N_TAPS};
 pub(crate) use experts::ExpertLayout;
 pub use experts::Experts;
@@ -143,7 +143,7 @@ pub struct ModelConfig {
     /// Of a model that has them.
     pub experts: Option<Experts>,
     /// Shape of delta layers, of a model that has them.
-    pub delta: Option<Delta>,
+    pub delta: Option<DeltaShape>,
     /// Epsilon of every RMS normalisation; above 0 and at most 1.
     pub rms_eps: f32,
     /// Rotary embeddings of the layers, at least one.

@@ -131,11 +131,7 @@ impl From<KvTypeArg> for KvType {
 /// As typed.
 impl fmt::Display for KvTypeArg {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Bf16 => "bf16",
-            Self::F16 => "f16",
-            Self::Int8 => "int8",
-        })
+        f.write_str(KvType::from(*self).name())
     }
 }
 

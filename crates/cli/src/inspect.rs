@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use clap::{Args, Subcommand};
 use dsde_checkpoint::Eagle3Checkpoint;
-use dsde_checkpoint::config::{Delta, Eagle3Config, ModelConfig, N_TAPS, SamplingDefaults};
+use dsde_checkpoint::config::{DeltaShape, Eagle3Config, ModelConfig, N_TAPS, SamplingDefaults};
 use dsde_kernels::{Backend as _, Cpu};
 use dsde_model::executor::{Checkpoints, DraftCheckpoint, block_bytes, state_bytes};
 use dsde_sampling::Rule;
@@ -299,7 +299,7 @@ impl Sampling {
 }
 
 /// Weights of a delta layer: projections, convolution, a rate and a bias per head, and the norm of a head.
-fn n_delta(delta: &Delta, hidden: u64) -> u64 {
+fn n_delta(delta: DeltaShape, hidden: u64) -> u64 {
     let [conv, values, heads] =
         [delta.conv_width(), delta.values_width(), delta.n_value_heads].map(|n| n as u64);
     let projections = hidden * (conv + 2 * values + 2 * heads);
@@ -336,7 +336,7 @@ fn n_parameters(config: &ModelConfig) -> u64 {
     let n_norms = 2 + behind.iter().flatten().count() as u64;
     let table = config.n_embeddings as u64 * hidden;
     config.n_attention_layers() as u64 * (attention + attention_extra)
-        + config.n_delta_layers() as u64 * config.delta.as_ref().map_or(0, |delta| n_delta(delta, hidden))
+        + config.n_delta_layers() as u64 * config.delta.map_or(0, |delta| n_delta(delta, hidden))
         + config.n_layers as u64 * n_norms * hidden
         + feed_forwards
         + table

@@ -1,8 +1,9 @@
 //! The gated delta rule of one layer: plain decoding, verification and prefill.
 
 use criterion::{BenchmarkId, Criterion};
+use dsde_checkpoint::config::DeltaShape;
 use dsde_kernels::cpu::Cpu;
-use dsde_kernels::{Backend, DeltaRows, DeltaRun, DeltaShape, DeltaWeights};
+use dsde_kernels::{Backend, DeltaRows, DeltaRun, DeltaWeights};
 
 /// That of published models of 0.8 and of 27 billion weights.
 const HEADS: [[usize; 2]; 2] = [[16, 16], [16, 48]];

@@ -13,6 +13,7 @@ mod affinity;
 mod attention;
 mod delta;
 mod experts;
+mod gate;
 mod groups;
 mod isa;
 mod kernel;
@@ -39,6 +40,7 @@ mod weights;
 
 use std::sync::Mutex;
 
+use dsde_checkpoint::config::DeltaShape;
 use dsde_engine::{BlockCopy, RowBatch, SlotMove};
 
 /// Parts of the kernels that have tests of their own; nobody else needs them.
@@ -59,8 +61,8 @@ pub use matrix::Matrix;
 pub use page::KvType;
 
 use super::{
-    AttentionRule, Backend, DeltaRows, DeltaShape, DeltaWeights, Dense, Epilogue, Gate, Input, KvShape,
-    QkTransform, RmsNorm, Routed, Stacking,
+    AttentionRule, Backend, DeltaRows, DeltaWeights, Dense, Epilogue, Gate, Input, KvShape, QkTransform,
+    RmsNorm, Routed, Stacking,
 };
 use pool::Pool;
 
@@ -128,12 +130,11 @@ impl Backend for Cpu {
     fn describe(&self) -> String {
         let (n_threads, isa) = (self.pool.n_threads(), self.isa.name());
         let threads = if n_threads == 1 { "thread" } else { "threads" };
-        let kv_type = match self.kv_type {
-            KvType::Bf16 => "",
-            KvType::F16 => ", f16 keys and values",
-            KvType::Int8 => ", int8 keys and values",
-        };
-        format!("cpu, {isa}, {n_threads} {threads}{kv_type}")
+        let backend = format!("cpu, {isa}, {n_threads} {threads}");
+        match self.kv_type {
+            KvType::Bf16 => backend,
+            other => format!("{backend}, {} keys and values", other.name()),
+        }
     }
 
     fn isa(&self) -> Isa {
@@ -243,7 +244,7 @@ impl Backend for Cpu {
     }
 
     fn gate(&self, kind: Gate, gates: &[f32], x: &mut [f32]) {
-        delta::gate(self, kind, gates, x);
+        gate::gate(self, kind, gates, x);
     }
 
     fn state_len(&self, shape: DeltaShape) -> usize {

@@ -1,61 +1,11 @@
-//! Operands of [`Backend::delta`](super::Backend::delta): what a delta layer is, and which row follows which.
+//! Operands of [`Backend::delta`](super::Backend::delta): weights, and which row follows which.
 
 use std::ops::Range;
 
+use dsde_checkpoint::config::DeltaShape;
+
 /// Added to the squared length of queries and keys before they are divided by it.
 pub(super) const LENGTH_EPS: f32 = 1e-6;
-
-/// Shape of a delta layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DeltaShape {
-    /// Heads of queries and keys.
-    pub n_key_heads: usize,
-    /// Heads of values, each with a state `[key_dim, value_dim]`; a multiple of `n_key_heads`.
-    pub n_value_heads: usize,
-    /// Elements of a head of queries or keys.
-    pub key_dim: usize,
-    /// Elements of a head of values.
-    pub value_dim: usize,
-    /// Tokens that the convolution sees, that of the row included; at least 2.
-    pub conv_len: usize,
-    /// Which heads of values share one of keys: those `n_key_heads` apart, instead of neighbours.
-    pub is_tiled: bool,
-}
-
-impl DeltaShape {
-    /// Elements of all queries, and of all keys.
-    pub fn keys_width(self) -> usize {
-        self.n_key_heads * self.key_dim
-    }
-
-    /// Elements of all values.
-    pub fn values_width(self) -> usize {
-        self.n_value_heads * self.value_dim
-    }
-
-    /// Numbers that the convolution reads of a row: queries, keys and values of all heads.
-    pub fn conv_width(self) -> usize {
-        2 * self.keys_width() + self.values_width()
-    }
-
-    /// Numbers of an input: those of the convolution, then `b` and `a` of every head of values.
-    pub fn input_len(self) -> usize {
-        self.conv_width() + 2 * self.n_value_heads
-    }
-
-    /// The head of queries and keys of a head of values.
-    pub(super) fn key_head(self, value_head: usize) -> usize {
-        match self.is_tiled {
-            true => value_head % self.n_key_heads,
-            false => value_head / (self.n_value_heads / self.n_key_heads),
-        }
-    }
-
-    /// Numbers that the convolution remembers: the inputs before the next one, oldest first.
-    pub(super) fn conv_state_len(self) -> usize {
-        (self.conv_len - 1) * self.conv_width()
-    }
-}
 
 /// Weights of a delta layer beside its projections.
 #[derive(Clone, Copy, Debug)]

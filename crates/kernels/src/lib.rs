@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use dsde_checkpoint::Dense;
+use dsde_checkpoint::config::DeltaShape;
 use dsde_engine::{BlockCopy, RowBatch, SlotMove};
 
 pub mod cpu;
@@ -11,7 +12,7 @@ pub mod reference;
 mod shape;
 
 pub use cpu::Cpu;
-pub use delta::{DeltaRows, DeltaRun, DeltaShape, DeltaWeights};
+pub use delta::{DeltaRows, DeltaRun, DeltaWeights};
 pub use reference::Reference;
 
 use shape::{

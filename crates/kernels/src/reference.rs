@@ -5,11 +5,12 @@
 
 mod delta;
 
+use dsde_checkpoint::config::DeltaShape;
 use dsde_engine::{BlockCopy, RowBatch, Slot, SlotMove};
 
 use super::{
-    AttentionRule, AttentionShape, Backend, DeltaRows, DeltaShape, DeltaWeights, Dense, Epilogue, Gate,
-    Input, KvShape, QkTransform, RmsNorm, RopeTable, Routed, Stacking,
+    AttentionRule, AttentionShape, Backend, DeltaRows, DeltaWeights, Dense, Epilogue, Gate, Input, KvShape,
+    QkTransform, RmsNorm, RopeTable, Routed, Stacking,
 };
 
 /// Slots per block.

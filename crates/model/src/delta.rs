@@ -3,8 +3,8 @@
 //! Yang et al., "Gated delta networks" (arXiv:2412.06464), Section 3, as Qwen3-Next and Qwen3.5 have them: one convolution over
 //! queries, keys and values together, fewer heads of keys than of values, and outputs that are normalised per head and then gated.
 
-use dsde_checkpoint::config::{Delta, ModelConfig};
-use dsde_kernels::{Backend, DeltaShape, DeltaWeights, Epilogue, Gate, Input, RmsNorm, Stacking};
+use dsde_checkpoint::config::{DeltaShape, ModelConfig};
+use dsde_kernels::{Backend, DeltaWeights, Epilogue, Gate, Input, RmsNorm, Stacking};
 
 use crate::error::Error;
 use crate::llama::prefix;
@@ -36,13 +36,6 @@ pub(crate) struct DeltaScratch {
     inputs: Vec<f32>,
     /// What states answered, `[n_rows, values_width]`.
     answers: Vec<f32>,
-}
-
-/// Shape of the delta layers of a model, if it has any.
-pub(crate) fn delta_shape(config: &ModelConfig) -> Option<DeltaShape> {
-    let &Delta { n_key_heads, n_value_heads, key_dim, value_dim, conv_len, is_tiled, .. } =
-        config.delta.as_ref()?;
-    Some(DeltaShape { n_key_heads, n_value_heads, key_dim, value_dim, conv_len, is_tiled })
 }
 
 impl<B: Backend> DeltaLayer<B> {

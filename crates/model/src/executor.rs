@@ -34,7 +34,6 @@ use dsde_checkpoint::Checkpoint;
 use dsde_checkpoint::config::ModelConfig;
 use dsde_kernels::Backend;
 
-use crate::delta::delta_shape;
 use crate::error::Error;
 use crate::llama::{Llama, kv_shape};
 use ahead::Groups;
@@ -249,7 +248,7 @@ pub fn block_bytes<B: Backend>(backend: &B, config: &ModelConfig) -> usize {
 
 /// Bytes of one state of a model, all delta layers together; 0 without such layers.
 pub fn state_bytes<B: Backend>(backend: &B, config: &ModelConfig) -> usize {
-    let state_len = delta_shape(config).map_or(0, |shape| backend.state_len(shape));
+    let state_len = config.delta.map_or(0, |shape| backend.state_len(shape));
     config.n_delta_layers() * state_len * size_of::<f32>()
 }
 

@@ -14,11 +14,11 @@ use dsde_engine::{BlockCopy, RowBatch, SlotMove};
 use dsde_policy::ExpertsWoken;
 
 use dsde_checkpoint::Checkpoint;
-use dsde_checkpoint::config::{Delta, ModelConfig};
+use dsde_checkpoint::config::{DeltaShape, ModelConfig};
 use dsde_kernels::{AttentionShape, Backend, Epilogue, Input, KvShape, RmsNorm, RopeTable};
 
 use crate::attention::AttentionPass;
-use crate::delta::{DeltaScratch, delta_shape};
+use crate::delta::DeltaScratch;
 use crate::error::Error;
 use crate::feed_forward::FeedForwardScratch;
 use crate::rope::rope_table;
@@ -55,7 +55,7 @@ impl<B: Backend> Llama<B> {
     /// Makes room for states of delta layers; a model without such layers has no use for them.
     #[must_use]
     pub fn with_states(mut self, backend: &B, n_states: usize) -> Self {
-        self.states = delta_shape(&self.config).map(|shape| {
+        self.states = self.config.delta.map(|shape| {
             States::new(StatesShape {
                 n_states,
                 n_layers: self.config.n_delta_layers(),
@@ -388,7 +388,7 @@ impl Buffers<'_> {
 impl Scratch {
     pub(crate) fn buffers(&mut self, config: &ModelConfig, n_taps: usize, n_rows: usize) -> Buffers<'_> {
         let ModelConfig { hidden, n_heads, n_kv_heads, head_dim, .. } = *config;
-        let mixed_len = config.delta.as_ref().map_or(0, Delta::values_width).max(n_heads * head_dim);
+        let mixed_len = config.delta.map_or(0, DeltaShape::values_width).max(n_heads * head_dim);
         Buffers {
             hidden: prefix(&mut self.hidden, n_rows * hidden),
             qkv: prefix(&mut self.qkv, n_rows * (n_heads + 2 * n_kv_heads) * head_dim),

@@ -42,7 +42,7 @@ struct Pass {
     /// Kept inputs that are read, by their index.
     replayed: Vec<usize>,
     /// Rows whose inputs are kept, and where.
-    kept: Vec<(usize, usize)>,
+    claimed: Vec<(usize, usize)>,
     /// Snapshots that are made at the end.
     snapshots: Vec<[StateSlot; 2]>,
 }
@@ -75,7 +75,7 @@ impl States {
         let (range, table) = (rows.rows_of(seq_idx), rows.table_of(seq_idx));
         let first_slot = rows.slots[range.start];
         let block_len = self.shape.block_len as u32;
-        let of_slot = |slot: u32| slot_of(table, slot, block_len);
+        let key_of = |position: u32| slot_of(table, position, block_len);
         let start = self.pass.replayed.len();
         match from {
             Some(from) => {
@@ -90,14 +90,14 @@ impl States {
                     read <= first_slot,
                     "a state does not forget: {read} tokens read, {first_slot} there"
                 );
-                let kept = (read..first_slot).map(|slot| self.kept.find(of_slot(slot)));
+                let kept = (read..first_slot).map(|position| self.kept.find(key_of(position)));
                 self.pass.replayed.extend(kept);
             }
         }
         self.kept.release(slot, &self.pass.replayed[start..]);
         let proposed = range.start + n_known as usize..range.end;
         for row in proposed {
-            self.pass.kept.push((row, self.kept.claim(of_slot(rows.slots[row]), slot)));
+            self.pass.claimed.push((row, self.kept.claim(key_of(rows.slots[row]), slot)));
             let parent = rows.parent_slot(row).expect("a proposal follows a known token");
             self.pass.parents[row] = range.start as u32 + parent - first_slot;
         }
@@ -131,7 +131,7 @@ impl States {
     /// * `inputs`: of all rows, `[n_rows, input_len]`.
     pub(crate) fn keep(&mut self, layer: usize, inputs: &[f32]) {
         let len = self.shape.input_len;
-        for &(row, idx) in &self.pass.kept {
+        for &(row, idx) in &self.pass.claimed {
             self.kept.inputs[idx][layer * len..][..len].copy_from_slice(&inputs[row * len..][..len]);
         }
     }

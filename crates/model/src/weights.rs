@@ -10,7 +10,7 @@ use dsde_checkpoint::{Dense, Dtype};
 use dsde_kernels::{Backend, Stacking};
 
 use crate::attention::Attention;
-use crate::delta::{DeltaLayer, delta_shape};
+use crate::delta::DeltaLayer;
 use crate::error::Error;
 use crate::feed_forward::FeedForward;
 
@@ -100,7 +100,7 @@ impl<B: Backend> Layer<B> {
         let norm = |name| tensors.norm(name, hidden);
         let is_delta = config.layers[tensors.layer].is_delta;
         let before = &config.layers[..tensors.layer];
-        let (mixer, output, mixed_len) = match delta_shape(config).filter(|_| is_delta) {
+        let (mixer, output, mixed_len) = match config.delta.filter(|_| is_delta) {
             Some(shape) => {
                 let delta = DeltaLayer::load(backend, &tensors, shape)?;
                 (Mixer::Delta(delta), "linear_attn.out_proj", shape.values_width())

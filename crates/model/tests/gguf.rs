@@ -9,7 +9,7 @@ mod writer;
 use std::f64::consts::TAU;
 use std::path::Path;
 
-use dsde_checkpoint::config::{Delta, Family, ModelConfig, RopeScaling};
+use dsde_checkpoint::config::{DeltaShape, Family, ModelConfig, RopeScaling};
 use dsde_checkpoint::{Checkpoint, Dense, Dtype};
 use dsde_engine::{BlockId, RowBatch, StateSlot, StateUse};
 use dsde_kernels::{Backend, Cpu, Reference};
@@ -185,7 +185,7 @@ fn file_bytes(folder: &Checkpoint, name: &str) -> Vec<u8> {
     if is_turned && (name.contains("q_proj") || name.contains("k_proj")) {
         return neighbours(tensor.bytes, tensor.bytes.len() / tensor.shape[0], config.head_dim);
     }
-    if let Some(delta) = config.delta.as_ref().filter(|_| name.contains("linear_attn")) {
+    if let Some(delta) = config.delta.filter(|_| name.contains("linear_attn")) {
         return delta_bytes(folder, delta, name);
     }
     if config.norm_offset != 0.0 && name.ends_with("norm.weight") {
@@ -199,7 +199,7 @@ fn file_bytes(folder: &Checkpoint, name: &str) -> Vec<u8> {
 }
 
 /// A tensor of a delta layer: rates as they are, heads of values that share one of keys as far apart as there are of these.
-fn delta_bytes(folder: &Checkpoint, delta: &Delta, name: &str) -> Vec<u8> {
+fn delta_bytes(folder: &Checkpoint, delta: DeltaShape, name: &str) -> Vec<u8> {
     let tensor = folder.stored(name).unwrap();
     let element_bytes = tensor.bytes.len() / tensor.shape.iter().product::<usize>();
     let row_bytes = tensor.bytes.len() / tensor.shape[0];

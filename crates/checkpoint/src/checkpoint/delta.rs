@@ -9,7 +9,7 @@
 //! | `linear_attn.dt_bias` | `ssm_dt.bias` | `[n_value_heads]` |
 
 use super::Checkpoint;
-use crate::config::{Delta, ModelConfig};
+use crate::config::{DeltaShape, ModelConfig};
 use crate::error::Error;
 use crate::stored::{Dense, Dtype};
 
@@ -110,7 +110,7 @@ impl Checkpoint {
         })
     }
 
-    fn delta(&self) -> &Delta {
+    fn delta(&self) -> &DeltaShape {
         self.config.delta.as_ref().expect("the model has delta layers")
     }
 }

@@ -21,12 +21,11 @@ const VALUE_HEADS_KEY: &str = "ssm.time_step_rank";
 const INNER_LEN_KEY: &str = "ssm.inner_size";
 
 /// Shape of delta layers: the gated delta rule behind a short convolution (Yang et al., arXiv:2412.06464, Section 3).
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Delta {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeltaShape {
     /// Heads of queries and keys.
     pub n_key_heads: usize,
-    /// Heads of values, each with a state of its own; a multiple of `n_key_heads`.
+    /// Heads of values, each with a state `[key_dim, value_dim]`; a multiple of `n_key_heads`.
     pub n_value_heads: usize,
     /// Elements of a head of queries or keys.
     pub key_dim: usize,
@@ -38,15 +37,38 @@ pub struct Delta {
     pub is_tiled: bool,
 }
 
-impl Delta {
-    /// Numbers that the convolution reads of a row: queries, keys and values.
-    pub fn conv_width(&self) -> usize {
-        2 * self.n_key_heads * self.key_dim + self.values_width()
+impl DeltaShape {
+    /// Elements of all queries, and of all keys.
+    pub fn keys_width(self) -> usize {
+        self.n_key_heads * self.key_dim
     }
 
-    /// Numbers that a layer makes of a row: values of all heads.
-    pub fn values_width(&self) -> usize {
+    /// Elements of all values, which is what a layer makes of a row.
+    pub fn values_width(self) -> usize {
         self.n_value_heads * self.value_dim
+    }
+
+    /// Numbers that the convolution reads of a row: queries, keys and values of all heads.
+    pub fn conv_width(self) -> usize {
+        2 * self.keys_width() + self.values_width()
+    }
+
+    /// Numbers of an input: those of the convolution, then `b` and `a` of every head of values.
+    pub fn input_len(self) -> usize {
+        self.conv_width() + 2 * self.n_value_heads
+    }
+
+    /// Numbers that the convolution remembers: the inputs before the next one, oldest first.
+    pub fn conv_state_len(self) -> usize {
+        (self.conv_len - 1) * self.conv_width()
+    }
+
+    /// The head of queries and keys of a head of values.
+    pub fn key_head(self, value_head: usize) -> usize {
+        match self.is_tiled {
+            true => value_head % self.n_key_heads,
+            false => value_head / (self.n_value_heads / self.n_key_heads),
+        }
     }
 }
 
@@ -67,7 +89,7 @@ impl ModelConfig {
         let is_delta = layers_of_kind(fields, self.n_layers, KIND, |i| is_usual(i, interval))?;
         let n_key_heads = fields.len("linear_num_key_heads", N_HEADS_MAX)?;
         let n_value_heads = fields.len(VALUE_HEADS, N_HEADS_MAX)?;
-        let delta = Delta {
+        let delta = DeltaShape {
             n_key_heads,
             n_value_heads: value_heads(VALUE_HEADS, n_value_heads, "linear_num_key_heads", n_key_heads)?,
             key_dim: fields.len("linear_key_head_dim", HEAD_DIM_MAX)?,
@@ -83,7 +105,7 @@ impl ModelConfig {
 
     /// Reads the keys about delta layers.
     ///
-    /// * `is_tiled`: see [`Delta::is_tiled`].
+    /// * `is_tiled`: see [`DeltaShape::is_tiled`].
     pub(super) fn read_delta_keys(&mut self, keys: &Keys<'_>, is_tiled: bool) -> Result<(), Error> {
         let interval = keys.optional_len(INTERVAL, 1..=N_LAYERS_MAX)?.unwrap_or(INTERVAL_DEFAULT);
         let listed = keys.flags(RECURRENT_LAYERS)?;
@@ -103,7 +125,7 @@ impl ModelConfig {
             return Err(Error::Field { field: keys.key(INNER_LEN_KEY), expected, got: n_values.to_string() });
         }
         let (field, key_field) = (keys.key(VALUE_HEADS_KEY), keys.key("ssm.group_count"));
-        let delta = Delta {
+        let delta = DeltaShape {
             n_key_heads,
             n_value_heads: value_heads(&field, n_value_heads, &key_field, n_key_heads)?,
             key_dim: keys.len("ssm.state_size", HEAD_DIM_MAX)?,
@@ -119,7 +141,7 @@ impl ModelConfig {
     fn set_delta(
         &mut self,
         field: &str,
-        delta: Delta,
+        delta: DeltaShape,
         is_delta: impl Fn(usize) -> bool,
     ) -> Result<(), Error> {
         for (i, layer) in self.layers.iter_mut().enumerate().filter(|(i, _)| is_delta(*i)) {

@@ -358,8 +358,8 @@ impl Pass<'_> {
                 prefetch: scratch.weights.as_ptr().cast(),
                 prefetch_bytes: 0,
             };
-            // SAFETY: a page's values are steps of 32 dimensions for all of its slots from `offset` on, the weights were packed for as many steps
-            // of every page, and `fns` was chosen for the instruction set that `Cpu` checked.
+            // SAFETY: a page's values are steps of 32 dimensions for all of its slots from `offset` on, the weights were packed
+            // for as many steps of every page, and `fns` was chosen for the instruction set that `Cpu` checked.
             unsafe { self.fns[task.lines.len() - 1](&tile, &mut sums) };
             let n_dims = COLUMNS.min(shape.head_dim - first_dim);
             for (i, line) in task.lines.clone().enumerate() {

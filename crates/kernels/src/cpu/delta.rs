@@ -6,11 +6,12 @@
 
 use std::sync::PoisonError;
 
-use super::super::Gate;
-use super::super::delta::{DeltaRows, DeltaRun, DeltaShape, DeltaWeights, LENGTH_EPS, Source, assert_delta};
+use dsde_checkpoint::config::DeltaShape;
+
+use super::super::delta::{DeltaRows, DeltaRun, DeltaWeights, LENGTH_EPS, Source, assert_delta};
 use super::Cpu;
 use super::isa::dispatch;
-use super::math::{exp, silu, sum_of_squares};
+use super::math::{sigmoid, silu, sum_of_squares};
 use super::share::SharedMut;
 
 /// Columns of a block: two vectors of 16, or four of 8.
@@ -19,8 +20,6 @@ const LANES: usize = 32;
 const PARTS: usize = 2;
 /// Numbers of inputs below which the convolution is left to the caller's thread.
 const PARALLEL_INPUTS_MIN: usize = 1 << 14;
-/// Elements that a thread gates at a time.
-const GATED_PER_TASK: usize = 1 << 13;
 
 /// A row of a block.
 type Lanes = [f32; LANES];
@@ -287,44 +286,13 @@ dispatch! {
         let (betas, decays) = own.split_at_mut(shape.n_value_heads);
         let (b, a) = gates.split_at(shape.n_value_heads);
         for (beta, b) in betas.iter_mut().zip(b) {
-            *beta = 1.0 / (1.0 + exp(-b));
+            *beta = sigmoid(*b);
         }
         for (head, decay) in decays.iter_mut().enumerate() {
             let x = a[head] + weights.biases[head];
             // Beyond 20 the logarithm of 1 + e^x is x in single precision.
             let softplus = if x > 20.0 { x } else { x.exp().ln_1p() };
             *decay = (weights.rates[head] * softplus).exp();
-        }
-    }
-}
-
-/// See [`Backend::gate`](super::super::Backend::gate).
-pub(super) fn gate(cpu: &Cpu, kind: Gate, gates: &[f32], x: &mut [f32]) {
-    assert_eq!(gates.len(), x.len(), "one gate per element");
-    let len = x.len();
-    let shared = SharedMut::new(x);
-    cpu.pool.run(len.div_ceil(GATED_PER_TASK), &|task| {
-        let first = task * GATED_PER_TASK;
-        let n = GATED_PER_TASK.min(len - first);
-        // SAFETY: each task has elements of its own.
-        let x = unsafe { shared.slice(first, n) };
-        gate_some(cpu.isa, kind, &gates[first..first + n], x);
-    });
-}
-
-dispatch! {
-    fn gate_some(kind: Gate, gates: &[f32], x: &mut [f32]) {
-        match kind {
-            Gate::Sigmoid => {
-                for (x, gate) in x.iter_mut().zip(gates) {
-                    *x *= 1.0 / (1.0 + exp(-gate));
-                }
-            }
-            Gate::Silu => {
-                for (x, gate) in x.iter_mut().zip(gates) {
-                    *x *= silu(*gate);
-                }
-            }
         }
     }
 }

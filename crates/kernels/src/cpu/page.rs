@@ -28,6 +28,15 @@ pub enum KvType {
 }
 
 impl KvType {
+    /// As people write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            KvType::Bf16 => "bf16",
+            KvType::F16 => "f16",
+            KvType::Int8 => "int8",
+        }
+    }
+
     /// The format in which `isa` multiplies with keys and values.
     pub(super) fn format(self, isa: Isa) -> Format {
         match self {

@@ -1,7 +1,8 @@
 //! The gated delta rule, row by row.
 
 use super::{dot, silu};
-use crate::delta::{DeltaRows, DeltaRun, DeltaShape, DeltaWeights, LENGTH_EPS, Source, assert_delta};
+use crate::delta::{DeltaRows, DeltaRun, DeltaWeights, LENGTH_EPS, Source, assert_delta};
+use dsde_checkpoint::config::DeltaShape;
 
 /// Numbers of a state: `[n_value_heads, key_dim, value_dim]`, then what the convolution remembers.
 pub(super) fn state_len(shape: DeltaShape) -> usize {

@@ -1,6 +1,7 @@
 //! Delta layers: against the reference, and a state against itself when its tokens came otherwise.
 
-use dsde_kernels::{Backend, DeltaRows, DeltaRun, DeltaShape, DeltaWeights, Gate, Reference};
+use dsde_checkpoint::config::DeltaShape;
+use dsde_kernels::{Backend, DeltaRows, DeltaRun, DeltaWeights, Gate, Reference};
 
 use super::support::{Numbers, bits, cpus, relative_error};
 

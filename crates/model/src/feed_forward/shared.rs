@@ -1,7 +1,6 @@
 //! The expert that every row asks beside those that it chooses, as far as the row's own gate lets it.
 
-use dsde_checkpoint::Dtype;
-use dsde_checkpoint::{Checkpoint, Dense};
+use dsde_checkpoint::{Dense, Dtype};
 use dsde_kernels::{Backend, Epilogue, Input, Stacking};
 
 use super::Gated;
@@ -28,7 +27,7 @@ pub(crate) struct SharedScratch {
 impl<B: Backend> SharedExpert<B> {
     /// That of the layer of `tensors`, if it has one.
     pub(crate) fn load(backend: &B, tensors: &Tensors<'_>) -> Result<Option<Self>, Error> {
-        let checkpoint: &Checkpoint = tensors.checkpoint;
+        let checkpoint = tensors.checkpoint;
         let Some(width) = checkpoint.config().experts_of(tensors.layer).and_then(|experts| experts.shared)
         else {
             return Ok(None);

@@ -46,7 +46,7 @@ pub(super) fn read_hybrid(config: &mut ModelConfig, fields: Fields<'_>) -> Resul
 
 /// Keys of attention and delta layers.
 ///
-/// * `is_tiled`: see [`Delta::is_tiled`](crate::config::Delta::is_tiled).
+/// * `is_tiled`: see [`DeltaShape::is_tiled`](crate::config::DeltaShape::is_tiled).
 pub(super) fn read_hybrid_keys(
     config: &mut ModelConfig,
     keys: &Keys<'_>,
