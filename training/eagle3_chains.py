@@ -49,20 +49,21 @@ class Batch:
         return self.tokens[self.row_tokens[self.start_rows[self.step_starts(step)]] + 1 + step]
 
 
-def batch_of(chosen: list[tuple[Features, int]], device: torch.device) -> Batch:
-    """Documents of at least two tokens of answer each as one batch."""
+def batch_of(chosen: list[tuple[Features, int]], device: torch.device, from_prompts: bool = False) -> Batch:
+    """Documents of at least two tokens of answer each as one batch; chains start in answers, or in prompts too."""
     tokens, taps, last = [], [], []
     lists: list[list[Tensor]] = [[] for _ in range(6)]
     lengths = [len(part.documents[i]) for part, i in chosen]
-    prompt_lens = [int(part.documents.prompt_lens[i]) for part, i in chosen]
+    # The first start of each foresees its first token to be learned.
+    first_starts = [0 if from_prompts else int(part.documents.prompt_lens[i]) - 1 for part, i in chosen]
     rows_max = max(lengths) - 2
-    starts_max = max(n - p for n, p in zip(lengths, prompt_lens, strict=True)) - 1
+    starts_max = max(n - first for n, first in zip(lengths, first_starts, strict=True)) - 2
     n_tokens = n_rows = 0
-    for document, ((part, i), length, prompt_len) in enumerate(zip(chosen, lengths, prompt_lens, strict=True)):
+    for document, ((part, i), length, first) in enumerate(zip(chosen, lengths, first_starts, strict=True)):
         streams = part.of(i)
         # Row i stands for the token i + 1, and the last token foresees nothing that the text knows.
         rows = torch.arange(length - 2)
-        starts = torch.arange(prompt_len - 1, length - 2)
+        starts = torch.arange(first, length - 2)
         tokens.append(torch.from_numpy(part.documents[i].astype("int64")))
         taps.append(streams[: length - 2, :3].flatten(1))
         last.append(streams[starts + 1, 3])
@@ -71,7 +72,7 @@ def batch_of(chosen: list[tuple[Features, int]], device: torch.device) -> Batch:
             rows,
             document * rows_max + rows,
             n_rows + starts,
-            document * starts_max + starts - starts[0],
+            document * starts_max + starts - first,
             length - 2 - starts,
         )
         for column, values in zip(lists, columns, strict=True):

@@ -18,6 +18,8 @@ class HeadTraining:
     warmup_steps: int
     # Weight of each step of a chain in the loss; their number is the length of the chains.
     step_weights: list[float]
+    # Whether chains start in prompts too: more to learn from, though not in the target's own words.
+    from_prompts: bool = False
     # The cosine ends at this share of lr_max.
     lr_end_share: float = 0.02
     # Learning rate of `fc` beside that of the layer: no norm scales the streams it reads, so that they are large.

@@ -135,7 +135,7 @@ def train_step(run: HeadRun) -> StepReport:
     lr = learning_rate(run.progress.step, run.progress.n_steps, training)
     for group in run.optimiser.param_groups:
         group["lr"] = lr * group["lr_share"]
-    batch = batch_of(run.stream.next_items(), run.device)
+    batch = batch_of(run.stream.next_items(), run.device, training.from_prompts)
     run.optimiser.zero_grad(set_to_none=True)
     loss = loss_of(run, batch)
     loss.total.backward()

@@ -113,16 +113,17 @@ def test_streams_are_the_hidden_states_of_transformers(target: Llama, tmp_path: 
         torch.testing.assert_close(streams[:, :, stream], states[layer], rtol=1e-4, atol=1e-5)
 
 
-def test_all_chains_at_once_are_the_chains_step_by_step(target: Llama, features: Features) -> None:
+@pytest.mark.parametrize("from_prompts", [False, True])
+def test_all_chains_at_once_are_the_chains_step_by_step(target: Llama, features: Features, from_prompts: bool) -> None:
     head, embeddings = head_of(target, features), target.model.embed_tokens.weight
     documents = [0, 3, 4, 6, 2]
-    batch = batch_of([(features, i) for i in documents], torch.device("cpu"))
+    batch = batch_of([(features, i) for i in documents], torch.device("cpu"), from_prompts)
     outputs = chain_hidden(head, embeddings[batch.tokens], batch, 4)
     n_compared = start_at = 0
     for i in documents:
         tokens = torch.from_numpy(features.documents[i].astype(np.int64))
         taps = features.of(i)[:, :3].float()
-        first = int(features.documents.prompt_lens[i]) - 1
+        first = 0 if from_prompts else int(features.documents.prompt_lens[i]) - 1
         for start in range(first, len(tokens) - 2):
             # Row r reads token r + 1 and foresees token r + 2, which must exist.
             n_steps = min(4, len(tokens) - 2 - start)
