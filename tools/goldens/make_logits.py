@@ -103,6 +103,8 @@ class Case:
     """What the architecture adds to stored weights of norms."""
     is_mxfp4: bool = False
     """Whether experts are in MXFP4."""
+    has_mtp: bool = False
+    """Whether the model brings a head that predicts a token further."""
 
 
 CASES = [
@@ -418,6 +420,7 @@ CASES = [
         QWEN3_5 | {"architectures": ["Qwen3_5ForCausalLM"], "model_type": "qwen3_5_text", "num_hidden_layers": 4},
         torch.bfloat16,
         norm_offset=1.0,
+        has_mtp=True,
     ),
     # A delta layer at the end, experts beside one that all rows ask.
     Case(
@@ -436,6 +439,7 @@ CASES = [
         },
         torch.bfloat16,
         norm_offset=1.0,
+        has_mtp=True,
     ),
 ]
 
@@ -538,6 +542,97 @@ def margin(model, tokens: torch.Tensor) -> float:
     return (ranked[:, n_chosen - 1] - ranked[:, n_chosen]).min().item()
 
 
+# How the names of the tensors of a head begin, and of those of its layer.
+HEAD, HEAD_LAYER = "mtp.", "mtp.layers.0."
+# Tokens that the target has emitted when the head guesses, and how many it guesses.
+KNOWN_LENS, GUESSED_LEN = (2, 9, 20, 33), 3
+
+
+def head_config(config):
+    """A model of one layer of attention: that of the head."""
+    config = type(config).from_dict(config.to_dict())
+    config.num_hidden_layers, config.layer_types = 1, ["full_attention"]
+    return config
+
+
+def random_head(config, target: dict[str, torch.Tensor], case: Case, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Tensors of a head for `target` as published."""
+    model = AutoModelForCausalLM.from_config(head_config(config))
+    size, prefix = config.hidden_size, "model.layers.0."
+    shapes = {
+        HEAD_LAYER + name.removeprefix(prefix): tensor.shape
+        for name, tensor in model.state_dict().items()
+        if name.startswith(prefix)
+    }
+    norms = ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm")
+    shapes |= {f"{HEAD}{name}.weight": torch.Size([size]) for name in norms[:2]}
+    shapes |= {f"{HEAD}fc.weight": torch.Size([size, 2 * size]), f"{HEAD}norm.weight": torch.Size([size])}
+    weights = random_weights(shapes, generator, case.norm_offset)
+    for name in norms[:2]:
+        weights[f"{HEAD}{name}.weight"] = 1.0 - case.norm_offset + 0.3 * torch.randn(size, generator=generator)
+    return {n: w.to(case.dtype).contiguous() for n, w in published(config.model_type, weights).items()}
+
+
+@torch.no_grad()
+def head_guesses(model, stored: dict[str, torch.Tensor], tokens: torch.Tensor) -> torch.Tensor | None:
+    """Log-probabilities [known lengths, guesses, vocabulary] of what the head guesses behind the first tokens, if the words of
+    the text follow; `None` where a choice of experts would be in doubt.
+
+    The state of the target is that behind its final norm; from the second guess on it is the head's, behind its own.
+    """
+    config = head_config(model.config)
+    head = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    own = {name: tensor.float() for name, tensor in stored.items() if name.startswith(HEAD)}
+    layer = {"model.layers.0." + n.removeprefix(HEAD_LAYER): t for n, t in fused(own).items() if n.startswith(HEAD_LAYER)}
+    shared = {"model.norm.weight": own[f"{HEAD}norm.weight"]}
+    shared |= {n: stored[n].float() for n in ("model.embed_tokens.weight", "lm_head.weight")}
+    head.load_state_dict(layer | shared)
+    join = own[f"{HEAD}fc.weight"]
+    norms = []
+    for name in ("embedding", "hidden"):
+        norm = type(head.model.norm)(config.hidden_size, eps=config.rms_norm_eps)
+        norm.weight.copy_(own[f"{HEAD}pre_fc_norm_{name}.weight"])
+        norms.append(norm)
+    embeddings = head.model.embed_tokens(tokens)
+    states = model.model(tokens[None]).last_hidden_state[0]
+    guesses = []
+    for n_known in KNOWN_LENS:
+        features = states[: n_known - 1]
+        for n_tokens in range(n_known, n_known + GUESSED_LEN):
+            inputs = torch.cat((norms[0](embeddings[1:n_tokens]), norms[1](features)), dim=-1) @ join.T
+            output = head.model(inputs_embeds=inputs[None], output_router_logits=True)
+            if is_doubtful(config, output):
+                return None
+            output = output.last_hidden_state[0, -1:]
+            guesses.append(head.lm_head(output)[0].log_softmax(-1))
+            features = torch.cat((features, output))
+    return torch.stack(guesses).view(len(KNOWN_LENS), GUESSED_LEN, -1)
+
+
+def fused(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The reverse of `published` for one layer."""
+    marker = ".mlp.experts."
+    kept = {name: tensor for name, tensor in weights.items() if marker not in name}
+    if len(kept) == len(weights):
+        return kept
+    prefix = HEAD_LAYER.removesuffix(".") + marker
+    n_experts = len({name.removeprefix(prefix).split(".")[0] for name in weights if marker in name})
+    part = lambda i, name: weights[f"{prefix}{i}.{name}_proj.weight"]
+    gate_up = [torch.cat((part(i, "gate"), part(i, "up"))) for i in range(n_experts)]
+    kept[f"{prefix}gate_up_proj"] = torch.stack(gate_up)
+    kept[f"{prefix}down_proj"] = torch.stack([part(i, "down") for i in range(n_experts)])
+    return kept
+
+
+def is_doubtful(config, output) -> bool:
+    """Whether some row's choice of experts is close to another one."""
+    n_chosen = getattr(config, "num_experts_per_tok", None)
+    if n_chosen is None:
+        return False
+    ranked = torch.cat(output.router_logits).sort(descending=True).values
+    return (ranked[:, n_chosen - 1] - ranked[:, n_chosen]).min().item() < MARGIN_MIN
+
+
 def save_weights(folder, weights: dict[str, torch.Tensor], n_shards: int) -> None:
     """One file, or several and their index; layer tensors are dealt in turn."""
     if n_shards == 1:
@@ -584,13 +679,17 @@ def try_make(case: Case, seed: int) -> bool:
     stored = {n: w.to(case.dtype).contiguous() for n, w in published(config["model_type"], weights).items()}
     if case.is_mxfp4:
         stored = in_mxfp4(stored, generator)
+    head_generator = torch.Generator().manual_seed(seed)
+    if case.has_mtp:
+        stored |= random_head(loaded, stored, case, head_generator)
     save_weights(folder, stored, case.n_shards)
 
     quantised = {"quantization_config": Mxfp4Config(dequantize=True)} if case.is_mxfp4 else {}
     model, info = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True, **quantised
     )
-    assert not info["missing_keys"] and not info["unexpected_keys"], info
+    unexpected = [name for name in info["unexpected_keys"] if not name.startswith(HEAD)]
+    assert not info["missing_keys"] and not unexpected, info
     tokens = torch.randint(0, config["vocab_size"], (PROMPT_LEN,), generator=generator)
     with torch.no_grad():
         logits = model.eval()(tokens[None]).logits[0]
@@ -599,6 +698,11 @@ def try_make(case: Case, seed: int) -> bool:
     assert logits.dtype == torch.float32 and logits.std() > 0.3, logits.std()
     reference = {"tokens": tokens.to(torch.int32), "logits": logits.contiguous()}
     save_file(reference, folder / "logits.safetensors")
+    if case.has_mtp:
+        guesses = head_guesses(model, stored, tokens)
+        if guesses is None:
+            return False
+        save_file({"log_probs": guesses}, folder / "mtp.safetensors")
     n_params = sum(w.numel() for w in weights.values())
     print(f"{case.name}: {n_params} parameters, logits {tuple(logits.shape)}, deviation {logits.std():.3f}")
     return True

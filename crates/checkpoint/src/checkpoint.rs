@@ -15,12 +15,14 @@ mod experts;
 mod folder;
 mod from_gguf;
 mod layout;
+mod mtp;
 mod shard;
 mod span;
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::config::ModelConfig;
 use crate::error::Error;
@@ -32,6 +34,7 @@ pub use eagle3::Eagle3Checkpoint;
 pub use experts::{Expert, ExpertBiases, LayerExperts};
 pub use folder::gguf_file;
 pub(crate) use from_gguf::named;
+pub use mtp::MtpCheckpoint;
 use shard::Shard;
 pub(crate) use span::{ElementType, Location, Span};
 
@@ -53,10 +56,11 @@ const SINKS: &str = "self_attn.sinks";
 #[derive(Debug)]
 pub struct Checkpoint {
     config: ModelConfig,
-    files: Vec<Bytes>,
+    /// Shared with the checkpoint of the model's own head.
+    files: Arc<Vec<Bytes>>,
     tensors: HashMap<String, Location>,
     /// Of a GGUF file.
-    metadata: Option<Metadata>,
+    metadata: Option<Arc<Metadata>>,
 }
 
 /// Files of a model that are part of the program.
@@ -97,7 +101,7 @@ impl Checkpoint {
         let shard = Shard::embedded("embedded model.safetensors", files.weights)?;
         let tensors = shard.spans().map(|(name, span)| (name, Location { file_idx: 0, span })).collect();
         let tensors = layout::of_folder(tensors, &config)?;
-        Self { config, files: vec![shard.into_bytes()], tensors, metadata: None }.declared()
+        Self { config, files: Arc::new(vec![shard.into_bytes()]), tensors, metadata: None }.declared()
     }
 
     /// Takes the rows of the embeddings that belong to tokens for the vocabulary and the rest for padding, which is never
@@ -161,7 +165,7 @@ impl Checkpoint {
 
     /// What the file says about the model, vocabulary and chat template included, if it is a GGUF file.
     pub fn gguf(&self) -> Option<&Metadata> {
-        self.metadata.as_ref()
+        self.metadata.as_deref()
     }
 
     /// Names of all tensors, in no particular order.

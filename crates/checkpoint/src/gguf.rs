@@ -25,7 +25,7 @@ use header::{Header, malformed};
 pub use keys::Keys;
 pub use metadata::{Metadata, Value};
 use parts::Part;
-pub(crate) use parts::is_later_part;
+pub use parts::is_later_part;
 pub use writer::{Declared, Writer};
 
 /// An opened GGUF file, or all parts of one.

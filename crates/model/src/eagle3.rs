@@ -18,12 +18,13 @@ use std::ops::Range;
 use dsde_checkpoint::config::{Eagle3Config, ModelConfig, N_TAPS};
 use dsde_checkpoint::{Checkpoint, Eagle3Checkpoint};
 use dsde_engine::RowBatch;
-use dsde_kernels::{AttentionShape, Backend, Epilogue, Input, KvShape, RmsNorm, RopeTable, Stacking};
+use dsde_kernels::{Backend, Epilogue, Input, RmsNorm, RopeTable, Stacking};
 
 use crate::attention::AttentionPass;
 use crate::error::Error;
 use crate::features::Features;
-use crate::llama::{Llama, Scratch, gather_rows, kv_shape, prefix};
+use crate::head::side_by_side;
+use crate::llama::{Llama, Scratch, gather_rows, prefix};
 use crate::rope::rope_table;
 use crate::weights::{Embeddings, Layer, Mixer, Tensors};
 
@@ -105,7 +106,7 @@ impl<B: Backend> Eagle3<B> {
     ///
     /// * `outputs`: as for [`Llama::forward`].
     /// * `features`: of the slot before that of every row.
-    /// * `kv`: a store of [`eagle3_kv_shape`] for this head.
+    /// * `kv`: a store of [`head_kv_shape`] for its layer.
     ///
     /// # Panics
     /// If a token or a position lies outside the head; the engine admits no such request.
@@ -128,16 +129,12 @@ impl<B: Backend> Eagle3<B> {
             None => target.embed(backend, &rows.tokens, embedded),
         }
         let inputs = prefix(&mut self.inputs, n_rows * 2 * width);
-        let [token_norm, feature_norm] = [&layer.attention_norm, &self.weights.feature_norm]
+        let norms = [&layer.attention_norm, &self.weights.feature_norm]
             .map(|weight| RmsNorm { weight, eps: config.rms_eps });
-        let sources = embedded.chunks_exact(width).zip(buffers.hidden.chunks_exact_mut(width));
-        for (input, (token, feature)) in inputs.chunks_exact_mut(2 * width).zip(sources) {
-            let (left, right) = input.split_at_mut(width);
-            backend.rms_norm(token, token_norm, left);
-            backend.rms_norm(feature, feature_norm, right);
-            if self.config.norm_before_residual {
-                feature.copy_from_slice(right);
-            }
+        side_by_side(backend, [embedded, buffers.hidden], norms, inputs);
+        if self.config.norm_before_residual {
+            let rows = buffers.hidden.chunks_exact_mut(width).zip(inputs.chunks_exact(2 * width));
+            rows.for_each(|(feature, input)| feature.copy_from_slice(&input[width..]));
         }
         let Mixer::Attention(attention) = &layer.mixer else { unreachable!("a head attends") };
         let input = Input { x: inputs, norm: None };
@@ -217,13 +214,6 @@ fn own_embeddings(checkpoint: &Eagle3Checkpoint, target: &Checkpoint) -> Result<
     let shared = shared.first_rows(target.config().vocab_len);
     let is_copy = (own.dtype, own.bytes) == (shared.dtype, shared.bytes);
     Ok((!is_copy).then(|| Embeddings::copy_of(own)))
-}
-
-/// The key/value store that a head needs.
-pub(crate) fn eagle3_kv_shape(config: &Eagle3Config, n_blocks: usize) -> KvShape {
-    let shape = kv_shape(&config.layer, n_blocks);
-    // The first token of a sequence has no feature before it.
-    KvShape { attention: AttentionShape { first_slot: 1, ..shape.attention }, ..shape }
 }
 
 /// # Errors

@@ -1,7 +1,7 @@
 //! Architectures, and the real executor.
 //!
-//! [`llama`] runs every architecture over ragged rows, `eagle3` a head that drafts from a model's states, and [`executor`] joins
-//! a target and a draft behind the engine's [`Executor`](dsde_engine::Executor) port.
+//! [`llama`] runs every architecture over ragged rows, `head` one layer that drafts from a model's states (`eagle3`, `mtp`), and
+//! [`executor`] joins a target and a draft behind the engine's [`Executor`](dsde_engine::Executor) port.
 //!
 //! The key decision: no tensor framework. A pass knows all its shapes, so it works on plain slices in buffers that live from
 //! pass to pass, and everything that depends on hardware stands behind one trait of a dozen operations over ragged rows,
@@ -21,7 +21,9 @@ mod error;
 pub mod executor;
 mod features;
 mod feed_forward;
+mod head;
 pub mod llama;
+mod mtp;
 mod rope;
 mod states;
 mod weights;

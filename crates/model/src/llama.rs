@@ -88,12 +88,13 @@ impl<B: Backend> Llama<B> {
         self.weights.bytes(backend) + 2 * n_angles * size_of::<f32>()
     }
 
-    /// Keeps the residual stream of every row of later passes as it is after so many layers, for [`Llama::taps`].
+    /// Keeps the residual stream of every row of later passes as it is after so many layers, for [`Llama::taps`]. After all of
+    /// them, every row passes the whole last layer, wanted or not.
     ///
     /// # Panics
-    /// Unless all are below the number of layers: not every row passes the whole last one.
+    /// If the model has fewer layers.
     pub(crate) fn tap(&mut self, tapped: &[usize]) {
-        assert!(tapped.iter().all(|&n| n < self.config.n_layers), "taps lie before the last layer");
+        assert!(tapped.iter().all(|&n| n <= self.config.n_layers), "taps lie within the model");
         self.tapped = tapped.to_vec();
     }
 
@@ -168,17 +169,16 @@ impl<B: Backend> Llama<B> {
         let mut n_rows = rows.n_rows();
         let mut buffers = self.scratch.buffers(&self.config, self.tapped.len(), n_rows);
         let n_layers = self.weights.layers.len();
+        let is_end_tapped = self.tapped.contains(&n_layers);
         for i in layers {
-            for at in (0..self.tapped.len()).filter(|&at| self.tapped[at] == i) {
-                buffers.keep_tap(at, self.tapped.len(), self.config.hidden);
-            }
+            buffers.keep_taps(&self.tapped, i, self.config.hidden);
             let Buffers { hidden, qkv, mixed, gates, delta: delta_scratch, .. } = &mut buffers;
             let layer = &self.weights.layers[i];
             let norm = RmsNorm { weight: &layer.attention_norm, eps: self.config.rms_eps };
             let input = Input { x: hidden, norm: Some(norm) };
             let mixed = &mut mixed[..n_rows * layer.mixed_len];
             let is_last = i + 1 == n_layers;
-            let is_ignored = is_last && outputs.is_empty();
+            let is_ignored = is_last && outputs.is_empty() && !is_end_tapped;
             match &layer.mixer {
                 Mixer::Attention(attention) => {
                     let (config, kv_layer) = (&self.config, layer.idx);
@@ -198,12 +198,16 @@ impl<B: Backend> Llama<B> {
             if is_ignored {
                 return;
             }
-            if is_last {
+            if is_last && !is_end_tapped {
                 gather_rows(hidden, self.config.hidden, outputs);
                 gather_rows(mixed, layer.mixed_len, outputs);
                 n_rows = outputs.len();
             }
             layer.finish(backend, &self.config, n_rows, &mut buffers);
+            if is_last && is_end_tapped {
+                buffers.keep_taps(&self.tapped, n_layers, self.config.hidden);
+                gather_rows(buffers.hidden, self.config.hidden, outputs);
+            }
         }
     }
 
@@ -265,11 +269,17 @@ impl<B: Backend> Llama<B> {
         let x = &self.scratch.hidden[outputs.start * hidden..outputs.end * hidden];
         let norm = RmsNorm { weight: &self.weights.final_norm, eps: self.config.rms_eps };
         let logits = prefix(&mut self.scratch.logits, n_rows * self.config.vocab_len);
-        backend.linear(Input { x, norm: Some(norm) }, n_rows, &self.weights.lm_head, Epilogue::Store, logits);
-        if let Some(cap) = self.config.logit_soft_cap {
-            backend.soft_cap(cap, logits);
-        }
+        let input = Input { x, norm: Some(norm) };
+        self.weights.project(backend, self.config.logit_soft_cap, (input, n_rows), logits);
         logits
+    }
+
+    /// Logits `[n_rows, vocab_len]` of hidden states that are normalised already.
+    ///
+    /// * `x`: `[n_rows, hidden]`.
+    pub(crate) fn project(&self, backend: &B, x: &[f32], n_rows: usize, logits: &mut [f32]) {
+        let input = Input { x, norm: None };
+        self.weights.project(backend, self.config.logit_soft_cap, (input, n_rows), logits);
     }
 }
 
@@ -377,10 +387,13 @@ pub(crate) struct Buffers<'a> {
 }
 
 impl Buffers<'_> {
-    /// Copies the residual stream to tap `at` of `n_taps`.
-    fn keep_tap(&mut self, at: usize, n_taps: usize, width: usize) {
-        for (taps, row) in self.taps.chunks_exact_mut(n_taps * width).zip(self.hidden.chunks_exact(width)) {
-            taps[at * width..][..width].copy_from_slice(row);
+    /// Copies the residual stream, of which `n_done` layers have run, to the taps that are there.
+    fn keep_taps(&mut self, tapped: &[usize], n_done: usize, width: usize) {
+        for at in (0..tapped.len()).filter(|&at| tapped[at] == n_done) {
+            let rows = self.hidden.chunks_exact(width);
+            for (taps, row) in self.taps.chunks_exact_mut(tapped.len() * width).zip(rows) {
+                taps[at * width..][..width].copy_from_slice(row);
+            }
         }
     }
 }

@@ -7,7 +7,7 @@
 use dsde_checkpoint::Checkpoint;
 use dsde_checkpoint::config::ModelConfig;
 use dsde_checkpoint::{Dense, Dtype};
-use dsde_kernels::{Backend, Stacking};
+use dsde_kernels::{Backend, Epilogue, Input, Stacking};
 
 use crate::attention::Attention;
 use crate::delta::DeltaLayer;
@@ -72,6 +72,22 @@ impl<B: Backend> Weights<B> {
         match &self.embeddings {
             Some(table) => table.gather(tokens, out),
             None => backend.gather(&self.lm_head, tokens, out),
+        }
+    }
+
+    /// Logits `[n_rows, vocab_len]`.
+    ///
+    /// * `input`: rows, and their number.
+    pub(crate) fn project(
+        &self,
+        backend: &B,
+        soft_cap: Option<f32>,
+        (input, n_rows): (Input<'_>, usize),
+        logits: &mut [f32],
+    ) {
+        backend.linear(input, n_rows, &self.lm_head, Epilogue::Store, logits);
+        if let Some(cap) = soft_cap {
+            backend.soft_cap(cap, logits);
         }
     }
 

@@ -89,7 +89,7 @@ enum Matrices {
 /// The model of a folder as a GGUF file.
 fn converted(folder: &Checkpoint, matrices: Matrices) -> Checkpoint {
     let mut writer = Writer::default();
-    write_metadata(&mut writer, folder.config());
+    write_metadata(&mut writer, folder.config(), folder.has_mtp());
     for name in folder.tensor_names().filter(|name| !name.contains(".experts.")) {
         let Some(parts) = parts(folder.config().family, name) else { continue };
         let bytes: Vec<u8> = parts.iter().flat_map(|part| file_bytes(folder, part)).collect();
@@ -100,9 +100,11 @@ fn converted(folder: &Checkpoint, matrices: Matrices) -> Checkpoint {
             shape.retain(|&len| len != 1);
         }
         let (dtype, bytes) = stored_as(matrices, first.dtype, &shape, bytes);
-        writer.tensor(&gguf_name(folder.config().family, name), &shape, type_id(dtype), bytes);
+        writer.tensor(&gguf_name(folder.config(), name), &shape, type_id(dtype), bytes);
     }
-    for (name, shape, dtype, bytes) in all_experts(folder) {
+    let head = folder.mtp().unwrap();
+    let head = head.iter().flat_map(|head| all_experts(head.weights(), folder.config().n_layers));
+    for (name, shape, dtype, bytes) in all_experts(folder, 0).into_iter().chain(head) {
         let (dtype, bytes) = stored_as(matrices, dtype, &shape, bytes);
         writer.tensor(&name, &shape, type_id(dtype), bytes);
     }
@@ -115,7 +117,9 @@ fn converted(folder: &Checkpoint, matrices: Matrices) -> Checkpoint {
 }
 
 /// Tensors that hold a part of all experts of a layer: name, shape, type and bytes.
-fn all_experts(folder: &Checkpoint) -> Vec<(String, Vec<usize>, Dtype, Vec<u8>)> {
+///
+/// * `first`: number of the first layer in the file.
+fn all_experts(folder: &Checkpoint, first: usize) -> Vec<(String, Vec<usize>, Dtype, Vec<u8>)> {
     let config = folder.config();
     let mut tensors = Vec::new();
     for layer in 0..config.n_layers {
@@ -129,10 +133,10 @@ fn all_experts(folder: &Checkpoint) -> Vec<(String, Vec<usize>, Dtype, Vec<u8>)>
         let ups: Vec<Dense<'_>> = experts.iter().map(|expert| expert.up).collect();
         let downs: Vec<Dense<'_>> = experts.iter().map(|expert| expert.down).collect();
         for (part, matrices) in [("gate", gates), ("up", ups), ("down", downs)] {
-            let first = matrices[0];
+            let Dense { n_out, n_in, dtype, .. } = matrices[0];
             let bytes = matrices.iter().flat_map(|matrix| matrix.bytes.to_vec()).collect();
-            let shape = vec![n_experts, first.n_out, first.n_in];
-            tensors.push((format!("blk.{layer}.ffn_{part}_exps.weight"), shape, first.dtype, bytes));
+            let name = format!("blk.{}.ffn_{part}_exps.weight", first + layer);
+            tensors.push((name, vec![n_experts, n_out, n_in], dtype, bytes));
         }
     }
     tensors
@@ -188,7 +192,7 @@ fn file_bytes(folder: &Checkpoint, name: &str) -> Vec<u8> {
     if let Some(delta) = config.delta.filter(|_| name.contains("linear_attn")) {
         return delta_bytes(folder, delta, name);
     }
-    if config.norm_offset != 0.0 && name.ends_with("norm.weight") {
+    if config.norm_offset != 0.0 && is_norm(name) {
         let values: Vec<f32> = tensor.to_f32().iter().map(|weight| weight + config.norm_offset).collect();
         return match tensor.dtype {
             Dtype::Bf16 => f32s(values),
@@ -196,6 +200,10 @@ fn file_bytes(folder: &Checkpoint, name: &str) -> Vec<u8> {
         };
     }
     tensor.bytes.to_vec()
+}
+
+fn is_norm(name: &str) -> bool {
+    name.ends_with("norm.weight") || name.starts_with("mtp.pre_fc_norm")
 }
 
 /// A tensor of a delta layer: rates as they are, heads of values that share one of keys as far apart as there are of these.
@@ -249,7 +257,7 @@ fn stored_as(matrices: Matrices, dtype: Dtype, shape: &[usize], bytes: Vec<u8>) 
     }
 }
 
-fn write_metadata(writer: &mut Writer, config: &ModelConfig) {
+fn write_metadata(writer: &mut Writer, config: &ModelConfig, has_mtp: bool) {
     let architecture = match config.family {
         Family::Llama | Family::Mistral | Family::Mixtral => "llama",
         Family::Qwen2 => "qwen2",
@@ -270,7 +278,7 @@ fn write_metadata(writer: &mut Writer, config: &ModelConfig) {
     let key = |name: &str| format!("{architecture}.{name}");
     writer
         .text("general.architecture", architecture)
-        .u32(&key("block_count"), config.n_layers as u32)
+        .u32(&key("block_count"), config.n_layers as u32 + u32::from(has_mtp))
         .u32(&key("context_length"), config.context_len_max)
         .u32(&key("embedding_length"), config.hidden as u32)
         .u32(&key("feed_forward_length"), config.intermediate as u32)
@@ -281,6 +289,9 @@ fn write_metadata(writer: &mut Writer, config: &ModelConfig) {
         .u32(&key("rope.dimension_count"), rope.rotary_dim as u32)
         .f32(&key("attention.layer_norm_rms_epsilon"), config.rms_eps)
         .f32(&key("rope.freq_base"), rope.theta as f32);
+    if has_mtp {
+        writer.u32(&key("nextn_predict_layers"), 1);
+    }
     if let Some(window) = config.layers.iter().find_map(|layer| layer.window) {
         writer.u32(&key("attention.sliding_window"), window);
     }
@@ -412,8 +423,17 @@ fn type_id(dtype: Dtype) -> u32 {
     }
 }
 
-fn gguf_name(family: Family, name: &str) -> String {
-    let norms: &[(&str, &str)] = match family {
+fn gguf_name(config: &ModelConfig, name: &str) -> String {
+    let behind = format!("blk.{}", config.n_layers);
+    let of_head = [
+        ("mtp.layers.0", behind.clone()),
+        ("mtp.pre_fc_norm_embedding", format!("{behind}.nextn.enorm")),
+        ("mtp.pre_fc_norm_hidden", format!("{behind}.nextn.hnorm")),
+        ("mtp.fc", format!("{behind}.nextn.eh_proj")),
+        ("mtp.norm", format!("{behind}.nextn.shared_head_norm")),
+    ];
+    let name = &of_head.iter().fold(name.to_string(), |name, (theirs, ours)| name.replace(theirs, ours));
+    let norms: &[(&str, &str)] = match config.family {
         Family::Gemma2 | Family::Gemma3 => &[
             ("post_attention_layernorm", "post_attention_norm"),
             ("pre_feedforward_layernorm", "ffn_norm"),
@@ -501,6 +521,36 @@ fn files_and_folders_give_the_same_logits() {
 #[test]
 fn files_and_folders_give_the_same_logits_on_the_processor() {
     check(&Cpu::new(2), FACTORS_TOLERANCE_BF16);
+}
+
+#[test]
+fn the_head_of_a_file_is_that_of_the_folder() {
+    for family in ["qwen3_5", "qwen3_5_moe"] {
+        let folder = fixture(family);
+        let file = converted(&folder, Matrices::Same);
+        let [expected, got] = [&folder, &file].map(|model| model.mtp().unwrap().unwrap());
+        assert_eq!(got.config().layers, expected.config().layers, "{family}");
+        let (expected, got) = (expected.weights(), got.weights());
+        let names = |weights: &Checkpoint| {
+            weights.tensor_names().map(str::to_string).collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(names(got), names(expected), "{family}");
+        for name in names(expected) {
+            let width = expected.stored(&name).unwrap().shape[0];
+            match is_norm(&name) {
+                true => assert_eq!(
+                    got.norm(&name, width).unwrap(),
+                    expected.norm(&name, width).unwrap(),
+                    "{name}"
+                ),
+                false => assert_eq!(
+                    got.stored(&name).unwrap().bytes,
+                    expected.stored(&name).unwrap().bytes,
+                    "{name}"
+                ),
+            }
+        }
+    }
 }
 
 #[test]

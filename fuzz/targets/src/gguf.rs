@@ -81,6 +81,10 @@ pub(crate) fn assert_tensors(model: &Checkpoint) {
     }
     assert!(model.weight_bytes() <= model.stored_bytes());
     let _ = model.dtypes();
+    if let Ok(Some(head)) = model.mtp() {
+        assert_tensors(head.weights());
+        let _ = (head.weight_bytes(), head.dtypes());
+    }
     for matrix in [model.embeddings(), model.output_projection()].into_iter().flatten() {
         let mut row = vec![0.0; matrix.n_in];
         (0..matrix.n_out).for_each(|i| matrix.widen_row(i, &mut row));

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use super::experts::{SHARED, bias_names, matrix_names, router};
-use super::{Checkpoint, EMBEDDINGS, OUTPUT, SINKS, delta};
+use super::{Checkpoint, EMBEDDINGS, OUTPUT, SINKS, delta, mtp};
 use crate::config::{ModelConfig, NormNames};
 use crate::error::Error;
 
@@ -14,8 +14,6 @@ use crate::error::Error;
 const SHOWN_MAX: usize = 5;
 /// What older tools stored beside the weights although it follows from the configuration.
 const DERIVED: &str = "rotary_emb.inv_freq";
-/// Layers that predict further tokens. They change nothing in what the others compute, and are not run.
-const PREDICTING: &str = "mtp.";
 
 /// Names of all tensors of a model.
 pub(super) fn implied(config: &ModelConfig) -> HashSet<String> {
@@ -101,7 +99,7 @@ impl Checkpoint {
         let is_accounted_for = |name: &str| {
             implied.contains(name)
                 || name.ends_with(DERIVED)
-                || name.starts_with(PREDICTING)
+                || name.starts_with(mtp::PREFIX)
                 || (is_output_equal && name == OUTPUT)
         };
         let mut unused: Vec<&str> = self.tensor_names().filter(|name| !is_accounted_for(name)).collect();

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -33,7 +34,7 @@ pub(super) struct Weights {
 impl Weights {
     pub(super) fn into_checkpoint(self, config: ModelConfig) -> Checkpoint {
         let Self { files, tensors } = self;
-        Checkpoint { config, files, tensors, metadata: None }
+        Checkpoint { config, files: Arc::new(files), tensors, metadata: None }
     }
 }
 

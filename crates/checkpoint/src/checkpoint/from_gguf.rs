@@ -1,10 +1,11 @@
 //! A GGUF file as a checkpoint: the names of Hugging Face for its tensors, and the order of their rows.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::declared::implied;
 use super::experts::{self, ExpertPart};
-use super::{Checkpoint, SINKS, delta, layout};
+use super::{Checkpoint, SINKS, delta, layout, mtp};
 use crate::config::{Architecture, LONG_ROPE_FACTORS, ModelConfig, ROPE_FACTORS, SHORT_ROPE_FACTORS};
 use crate::error::Error;
 use crate::gguf::Gguf;
@@ -66,7 +67,7 @@ pub(super) fn checkpoint(gguf: Gguf) -> Result<Checkpoint, Error> {
             config.n_layers
         );
     }
-    Ok(Checkpoint { config, files, tensors, metadata: Some(metadata) })
+    Ok(Checkpoint { config, files: Arc::new(files), tensors, metadata: Some(Arc::new(metadata)) })
 }
 
 /// The name in Hugging Face files, if they have such a tensor; one that holds all experts is named as fused ones are there.
@@ -74,7 +75,7 @@ fn published_name(config: &ModelConfig, name: &str) -> Option<String> {
     if let Some((idx, vector)) = layer(name).filter(|_| config.delta.is_some())
         && let Some((published, _)) = delta::VECTORS.iter().find(|(_, found)| *found == vector)
     {
-        return Some(format!("model.layers.{idx}.{published}"));
+        return Some(format!("{}.{published}", layer_path(config, idx)));
     }
     let (module, part) = name.rsplit_once('.')?;
     if !PARTS.contains(&part) {
@@ -82,10 +83,23 @@ fn published_name(config: &ModelConfig, name: &str) -> Option<String> {
     }
     match layer(module) {
         Some((idx, "attn_sinks")) if config.has_sinks && part == "weight" => {
-            Some(format!("model.layers.{idx}.{SINKS}"))
+            Some(format!("{}.{SINKS}", layer_path(config, idx)))
         }
-        Some((idx, module)) => Some(format!("model.layers.{idx}.{}.{part}", layer_module(config, module)?)),
+        Some((idx, module)) if idx == config.n_layers && find(&mtp::MODULES, module).is_some() => {
+            Some(format!("{}.{part}", find(&mtp::MODULES, module)?))
+        }
+        Some((idx, module)) => {
+            Some(format!("{}.{}.{part}", layer_path(config, idx), layer_module(config, module)?))
+        }
         None => Some(format!("{}.{part}", find(&MODULES, module)?)),
+    }
+}
+
+/// How the names of a layer's tensors begin: the first behind the others is that of the model's own head.
+fn layer_path(config: &ModelConfig, idx: usize) -> String {
+    match idx == config.n_layers {
+        true => mtp::LAYER.to_string(),
+        false => format!("model.layers.{idx}"),
     }
 }
 

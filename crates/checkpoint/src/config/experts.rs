@@ -75,6 +75,11 @@ impl Experts {
         Ok(Self { dense_layers: dense_layers(fields, n_layers)?, ..self })
     }
 
+    /// The same in every layer.
+    pub(crate) fn in_all_layers(self) -> Self {
+        Self { dense_layers: Vec::new(), ..self }
+    }
+
     /// Experts in every layer.
     ///
     /// # Panics

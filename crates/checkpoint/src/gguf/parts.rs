@@ -54,7 +54,7 @@ impl Part {
 }
 
 /// Whether a file name is that of a part other than the first.
-pub(crate) fn is_later_part(name: &str) -> bool {
+pub fn is_later_part(name: &str) -> bool {
     let digits = |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
     let parts = name.strip_suffix(".gguf").and_then(|stem| stem.rsplit_once("-of-"));
     let number = parts.filter(|(_, n_parts)| digits(n_parts)).and_then(|(rest, _)| rest.rsplit_once('-'));

@@ -154,11 +154,50 @@ fn with_tensors(name: &str, added: &[(&str, Vec<usize>)], removed: &str) -> Resu
 
 #[test]
 fn tensors_that_belong_to_no_layer_are_refused_and_layers_that_predict_are_passed_over() {
-    let predicting = ("mtp.layers.0.self_attn.q_proj.weight", vec![64, 32]);
-    assert!(with_tensors("qwen3_5", &[predicting, ("mtp.norm.weight", vec![32])], "").is_ok());
+    let predicting = ("mtp.layers.1.self_attn.q_proj.weight", vec![64, 32]);
+    assert!(with_tensors("qwen3_5", &[predicting, ("mtp.embed_tokens.weight", vec![48, 32])], "").is_ok());
     for name in ["model.layers.3.linear_attn.A_log", "model.layers.0.linear_attn.conv1d.bias"] {
         let error = with_tensors("qwen3_5", &[(name, vec![4])], "").unwrap_err();
         assert!(matches!(&error, Error::TensorUndeclared { name: found, .. } if found == name), "{error}");
+    }
+}
+
+#[test]
+fn a_head_is_a_model_of_one_layer_of_attention() {
+    for name in ["qwen3_5", "qwen3_5_moe"] {
+        let model = Checkpoint::open(&fixture(name)).unwrap().without_padding(40);
+        let head = model.mtp().unwrap().unwrap();
+        let config = head.config();
+        assert_eq!((config.n_layers, config.n_attention_layers(), config.n_delta_layers()), (1, 1, 0));
+        assert_eq!((config.vocab_len, config.hidden, config.has_output_gate), (40, 32, true));
+        assert_eq!(config.experts_of(0).is_some(), model.config().experts.is_some());
+        // Queries and gates of two heads of 16, and the projection of embedding and state.
+        assert_eq!(head.weights().gated_queries(0).unwrap().queries().n_out, 32);
+        assert!(head.weights().matrix("mtp.fc.weight", 32, 64).is_ok());
+        assert!(
+            head.weight_bytes() > 0 && head.weight_bytes() < model.stored_bytes() - model.weight_bytes() + 1
+        );
+        assert!(!head.weights().has_tensor("model.layers.1.input_layernorm.weight"));
+    }
+    assert!(Checkpoint::open(&fixture("llama3")).unwrap().mtp().unwrap().is_none());
+}
+
+#[test]
+fn heads_of_another_make_are_refused_by_name() {
+    let head = |added: &[(&str, Vec<usize>)], removed: &str| {
+        with_tensors("qwen3_5", added, removed).unwrap().mtp().map(|head| head.is_some())
+    };
+    for (name, shape) in [
+        ("mtp.embed_tokens.weight", vec![48, 32]),
+        ("mtp.layers.1.input_layernorm.weight", vec![32]),
+        ("mtp.layers.0.self_attn.q_proj.bias", vec![64]),
+    ] {
+        let error = head(&[(name, shape)], "").unwrap_err();
+        assert!(matches!(&error, Error::TensorUndeclared { name: found, .. } if found == name), "{error}");
+    }
+    for name in ["mtp.norm.weight", "mtp.fc.weight", "mtp.layers.0.mlp.up_proj.weight"] {
+        let error = head(&[], name).unwrap_err();
+        assert!(matches!(&error, Error::TensorMissing { name: found } if found == name), "{error}");
     }
 }
 

@@ -1,17 +1,19 @@
-//! Who guesses: a model of its own, or an EAGLE-3 head on the target.
+//! Who guesses: a model of its own, or a head on the target.
 
 use std::ops::Range;
 
 use dsde_checkpoint::config::ModelConfig;
-use dsde_checkpoint::{Checkpoint, Eagle3Checkpoint};
+use dsde_checkpoint::{Checkpoint, Eagle3Checkpoint, MtpCheckpoint};
 use dsde_engine::{BlockCopy, RowBatch, Shape, SlotMove};
 use dsde_kernels::Backend;
 
 use super::{Model, block_bytes};
-use crate::eagle3::{self, Eagle3, eagle3_kv_shape};
+use crate::eagle3::{self, Eagle3};
 use crate::error::Error;
 use crate::features::Features;
+use crate::head::{Head, head_kv_shape};
 use crate::llama::Llama;
+use crate::mtp::Mtp;
 
 /// Files of a draft.
 #[derive(Clone, Copy, Debug)]
@@ -20,9 +22,11 @@ pub enum DraftCheckpoint<'a> {
     Model(&'a Checkpoint),
     /// An EAGLE-3 head.
     Eagle3(&'a Eagle3Checkpoint),
+    /// The head in the target's own files.
+    Mtp(&'a MtpCheckpoint),
 }
 
-impl DraftCheckpoint<'_> {
+impl<'a> DraftCheckpoint<'a> {
     /// Whether it can draft for a target.
     ///
     /// # Errors
@@ -30,6 +34,7 @@ impl DraftCheckpoint<'_> {
     pub fn check_fit(self, target: &ModelConfig) -> Result<(), Error> {
         match self {
             Self::Eagle3(head) => eagle3::check_fit(head, target),
+            Self::Mtp(_) => Ok(()),
             Self::Model(draft) if draft.config().delta.is_some() => {
                 Err(Error::RecurrentDraft { got: draft.config().family.architecture() })
             }
@@ -45,6 +50,7 @@ impl DraftCheckpoint<'_> {
         match self {
             Self::Model(checkpoint) => checkpoint.weight_bytes(),
             Self::Eagle3(checkpoint) => checkpoint.weight_bytes(),
+            Self::Mtp(checkpoint) => checkpoint.weight_bytes(),
         }
     }
 
@@ -52,24 +58,30 @@ impl DraftCheckpoint<'_> {
     pub fn block_bytes<B: Backend>(self, backend: &B) -> usize {
         match self {
             Self::Model(checkpoint) => block_bytes(backend, checkpoint.config()),
-            Self::Eagle3(checkpoint) => {
-                let config = checkpoint.config();
-                let features = Features::block_bytes(backend.block_len(), config.layer.hidden);
-                features + backend.block_bytes(eagle3_kv_shape(config, 1))
+            Self::Eagle3(_) | Self::Mtp(_) => {
+                let layer = self.config();
+                let features = Features::block_bytes(backend.block_len(), layer.hidden);
+                features + backend.block_bytes(head_kv_shape(layer, 1))
             }
         }
     }
 
     /// Longest sequence that it can read.
     pub(super) fn context_len_max(self) -> u32 {
+        self.config().context_len_max
+    }
+
+    /// Of the model, or of the head's layer.
+    fn config(self) -> &'a ModelConfig {
         match self {
-            Self::Model(checkpoint) => checkpoint.config().context_len_max,
-            Self::Eagle3(checkpoint) => checkpoint.config().layer.context_len_max,
+            Self::Model(checkpoint) => checkpoint.config(),
+            Self::Eagle3(checkpoint) => &checkpoint.config().layer,
+            Self::Mtp(checkpoint) => checkpoint.config(),
         }
     }
 
     pub(super) fn reads_target(self) -> bool {
-        matches!(self, Self::Eagle3(_))
+        !matches!(self, Self::Model(_))
     }
 }
 
@@ -77,12 +89,12 @@ impl DraftCheckpoint<'_> {
 #[expect(clippy::large_enum_variant, reason = "an executor has one")]
 pub(super) enum Draft<B: Backend> {
     Model(Model<B>),
-    Eagle3(Eagle3Draft<B>),
+    Head(HeadDraft<B>),
 }
 
-/// An EAGLE-3 head, its keys and values, and what it reads of the target.
-pub(super) struct Eagle3Draft<B: Backend> {
-    eagle3: Eagle3<B>,
+/// A head, its keys and values, and what it reads of the target.
+pub(super) struct HeadDraft<B: Backend> {
+    head: Head<B>,
     kv: B::KvStore,
     features: Features,
     block_bytes: usize,
@@ -97,20 +109,25 @@ impl<B: Backend> Draft<B> {
         target: &mut Llama<B>,
         shape: Shape,
     ) -> Result<Self, Error> {
-        let checkpoint = match draft {
+        let context_len = shape.context_len_max.min(draft.context_len_max());
+        let head = match draft {
             DraftCheckpoint::Model(checkpoint) => {
                 return Ok(Self::Model(Model::load(backend, checkpoint, shape)?));
             }
-            DraftCheckpoint::Eagle3(checkpoint) => checkpoint,
+            DraftCheckpoint::Eagle3(checkpoint) => {
+                target.tap(&checkpoint.config().taps_in(target.config().n_layers)?);
+                Head::Eagle3(Eagle3::load(backend, checkpoint, target_checkpoint, context_len)?)
+            }
+            DraftCheckpoint::Mtp(checkpoint) => {
+                target.tap(&[target.config().n_layers]);
+                Head::Mtp(Mtp::load(backend, checkpoint, target_checkpoint, context_len)?)
+            }
         };
-        let config = checkpoint.config();
-        let context_len = shape.context_len_max.min(draft.context_len_max());
-        let n_blocks = shape.n_blocks as usize;
-        target.tap(&config.taps_in(target.config().n_layers)?);
-        Ok(Self::Eagle3(Eagle3Draft {
-            eagle3: Eagle3::load(backend, checkpoint, target_checkpoint, context_len)?,
-            kv: backend.kv_store(eagle3_kv_shape(config, n_blocks)),
-            features: Features::new(n_blocks, backend.block_len(), config.layer.hidden),
+        let (layer, n_blocks) = (draft.config(), shape.n_blocks as usize);
+        Ok(Self::Head(HeadDraft {
+            head,
+            kv: backend.kv_store(head_kv_shape(layer, n_blocks)),
+            features: Features::new(n_blocks, backend.block_len(), layer.hidden),
             block_bytes: draft.block_bytes(backend),
         }))
     }
@@ -118,7 +135,7 @@ impl<B: Backend> Draft<B> {
     pub(super) fn weight_bytes(&self, backend: &B) -> usize {
         match self {
             Self::Model(model) => model.llama.weight_bytes(backend),
-            Self::Eagle3(head) => head.eagle3.weight_bytes(backend),
+            Self::Head(draft) => draft.head.weight_bytes(backend),
         }
     }
 
@@ -126,16 +143,16 @@ impl<B: Backend> Draft<B> {
     pub(super) fn block_bytes(&self, backend: &B) -> usize {
         match self {
             Self::Model(model) => block_bytes(backend, model.llama.config()),
-            Self::Eagle3(head) => head.block_bytes,
+            Self::Head(draft) => draft.block_bytes,
         }
     }
 
     pub(super) fn copy_blocks(&mut self, backend: &B, copies: &[BlockCopy]) {
         match self {
             Self::Model(model) => backend.copy_blocks(&mut model.kv, copies),
-            Self::Eagle3(head) => {
-                backend.copy_blocks(&mut head.kv, copies);
-                head.features.copy_blocks(copies);
+            Self::Head(draft) => {
+                backend.copy_blocks(&mut draft.kv, copies);
+                draft.features.copy_blocks(copies);
             }
         }
     }
@@ -144,7 +161,7 @@ impl<B: Backend> Draft<B> {
     pub(super) fn move_slots(&mut self, backend: &B, target: &[SlotMove], draft: &[SlotMove]) {
         match self {
             Self::Model(model) => backend.move_slots(&mut model.kv, draft),
-            Self::Eagle3(head) => {
+            Self::Head(head) => {
                 backend.move_slots(&mut head.kv, draft);
                 head.features.move_slots(target);
             }
@@ -153,9 +170,9 @@ impl<B: Backend> Draft<B> {
 
     /// Takes in what the target made of `rows`, all of which its last pass ended with.
     pub(super) fn read_target(&mut self, backend: &B, target: &Llama<B>, rows: &RowBatch) {
-        if let Self::Eagle3(Eagle3Draft { eagle3, features, .. }) = self {
+        if let Self::Head(HeadDraft { head, features, .. }) = self {
             let n_rows = rows.n_rows();
-            features.write(rows, 0..n_rows, eagle3.combine(backend, target.taps(n_rows), n_rows));
+            features.write(rows, 0..n_rows, head.combine(backend, target.taps(n_rows), n_rows));
         }
     }
 
@@ -163,7 +180,7 @@ impl<B: Backend> Draft<B> {
     pub(super) fn reader<'a>(&'a mut self, target: &'a Llama<B>) -> Reader<'a, B> {
         match self {
             Self::Model(model) => Reader::Model(model),
-            Self::Eagle3(head) => Reader::Eagle3 { head, target },
+            Self::Head(draft) => Reader::Head { draft, target },
         }
     }
 }
@@ -171,7 +188,7 @@ impl<B: Backend> Draft<B> {
 /// A draft under way.
 pub(super) enum Reader<'a, B: Backend> {
     Model(&'a mut Model<B>),
-    Eagle3 { head: &'a mut Eagle3Draft<B>, target: &'a Llama<B> },
+    Head { draft: &'a mut HeadDraft<B>, target: &'a Llama<B> },
 }
 
 impl<B: Backend> Reader<'_, B> {
@@ -179,8 +196,8 @@ impl<B: Backend> Reader<'_, B> {
     pub(super) fn forward(&mut self, backend: &B, rows: &RowBatch, outputs: &[u32]) {
         match self {
             Self::Model(Model { llama, kv }) => llama.forward(backend, rows, outputs, kv),
-            Self::Eagle3 { head: Eagle3Draft { eagle3, kv, features, .. }, target } => {
-                eagle3.forward(backend, target, rows, outputs, features, kv);
+            Self::Head { draft: HeadDraft { head, kv, features, .. }, target } => {
+                head.forward(backend, target, rows, outputs, (features, kv));
             }
         }
     }
@@ -189,14 +206,14 @@ impl<B: Backend> Reader<'_, B> {
     pub(super) fn logits(&mut self, backend: &B, outputs: Range<usize>) -> &mut [f32] {
         match self {
             Self::Model(model) => model.llama.logits(backend, outputs),
-            Self::Eagle3 { head, target } => head.eagle3.logits(backend, outputs, target.config().vocab_len),
+            Self::Head { draft, target } => draft.head.logits(backend, target, outputs),
         }
     }
 
     pub(super) fn vocab_len(&self) -> usize {
         match self {
             Self::Model(model) => model.llama.config().vocab_len,
-            Self::Eagle3 { target, .. } => target.config().vocab_len,
+            Self::Head { target, .. } => target.config().vocab_len,
         }
     }
 }

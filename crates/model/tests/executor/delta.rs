@@ -14,15 +14,24 @@ const TARGETS: [&str; 2] = ["qwen3_5", "qwen3_5_moe"];
 const N_TOKENS: usize = 20;
 const BLOCK_LEN: u32 = 16;
 
+/// In place of the name of a draft: the head in the target's files.
+pub(crate) const OWN_HEAD: &str = "mtp";
+
 pub(crate) fn executor<B: Backend>(
     backend: B,
     target: &str,
     draft: Option<&str>,
     n_blocks: u32,
 ) -> ModelExecutor<B> {
-    let (target, draft) = (open(target), draft.map(open));
+    let target = open(target);
+    let head = target.mtp().unwrap().unwrap();
+    let model = draft.filter(|&draft| draft != OWN_HEAD).map(open);
+    let draft = match (draft, &model) {
+        (None, _) => None,
+        (Some(_), Some(model)) => Some(DraftCheckpoint::Model(model)),
+        (Some(_), None) => Some(DraftCheckpoint::Mtp(&head)),
+    };
     let config = Config { kv: KvSize::Blocks(n_blocks), sequences_max: 4, ..Config::default() };
-    let draft = draft.as_ref().map(DraftCheckpoint::Model);
     ModelExecutor::new(backend, Checkpoints { target: &target, draft }, config).unwrap()
 }
 

@@ -13,6 +13,7 @@ mod families;
 mod greedy;
 mod law;
 mod lending;
+mod mtp;
 mod pair;
 mod pruning;
 mod rows;

@@ -1,7 +1,6 @@
 //! Qwen3.5 and 3.6 without experts, their text part: three delta layers of four, and attention whose output is gated and that turns
-//! a quarter of each head.
-//!
-//! Omission: layers that predict further tokens (`mtp.*`, `nextn_predict_layers`) are not run.
+//! a quarter of each head. The layer that predicts a token further (`mtp.*`, `nextn_predict_layers`) drafts
+//! ([`MtpCheckpoint`](crate::MtpCheckpoint)).
 
 use crate::config::architecture::{Architecture, Defaults, LIKE_LLAMA};
 use crate::config::fields::Fields;

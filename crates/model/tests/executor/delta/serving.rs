@@ -5,22 +5,23 @@ use dsde_kernels::{Backend, Cpu, Reference};
 use dsde_policy::{Fixed, Off};
 use dsde_sampling::Params;
 
-use super::{TARGETS, executor};
+use super::{OWN_HEAD, TARGETS, executor};
 use crate::serve::{Run, run, run_as};
 use crate::trees::Shape;
 
-/// Random weights hardly ever agree with it.
-const DRAFT: &str = "qwen2_window";
+/// Random weights hardly ever agree with them.
+const DRAFTS: [&str; 2] = ["qwen2_window", OWN_HEAD];
 const TOKENS_MAX: u32 = 40;
 
 fn prompt(salt: u32, len: u32) -> Vec<u32> {
     (0..len).map(|i| (salt + i * i + i) % 48).collect()
 }
 
-/// The third begins as the first does, the last has two choices.
+/// The second draws with a seed, the third begins as the first does, the last has two choices.
 fn requests() -> Vec<Request> {
     let prompts = [prompt(0, 38), prompt(5, 7), [prompt(0, 38), prompt(9, 9)].concat(), prompt(7, 21)];
     let mut requests = prompts.map(|prompt| Request::new(prompt, Params::greedy(), TOKENS_MAX)).to_vec();
+    requests[1].params = Params { temperature: 0.8, seed: Some(7), ..Params::greedy() };
     requests[3].n_choices = 2;
     requests
 }
@@ -40,16 +41,17 @@ fn check<B: Backend>(backend: impl Fn() -> B, targets: &[&str]) {
         let expected = plain(backend(), target).outputs;
         // All at once, and with so few blocks that sequences are preempted.
         for n_blocks in [40, 12] {
-            for shape in [
+            let shapes = [
                 Shape::Off,
                 Shape::Tree { len: 3, width: 1 },
                 Shape::Tree { len: 3, width: 3 },
                 Shape::Tree { len: 2, width: 12 },
                 Shape::Mixed,
-            ] {
-                let executor = executor(backend(), target, Some(DRAFT), n_blocks);
+            ];
+            for (draft, shape) in DRAFTS.iter().flat_map(|draft| shapes.map(|shape| (draft, shape))) {
+                let executor = executor(backend(), target, Some(draft), n_blocks);
                 let got = run(executor, shape, config(), &requests());
-                assert_eq!(got.outputs, expected, "{target}, {shape:?}, {n_blocks} blocks");
+                assert_eq!(got.outputs, expected, "{target}, {draft}, {shape:?}, {n_blocks} blocks");
             }
             let config = Config { drafter: Drafter::Suffix(Suffix::default()), ..config() };
             let executor = executor(backend(), target, None, n_blocks);

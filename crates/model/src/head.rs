@@ -1,0 +1,99 @@
+//! Heads: a layer that drafts from what the target made of the tokens so far, EAGLE-3's or the target's own.
+//!
+//! The row of a token reads its embedding and the *feature* of the token before, which comes from the target where that has read
+//! the token, and from the head itself where it was drafted. Features lie in [`Features`], a slot each, and so do keys and values.
+
+use std::ops::Range;
+
+use dsde_checkpoint::config::ModelConfig;
+use dsde_engine::RowBatch;
+use dsde_kernels::{AttentionShape, Backend, KvShape, RmsNorm};
+
+use crate::eagle3::Eagle3;
+use crate::features::Features;
+use crate::llama::{Llama, kv_shape};
+use crate::mtp::Mtp;
+
+/// A head, loaded.
+pub(crate) enum Head<B: Backend> {
+    Eagle3(Eagle3<B>),
+    Mtp(Mtp<B>),
+}
+
+impl<B: Backend> Head<B> {
+    /// Bytes of all weights as they lie in memory, rotary angles included.
+    pub(crate) fn weight_bytes(&self, backend: &B) -> usize {
+        match self {
+            Self::Eagle3(head) => head.weight_bytes(backend),
+            Self::Mtp(head) => head.weight_bytes(backend),
+        }
+    }
+
+    /// Features of rows that the target has read, `[n_rows, hidden]`.
+    ///
+    /// * `taps`: `[n_rows, n_taps * target_hidden]`.
+    pub(crate) fn combine(&mut self, backend: &B, taps: &[f32], n_rows: usize) -> &[f32] {
+        match self {
+            Self::Eagle3(head) => head.combine(backend, taps, n_rows),
+            Self::Mtp(head) => head.combine(backend, taps, n_rows),
+        }
+    }
+
+    /// Stores keys and values of `rows` and computes the output of the rows named by `outputs`, which becomes the feature of
+    /// their slots.
+    ///
+    /// * `outputs`: as for [`Llama::forward`].
+    /// * `features`: of the slot before that of every row.
+    /// * `kv`: a store of [`head_kv_shape`] for its layer.
+    ///
+    /// # Panics
+    /// If a token or a position lies outside the head; the engine admits no such request.
+    pub(crate) fn forward(
+        &mut self,
+        backend: &B,
+        target: &Llama<B>,
+        rows: &RowBatch,
+        outputs: &[u32],
+        (features, kv): (&mut Features, &mut B::KvStore),
+    ) {
+        match self {
+            Self::Eagle3(head) => head.forward(backend, target, rows, outputs, features, kv),
+            Self::Mtp(head) => head.forward(backend, target, rows, outputs, features, kv),
+        }
+    }
+
+    /// Logits `[outputs.len(), vocab_len]` of the target's tokens behind a range of the last pass' outputs, for the caller to
+    /// change as it likes: `-inf` for tokens that the head does not guess.
+    ///
+    /// * `outputs`: indices into the `outputs` of [`Head::forward`].
+    pub(crate) fn logits(&mut self, backend: &B, target: &Llama<B>, outputs: Range<usize>) -> &mut [f32] {
+        match self {
+            Self::Eagle3(head) => head.logits(backend, outputs, target.config().vocab_len),
+            Self::Mtp(head) => head.logits(backend, target, outputs),
+        }
+    }
+}
+
+/// The key/value store that a head needs.
+pub(crate) fn head_kv_shape(layer: &ModelConfig, n_blocks: usize) -> KvShape {
+    let shape = kv_shape(layer, n_blocks);
+    // The first token of a sequence has no feature before it.
+    KvShape { attention: AttentionShape { first_slot: 1, ..shape.attention }, ..shape }
+}
+
+/// Rows of two tables, normalised, one beside the other.
+///
+/// * `tables`: `[n_rows, width]` each; so `out` is `[n_rows, 2 * width]`.
+pub(crate) fn side_by_side<B: Backend>(
+    backend: &B,
+    tables: [&[f32]; 2],
+    norms: [RmsNorm<'_>; 2],
+    out: &mut [f32],
+) {
+    let width = norms[0].weight.len();
+    for (half, (table, norm)) in tables.into_iter().zip(norms).enumerate() {
+        for (row, out) in table.chunks_exact(width).zip(out.chunks_exact_mut(2 * width)) {
+            backend.rms_norm(row, norm, &mut out[half * width..][..width]);
+        }
+    }
+}
