@@ -40,7 +40,8 @@ CHANGED = {
     "gpt_oss_mxfp4": {"rope_parameters": {"truncate": True}},
 }
 NAMES = ["llama3", "llama_yarn", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "smollm3", "granite", "glm4",
-         "qwen3_moe", "mixtral", "olmoe", "gpt_oss", "gpt_oss_mxfp4", "qwen3_5", "qwen3_5_moe"]
+         "qwen3_moe", "mixtral", "olmoe", "gpt_oss", "gpt_oss_mxfp4", "qwen3_5", "qwen3_5_moe",
+         "qwen3_next"]
 
 # Architectures whose queries and keys turn neighbours in files of llama.cpp and halves elsewhere.
 TURNED = ("llama", "smollm3", "granite")
@@ -60,9 +61,11 @@ NORMS = {
 }
 # What files call the architectures whose folders have another name.
 ARCHITECTURES = {"qwen3_moe": "qwen3moe", "mixtral": "llama", "gpt_oss": "gpt-oss", "gpt_oss_mxfp4": "gpt-oss",
-                 "qwen3_5": "qwen35", "qwen3_5_moe": "qwen35moe"}
+                 "qwen3_5": "qwen35", "qwen3_5_moe": "qwen35moe", "qwen3_next": "qwen3next"}
 NORMS["gemma3"] = NORMS["gemma2"]
-NORMS["qwen35moe"] = NORMS["qwen35"]
+NORMS["qwen35moe"] = NORMS["qwen3next"] = NORMS["qwen35"]
+# Architectures with delta layers.
+HYBRIDS = ("qwen35", "qwen3next")
 MODULES = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
@@ -83,6 +86,7 @@ MODULES = {
     "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
     "mlp.shared_expert.up_proj": "ffn_up_shexp",
     "mlp.shared_expert.down_proj": "ffn_down_shexp",
+    "linear_attn.in_proj_ba": "ssm_ba",
     "linear_attn.in_proj_qkv": "attn_qkv",
     "linear_attn.in_proj_z": "attn_gate",
     "linear_attn.in_proj_b": "ssm_beta",
@@ -160,6 +164,7 @@ def add_own_keys(writer: gguf.GGUFWriter, config) -> None:
         writer.add_expert_feed_forward_length(width)
     if writer.arch.startswith("qwen35"):
         writer.add_rope_dimension_sections([*config.rope_parameters["mrope_section"], 0])
+    if writer.arch.startswith(HYBRIDS):
         writer.add_ssm_conv_kernel(config.linear_conv_kernel_dim)
         writer.add_ssm_state_size(config.linear_key_head_dim)
         writer.add_ssm_group_count(config.linear_num_key_heads)
@@ -210,20 +215,23 @@ def write(path: Path, folder: Path, config) -> None:
     weights = {}
     for file in sorted(folder.glob("model*.safetensors")):
         weights |= load_file(file)
-    for name, weight in with_experts_together(weights).items():
+    weights = {name: weight for name, weight in weights.items() if not name.startswith("mtp.")}
+    for name, weight in with_experts_together(with_projections_apart(weights, config)).items():
         if weight.dtype == torch.uint8:
             blocks = np.ascontiguousarray(weight.numpy())
             name = gguf_name(architecture, name)
             writer.add_tensor(name, blocks, raw_dtype=gguf.GGMLQuantizationType.MXFP4)
             continue
-        if "linear_attn" in name:
+        if architecture == "qwen3next" and name.endswith("A_log"):
+            weight = -weight.float().exp()
+        elif "linear_attn" in name and architecture != "qwen3next":
             weight = delta_tensor(name, weight.float(), config)
         values = weight.float().squeeze().numpy()
         if architecture in TURNED and "q_proj" in name:
             values = neighbours(values, config.num_attention_heads)
         if architecture in TURNED and "k_proj" in name:
             values = neighbours(values, config.num_key_value_heads)
-        is_offset = architecture.startswith(("gemma", "qwen35")) and "linear_attn" not in name
+        is_offset = architecture.startswith(("gemma", *HYBRIDS)) and "linear_attn" not in name
         if is_offset and name.endswith("norm.weight"):
             values = values + 1
         writer.add_tensor(gguf_name(architecture, name), np.ascontiguousarray(values, dtype=np.float32))
@@ -252,6 +260,22 @@ def delta_tensor(name: str, weight: torch.Tensor, config) -> torch.Tensor:
         case "norm.weight":
             return weight
     return tiled(weight)
+
+
+def with_projections_apart(weights: dict, config) -> dict:
+    """Queries, keys and values of delta layers in one tensor and gates in another, where a folder has them in turns by head of keys."""
+    apart = {}
+    for name, weight in weights.items():
+        if not name.endswith("in_proj_qkvz.weight"):
+            apart[name] = weight
+            continue
+        n_keys, key_dim = config.linear_num_key_heads, config.linear_key_head_dim
+        n_values = config.linear_num_value_heads // n_keys * config.linear_value_head_dim
+        turns = weight.view(n_keys, -1, weight.shape[1]).split([key_dim, key_dim, n_values, n_values], dim=1)
+        *qkv, z = (part.reshape(-1, weight.shape[1]) for part in turns)
+        apart[name.replace("qkvz", "qkv")] = torch.cat(qkv)
+        apart[name.replace("qkvz", "z")] = z.contiguous()
+    return apart
 
 
 def with_experts_together(weights: dict) -> dict:

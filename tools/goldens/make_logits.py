@@ -441,6 +441,28 @@ CASES = [
         norm_offset=1.0,
         has_mtp=True,
     ),
+    # Projections of delta layers in turns by head of keys, experts as of the last one.
+    Case(
+        "qwen3_next",
+        QWEN3_5
+        | {
+            "architectures": ["Qwen3NextForCausalLM"],
+            "model_type": "qwen3_next",
+            "num_hidden_layers": 2,
+            "layer_types": ["linear_attention", "full_attention"],
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 40,
+            "norm_topk_prob": True,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+            "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0, "partial_rotary_factor": 0.25},
+        },
+        torch.bfloat16,
+        norm_offset=1.0,
+        has_mtp=True,
+    ),
 ]
 
 # Least distance of the scores of the last expert that a row asks and of the first that it does not; scores have a deviation of 2.

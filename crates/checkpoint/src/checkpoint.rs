@@ -29,7 +29,7 @@ use crate::error::Error;
 use crate::gguf::{Gguf, Metadata};
 use crate::stored::{Dense, Dtype, RowOrder, TensorView};
 pub(crate) use bytes::Bytes;
-pub use delta::GatedQueries;
+pub use delta::{DeltaProjections, GatedQueries};
 pub use eagle3::Eagle3Checkpoint;
 pub use experts::{Expert, ExpertBiases, LayerExperts};
 pub use folder::gguf_file;

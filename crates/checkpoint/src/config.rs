@@ -27,6 +27,7 @@ use crate::files::json;
 pub(crate) use architecture::Architecture;
 use architecture::Defaults;
 pub use architecture::NormNames;
+pub(crate) use delta::DeltaLayout;
 pub use delta::DeltaShape;
 pub use eagle3::{Eagle3Config, N_TAPS};
 pub(crate) use experts::ExpertLayout;
@@ -93,6 +94,8 @@ pub enum Family {
     Qwen3_5,
     /// The same with experts.
     Qwen3_5Moe,
+    /// Qwen3-Next, Qwen3-Coder-Next among them.
+    Qwen3Next,
 }
 
 /// What is done to the gate of a feed-forward layer.
@@ -144,6 +147,8 @@ pub struct ModelConfig {
     pub experts: Option<Experts>,
     /// Shape of delta layers, of a model that has them.
     pub delta: Option<DeltaShape>,
+    /// How files hold their matrices.
+    pub(crate) delta_layout: DeltaLayout,
     /// Epsilon of every RMS normalisation; above 0 and at most 1.
     pub rms_eps: f32,
     /// Rotary embeddings of the layers, at least one.
@@ -256,6 +261,7 @@ impl ModelConfig {
             intermediate: intermediate(fields, defaults)?,
             experts: None,
             delta: None,
+            delta_layout: DeltaLayout::default(),
             rms_eps: fields.number("rms_norm_eps", RMS_EPS)? as f32,
             context_len_max: rope.scaling.context_len(trained),
             ropes: vec![rope],

@@ -3,7 +3,7 @@
 //! Yang et al., "Gated delta networks" (arXiv:2412.06464), Section 3, as Qwen3-Next and Qwen3.5 have them: one convolution over
 //! queries, keys and values together, fewer heads of keys than of values, and outputs that are normalised per head and then gated.
 
-use dsde_checkpoint::config::{DeltaShape, ModelConfig};
+use dsde_checkpoint::config::DeltaShape;
 use dsde_kernels::{Backend, DeltaWeights, Epilogue, Gate, Input, RmsNorm, Stacking};
 
 use crate::error::Error;
@@ -41,23 +41,17 @@ pub(crate) struct DeltaScratch {
 impl<B: Backend> DeltaLayer<B> {
     pub(crate) fn load(backend: &B, tensors: &Tensors<'_>, shape: DeltaShape) -> Result<Self, Error> {
         let (checkpoint, layer) = (tensors.checkpoint, tensors.layer);
-        let ModelConfig { hidden, rms_eps, .. } = *checkpoint.config();
+        let projections = checkpoint.delta_projections(layer)?;
         let n_heads = shape.n_value_heads;
-        let inputs = [
-            ("linear_attn.in_proj_qkv", shape.conv_width()),
-            ("linear_attn.in_proj_b", n_heads),
-            ("linear_attn.in_proj_a", n_heads),
-        ];
-        let gates = [("linear_attn.in_proj_z", shape.values_width())];
         Ok(Self {
             shape,
-            inputs: tensors.packed(backend, &inputs, hidden, Stacking::Concat, false)?,
-            gates: tensors.packed(backend, &gates, hidden, Stacking::Concat, false)?,
+            inputs: backend.pack(&projections.inputs(), Stacking::Concat, None),
+            gates: backend.pack(&[projections.gates()], Stacking::Concat, None),
             convolution: checkpoint.convolution(layer)?,
             rates: checkpoint.decay_rates(layer)?,
             biases: tensors.vector("linear_attn.dt_bias", n_heads)?,
             norm: tensors.vector("linear_attn.norm.weight", shape.value_dim)?,
-            eps: rms_eps,
+            eps: checkpoint.config().rms_eps,
         })
     }
 

@@ -18,7 +18,7 @@ use dsde_model::llama::kv_shape;
 use dsde_sampling::Proposal;
 use writer::{FLAG, Writer, f32s};
 
-const FAMILIES: [&str; 21] = [
+const FAMILIES: [&str; 22] = [
     "llama2",
     "llama3",
     "llama_linear",
@@ -40,6 +40,7 @@ const FAMILIES: [&str; 21] = [
     "gpt_oss_mxfp4",
     "qwen3_5",
     "qwen3_5_moe",
+    "qwen3_next",
 ];
 /// More than one block of keys and values, and more than the original contexts of `llama3`, `llama_yarn` and `phi3`.
 const PROMPT_LEN: u32 = 40;
@@ -79,8 +80,10 @@ fn logits<B: Backend>(backend: &B, checkpoint: &Checkpoint) -> Vec<f32> {
 /// How the matrices of a file are stored.
 #[derive(Clone, Copy)]
 enum Matrices {
-    /// As in the folder.
+    /// As in the folder, but one for queries, keys and values of delta layers, and one for their gates.
     Same,
+    /// As in the folder.
+    Fused,
     Q8_0,
     /// What Q8_0 makes of them, in f32.
     WidenedQ8_0,
@@ -91,6 +94,15 @@ fn converted(folder: &Checkpoint, matrices: Matrices) -> Checkpoint {
     let mut writer = Writer::default();
     write_metadata(&mut writer, folder.config(), folder.has_mtp());
     for name in folder.tensor_names().filter(|name| !name.contains(".experts.")) {
+        if let Some(layer) = fused_layer(name).filter(|_| !matches!(matrices, Matrices::Fused)) {
+            let projections = folder.delta_projections(layer).unwrap();
+            let [qkv, ..] = projections.inputs();
+            for (module, matrix) in [("attn_qkv", qkv), ("attn_gate", projections.gates())] {
+                let (name, shape) = (format!("blk.{layer}.{module}.weight"), [matrix.n_out, matrix.n_in]);
+                writer.tensor(&name, &shape, type_id(matrix.dtype), matrix.bytes.to_vec());
+            }
+            continue;
+        }
         let Some(parts) = parts(folder.config().family, name) else { continue };
         let bytes: Vec<u8> = parts.iter().flat_map(|part| file_bytes(folder, part)).collect();
         let first = folder.stored(name).unwrap();
@@ -160,6 +172,12 @@ fn all_biases(folder: &Checkpoint) -> Vec<(String, Vec<usize>, Vec<f32>)> {
     biases.collect()
 }
 
+/// The layer of a tensor that holds queries, keys, values and gates of a delta layer.
+fn fused_layer(name: &str) -> Option<usize> {
+    let rest = name.strip_prefix("model.layers.")?.strip_suffix(".linear_attn.in_proj_qkvz.weight")?;
+    rest.parse().ok()
+}
+
 /// Tensors that are one with `name` in files of the family; `None` where another name stands for them all.
 fn parts(family: Family, name: &str) -> Option<Vec<String>> {
     let fused: &[&[&str]] = match family {
@@ -206,12 +224,17 @@ fn is_norm(name: &str) -> bool {
     name.ends_with("norm.weight") || name.starts_with("mtp.pre_fc_norm")
 }
 
-/// A tensor of a delta layer: rates as they are, heads of values that share one of keys as far apart as there are of these.
+/// A tensor of a delta layer: rates as they are, and but for Qwen3-Next heads of values that share one of keys as far apart as
+/// there are of these.
 fn delta_bytes(folder: &Checkpoint, delta: DeltaShape, name: &str) -> Vec<u8> {
     let tensor = folder.stored(name).unwrap();
     let element_bytes = tensor.bytes.len() / tensor.shape.iter().product::<usize>();
     let row_bytes = tensor.bytes.len() / tensor.shape[0];
+    let is_tiled = folder.config().family != Family::Qwen3Next;
     let tiled = |bytes: &[u8], head_bytes: usize| {
+        if !is_tiled {
+            return bytes.to_vec();
+        }
         let (ratio, heads) = (delta.n_value_heads / delta.n_key_heads, bytes.chunks_exact(head_bytes));
         let heads: Vec<&[u8]> = heads.collect();
         let order = (0..ratio).flat_map(|i| (0..delta.n_key_heads).map(move |key| key * ratio + i));
@@ -273,6 +296,7 @@ fn write_metadata(writer: &mut Writer, config: &ModelConfig, has_mtp: bool) {
         Family::GptOss => "gpt-oss",
         Family::Qwen3_5 => "qwen35",
         Family::Qwen3_5Moe => "qwen35moe",
+        Family::Qwen3Next => "qwen3next",
     };
     let rope = &config.ropes[0];
     let key = |name: &str| format!("{architecture}.{name}");
@@ -362,7 +386,7 @@ fn write_own_metadata(writer: &mut Writer, config: &ModelConfig, key: impl Fn(&s
                 .f32(&key("attention.scale"), config.attention_scale)
                 .f32(&key("logit_scale"), 1.0 / config.logit_scale);
         }
-        Family::Qwen3_5Moe => {
+        Family::Qwen3_5Moe | Family::Qwen3Next => {
             let is_delta: Vec<u8> = config.layers.iter().map(|layer| u8::from(layer.is_delta)).collect();
             writer.array(&key("attention.recurrent_layers"), FLAG, is_delta.len() as u64, is_delta);
         }
@@ -450,8 +474,11 @@ fn gguf_name(config: &ModelConfig, name: &str) -> String {
             ("mlp.router", "ffn_gate_inp"),
             ("self_attn.sinks", "attn_sinks.weight"),
         ],
-        Family::Qwen3_5 | Family::Qwen3_5Moe => &[
+        Family::Qwen3_5 | Family::Qwen3_5Moe | Family::Qwen3Next => &[
             ("post_attention_layernorm", "post_attention_norm"),
+            // As in files of the first weeks.
+            ("linear_attn.in_proj_qkvz", "ssm_in"),
+            ("linear_attn.in_proj_ba", "ssm_ba"),
             ("linear_attn.in_proj_qkv", "attn_qkv"),
             ("linear_attn.in_proj_z", "attn_gate"),
             ("linear_attn.in_proj_b", "ssm_beta"),
@@ -525,7 +552,7 @@ fn files_and_folders_give_the_same_logits_on_the_processor() {
 
 #[test]
 fn the_head_of_a_file_is_that_of_the_folder() {
-    for family in ["qwen3_5", "qwen3_5_moe"] {
+    for family in ["qwen3_5", "qwen3_5_moe", "qwen3_next"] {
         let folder = fixture(family);
         let file = converted(&folder, Matrices::Same);
         let [expected, got] = [&folder, &file].map(|model| model.mtp().unwrap().unwrap());
@@ -551,6 +578,14 @@ fn the_head_of_a_file_is_that_of_the_folder() {
             }
         }
     }
+}
+
+#[test]
+fn files_of_the_first_weeks_of_qwen3_next_are_read() {
+    let folder = fixture("qwen3_next");
+    let file = converted(&folder, Matrices::Fused);
+    assert!(file.has_tensor("model.layers.0.linear_attn.in_proj_qkvz.weight"));
+    assert_eq!(logits(&Reference, &file), logits(&Reference, &folder));
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub(super) fn implied(config: &ModelConfig) -> HashSet<String> {
     }
     for layer in 0..config.n_layers {
         let mixer = match config.layers[layer].is_delta {
-            true => delta::names().collect(),
+            true => delta::names(config.delta_layout).collect(),
             false => attention(config),
         };
         let norms = norms.iter().flatten().map(|module| format!("{module}.weight"));

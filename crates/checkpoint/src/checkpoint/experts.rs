@@ -65,7 +65,7 @@ pub(super) struct Matrix<'a> {
 }
 
 impl Matrix<'_> {
-    fn dense(&self) -> Dense<'_> {
+    pub(super) fn dense(&self) -> Dense<'_> {
         Dense::new(self.dtype, self.shape[0], self.shape[1], &self.bytes)
     }
 }

@@ -12,10 +12,11 @@ pub(super) const QKV: &str = "self_attn.qkv_proj";
 /// Gate and up in one tensor.
 pub(super) const GATE_UP: &str = "mlp.gate_up_proj";
 /// Where the text part stands in files of models that read images, too, and where it stands in others.
-const PREFIXES: [(&str, &str); 3] = [
+const PREFIXES: [(&str, &str); 4] = [
     ("model.language_model.", "model."),
     ("language_model.model.", "model."),
     ("language_model.lm_head.", "lm_head."),
+    ("model.mtp.", "mtp."),
 ];
 
 /// Tensors of a folder in the form of [`Checkpoint`](super::Checkpoint).

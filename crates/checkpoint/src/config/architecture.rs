@@ -6,7 +6,7 @@
 
 use super::architectures::{
     gemma2, gemma3, glm4, gpt_oss, granite, llama, mistral, mixtral, olmoe, phi3, qwen2, qwen3, qwen3_5,
-    qwen3_5_moe, qwen3_moe, smollm3,
+    qwen3_5_moe, qwen3_moe, qwen3_next, smollm3,
 };
 use super::fields::Fields;
 use super::of_gguf::Keys;
@@ -121,7 +121,7 @@ pub(super) const LIKE_LLAMA: Architecture = Architecture {
 };
 
 /// All that can be run, in the order in which errors list them.
-const ALL: [&Architecture; 16] = [
+const ALL: [&Architecture; 17] = [
     &llama::LLAMA,
     &mistral::MISTRAL,
     &qwen2::QWEN2,
@@ -138,6 +138,7 @@ const ALL: [&Architecture; 16] = [
     &gpt_oss::GPT_OSS,
     &qwen3_5::QWEN3_5,
     &qwen3_5_moe::QWEN3_5_MOE,
+    &qwen3_next::QWEN3_NEXT,
 ];
 
 impl Architecture {

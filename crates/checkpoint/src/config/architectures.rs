@@ -15,4 +15,5 @@ pub(super) mod qwen3;
 pub(super) mod qwen3_5;
 pub(super) mod qwen3_5_moe;
 pub(super) mod qwen3_moe;
+pub(super) mod qwen3_next;
 pub(super) mod smollm3;

@@ -37,6 +37,18 @@ pub struct DeltaShape {
     pub is_tiled: bool,
 }
 
+/// How files hold what makes the inputs of delta layers and the gates of their outputs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum DeltaLayout {
+    /// Queries, keys and values in one matrix, gates, `b` and `a` in one each.
+    #[default]
+    Apart,
+    /// The same, but `b` and `a` in one, in turns by head of keys: Qwen3-Next in GGUF files.
+    FusedScores,
+    /// Queries, keys, values and gates in one matrix, `b` and `a` in another, in turns by head of keys: Qwen3-Next in folders.
+    Fused,
+}
+
 impl DeltaShape {
     /// Elements of all queries, and of all keys.
     pub fn keys_width(self) -> usize {

@@ -11,9 +11,9 @@ use super::rope::{
 };
 use super::unsupported::{self, SCALE_TOLERANCE};
 use super::{
-    Architecture, CONTEXT_LEN_MAX, Experts, HEAD_DIM_MAX, HIDDEN_MAX, INTERMEDIATE_MAX, LayerConfig,
-    ModelConfig, N_HEADS_MAX, N_LAYERS_MAX, RMS_EPS, Rope, RopeScaling, SamplingDefaults, VOCAB_LEN_MAX,
-    plain_scale, ranges,
+    Architecture, CONTEXT_LEN_MAX, DeltaLayout, Experts, HEAD_DIM_MAX, HIDDEN_MAX, INTERMEDIATE_MAX,
+    LayerConfig, ModelConfig, N_HEADS_MAX, N_LAYERS_MAX, RMS_EPS, Rope, RopeScaling, SamplingDefaults,
+    VOCAB_LEN_MAX, plain_scale, ranges,
 };
 use crate::error::Error;
 use crate::gguf::{Gguf, Metadata, Value};
@@ -124,6 +124,7 @@ impl ModelConfig {
             intermediate: keys.intermediate(architecture.defaults.has_experts_alone)?,
             experts: None,
             delta: None,
+            delta_layout: DeltaLayout::default(),
             rms_eps: keys.number("attention.layer_norm_rms_epsilon", RMS_EPS)? as f32,
             // Converters write the extended length where there is one.
             context_len_max: trained,
@@ -150,6 +151,10 @@ impl ModelConfig {
             sampling: SamplingDefaults::of_gguf(metadata),
         };
         (architecture.of_keys)(&mut config, &keys)?;
+        // Files of the first weeks of Qwen3-Next.
+        if config.delta_layout == DeltaLayout::FusedScores && has("blk.0.ssm_in.weight") {
+            config.delta_layout = DeltaLayout::Fused;
+        }
         Ok(config)
     }
 }

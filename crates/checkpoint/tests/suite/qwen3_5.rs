@@ -164,7 +164,7 @@ fn tensors_that_belong_to_no_layer_are_refused_and_layers_that_predict_are_passe
 
 #[test]
 fn a_head_is_a_model_of_one_layer_of_attention() {
-    for name in ["qwen3_5", "qwen3_5_moe"] {
+    for name in ["qwen3_5", "qwen3_5_moe", "qwen3_next"] {
         let model = Checkpoint::open(&fixture(name)).unwrap().without_padding(40);
         let head = model.mtp().unwrap().unwrap();
         let config = head.config();
@@ -225,6 +225,46 @@ fn tensors_of_delta_layers_are_brought_to_one_form() {
         assert_eq!(gated.queries().row(i), row(head + i % 16), "query {i}");
         assert_eq!(gated.gates().row(i), row(head + 16 + i % 16), "gate {i}");
     }
+}
+
+#[test]
+fn projections_in_turns_are_brought_to_one_form() {
+    let checkpoint = Checkpoint::open(&fixture("qwen3_next")).unwrap();
+    let layer = "model.layers.0.linear_attn";
+    let projections = checkpoint.delta_projections(0).unwrap();
+    let [qkv, b, a] = projections.inputs();
+    assert_eq!([qkv.n_out, b.n_out, a.n_out, projections.gates().n_out], [128, 4, 4, 64]);
+    // Per head of keys: 16 rows of queries, 16 of keys, two heads of 16 of values, and as many of gates.
+    let fused = checkpoint.matrix(&format!("{layer}.in_proj_qkvz.weight"), 192, 32).unwrap();
+    let row = |i: usize| fused.row(i).to_vec();
+    for head in 0..2 {
+        for i in 0..16 {
+            assert_eq!(qkv.row(16 * head + i), row(96 * head + i), "query {i} of {head}");
+            assert_eq!(qkv.row(32 + 16 * head + i), row(96 * head + 16 + i), "key {i} of {head}");
+        }
+        for i in 0..32 {
+            assert_eq!(qkv.row(64 + 32 * head + i), row(96 * head + 32 + i), "value {i} of {head}");
+            assert_eq!(projections.gates().row(32 * head + i), row(96 * head + 64 + i), "gate {i} of {head}");
+        }
+    }
+    let fused = checkpoint.matrix(&format!("{layer}.in_proj_ba.weight"), 8, 32).unwrap();
+    for (i, value_head) in [0, 1, 4, 5].into_iter().enumerate() {
+        assert_eq!(b.row(i), fused.row(value_head));
+        assert_eq!(a.row(i), fused.row(value_head + 2));
+    }
+}
+
+#[test]
+fn qwen3_next_has_experts_beside_a_shared_one() {
+    let config = parsed("qwen3_next", json!({})).unwrap();
+    assert_eq!((config.family, config.n_delta_layers()), (Family::Qwen3Next, 1));
+    let experts = config.experts.as_ref().unwrap();
+    assert_eq!((experts.n_experts, experts.n_chosen, experts.shared), (4, 2, Some(40)));
+    assert!(experts.is_renormalised);
+    let dense = parsed("qwen3_next", json!({"mlp_only_layers": [1], "intermediate_size": 48})).unwrap();
+    assert!(dense.experts_of(0).is_some() && dense.experts_of(1).is_none());
+    let lacking = parsed("qwen3_next", json!({"shared_expert_intermediate_size": null})).unwrap_err();
+    assert!(lacking.to_string().contains("lacks shared_expert_intermediate_size"), "{lacking}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use dsde_sampling::{Params, Proposal};
 
 use crate::pair::{Decoder, blocks, open};
 
-const TARGETS: [&str; 2] = ["qwen3_5", "qwen3_5_moe"];
+const TARGETS: [&str; 3] = ["qwen3_5", "qwen3_5_moe", "qwen3_next"];
 const N_TOKENS: usize = 20;
 const BLOCK_LEN: u32 = 16;
 

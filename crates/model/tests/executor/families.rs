@@ -8,7 +8,7 @@ use safetensors::SafeTensors;
 
 use crate::pair::{blocks, fixture, open};
 
-const FAMILIES: [&str; 23] = [
+const FAMILIES: [&str; 24] = [
     "llama2",
     "llama3",
     "llama_linear",
@@ -32,6 +32,7 @@ const FAMILIES: [&str; 23] = [
     "gpt_oss_mxfp4",
     "qwen3_5",
     "qwen3_5_moe",
+    "qwen3_next",
 ];
 
 /// Root mean square error over that of the logits: another order of f32 sums. Two implementations inside

@@ -87,7 +87,7 @@ fn guesses_agree<B: Backend>(backend: impl Fn() -> B, target: &str, tolerance: f
 
 #[test]
 fn what_the_head_guesses_is_what_transformers_computes() {
-    for target in ["qwen3_5", "qwen3_5_moe"] {
+    for target in ["qwen3_5", "qwen3_5_moe", "qwen3_next"] {
         guesses_agree(|| Reference, target, TOLERANCE_F32);
         guesses_agree(|| Cpu::new(2), target, TOLERANCE_BF16);
     }
