@@ -47,16 +47,26 @@ impl<T, E: Into<anyhow::Error>> OrUsage<T> for Result<T, E> {
 impl Failure {
     /// Writes the failure on stderr and returns its exit code. A reader that closed our stdout is no failure.
     pub(crate) fn report(&self) -> ExitCode {
-        let (error, code) = match self {
-            Self::Usage(error) => (error, 2),
-            Self::Run(error) => (error, 1),
+        let code = match self {
+            Self::Usage(_) => 2,
+            Self::Run(_) => 1,
         };
-        if is_broken_pipe(error) {
+        if is_broken_pipe(self.error()) {
             return ExitCode::SUCCESS;
         }
         // Nothing can be done about a stderr that is gone.
-        let _ = writeln!(io::stderr(), "error: {}", one_line(error));
+        let _ = writeln!(io::stderr(), "error: {}", self.line());
         ExitCode::from(code)
+    }
+
+    /// What failed and why, in one line.
+    pub(crate) fn line(&self) -> String {
+        one_line(self.error())
+    }
+
+    fn error(&self) -> &anyhow::Error {
+        let (Self::Usage(error) | Self::Run(error)) = self;
+        error
     }
 }
 

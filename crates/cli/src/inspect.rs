@@ -1,10 +1,11 @@
 //! `dsde inspect`: what a model is, what it costs, and whether a draft fits it.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use dsde_checkpoint::Eagle3Checkpoint;
-use dsde_checkpoint::config::{DeltaShape, Eagle3Config, ModelConfig, N_TAPS, SamplingDefaults};
+use dsde_checkpoint::config::{DeltaShape, Eagle3Config, ModelConfig, SamplingDefaults};
+use dsde_checkpoint::{Eagle3Checkpoint, MtpCheckpoint};
 use dsde_kernels::{Backend as _, Cpu};
 use dsde_model::executor::{Checkpoints, DraftCheckpoint, block_bytes, state_bytes};
 use dsde_sampling::Rule;
@@ -12,6 +13,7 @@ use serde::Serialize;
 
 use crate::args::ModelArgs;
 use crate::blur::{self, BlurArgs};
+use crate::drafters;
 use crate::failure::Outcome;
 use crate::inflate::{self, InflateArgs};
 use crate::machine;
@@ -27,6 +29,7 @@ Examples:
   dsde inspect
   dsde inspect --model ./Qwen3-1.7B --draft ./Qwen3-0.6B
   dsde inspect --model ./Qwen3-1.7B-Q4_K_M.gguf --json
+  dsde inspect --model ./Qwen3-1.7B-Q4_K_M.gguf --drafters ./models
   dsde inspect perplexity --model ./Qwen3-1.7B-Q4_K_M.gguf text.txt";
 
 /// Tell what a model is, what memory it takes and whether a draft fits it
@@ -36,7 +39,13 @@ pub(crate) struct InspectArgs {
     #[command(subcommand)]
     command: Option<Command>,
 
-    /// Print one JSON object.
+    /// Try every drafter there is for the model: `suffix`, its own head, and the models and EAGLE-3 heads in this folder. Tells which
+    /// fit, how many guesses are kept, what a guess costs on this machine, and how fast `auto` is with it beside plain decoding.
+    /// Takes the time of some two thousand tokens for each; nothing else should run meanwhile.
+    #[arg(long, value_name = "DIR", conflicts_with = "draft")]
+    drafters: Option<PathBuf>,
+
+    /// Print one JSON object; with --drafters, a list.
     #[arg(long)]
     json: bool,
 
@@ -121,16 +130,16 @@ struct DraftFit {
     source: String,
     /// Absent for heads, `suffix` and `none`.
     model: Option<Model>,
-    /// Of an EAGLE-3 head.
-    eagle3: Option<Eagle3>,
+    /// Of a head.
+    head: Option<Head>,
     compatible: bool,
     /// Why it does not fit.
     reason: Option<String>,
 }
 
-/// An EAGLE-3 head.
+/// An EAGLE-3 head, or the one that the model brings.
 #[derive(Serialize)]
-struct Eagle3 {
+struct Head {
     architecture: &'static str,
     dtypes: Dtypes,
     hidden: usize,
@@ -143,7 +152,7 @@ struct Eagle3 {
     vocab_len: usize,
     context_len_max: u32,
     /// It reads the model's states after so many layers; `null` if the model has too few.
-    taps: Option<[usize; N_TAPS]>,
+    taps: Option<Vec<usize>>,
     own_embeddings: bool,
     weight_bytes: usize,
     /// Keys, values and features.
@@ -169,6 +178,9 @@ pub(crate) fn run(args: InspectArgs) -> Outcome {
         Some(Command::Blur(args)) => return blur::run(&args),
         None => {}
     }
+    if let Some(folder) = &args.drafters {
+        return drafters::run(folder, &args.model, args.json);
+    }
     let models = Models::new(&args.model)?;
     let inspection = inspect(&models)?;
     let mut out = io::stdout().lock();
@@ -181,7 +193,7 @@ pub(crate) fn run(args: InspectArgs) -> Outcome {
 
 fn inspect(models: &Models) -> Outcome<Inspection> {
     let target = Opened::new(&models.target, Role::Target)?;
-    let draft = OpenedDraft::new(&models.draft)?;
+    let draft = OpenedDraft::new(&models.draft, &target)?;
     let misfit = draft.as_ref().and_then(|draft| target.check_draft(draft).err());
     let backend = models.backend();
     let fitting = draft.as_ref().filter(|_| misfit.is_none());
@@ -193,12 +205,13 @@ fn inspect(models: &Models) -> Outcome<Inspection> {
         checkpoints,
         memory_bytes,
     )?;
-    let (mut draft_model, mut eagle3) = (None, None);
+    let (mut draft_model, mut head) = (None, None);
     match (&models.draft, &draft) {
         (Draft::Model(source), Some(OpenedDraft::Model(draft))) => {
             draft_model = Some(Model::new(source, draft, &backend));
         }
-        (_, Some(OpenedDraft::Eagle3(draft))) => eagle3 = Some(Eagle3::new(draft, &target, &backend)),
+        (_, Some(OpenedDraft::Eagle3(draft))) => head = Some(Head::of_eagle3(draft, &target, &backend)),
+        (_, Some(OpenedDraft::Mtp(draft))) => head = Some(Head::of_mtp(draft, &target, &backend)),
         _ => {}
     }
     Ok(Inspection {
@@ -206,7 +219,7 @@ fn inspect(models: &Models) -> Outcome<Inspection> {
         draft: DraftFit {
             source: models.draft.to_string(),
             model: draft_model,
-            eagle3,
+            head,
             compatible: misfit.is_none(),
             reason: misfit.map(|error| error.to_string()),
         },
@@ -253,24 +266,45 @@ impl Model {
     }
 }
 
-impl Eagle3 {
-    fn new(head: &Eagle3Checkpoint, target: &Opened, backend: &Cpu) -> Self {
+impl Head {
+    fn of_eagle3(head: &Eagle3Checkpoint, target: &Opened, backend: &Cpu) -> Self {
         let Eagle3Config { layer, draft_vocab_len, .. } = head.config();
-        let draft = DraftCheckpoint::Eagle3(head);
+        let taps = head.config().taps_in(target.config().n_layers);
         Self {
             architecture: "EAGLE-3",
             dtypes: Dtypes::of(head.dtypes()),
+            draft_vocab_len: *draft_vocab_len,
+            taps: taps.ok().map(Vec::from),
+            own_embeddings: head.embeddings().is_ok_and(|table| table.is_some()),
+            ..Self::of_layer(layer, DraftCheckpoint::Eagle3(head), backend)
+        }
+    }
+
+    fn of_mtp(head: &MtpCheckpoint, target: &Opened, backend: &Cpu) -> Self {
+        Self {
+            architecture: "MTP",
+            dtypes: Dtypes::of(head.dtypes()),
+            taps: Some(vec![target.config().n_layers]),
+            ..Self::of_layer(head.config(), DraftCheckpoint::Mtp(head), backend)
+        }
+    }
+
+    /// What a layer and `draft` say, the head being the target's in all else.
+    fn of_layer(layer: &ModelConfig, draft: DraftCheckpoint<'_>, backend: &Cpu) -> Self {
+        Self {
+            architecture: "",
+            dtypes: Dtypes::of(Vec::new()),
             hidden: layer.hidden,
             heads: layer.n_heads,
             kv_heads: layer.n_kv_heads,
             head_dim: layer.head_dim,
             intermediate: layer.intermediate,
-            draft_vocab_len: *draft_vocab_len,
+            draft_vocab_len: layer.vocab_len,
             vocab_len: layer.vocab_len,
             context_len_max: layer.context_len_max,
-            taps: head.config().taps_in(target.config().n_layers).ok(),
-            own_embeddings: head.embeddings().is_ok_and(|table| table.is_some()),
-            weight_bytes: head.weight_bytes(),
+            taps: None,
+            own_embeddings: false,
+            weight_bytes: draft.weight_bytes(),
             kv_bytes_per_token: draft.block_bytes(backend) / backend.block_len(),
         }
     }
@@ -352,8 +386,8 @@ fn print(out: &mut impl Write, inspection: &Inspection) -> io::Result<()> {
     if let Some(model) = &draft.model {
         print_model(out, model)?;
     }
-    if let Some(head) = &draft.eagle3 {
-        print_eagle3(out, head)?;
+    if let Some(head) = &draft.head {
+        print_head(out, head)?;
     }
     match &draft.reason {
         None => writeln!(out, "  fits the model")?,
@@ -418,8 +452,8 @@ fn print_model(out: &mut impl Write, model: &Model) -> io::Result<()> {
     )
 }
 
-fn print_eagle3(out: &mut impl Write, head: &Eagle3) -> io::Result<()> {
-    let Eagle3 { architecture, dtypes, hidden, heads, kv_heads, head_dim, intermediate, .. } = head;
+fn print_head(out: &mut impl Write, head: &Head) -> io::Result<()> {
+    let Head { architecture, dtypes, hidden, heads, kv_heads, head_dim, intermediate, .. } = head;
     writeln!(out, "  {architecture} head, {dtypes}")?;
     writeln!(
         out,
@@ -432,8 +466,12 @@ fn print_eagle3(out: &mut impl Write, head: &Eagle3) -> io::Result<()> {
         head.vocab_len,
         if head.own_embeddings { "own" } else { "the model's" }
     )?;
-    if let Some([low, middle, high]) = head.taps {
-        writeln!(out, "  reads the model's states after {low}, {middle} and {high} layers")?;
+    match head.taps.as_deref() {
+        Some([low, middle, high]) => {
+            writeln!(out, "  reads the model's states after {low}, {middle} and {high} layers")?;
+        }
+        Some([all]) => writeln!(out, "  reads the model's states after all {all} layers")?,
+        _ => {}
     }
     writeln!(out, "  context {} tokens", head.context_len_max)?;
     writeln!(

@@ -11,6 +11,7 @@ mod chat;
 mod commands;
 mod demo;
 mod derived;
+mod drafters;
 mod failure;
 mod generate;
 mod hub;

@@ -4,13 +4,13 @@ use std::fmt;
 use std::path::Path;
 
 use dsde_checkpoint::config::ModelConfig;
-use dsde_checkpoint::{Checkpoint, Dtype, Eagle3Checkpoint};
+use dsde_checkpoint::{Checkpoint, Dtype, Eagle3Checkpoint, MtpCheckpoint};
 use dsde_model::embedded;
 use dsde_model::executor::{DraftCheckpoint, DraftSource};
 use dsde_text::{ChatTemplate, Tokenizer};
 use serde::{Serialize, Serializer};
 
-use crate::failure::Outcome;
+use crate::failure::{OrUsage as _, Outcome, usage};
 use crate::speculation::{Draft, Source};
 
 /// A model as opened.
@@ -27,6 +27,8 @@ pub(crate) enum OpenedDraft {
     Model(Box<Opened>),
     /// An EAGLE-3 head, whose text is that of its model.
     Eagle3(Box<Eagle3Checkpoint>),
+    /// The head that its model brings with it.
+    Mtp(Box<MtpCheckpoint>),
 }
 
 /// Which of the embedded pair is meant by `demo`.
@@ -84,6 +86,16 @@ impl Opened {
         self.checkpoint.config()
     }
 
+    /// The head in its files.
+    ///
+    /// # Errors
+    /// If there is none, or not all of one.
+    fn own_head(&self) -> Outcome<OpenedDraft> {
+        let head = self.checkpoint.mtp().or_usage_of("the head of this model cannot be used")?;
+        let missing = "--draft mtp: this model brings no head (no tensors mtp.*); leave --draft out";
+        head.map(|head| OpenedDraft::Mtp(Box::new(head))).ok_or_else(|| usage(missing))
+    }
+
     /// Element types of its weights.
     pub(crate) fn dtypes(&self) -> Dtypes {
         Dtypes::of(self.checkpoint.dtypes())
@@ -114,19 +126,21 @@ impl Opened {
             OpenedDraft::Model(draft) => {
                 Ok(self.tokenizer.same_tokens(&draft.tokenizer, self.config().vocab_len)?)
             }
-            OpenedDraft::Eagle3(_) => Ok(()),
+            OpenedDraft::Eagle3(_) | OpenedDraft::Mtp(_) => Ok(()),
         }
     }
 }
 
 impl OpenedDraft {
-    /// The draft model or head, where there is one.
+    /// The draft model or head for `target`, where there is one.
     ///
     /// # Errors
     /// If files are missing or make no sense.
-    pub(crate) fn new(draft: &Draft) -> Outcome<Option<Self>> {
-        let Draft::Model(source) = draft else {
-            return Ok(None);
+    pub(crate) fn new(draft: &Draft, target: &Opened) -> Outcome<Option<Self>> {
+        let source = match draft {
+            Draft::Model(source) => source,
+            Draft::Mtp => return target.own_head().map(Some),
+            Draft::Suffix { .. } | Draft::None => return Ok(None),
         };
         let opened = match source {
             Source::Path(folder) => {
@@ -145,6 +159,7 @@ impl OpenedDraft {
         match self {
             Self::Model(opened) => DraftCheckpoint::Model(&opened.checkpoint),
             Self::Eagle3(head) => DraftCheckpoint::Eagle3(head),
+            Self::Mtp(head) => DraftCheckpoint::Mtp(head),
         }
     }
 
@@ -156,6 +171,13 @@ impl OpenedDraft {
         let (source, n_tokens) = (source.clone(), opened.tokenizer.vocab_len());
         Some(DraftSource::new(move || Ok(checkpoint(&source, Role::Draft)?.without_padding(n_tokens))))
     }
+}
+
+/// Whether the files of a model hold a head that can be used; files that cannot be opened hold none.
+pub(crate) fn has_own_head(source: &Source) -> bool {
+    let Source::Path(path) = source else { return false };
+    let head = Checkpoint::open(path).and_then(|checkpoint| checkpoint.mtp());
+    matches!(head, Ok(Some(_)))
 }
 
 /// The EAGLE-3 head in a folder, if that is what it holds.

@@ -4,7 +4,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dsde_bench::{Machine, Message, Prompt};
 use dsde_checkpoint::config::SamplingDefaults;
@@ -12,6 +12,7 @@ use dsde_checkpoint::{Error, gguf_file};
 use dsde_engine::{Drafter, Engine, MonotonicClock, Suffix};
 use dsde_kernels::Cpu;
 use dsde_kernels::cpu::KvType;
+use dsde_model::OnPacked;
 use dsde_model::executor::{Checkpoints, CpuExecutor, KvSize, MemoryUse};
 use dsde_policy::{CostProfile, Policy, registry};
 use dsde_sampling::Rule;
@@ -20,11 +21,11 @@ use dsde_text::{self as text, ChatTemplate, Tokenizer};
 
 use crate::args::{DefaultsArgs, GenerationConfig, ModelArgs};
 use crate::failure::{OrUsage as _, Outcome, usage};
-use crate::opened::{Opened, OpenedDraft, Role};
+use crate::opened::{Opened, OpenedDraft, Role, has_own_head};
 use crate::speculation::{Draft, Source, is_off};
 use crate::stores::{Asked, Bound, Stores};
 use crate::today::today;
-use crate::{hub, machine};
+use crate::{hub, machine, progress};
 
 /// Most sequences that run at once; the bound of the engine.
 const SEQUENCES_MAX: u32 = 4096;
@@ -32,6 +33,8 @@ const SEQUENCES_MAX: u32 = 4096;
 const ROWS_MAX_DEFAULT: u32 = 256;
 /// Time for measuring what steps cost before the first of them: a second is not noticed beside loading a model.
 const PROFILE_TIME: Duration = Duration::from_secs(1);
+/// Longest that models are packed without a sign.
+const SILENT_MAX: Duration = Duration::from_secs(1);
 
 /// Which models, on how much of the machine.
 #[derive(Clone, Debug)]
@@ -60,6 +63,8 @@ impl Models {
             other => other,
         };
         let target = found("model", target)?;
+        let is_chosen_here = args.draft.is_none() && has_own_head(&target);
+        let draft = if is_chosen_here { Draft::Mtp } else { draft };
         Ok(Self {
             target,
             draft,
@@ -220,7 +225,7 @@ impl Session {
     /// If files are missing or make no sense, draft and target do not share a vocabulary, or a bound is out of range.
     pub(crate) fn open(models: &Models, wish: &Wish) -> Outcome<Self> {
         let target = Opened::new(&models.target, Role::Target)?;
-        let draft = OpenedDraft::new(&models.draft)?;
+        let draft = OpenedDraft::new(&models.draft, &target)?;
         if let Some(draft) = &draft {
             target.check_draft(draft).or_usage_of("this draft does not fit the model")?;
         }
@@ -246,8 +251,9 @@ impl Session {
             Stores::plan(models.asked(wish.rule, wish.sequences_max()), &backend, checkpoints, memory_bytes)?;
         stores.check_memory(memory_bytes)?;
         let draft_source = draft.as_ref().and_then(|draft| draft.reopen(&models.draft));
-        let CpuExecutor { executor, memory, description } =
-            CpuExecutor::new(backend, checkpoints, draft_source, stores.config)?;
+        let CpuExecutor { executor, memory, description } = packed(|on_packed| {
+            CpuExecutor::new(backend, checkpoints, draft_source, stores.config, on_packed)
+        })?;
         let tokenizer = Arc::new(target.tokenizer);
         let recommended = target.checkpoint.config().sampling;
         let mut engine = Engine::new(
@@ -341,6 +347,23 @@ impl Session {
     }
 }
 
+/// Packs a model, with a bar on a terminal if that takes longer than people like to wait without a sign.
+fn packed<T>(pack: impl FnOnce(&mut OnPacked<'_>) -> T) -> T {
+    let start = Instant::now();
+    let mut bar = None;
+    let packed = pack(&mut |done, of| {
+        if start.elapsed() > SILENT_MAX {
+            let bar =
+                bar.get_or_insert_with(|| progress::bar(of as u64, "{pos}/{len} parts of the model packed"));
+            bar.set_position(done as u64);
+        }
+    });
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    packed
+}
+
 fn engine_config(models: &Models, wish: &Wish) -> dsde_engine::Config {
     let sequences_max = wish.sequences_max();
     dsde_engine::Config {
@@ -351,7 +374,7 @@ fn engine_config(models: &Models, wish: &Wish) -> dsde_engine::Config {
         // The policy's own parameters bound its lengths.
         sl_limit: NODES_MAX,
         drafter: match models.draft {
-            Draft::Model(_) => Drafter::Either(Suffix::default()),
+            Draft::Model(_) | Draft::Mtp => Drafter::Either(Suffix::default()),
             Draft::Suffix { answer_tokens } => Drafter::Suffix(Suffix { answer_tokens, ..Suffix::default() }),
             Draft::None => Drafter::None,
         },

@@ -23,8 +23,10 @@ pub(crate) enum Source {
 /// Who drafts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Draft {
-    /// A draft model.
+    /// A draft model or an EAGLE-3 head.
     Model(Source),
+    /// The head in the target's own files.
+    Mtp,
     /// Repetitions: of the text, and of the last so many tokens of past answers.
     Suffix { answer_tokens: u32 },
     /// Nobody.
@@ -42,7 +44,8 @@ impl Source {
 }
 
 impl Draft {
-    /// Reads what was typed, or chooses for `target`: the embedded draft for the embedded target, else repetitions.
+    /// Reads what was typed, or chooses for `target`: the embedded draft for the embedded target, else repetitions; whether the
+    /// target brings a head is seen in its files alone.
     ///
     /// # Errors
     /// If what follows `suffix:` makes no sense.
@@ -53,6 +56,7 @@ impl Draft {
             // The second is what prompt lookup was called.
             (None, Source::Path(_)) | (Some("suffix" | "ngram"), _) => TEXT_ALONE,
             (Some("none"), _) => Self::None,
+            (Some("mtp"), _) => Self::Mtp,
             (Some(draft), _) => match draft.strip_prefix("suffix:") {
                 Some(settings) => Self::Suffix { answer_tokens: answer_tokens(settings)? },
                 None => Self::Model(Source::parse(draft)),
@@ -76,6 +80,7 @@ impl fmt::Display for Draft {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Model(source) => source.fmt(f),
+            Self::Mtp => f.write_str("mtp"),
             Self::Suffix { answer_tokens: 0 } => f.write_str("suffix"),
             Self::Suffix { answer_tokens } => write!(f, "suffix:answers={answer_tokens}"),
             Self::None => f.write_str("none"),
@@ -248,6 +253,8 @@ mod tests {
         assert_eq!(draft(None, &Source::Demo), Draft::Model(Source::Demo));
         assert_eq!(draft(None, &folder), text_alone);
         assert_eq!(draft(Some("none"), &Source::Demo), Draft::None);
+        assert_eq!(draft(Some("mtp"), &folder), Draft::Mtp);
+        assert_eq!(Draft::Mtp.to_string(), "mtp");
         for text in ["suffix", "ngram"] {
             assert_eq!(draft(Some(text), &Source::Demo), text_alone);
             assert_eq!(text_alone.to_string(), "suffix");

@@ -36,6 +36,7 @@ use dsde_kernels::Backend;
 
 use crate::error::Error;
 use crate::llama::{Llama, kv_shape};
+use crate::weights::OnPacked;
 use ahead::Groups;
 use draft::Draft;
 pub use draft::DraftCheckpoint;
@@ -160,8 +161,21 @@ impl<B: Backend> ModelExecutor<B> {
     /// # Errors
     /// As [`DraftCheckpoint::check_fit`], or why the weights of one cannot be used.
     pub fn new(backend: B, checkpoints: Checkpoints<'_>, config: Config) -> Result<Self, Error> {
+        Self::new_with(backend, checkpoints, config, &mut |_, _| {})
+    }
+
+    /// The same, told how far the target is as it goes on.
+    ///
+    /// # Errors
+    /// As [`ModelExecutor::new`].
+    pub fn new_with(
+        backend: B,
+        checkpoints: Checkpoints<'_>,
+        config: Config,
+        on_packed: &mut OnPacked<'_>,
+    ) -> Result<Self, Error> {
         let shape = shape(&backend, checkpoints, config)?;
-        let mut target = Model::load(&backend, checkpoints.target, shape)?;
+        let mut target = Model::load(&backend, checkpoints.target, shape, on_packed)?;
         let load = |draft| Draft::load(&backend, draft, checkpoints.target, &mut target.llama, shape);
         let draft = checkpoints.draft.map(load).transpose()?;
         Ok(Self {
@@ -232,9 +246,14 @@ impl<B: Backend> ModelExecutor<B> {
 }
 
 impl<B: Backend> Model<B> {
-    fn load(backend: &B, checkpoint: &Checkpoint, shape: Shape) -> Result<Self, Error> {
+    fn load(
+        backend: &B,
+        checkpoint: &Checkpoint,
+        shape: Shape,
+        on_packed: &mut OnPacked<'_>,
+    ) -> Result<Self, Error> {
         let context_len = shape.context_len_max.min(checkpoint.config().context_len_max);
-        let llama = Llama::load(backend, checkpoint, context_len)?;
+        let llama = Llama::load_with(backend, checkpoint, context_len, on_packed)?;
         let llama = llama.with_states(backend, shape.n_states as usize);
         let kv = backend.kv_store(kv_shape(llama.config(), shape.n_blocks as usize));
         Ok(Self { llama, kv })

@@ -31,3 +31,4 @@ mod weights;
 pub use error::Error;
 pub use executor::ModelExecutor;
 pub use llama::Llama;
+pub use weights::OnPacked;

@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::feed_forward::FeedForwardScratch;
 use crate::rope::rope_table;
 use crate::states::{States, StatesShape};
-use crate::weights::{Layer, Mixer, Weights};
+use crate::weights::{Layer, Mixer, OnPacked, Weights};
 
 /// One model: packed weights, rotary angles and the buffers of a pass.
 pub struct Llama<B: Backend> {
@@ -46,8 +46,21 @@ impl<B: Backend> Llama<B> {
     /// # Errors
     /// If a tensor is absent or has another shape or element type than the configuration implies.
     pub fn load(backend: &B, checkpoint: &Checkpoint, context_len: u32) -> Result<Self, Error> {
+        Self::load_with(backend, checkpoint, context_len, &mut |_, _| {})
+    }
+
+    /// The same, told of as it goes on.
+    ///
+    /// # Errors
+    /// As [`Llama::load`].
+    pub(crate) fn load_with(
+        backend: &B,
+        checkpoint: &Checkpoint,
+        context_len: u32,
+        on_packed: &mut OnPacked<'_>,
+    ) -> Result<Self, Error> {
         let config = checkpoint.config().clone();
-        let weights = Weights::load(backend, checkpoint)?;
+        let weights = Weights::load(backend, checkpoint, on_packed)?;
         let ropes = config.ropes.iter().map(|rope| rope_table(rope, context_len as usize)).collect();
         Ok(Self { config, weights, ropes, scratch: Scratch::default(), states: None, tapped: Vec::new() })
     }

@@ -14,6 +14,9 @@ use crate::delta::DeltaLayer;
 use crate::error::Error;
 use crate::feed_forward::FeedForward;
 
+/// Is told how many parts of a model are packed, and of how many: its layers and its output projection.
+pub type OnPacked<'a> = dyn FnMut(usize, usize) + 'a;
+
 /// All weights of a model.
 pub(crate) struct Weights<B: Backend> {
     /// `None` where the output projection doubles as the table.
@@ -50,7 +53,11 @@ impl<B: Backend> Weights<B> {
     ///
     /// # Errors
     /// If one is absent or has another shape or element type.
-    pub(crate) fn load(backend: &B, checkpoint: &Checkpoint) -> Result<Self, Error> {
+    pub(crate) fn load(
+        backend: &B,
+        checkpoint: &Checkpoint,
+        on_packed: &mut OnPacked<'_>,
+    ) -> Result<Self, Error> {
         let config = checkpoint.config();
         let head = checkpoint.output_projection()?;
         let embeddings = match config.tie_embeddings {
@@ -58,13 +65,14 @@ impl<B: Backend> Weights<B> {
             false => Some(Embeddings::copy_of(checkpoint.embeddings()?.first_rows(config.vocab_len))),
         };
         let tensors = |i| Tensors { checkpoint, layer: i, prefix: format!("model.layers.{i}") };
-        let layers = (0..config.n_layers).map(|i| Layer::load(backend, tensors(i), config.hidden));
-        Ok(Self {
-            embeddings,
-            layers: layers.collect::<Result<_, Error>>()?,
-            final_norm: final_norm(checkpoint)?,
-            lm_head: backend.pack(&[head.first_rows(config.vocab_len)], Stacking::Concat, None),
-        })
+        let mut layers = Vec::with_capacity(config.n_layers);
+        for i in 0..config.n_layers {
+            layers.push(Layer::load(backend, tensors(i), config.hidden)?);
+            on_packed(i + 1, config.n_layers + 1);
+        }
+        let lm_head = backend.pack(&[head.first_rows(config.vocab_len)], Stacking::Concat, None);
+        on_packed(config.n_layers + 1, config.n_layers + 1);
+        Ok(Self { embeddings, layers, final_norm: final_norm(checkpoint)?, lm_head })
     }
 
     /// `out[r, :]` is the embedding of `tokens[r]`.

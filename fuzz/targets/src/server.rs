@@ -140,7 +140,8 @@ fn engine() -> Engine {
     let checkpoints = Checkpoints { target: &target, draft: Some(DraftCheckpoint::Model(&draft)) };
     let config = executor::Config { kv: KvSize::Blocks(64), context_len_max: CONTEXT, ..Default::default() };
     let CpuExecutor { executor, .. } =
-        CpuExecutor::new(Cpu::new(1), checkpoints, None, config).expect("the embedded pair fits");
+        CpuExecutor::new(Cpu::new(1), checkpoints, None, config, &mut |_, _| {})
+            .expect("the embedded pair fits");
     let config =
         dsde_engine::Config { sequences_max: CHOICES_MAX, drafter: Drafter::Model, ..Default::default() };
     let policy: registry::Config = POLICY.parse().expect("a policy");

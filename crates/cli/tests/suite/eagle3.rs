@@ -105,10 +105,10 @@ fn inspect_tells_what_a_head_is() {
         assert!(text.stdout.contains(part), "{part}: {}", text.stdout);
     }
     let told = inspect(head.path(), &["--json"]).json_lines().remove(0);
-    assert_eq!(told["draft"]["eagle3"]["taps"], json!([2, 3, 3]));
+    assert_eq!(told["draft"]["head"]["taps"], json!([2, 3, 3]));
     assert_eq!((&told["draft"]["compatible"], &told["draft"]["model"]), (&json!(true), &Value::Null));
     // Keys and values in bf16, and a feature of 256 numbers.
-    assert_eq!(told["draft"]["eagle3"]["kv_bytes_per_token"], json!(2 * 2 * 32 * 2 + 4 * HIDDEN));
+    assert_eq!(told["draft"]["head"]["kv_bytes_per_token"], json!(2 * 2 * 32 * 2 + 4 * HIDDEN));
 }
 
 #[test]

@@ -112,7 +112,7 @@ impl<B: Backend> Draft<B> {
         let context_len = shape.context_len_max.min(draft.context_len_max());
         let head = match draft {
             DraftCheckpoint::Model(checkpoint) => {
-                return Ok(Self::Model(Model::load(backend, checkpoint, shape)?));
+                return Ok(Self::Model(Model::load(backend, checkpoint, shape, &mut |_, _| {})?));
             }
             DraftCheckpoint::Eagle3(checkpoint) => {
                 target.tap(&checkpoint.config().taps_in(target.config().n_layers)?);

@@ -83,7 +83,7 @@ impl<B: Backend> ModelExecutor<B> {
         self.backend.append_blocks(&mut self.target.kv, 0);
         lent.n_blocks = 0;
         let checkpoint = source.open(&lent.config)?;
-        self.draft = Some(Draft::Model(Model::load(&self.backend, &checkpoint, self.shape)?));
+        self.draft = Some(Draft::Model(Model::load(&self.backend, &checkpoint, self.shape, &mut |_, _| {})?));
         self.lent = None;
         Ok(())
     }

@@ -5,6 +5,7 @@ use dsde_kernels::{Backend, Cpu};
 
 use super::{Checkpoints, Config, DraftSource, MemoryUse, ModelExecutor};
 use crate::error::Error;
+use crate::weights::OnPacked;
 
 /// A [`ModelExecutor`] on the CPU behind the engine's port, and what was to be known of it before.
 ///
@@ -22,6 +23,7 @@ impl CpuExecutor {
     /// Packs the weights and makes the stores.
     ///
     /// * `draft_source`: see [`ModelExecutor::with_draft_source`].
+    /// * `on_packed`: told how far the target is.
     ///
     /// # Errors
     /// As [`ModelExecutor::new`].
@@ -30,9 +32,10 @@ impl CpuExecutor {
         checkpoints: Checkpoints<'_>,
         draft_source: Option<DraftSource>,
         config: Config,
+        on_packed: &mut OnPacked<'_>,
     ) -> Result<Self, Error> {
         let description = backend.describe();
-        let executor = ModelExecutor::new(backend, checkpoints, config)?;
+        let executor = ModelExecutor::new_with(backend, checkpoints, config, on_packed)?;
         let memory = executor.memory();
         let executor = match draft_source {
             Some(source) => executor.with_draft_source(source),

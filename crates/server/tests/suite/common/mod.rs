@@ -53,7 +53,8 @@ pub fn engine_with_clock(policy: &str, sequences_max: u32, clock: impl Clock + '
     let (target, draft) = (embedded::target(), embedded::draft());
     let checkpoints = Checkpoints { target: &target, draft: Some(DraftCheckpoint::Model(&draft)) };
     let config = executor::Config { kv: KvSize::Blocks(512), context_len_max: CONTEXT, ..Default::default() };
-    let CpuExecutor { executor, .. } = CpuExecutor::new(Cpu::new(1), checkpoints, None, config).unwrap();
+    let CpuExecutor { executor, .. } =
+        CpuExecutor::new(Cpu::new(1), checkpoints, None, config, &mut |_, _| {}).unwrap();
     let config = dsde_engine::Config { sequences_max, drafter: Drafter::Model, ..Default::default() };
     let policy: dsde_policy::registry::Config = policy.parse().unwrap();
     let vocabulary = Arc::new(embedded::tokenizer());
