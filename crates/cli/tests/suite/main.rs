@@ -6,6 +6,7 @@ mod architecture;
 mod bench;
 mod blur;
 mod common;
+mod documentation;
 mod drafters;
 mod eagle3;
 mod generate;
