@@ -163,11 +163,12 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_enum, default_value_t)]
     verification: Verification,
 
-    /// Begin no run after this time.
+    /// Begin no run after this time, minutes. Default: no bound.
     #[arg(long, value_name = "M", value_parser = number_in(0.0..=MINUTES_MAX))]
     minutes: Option<f64>,
 
-    /// Write every run to this file as it ends, leave out those that it has already, and report on all of them.
+    /// Write every run to this file as it ends, leave out those that it has already, and report on all of them. Not with --out
+    /// or --json.
     #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["out", "json"])]
     log: Option<PathBuf>,
 
@@ -175,7 +176,8 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "FILE.jsonl", conflicts_with = "url")]
     trace: Option<PathBuf>,
 
-    /// Folder for record.json, summary.md, command.txt and machine.json.
+    /// Folder for record.json, summary.md, command.txt and machine.json; existing ones are replaced. Not with --log, which keeps
+    /// every run.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 

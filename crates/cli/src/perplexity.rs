@@ -52,8 +52,8 @@ pub(crate) struct PerplexityArgs {
     #[arg(value_name = "TEXTFILE")]
     text: PathBuf,
 
-    /// Model: a GGUF file, a folder, or `demo`, the embedded target.
-    #[arg(long, value_name = "PATH", default_value = "demo")]
+    /// Model: a GGUF file, a folder, `ORG/NAME[:FILE]` of the Hugging Face Hub, or `demo`, the embedded target.
+    #[arg(long, value_name = "PATH|ORG/NAME", default_value = "demo")]
     model: String,
 
     /// Tokens of a window.

@@ -40,8 +40,9 @@ the original: what was rounded before loses more when it is rounded again. The f
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct QuantizeArgs {
-    /// Model to read: a folder as downloaded from Hugging Face (Llama, Mistral, Qwen2, Qwen3), or a GGUF file.
-    #[arg(long, value_name = "PATH")]
+    /// Model to read: a folder as downloaded from Hugging Face (Llama, Mistral, Qwen2, Qwen3), a GGUF file, or `ORG/NAME[:FILE]`
+    /// of the Hugging Face Hub.
+    #[arg(long, value_name = "PATH|ORG/NAME")]
     model: PathBuf,
 
     /// What most weights become; norms and biases stay in single precision, and some matrices get more bits than the name says.

@@ -67,7 +67,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "ORIGIN", value_parser = origin)]
     cors_origin: Vec<String>,
 
-    /// Name of the model in requests and answers; may be given several times. Default: the name of its folder, or `demo`.
+    /// Name of the model in requests and answers; may be given several times. Default: ORG/NAME,
+    /// the name of its folder, that of its file without .gguf, or `demo`.
     #[arg(long, value_name = "NAME")]
     served_model_name: Vec<String>,
 
@@ -83,16 +84,17 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "N", default_value = "1024", value_parser = positive_up_to(CONNECTIONS_MAX))]
     max_connections: NonZeroU32,
 
-    /// Memory of the key/value stores, for example 512MiB or 4GiB, instead of --kv-blocks.
+    /// Memory of the key/value stores, for example 512MiB or 4GiB, instead of --kv-blocks. A number
+    /// alone counts bytes.
     #[arg(long, value_name = "SIZE", conflicts_with = "kv_blocks", value_parser = memory, help_heading = "Model")]
     kv_memory: Option<u64>,
 
     /// Send streams at most every so many milliseconds, all that came meanwhile together, in events of few different sizes: who
-    /// watches the connection learns less of how many tokens each step kept.
+    /// watches the connection learns less of how many tokens each step kept. At most 1000. Default: as they come.
     #[arg(long, value_name = "MS", value_parser = positive_up_to(PACE_MS_MAX))]
     pace: Option<NonZeroU32>,
 
-    /// Longest time for an answer, seconds.
+    /// Longest time for an answer, seconds; then it ends with status 504, or a stream with an error.
     #[arg(long, value_name = "S", default_value = "600", value_parser = positive_up_to(SECONDS_MAX))]
     request_timeout: NonZeroU32,
 

@@ -22,9 +22,20 @@ Examples:
   dsde simulate plan scenarios/plans/fleet.toml
   dsde simulate faults --seeds 1000
 
-A scenario names policies, a machine, a pair, where drafts are accepted, and a load; docs/simulation.md describes every key. Engine, \
-scheduler and policies are the real ones; passes take the time that a model of their costs says, on a clock of their own. The same \
-scenario gives the same figures on every machine.";
+A scenario names policies, a machine, a pair, where drafts are accepted, and a load. Those above are files of \
+the repository; its page docs/simulation.md describes every key. Engine, scheduler and policies are the real ones; passes take the time \
+that a model of their costs says, on a clock of their own. The same scenario gives the same figures on every machine.";
+
+const PLAN_EXAMPLES: &str = "\
+Examples:
+  dsde simulate plan scenarios/plans/fleet.toml
+  dsde simulate plan scenarios/plans/fleet.toml --json > fleet.json";
+
+const FAULTS_EXAMPLES: &str = "\
+Examples:
+  dsde simulate faults
+  dsde simulate faults --first 17 --seeds 1           one seed again
+  dsde simulate faults --first 17 --show > 17.toml    what it runs, for dsde simulate 17.toml";
 
 /// Simulate policies on machines that are not here
 #[derive(Args, Debug)]
@@ -61,6 +72,7 @@ enum Command {
 /// The section `plan` of the scenario has the requests per second of the whole fleet, the share that must meet their latency targets, and
 /// the machines to choose from. What one replica can serve is searched for by simulation, for every machine and policy.
 #[derive(Args, Debug)]
+#[command(after_help = PLAN_EXAMPLES)]
 struct PlanArgs {
     /// Scenario with a section `plan`, in TOML.
     #[arg(value_name = "SCENARIO")]
@@ -77,6 +89,7 @@ struct PlanArgs {
 
 /// Run small engines under faults, one per seed, and check every invariant behind every step
 #[derive(Args, Debug)]
+#[command(after_help = FAULTS_EXAMPLES)]
 struct FaultsArgs {
     /// How many seeds.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = whole_number_in(1..=100_000_000))]
