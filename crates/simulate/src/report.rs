@@ -250,8 +250,19 @@ fn table(results: &Results, temperature: f32) -> Cells {
     let has_targets = cells.iter().any(|cell| cell.goodput.is_some());
     let has_losses = cells.iter().any(|cell| cell.lost != Default::default());
     let mut head = vec![
-        "policy", "load", "tokens/s", "of off", "TTFT p50", "p99", "TPOT p50", "p99", "e2e mean", "accepted",
-        "per step", "drafted", "$ per M",
+        "policy",
+        "load",
+        "tokens/s",
+        "of off",
+        "TTFT p50 ms",
+        "p99 ms",
+        "TPOT p50 ms",
+        "p99 ms",
+        "e2e mean ms",
+        "accepted",
+        "per step",
+        "drafted",
+        "$ per M",
     ];
     if has_targets {
         head.extend(["goodput", "attained"]);

@@ -92,7 +92,15 @@ fn charts(cells: &[&Cell<'_>], looks: &[(&str, Style)]) -> Vec<Chart> {
 
 fn table(cells: &[&Cell<'_>]) -> Cells {
     let head = [
-        "policy", "C", "runs", "tokens/s", "of off", "TTFT p50", "TPOT p50", "TPOT p99", "accepted",
+        "policy",
+        "C",
+        "runs",
+        "tokens/s",
+        "of off",
+        "TTFT p50 ms",
+        "TPOT p50 ms",
+        "TPOT p99 ms",
+        "accepted",
         "per step",
     ];
     let number = |value: Option<f64>, decimals: usize| {
