@@ -75,6 +75,11 @@ impl Decoder {
         }
     }
 
+    /// Whether the vocabulary entry `text` stands for one byte of any text, beside entries for characters.
+    pub(super) fn is_byte_token(&self, text: &str) -> bool {
+        matches!(self, Self::SentencePiece { has_byte_tokens: true, .. }) && byte_token(text).is_some()
+    }
+
     /// Whether the first space of a whole text is not part of it.
     pub(super) fn has_leading_space(&self) -> bool {
         matches!(self, Self::SentencePiece { has_leading_space: true, .. })

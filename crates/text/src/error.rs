@@ -90,6 +90,16 @@ pub enum Error {
         /// Text in the second.
         got: Option<String>,
     },
+    /// Draft and target with different vocabularies that have too little in common.
+    #[error(
+        "draft and target must share {expected} tokens of more than one byte, got {got}; use a draft whose vocabulary is nearer to the model's"
+    )]
+    FewSharedWords {
+        /// Least number.
+        expected: usize,
+        /// What both have.
+        got: usize,
+    },
     /// A model without chat template.
     #[error("the model has no chat template; send plain text (--raw)")]
     NoChatTemplate,

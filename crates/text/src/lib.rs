@@ -10,6 +10,7 @@
 mod answer;
 mod chat;
 mod conversation;
+mod correspondence;
 mod date;
 mod decoder;
 pub mod embedded;
@@ -24,6 +25,7 @@ mod veil;
 pub use answer::{AnswerReader, CallFormat, ExpectedCalls, HELD_BYTES_MAX, Part, ReasoningFormat};
 pub use chat::ChatTemplate;
 pub use conversation::{Call, Conversation, Message, RESERVED_VARIABLES};
+pub use correspondence::Correspondence;
 pub use date::Date;
 pub use error::Error;
 pub use grammar::{CALLS_BYTES_MAX, Function, Grammars, SCHEMA_BYTES_MAX, Thoughts};

@@ -192,6 +192,11 @@ impl Tokenizer {
         self.decoder.has_leading_space()
     }
 
+    /// Whether a token is a byte that a text is made of where the vocabulary has nothing longer, beside tokens of characters.
+    pub(super) fn is_byte_token(&self, token: u32) -> bool {
+        self.inner.id_to_token(token).is_some_and(|text| self.decoder.is_byte_token(&text))
+    }
+
     /// Whether the first `n_tokens` tokens mean the same in `other`, as those that both models have embeddings for must.
     ///
     /// # Errors

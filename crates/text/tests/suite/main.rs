@@ -4,6 +4,7 @@
 
 mod continued;
 mod control_tokens;
+mod correspondence;
 mod gguf;
 mod goldens;
 mod templates_wild;
