@@ -26,6 +26,7 @@ use crate::features::Features;
 use crate::head::side_by_side;
 use crate::llama::{Llama, Scratch, gather_rows, prefix};
 use crate::rope::rope_table;
+use crate::translation::spread;
 use crate::weights::{Embeddings, Layer, Mixer, Tensors};
 
 /// An EAGLE-3 head: packed weights, rotary angles and the buffers of a pass.
@@ -164,17 +165,8 @@ impl<B: Backend> Eagle3<B> {
         let guessed = prefix(&mut self.logits, n_rows * self.vocabulary.len());
         backend.linear(Input { x, norm: Some(norm) }, n_rows, lm_head, Epilogue::Store, guessed);
         let logits = prefix(&mut self.scratch.logits, n_rows * vocab_len);
-        logits.fill(f32::NEG_INFINITY);
-        for (row, guessed) in
-            logits.chunks_exact_mut(vocab_len).zip(guessed.chunks_exact(self.vocabulary.len()))
-        {
-            for (&token, &logit) in self.vocabulary.iter().zip(guessed) {
-                // Padding of the embeddings is no token of the target.
-                if let Some(place) = row.get_mut(token as usize) {
-                    *place = logit;
-                }
-            }
-        }
+        // Padding of the embeddings is no token of the target.
+        spread(&self.vocabulary, guessed, vocab_len, logits);
         logits
     }
 }

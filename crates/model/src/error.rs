@@ -15,6 +15,35 @@ pub enum Error {
         /// Tokens of the second.
         got: usize,
     },
+    /// A draft guesses tokens that its target has.
+    #[error("draft and target must share tokens, got none that both have")]
+    NothingShared,
+    /// A translation names a token that is none.
+    #[error("a translation must name tokens below {expected}, got {got}")]
+    TranslationToken {
+        /// Tokens of the vocabulary.
+        expected: usize,
+        /// The token.
+        got: u32,
+    },
+    /// Shared tokens of a translation do not ascend.
+    #[error("shared tokens must ascend, got {got} behind {expected}")]
+    TranslationOrder {
+        /// A token of the target.
+        expected: u32,
+        /// The one named behind it.
+        got: u32,
+    },
+    /// A translation is between other vocabularies.
+    #[error(
+        "a translation must be between the vocabularies of target and draft, of {expected:?} tokens; got one between {got:?}"
+    )]
+    TranslationLen {
+        /// Tokens of target and draft.
+        expected: [usize; 2],
+        /// Tokens that are translated.
+        got: [usize; 2],
+    },
     /// A draft is rolled back by forgetting slots, which a state cannot.
     #[error(
         "a draft must have attention in every layer, and {got} has layers with states; use another draft"

@@ -23,6 +23,8 @@ mod path;
 mod prune;
 mod score;
 
+use std::sync::Arc;
+
 use dsde_engine::{
     BlockCopy, DraftAhead, DraftDraw, Drafted, Executor, ExecutorError, PromptScore, RowBatch, Shape,
     SlotMove, TargetDraw, Verification,
@@ -36,6 +38,7 @@ use dsde_kernels::Backend;
 
 use crate::error::Error;
 use crate::llama::{Llama, kv_shape};
+use crate::translation::Translation;
 use crate::weights::OnPacked;
 use ahead::Groups;
 use draft::Draft;
@@ -175,7 +178,7 @@ impl<B: Backend> ModelExecutor<B> {
         on_packed: &mut OnPacked<'_>,
     ) -> Result<Self, Error> {
         let shape = shape(&backend, checkpoints, config)?;
-        let mut target = Model::load(&backend, checkpoints.target, shape, on_packed)?;
+        let mut target = Model::load(&backend, checkpoints.target, None, shape, on_packed)?;
         let load = |draft| Draft::load(&backend, draft, checkpoints.target, &mut target.llama, shape);
         let draft = checkpoints.draft.map(load).transpose()?;
         Ok(Self {
@@ -249,11 +252,12 @@ impl<B: Backend> Model<B> {
     fn load(
         backend: &B,
         checkpoint: &Checkpoint,
+        translation: Option<Arc<Translation>>,
         shape: Shape,
         on_packed: &mut OnPacked<'_>,
     ) -> Result<Self, Error> {
         let context_len = shape.context_len_max.min(checkpoint.config().context_len_max);
-        let llama = Llama::load_with(backend, checkpoint, context_len, on_packed)?;
+        let llama = Llama::load_with(backend, checkpoint, context_len, translation, on_packed)?;
         let llama = llama.with_states(backend, shape.n_states as usize);
         let kv = backend.kv_store(kv_shape(llama.config(), shape.n_blocks as usize));
         Ok(Self { llama, kv })

@@ -26,9 +26,11 @@ pub mod llama;
 mod mtp;
 mod rope;
 mod states;
+mod translation;
 mod weights;
 
 pub use error::Error;
 pub use executor::ModelExecutor;
 pub use llama::Llama;
+pub use translation::Translation;
 pub use weights::OnPacked;

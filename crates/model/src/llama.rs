@@ -9,6 +9,7 @@
 //! exist at once, which for large vocabularies is what memory is about.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use dsde_engine::{BlockCopy, RowBatch, SlotMove};
 use dsde_policy::ExpertsWoken;
@@ -23,6 +24,7 @@ use crate::error::Error;
 use crate::feed_forward::FeedForwardScratch;
 use crate::rope::rope_table;
 use crate::states::{States, StatesShape};
+use crate::translation::Translation;
 use crate::weights::{Layer, Mixer, OnPacked, Weights};
 
 /// One model: packed weights, rotary angles and the buffers of a pass.
@@ -46,10 +48,12 @@ impl<B: Backend> Llama<B> {
     /// # Errors
     /// If a tensor is absent or has another shape or element type than the configuration implies.
     pub fn load(backend: &B, checkpoint: &Checkpoint, context_len: u32) -> Result<Self, Error> {
-        Self::load_with(backend, checkpoint, context_len, &mut |_, _| {})
+        Self::load_with(backend, checkpoint, context_len, None, &mut |_, _| {})
     }
 
     /// The same, told of as it goes on.
+    ///
+    /// * `translation`: by which it reads and guesses tokens of another vocabulary; fits the checkpoint.
     ///
     /// # Errors
     /// As [`Llama::load`].
@@ -57,10 +61,11 @@ impl<B: Backend> Llama<B> {
         backend: &B,
         checkpoint: &Checkpoint,
         context_len: u32,
+        translation: Option<Arc<Translation>>,
         on_packed: &mut OnPacked<'_>,
     ) -> Result<Self, Error> {
         let config = checkpoint.config().clone();
-        let weights = Weights::load(backend, checkpoint, on_packed)?;
+        let weights = Weights::load(backend, checkpoint, translation, on_packed)?;
         let ropes = config.ropes.iter().map(|rope| rope_table(rope, context_len as usize)).collect();
         Ok(Self { config, weights, ropes, scratch: Scratch::default(), states: None, tapped: Vec::new() })
     }
@@ -93,6 +98,16 @@ impl<B: Backend> Llama<B> {
     /// Shape and constants.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// How it reads and guesses, if its own vocabulary is another.
+    pub(crate) fn translation(&self) -> Option<&Arc<Translation>> {
+        self.weights.translation.as_ref()
+    }
+
+    /// Tokens that it reads and guesses.
+    pub(crate) fn vocab_len(&self) -> usize {
+        self.translation().map_or(self.config.vocab_len, |translation| translation.vocab_len())
     }
 
     /// Bytes of all weights as they lie in memory, rotary angles included.
@@ -261,7 +276,7 @@ impl<B: Backend> Llama<B> {
 
     /// Tokens and positions lie inside the tables that they index.
     fn check_inputs(&self, rows: &RowBatch) {
-        let vocab_len = self.config.vocab_len;
+        let vocab_len = self.vocab_len();
         let n_positions = self.ropes[0].cos.len() / self.ropes[0].n_pairs;
         assert!(
             rows.tokens.iter().all(|&token| (token as usize) < vocab_len),
@@ -275,15 +290,28 @@ impl<B: Backend> Llama<B> {
 
     /// Logits `[outputs.len(), vocab_len]` of a range of the last pass' outputs, for the caller to change as it likes.
     ///
+    /// Those of tokens that a translated model does not guess are `-inf`.
+    ///
     /// * `outputs`: indices into the `outputs` of [`Llama::forward`].
     pub fn logits(&mut self, backend: &B, outputs: Range<usize>) -> &mut [f32] {
+        let vocab_len = self.vocab_len();
+        let Self { config, weights, scratch, .. } = self;
         let n_rows = outputs.len();
-        let hidden = self.config.hidden;
-        let x = &self.scratch.hidden[outputs.start * hidden..outputs.end * hidden];
-        let norm = RmsNorm { weight: &self.weights.final_norm, eps: self.config.rms_eps };
-        let logits = prefix(&mut self.scratch.logits, n_rows * self.config.vocab_len);
+        let x = &scratch.hidden[outputs.start * config.hidden..outputs.end * config.hidden];
+        let norm = RmsNorm { weight: &weights.final_norm, eps: config.rms_eps };
         let input = Input { x, norm: Some(norm) };
-        self.weights.project(backend, self.config.logit_soft_cap, (input, n_rows), logits);
+        let project = |logits: &mut [f32]| {
+            weights.project(backend, config.logit_soft_cap, (input, n_rows), logits);
+        };
+        let logits = prefix(&mut scratch.logits, n_rows * vocab_len);
+        match &weights.translation {
+            None => project(logits),
+            Some(translation) => {
+                let guessed = prefix(&mut scratch.guessed, n_rows * translation.n_shared());
+                project(guessed);
+                translation.spread(guessed, logits);
+            }
+        }
         logits
     }
 
@@ -380,6 +408,8 @@ pub(crate) struct Scratch {
     feed_forward: FeedForwardScratch,
     taps: Vec<f32>,
     pub(crate) logits: Vec<f32>,
+    /// Logits of a translated model, `[n_rows, n_shared]`.
+    guessed: Vec<f32>,
 }
 
 /// [`Scratch`] cut to a pass.

@@ -4,6 +4,8 @@
 //! once. The embedding table is copied as stored, since a pass reads single rows of it; where it doubles as the output
 //! projection there is only that, and rows are gathered from its packed form.
 
+use std::sync::Arc;
+
 use dsde_checkpoint::Checkpoint;
 use dsde_checkpoint::config::ModelConfig;
 use dsde_checkpoint::{Dense, Dtype};
@@ -13,6 +15,7 @@ use crate::attention::Attention;
 use crate::delta::DeltaLayer;
 use crate::error::Error;
 use crate::feed_forward::FeedForward;
+use crate::translation::Translation;
 
 /// Is told how many parts of a model are packed, and of how many: its layers and its output projection.
 pub type OnPacked<'a> = dyn FnMut(usize, usize) + 'a;
@@ -21,8 +24,11 @@ pub type OnPacked<'a> = dyn FnMut(usize, usize) + 'a;
 pub(crate) struct Weights<B: Backend> {
     /// `None` where the output projection doubles as the table.
     embeddings: Option<Embeddings>,
+    /// Of a draft with another vocabulary than its target's.
+    pub(crate) translation: Option<Arc<Translation>>,
     pub(crate) layers: Vec<Layer<B>>,
     pub(crate) final_norm: Vec<f32>,
+    /// Of a translated model, rows of shared tokens alone.
     pub(crate) lm_head: B::Matrix,
 }
 
@@ -56,30 +62,39 @@ impl<B: Backend> Weights<B> {
     pub(crate) fn load(
         backend: &B,
         checkpoint: &Checkpoint,
+        translation: Option<Arc<Translation>>,
         on_packed: &mut OnPacked<'_>,
     ) -> Result<Self, Error> {
         let config = checkpoint.config();
-        let head = checkpoint.output_projection()?;
-        let embeddings = match config.tie_embeddings {
-            true => None,
-            false => Some(Embeddings::copy_of(checkpoint.embeddings()?.first_rows(config.vocab_len))),
+        let (table, head) = (checkpoint.embeddings()?, checkpoint.output_projection()?);
+        let pack = |head| backend.pack(&[head], Stacking::Concat, None);
+        let (embeddings, lm_head) = match &translation {
+            Some(translation) => {
+                let bytes = translation.output_projection(head);
+                let head = Dense::new(head.dtype, translation.n_shared(), head.n_in, &bytes);
+                (Some(Embeddings::new(table, translation.embeddings(table))), pack(head))
+            }
+            None => {
+                let table = (!config.tie_embeddings).then(|| table.first_rows(config.vocab_len));
+                (table.map(Embeddings::copy_of), pack(head.first_rows(config.vocab_len)))
+            }
         };
         let tensors = |i| Tensors { checkpoint, layer: i, prefix: format!("model.layers.{i}") };
+        on_packed(1, config.n_layers + 1);
         let mut layers = Vec::with_capacity(config.n_layers);
         for i in 0..config.n_layers {
             layers.push(Layer::load(backend, tensors(i), config.hidden)?);
-            on_packed(i + 1, config.n_layers + 1);
+            on_packed(i + 2, config.n_layers + 1);
         }
-        let lm_head = backend.pack(&[head.first_rows(config.vocab_len)], Stacking::Concat, None);
-        on_packed(config.n_layers + 1, config.n_layers + 1);
-        Ok(Self { embeddings, layers, final_norm: final_norm(checkpoint)?, lm_head })
+        Ok(Self { embeddings, translation, layers, final_norm: final_norm(checkpoint)?, lm_head })
     }
 
     /// `out[r, :]` is the embedding of `tokens[r]`.
     pub(crate) fn embed(&self, backend: &B, tokens: &[u32], out: &mut [f32]) {
-        match &self.embeddings {
-            Some(table) => table.gather(tokens, out),
-            None => backend.gather(&self.lm_head, tokens, out),
+        match (&self.embeddings, &self.translation) {
+            (Some(table), Some(translation)) => table.gather(&translation.read(tokens), out),
+            (Some(table), None) => table.gather(tokens, out),
+            (None, _) => backend.gather(&self.lm_head, tokens, out),
         }
     }
 
@@ -104,7 +119,8 @@ impl<B: Backend> Weights<B> {
         let table = self.embeddings.as_ref().map_or(0, Embeddings::bytes);
         let layers: usize = self.layers.iter().map(|layer| layer.bytes(backend)).sum();
         let final_norm = size_of_val(self.final_norm.as_slice());
-        table + layers + final_norm + backend.matrix_bytes(&self.lm_head)
+        let translation = self.translation.as_ref().map_or(0, |translation| translation.bytes());
+        table + translation + layers + final_norm + backend.matrix_bytes(&self.lm_head)
     }
 }
 
@@ -204,7 +220,7 @@ impl Tensors<'_> {
     }
 }
 
-/// The embedding table, `[vocab_len, hidden]`, in its stored element type.
+/// The embedding table or some rows of it, `[n_rows, hidden]`, in its stored element type.
 pub(crate) struct Embeddings {
     dtype: Dtype,
     hidden: usize,
@@ -213,7 +229,12 @@ pub(crate) struct Embeddings {
 
 impl Embeddings {
     pub(crate) fn copy_of(table: Dense<'_>) -> Self {
-        Self { dtype: table.dtype, hidden: table.n_in, bytes: table.bytes.to_vec() }
+        Self::new(table, table.bytes.to_vec())
+    }
+
+    /// Rows of `table`.
+    fn new(table: Dense<'_>, bytes: Vec<u8>) -> Self {
+        Self { dtype: table.dtype, hidden: table.n_in, bytes }
     }
 
     /// Bytes in memory.

@@ -1,6 +1,7 @@
 //! Who guesses: a model of its own, or a head on the target.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use dsde_checkpoint::config::ModelConfig;
 use dsde_checkpoint::{Checkpoint, Eagle3Checkpoint, MtpCheckpoint};
@@ -14,12 +15,20 @@ use crate::features::Features;
 use crate::head::{Head, head_kv_shape};
 use crate::llama::Llama;
 use crate::mtp::Mtp;
+use crate::translation::Translation;
 
 /// Files of a draft.
 #[derive(Clone, Copy, Debug)]
 pub enum DraftCheckpoint<'a> {
     /// A model of its own.
     Model(&'a Checkpoint),
+    /// A model of its own with another vocabulary.
+    Translated {
+        /// Its files.
+        checkpoint: &'a Checkpoint,
+        /// From its target's tokens to its own.
+        translation: &'a Arc<Translation>,
+    },
     /// An EAGLE-3 head.
     Eagle3(&'a Eagle3Checkpoint),
     /// The head in the target's own files.
@@ -30,13 +39,19 @@ impl<'a> DraftCheckpoint<'a> {
     /// Whether it can draft for a target.
     ///
     /// # Errors
-    /// [`Error::RecurrentDraft`] if it has states, [`Error::VocabularyLen`] if the two have different numbers of tokens, and of a head what else does not fit.
+    /// [`Error::RecurrentDraft`] if it has states, [`Error::VocabularyLen`] if the two have different numbers of tokens,
+    /// [`Error::TranslationLen`] if a translation is between others, and of a head what else does not fit.
     pub fn check_fit(self, target: &ModelConfig) -> Result<(), Error> {
         match self {
             Self::Eagle3(head) => eagle3::check_fit(head, target),
             Self::Mtp(_) => Ok(()),
-            Self::Model(draft) if draft.config().delta.is_some() => {
+            Self::Model(draft) | Self::Translated { checkpoint: draft, .. }
+                if draft.config().delta.is_some() =>
+            {
                 Err(Error::RecurrentDraft { got: draft.config().family.architecture() })
+            }
+            Self::Translated { checkpoint, translation } => {
+                translation.check_fit(target.vocab_len, checkpoint.config().vocab_len)
             }
             Self::Model(draft) if draft.config().vocab_len == target.vocab_len => Ok(()),
             Self::Model(draft) => {
@@ -49,6 +64,7 @@ impl<'a> DraftCheckpoint<'a> {
     pub fn weight_bytes(self) -> usize {
         match self {
             Self::Model(checkpoint) => checkpoint.weight_bytes(),
+            Self::Translated { checkpoint, translation } => translation.weight_bytes(checkpoint),
             Self::Eagle3(checkpoint) => checkpoint.weight_bytes(),
             Self::Mtp(checkpoint) => checkpoint.weight_bytes(),
         }
@@ -57,7 +73,9 @@ impl<'a> DraftCheckpoint<'a> {
     /// Bytes of one block of its stores.
     pub fn block_bytes<B: Backend>(self, backend: &B) -> usize {
         match self {
-            Self::Model(checkpoint) => block_bytes(backend, checkpoint.config()),
+            Self::Model(checkpoint) | Self::Translated { checkpoint, .. } => {
+                block_bytes(backend, checkpoint.config())
+            }
             Self::Eagle3(_) | Self::Mtp(_) => {
                 let layer = self.config();
                 let features = Features::block_bytes(backend.block_len(), layer.hidden);
@@ -74,7 +92,7 @@ impl<'a> DraftCheckpoint<'a> {
     /// Of the model, or of the head's layer.
     fn config(self) -> &'a ModelConfig {
         match self {
-            Self::Model(checkpoint) => checkpoint.config(),
+            Self::Model(checkpoint) | Self::Translated { checkpoint, .. } => checkpoint.config(),
             Self::Eagle3(checkpoint) => &checkpoint.config().layer,
             Self::Mtp(checkpoint) => checkpoint.config(),
         }
@@ -109,10 +127,15 @@ impl<B: Backend> Draft<B> {
         target: &mut Llama<B>,
         shape: Shape,
     ) -> Result<Self, Error> {
+        let model = |checkpoint, translation| {
+            let model = Model::load(backend, checkpoint, translation, shape, &mut |_, _| {})?;
+            Ok(Self::Model(model))
+        };
         let context_len = shape.context_len_max.min(draft.context_len_max());
         let head = match draft {
-            DraftCheckpoint::Model(checkpoint) => {
-                return Ok(Self::Model(Model::load(backend, checkpoint, shape, &mut |_, _| {})?));
+            DraftCheckpoint::Model(checkpoint) => return model(checkpoint, None),
+            DraftCheckpoint::Translated { checkpoint, translation } => {
+                return model(checkpoint, Some(translation.clone()));
             }
             DraftCheckpoint::Eagle3(checkpoint) => {
                 target.tap(&checkpoint.config().taps_in(target.config().n_layers)?);
@@ -212,7 +235,7 @@ impl<B: Backend> Reader<'_, B> {
 
     pub(super) fn vocab_len(&self) -> usize {
         match self {
-            Self::Model(model) => model.llama.config().vocab_len,
+            Self::Model(model) => model.llama.vocab_len(),
             Self::Head { target, .. } => target.config().vocab_len,
         }
     }

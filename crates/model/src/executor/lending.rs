@@ -1,6 +1,7 @@
 //! The draft's memory as blocks of the target's store, and the draft loaded anew.
 
 use std::fmt;
+use std::sync::Arc;
 
 use dsde_checkpoint::Checkpoint;
 use dsde_checkpoint::config::ModelConfig;
@@ -9,6 +10,7 @@ use dsde_kernels::Backend;
 use super::draft::Draft;
 use super::{Model, ModelExecutor, block_bytes};
 use crate::error::Error;
+use crate::translation::Translation;
 
 /// Opens the draft's checkpoint, as often as it is asked.
 ///
@@ -37,6 +39,7 @@ impl DraftSource {
 #[derive(Debug)]
 pub(super) struct Lent {
     config: ModelConfig,
+    translation: Option<Arc<Translation>>,
     /// Blocks in its memory.
     pub(super) n_blocks: usize,
 }
@@ -64,14 +67,16 @@ impl<B: Backend> ModelExecutor<B> {
         else {
             return None;
         };
-        let config = llama.config().clone();
+        let (config, translation) = (llama.config().clone(), llama.translation().cloned());
         let kv_bytes = block_bytes(&self.backend, &config) * self.shape.n_blocks as usize;
-        let bytes = llama.weight_bytes(&self.backend) + kv_bytes;
+        // How tokens are translated is kept.
+        let kept_bytes = translation.as_ref().map_or(0, |translation| translation.bytes());
+        let bytes = llama.weight_bytes(&self.backend) - kept_bytes + kv_bytes;
         let n_blocks = bytes / block_bytes(&self.backend, self.target.llama.config());
         let n_lent = u32::try_from(n_blocks).ok().filter(|&n| n > 0)?;
         self.draft = None;
         self.backend.append_blocks(&mut self.target.kv, n_blocks);
-        self.lent = Some(Lent { config, n_blocks });
+        self.lent = Some(Lent { config, translation, n_blocks });
         Some(n_lent)
     }
 
@@ -83,7 +88,9 @@ impl<B: Backend> ModelExecutor<B> {
         self.backend.append_blocks(&mut self.target.kv, 0);
         lent.n_blocks = 0;
         let checkpoint = source.open(&lent.config)?;
-        self.draft = Some(Draft::Model(Model::load(&self.backend, &checkpoint, self.shape, &mut |_, _| {})?));
+        let translation = lent.translation.clone();
+        let model = Model::load(&self.backend, &checkpoint, translation, self.shape, &mut |_, _| {})?;
+        self.draft = Some(Draft::Model(model));
         self.lent = None;
         Ok(())
     }

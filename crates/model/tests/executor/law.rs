@@ -14,6 +14,7 @@ use dsde_sampling::{Params, Proposal, Rule, Stream};
 
 use crate::eagle3::tiny_head;
 use crate::pair::{blocks, embedded_pair, open, tiny_pair};
+use crate::translated::translated_pair;
 
 /// Sequences in a batch; with one block each.
 const BATCH_LEN: u32 = 250;
@@ -273,6 +274,14 @@ fn deterministic_proposals_follow_the_target() {
 fn an_eagle3_head_with_a_part_of_the_vocabulary_follows_its_target() {
     for rule in [Rule::TokenWise, Rule::Block] {
         check_law(tiny_head(Cpu::new(2), rule, 1 + BATCH_LEN), rule, Drafter::Model);
+    }
+}
+
+/// So does a draft with another vocabulary, of which a third of the tokens is not shared.
+#[test]
+fn a_draft_with_another_vocabulary_follows_its_target() {
+    for rule in [Rule::TokenWise, Rule::Block] {
+        check_law(translated_pair(Cpu::new(2), rule, 1 + BATCH_LEN), rule, Drafter::Model);
     }
 }
 

@@ -15,10 +15,10 @@ use crate::serve::run;
 
 /// Chains and trees while the draft is there, which it is in `on` of every `on + off` steps.
 #[derive(Clone, Copy, Debug)]
-struct Moody {
-    on: u64,
-    off: u64,
-    step: u64,
+pub(crate) struct Moody {
+    pub(crate) on: u64,
+    pub(crate) off: u64,
+    pub(crate) step: u64,
 }
 
 impl Policy for Moody {

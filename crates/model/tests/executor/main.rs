@@ -21,5 +21,6 @@ mod scoring;
 mod serve;
 mod setup;
 mod signals;
+mod translated;
 mod trees;
 mod windows;
