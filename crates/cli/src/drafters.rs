@@ -66,7 +66,7 @@ struct Measured {
 pub(crate) fn run(folder: &Path, args: &ModelArgs, as_json: bool) -> Outcome {
     let models = Models::new(&with_draft(Draft::None.to_string(), args))?;
     let target = Opened::new(&models.target, Role::Target)?;
-    let form = if target.chat_template(&models.target).is_ok() { Form::Chat } else { Form::Raw };
+    let form = if target.chat_template().is_ok() { Form::Chat } else { Form::Raw };
     let mut names = vec![Draft::Suffix { answer_tokens: 0 }.to_string()];
     if has_own_head(&models.target) {
         names.push(Draft::Mtp.to_string());

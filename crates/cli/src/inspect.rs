@@ -132,6 +132,8 @@ struct DraftFit {
     model: Option<Model>,
     /// Of a head.
     head: Option<Head>,
+    /// Of a model with another vocabulary that shares some of the model's tokens.
+    shared_tokens: Option<usize>,
     compatible: bool,
     /// Why it does not fit.
     reason: Option<String>,
@@ -194,10 +196,12 @@ pub(crate) fn run(args: InspectArgs) -> Outcome {
 fn inspect(models: &Models) -> Outcome<Inspection> {
     let target = Opened::new(&models.target, Role::Target)?;
     let draft = OpenedDraft::new(&models.draft, &target)?;
-    let misfit = draft.as_ref().and_then(|draft| target.check_draft(draft).err());
+    let fit = draft.as_ref().map(|draft| target.fit(draft)).transpose();
+    let translation = fit.as_ref().ok().and_then(|fit| fit.as_ref()?.as_ref());
     let backend = models.backend();
-    let fitting = draft.as_ref().filter(|_| misfit.is_none());
-    let checkpoints = Checkpoints { target: &target.checkpoint, draft: fitting.map(OpenedDraft::checkpoint) };
+    let fitting = draft.as_ref().filter(|_| fit.is_ok());
+    let checkpoints =
+        Checkpoints { target: &target.checkpoint, draft: fitting.map(|draft| draft.checkpoint(translation)) };
     let memory_bytes = machine::memory_bytes_usable();
     let stores = Stores::plan(
         models.asked(Rule::default(), dsde_engine::Config::default().sequences_max),
@@ -220,8 +224,9 @@ fn inspect(models: &Models) -> Outcome<Inspection> {
             source: models.draft.to_string(),
             model: draft_model,
             head,
-            compatible: misfit.is_none(),
-            reason: misfit.map(|error| error.to_string()),
+            shared_tokens: translation.map(|translation| translation.n_shared()),
+            compatible: fit.is_ok(),
+            reason: fit.as_ref().err().map(|error| error.to_string()),
         },
         kv: Kv {
             block_len: stores.shape.block_len,
@@ -237,7 +242,7 @@ fn inspect(models: &Models) -> Outcome<Inspection> {
 impl Model {
     fn new(source: &Source, opened: &Opened, backend: &Cpu) -> Self {
         let config = opened.config();
-        let template = opened.chat_template(source);
+        let template = opened.chat_template();
         Self {
             source: source.to_string(),
             architecture: config.family.architecture(),
@@ -388,6 +393,15 @@ fn print(out: &mut impl Write, inspection: &Inspection) -> io::Result<()> {
     }
     if let Some(head) = &draft.head {
         print_head(out, head)?;
+    }
+    if let (Some(n_shared), Some(own)) = (draft.shared_tokens, &draft.model) {
+        let share = |of: usize| 100.0 * n_shared as f64 / of as f64;
+        writeln!(
+            out,
+            "  another vocabulary, with {n_shared} of the model's tokens: {:.0} % of them, {:.0} % of its own",
+            share(model.vocab_len),
+            share(own.vocab_len)
+        )?;
     }
     match &draft.reason {
         None => writeln!(out, "  fits the model")?,

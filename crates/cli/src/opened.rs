@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use dsde_checkpoint::config::ModelConfig;
 use dsde_checkpoint::{Checkpoint, Dtype, Eagle3Checkpoint, MtpCheckpoint};
-use dsde_model::embedded;
 use dsde_model::executor::{DraftCheckpoint, DraftSource};
-use dsde_text::{ChatTemplate, Tokenizer};
+use dsde_model::{Translation, embedded};
+use dsde_text::{ChatTemplate, Correspondence, Tokenizer};
 use serde::{Serialize, Serializer};
 
 use crate::failure::{OrUsage as _, Outcome, usage};
@@ -19,6 +20,7 @@ pub(crate) struct Opened {
     pub(crate) checkpoint: Checkpoint,
     /// Its text.
     pub(crate) tokenizer: Tokenizer,
+    source: Source,
 }
 
 /// Who guesses, as opened.
@@ -44,8 +46,8 @@ impl Opened {
     /// # Errors
     /// If files are missing or make no sense.
     pub(crate) fn new(source: &Source, role: Role) -> Outcome<Self> {
-        let Self { checkpoint, tokenizer } = Self::untrimmed(source, role)?;
-        Ok(Self { checkpoint: checkpoint.without_padding(tokenizer.vocab_len()), tokenizer })
+        let Self { checkpoint, tokenizer, source } = Self::untrimmed(source, role)?;
+        Ok(Self { checkpoint: checkpoint.without_padding(tokenizer.vocab_len()), tokenizer, source })
     }
 
     /// The model with the padding of its vocabulary, as stored.
@@ -62,7 +64,7 @@ impl Opened {
                 }
                 (Source::Path(path), None) => Tokenizer::open(path)?,
             };
-            Ok(Self { checkpoint, tokenizer })
+            Ok(Self { checkpoint, tokenizer, source: source.clone() })
         };
         Ok(open().map_err(|error| match source {
             Source::Demo => error,
@@ -70,14 +72,14 @@ impl Opened {
         })?)
     }
 
-    /// Its chat template; `source` is what it was opened from, of which a GGUF file is not read again.
+    /// Its chat template; a GGUF file is not read again.
     ///
     /// # Errors
     /// As [`chat_template`].
-    pub(crate) fn chat_template(&self, source: &Source) -> Result<ChatTemplate, dsde_text::Error> {
+    pub(crate) fn chat_template(&self) -> Result<ChatTemplate, dsde_text::Error> {
         match self.checkpoint.gguf() {
             Some(metadata) => ChatTemplate::from_gguf(metadata),
-            None => chat_template(source),
+            None => chat_template(&self.source),
         }
     }
 
@@ -115,19 +117,38 @@ impl Opened {
         tokens
     }
 
-    /// Whether `draft` can draft for this model: every token that either has embeddings for means the same in both. A head names
-    /// no tokens; it has the sizes of those that were trained for this model.
+    /// How `draft` can draft for this model: as it is if every token that either has embeddings for means the same in both, else
+    /// by a translation. A head names no tokens; it has the sizes of those that were trained for this model.
     ///
     /// # Errors
-    /// The first difference.
-    pub(crate) fn check_draft(&self, draft: &OpenedDraft) -> anyhow::Result<()> {
-        draft.checkpoint().check_fit(self.config())?;
-        match draft {
-            OpenedDraft::Model(draft) => {
-                Ok(self.tokenizer.same_tokens(&draft.tokenizer, self.config().vocab_len)?)
-            }
-            OpenedDraft::Eagle3(_) | OpenedDraft::Mtp(_) => Ok(()),
-        }
+    /// Why it cannot.
+    pub(crate) fn fit(&self, draft: &OpenedDraft) -> anyhow::Result<Option<Arc<Translation>>> {
+        let translation = match draft {
+            OpenedDraft::Model(draft) if !self.has_tokens_of(draft) => Some(self.translation(draft)?),
+            OpenedDraft::Model(_) | OpenedDraft::Eagle3(_) | OpenedDraft::Mtp(_) => None,
+        };
+        draft.checkpoint(translation.as_ref()).check_fit(self.config())?;
+        Ok(translation)
+    }
+
+    fn has_tokens_of(&self, draft: &Self) -> bool {
+        let vocab_len = self.config().vocab_len;
+        draft.config().vocab_len == vocab_len
+            && self.tokenizer.same_tokens(&draft.tokenizer, vocab_len).is_ok()
+    }
+
+    fn translation(&self, draft: &Self) -> anyhow::Result<Arc<Translation>> {
+        let [own, drafts] = [self, draft].map(|model| (&model.tokenizer, model.config().vocab_len));
+        let ends = self.end_of_turn().zip(draft.end_of_turn());
+        let Correspondence { reads, shared } = Correspondence::new(own, drafts, ends)?;
+        Ok(Arc::new(Translation::new(&reads, &shared, drafts.1)?))
+    }
+
+    /// The token that ends an answer.
+    fn end_of_turn(&self) -> Option<u32> {
+        let template = self.chat_template().ok();
+        let named = template.as_ref().and_then(|template| template.end_of_turn(&self.tokenizer));
+        named.or_else(|| self.eos_tokens(template.as_ref()).first().copied())
     }
 }
 
@@ -155,11 +176,16 @@ impl OpenedDraft {
     }
 
     /// Configuration and weights.
-    pub(crate) fn checkpoint(&self) -> DraftCheckpoint<'_> {
-        match self {
-            Self::Model(opened) => DraftCheckpoint::Model(&opened.checkpoint),
-            Self::Eagle3(head) => DraftCheckpoint::Eagle3(head),
-            Self::Mtp(head) => DraftCheckpoint::Mtp(head),
+    ///
+    /// * `translation`: as of [`Opened::fit`].
+    pub(crate) fn checkpoint<'a>(&'a self, translation: Option<&'a Arc<Translation>>) -> DraftCheckpoint<'a> {
+        match (self, translation) {
+            (Self::Model(opened), Some(translation)) => {
+                DraftCheckpoint::Translated { checkpoint: &opened.checkpoint, translation }
+            }
+            (Self::Model(opened), None) => DraftCheckpoint::Model(&opened.checkpoint),
+            (Self::Eagle3(head), _) => DraftCheckpoint::Eagle3(head),
+            (Self::Mtp(head), _) => DraftCheckpoint::Mtp(head),
         }
     }
 

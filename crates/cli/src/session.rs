@@ -12,8 +12,8 @@ use dsde_checkpoint::{Error, gguf_file};
 use dsde_engine::{Drafter, Engine, MonotonicClock, Suffix};
 use dsde_kernels::Cpu;
 use dsde_kernels::cpu::KvType;
-use dsde_model::OnPacked;
 use dsde_model::executor::{Checkpoints, CpuExecutor, KvSize, MemoryUse};
+use dsde_model::{OnPacked, Translation};
 use dsde_policy::{CostProfile, Policy, registry};
 use dsde_sampling::Rule;
 use dsde_sampling::proposal::NODES_MAX;
@@ -222,17 +222,15 @@ impl Session {
     /// Loads the models and makes an idle engine.
     ///
     /// # Errors
-    /// If files are missing or make no sense, draft and target do not share a vocabulary, or a bound is out of range.
+    /// If files are missing or make no sense, the draft does not fit the target, or a bound is out of range.
     pub(crate) fn open(models: &Models, wish: &Wish) -> Outcome<Self> {
         let target = Opened::new(&models.target, Role::Target)?;
         let draft = OpenedDraft::new(&models.draft, &target)?;
-        if let Some(draft) = &draft {
-            target.check_draft(draft).or_usage_of("this draft does not fit the model")?;
-        }
+        let translation = draft.as_ref().map(|draft| translation(&target, draft)).transpose()?.flatten();
         let template = match wish.form {
             Form::Raw => None,
             Form::Chat => {
-                let template = target.chat_template(&models.target).or_usage()?;
+                let template = target.chat_template().or_usage()?;
                 Some(match models.allows_control_tokens {
                     true => template,
                     false => template.for_tokenizer(&target.tokenizer).or_usage()?,
@@ -244,8 +242,10 @@ impl Session {
         }
         let eos_tokens = target.eos_tokens(template.as_ref());
         let backend = models.backend();
-        let checkpoints =
-            Checkpoints { target: &target.checkpoint, draft: draft.as_ref().map(OpenedDraft::checkpoint) };
+        let checkpoints = Checkpoints {
+            target: &target.checkpoint,
+            draft: draft.as_ref().map(|draft| draft.checkpoint(translation.as_ref())),
+        };
         let memory_bytes = machine::memory_bytes_usable();
         let stores =
             Stores::plan(models.asked(wish.rule, wish.sequences_max()), &backend, checkpoints, memory_bytes)?;
@@ -362,6 +362,21 @@ fn packed<T>(pack: impl FnOnce(&mut OnPacked<'_>) -> T) -> T {
         bar.finish_and_clear();
     }
     packed
+}
+
+/// By which the draft drafts if it has another vocabulary, which is told.
+///
+/// # Errors
+/// If it does not fit the target.
+fn translation(target: &Opened, draft: &OpenedDraft) -> Outcome<Option<Arc<Translation>>> {
+    let translation = target.fit(draft).or_usage_of("this draft does not fit the model")?;
+    if let Some(translation) = &translation {
+        let (n_shared, vocab_len) = (translation.n_shared(), translation.vocab_len());
+        tracing::warn!(
+            "the draft has another vocabulary; it guesses the {n_shared} of {vocab_len} tokens that both have"
+        );
+    }
+    Ok(translation)
 }
 
 fn engine_config(models: &Models, wish: &Wish) -> dsde_engine::Config {

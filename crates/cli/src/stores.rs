@@ -57,7 +57,7 @@ impl Stores {
     /// * `memory_bytes`: what weights and stores may take together, where this is known.
     ///
     /// # Errors
-    /// If the context that was asked for is longer than the model's, or draft and target do not share a vocabulary.
+    /// If the context that was asked for is longer than the model's, or the draft does not fit the target.
     pub(crate) fn plan(
         asked: Asked,
         backend: &Cpu,

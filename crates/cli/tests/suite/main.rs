@@ -17,4 +17,5 @@ mod quantize;
 mod remote;
 mod serve;
 mod simulate;
+mod translation;
 mod usage;

@@ -205,19 +205,6 @@ fn bad_lines_of_files_are_named() {
 }
 
 #[test]
-fn a_draft_with_another_vocabulary_is_refused() {
-    let folder = other_vocabulary();
-    let draft = folder.path().to_str().expect("a UTF-8 path");
-    check_refused(
-        &["generate", "--prompt", "Hello.", "--draft", draft],
-        &["this draft does not fit the model", "same vocabulary"],
-    );
-    let inspection = dsde(&["inspect", "--draft", draft, "--json"]).json_lines().remove(0);
-    assert_eq!(inspection["draft"]["compatible"], false);
-    assert!(inspection["draft"]["reason"].as_str().is_some_and(|reason| reason.contains("vocabulary")));
-}
-
-#[test]
 fn tokens_without_embeddings_are_left_out_with_a_warning() {
     let folder = draft_folder();
     let path = folder.path().join("tokenizer.json");
@@ -247,17 +234,6 @@ fn a_broken_model_is_a_failure_and_not_a_mistake_of_usage() {
         "{}",
         run.stderr
     );
-}
-
-/// The embedded draft with one token renamed.
-fn other_vocabulary() -> tempfile::TempDir {
-    let folder = draft_folder();
-    let path = folder.path().join("tokenizer.json");
-    let text = fs::read_to_string(&path).expect("model files are readable");
-    let renamed = text.replace("<|im_start|>", "<|other|>");
-    assert_ne!(text, renamed);
-    fs::write(path, renamed).expect("the scratch folder is writable");
-    folder
 }
 
 /// A copy of the embedded draft.
