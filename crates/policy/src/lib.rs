@@ -10,7 +10,7 @@
 //!
 //! Across a batch a rule may look at what others have drafted, which is independent of the token: positions may be ranked for all
 //! sequences together. But it must come to its lengths token by token, looking at none behind what it takes of anybody; otherwise
-//! two outputs could be correlated although each follows its law. `tests/non_anticipation.rs` holds every policy to both, and
+//! two outputs could be correlated although each follows its law. `tests/suite/non_anticipation.rs` holds every policy to both, and
 //! lists those that look at others.
 //!
 //! One file per published system, each opening with its citation, a table equation -> function, and its deviations. Users
