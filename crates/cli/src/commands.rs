@@ -1,6 +1,6 @@
 //! The commands and what `dsde --help` says.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -67,8 +67,12 @@ impl Program {
     }
 }
 
-/// Sends log events to stderr, from `warn` on unless `RUST_LOG` says otherwise.
+/// What is told unless `RUST_LOG` says otherwise: warnings, and that a server begins to end.
+const LOGGED: &str = "warn,dsde_server::run=info";
+
+/// Sends log events to stderr, in colour on a terminal.
 pub(crate) fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOGGED));
+    let is_terminal = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_terminal).with_writer(io::stderr).init();
 }

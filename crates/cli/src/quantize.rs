@@ -82,7 +82,8 @@ enum Model {
 
 /// Runs the command.
 pub(crate) fn run(args: &QuantizeArgs) -> Outcome {
-    let Source::Path(path) = found("model", Source::Path(args.model.clone()))? else {
+    let asked = args.model.to_str().map_or_else(|| Source::Path(args.model.clone()), Source::parse);
+    let Source::Path(path) = found("model", asked)? else {
         return Err(usage("the embedded pair is not quantised"));
     };
     let output = Output::create(&args.out, args.force)?;

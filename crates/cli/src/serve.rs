@@ -4,11 +4,12 @@ mod options;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::Args;
 use clap::builder::{NonEmptyStringValueParser, TypedValueParser};
 use dsde_server::{Config, Text};
@@ -147,6 +148,7 @@ pub(crate) fn run() -> Outcome {
         prefix_cache: true,
         draws: fresh_draws(),
     };
+    check_address(&args.host, args.port)?;
     let session = Session::open(&models, &wish)?;
     let mut config = server_config(&args, &models.target, wish.policy.to_string());
     config.sampling = session.sampling(args.defaults);
@@ -162,6 +164,15 @@ pub(crate) fn run() -> Outcome {
     };
     dsde_server::run(engine, text, config, (&args.host, args.port), listening)?;
     trace.map_or(Ok(()), |trace| trace.finish())
+}
+
+/// Loading a large model takes a while, after which it is late to learn that another program listens there.
+///
+/// # Errors
+/// If the address cannot be taken now.
+fn check_address(host: &str, port: u16) -> Outcome {
+    let taken = TcpListener::bind((host, port)).map(drop);
+    Ok(taken.with_context(|| format!("cannot listen on {host}:{port}"))?)
 }
 
 fn server_config(args: &ServeArgs, target: &Source, policy: String) -> Config {

@@ -123,3 +123,10 @@ fn a_tokenizer_without_a_name_is_refused_and_shown() {
     assert!(run.stderr.contains("give a GGUF file of the model"), "{}", run.stderr);
     assert_eq!(names(folder.path()), ["copy"]);
 }
+
+#[test]
+fn the_embedded_pair_is_refused_by_name() {
+    let refused = quantize("demo", "Q8_0", "never.gguf", &[]);
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    assert!(refused.stderr.contains("the embedded pair is not quantised"), "{}", refused.stderr);
+}

@@ -2,12 +2,13 @@
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::iter;
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use crate::common::dsde;
 use serde_json::{Value, json};
 
 const PROMPTS: [&str; 6] = [
@@ -201,5 +202,26 @@ fn a_variable_that_makes_no_sense_is_blamed() {
             "error: DSDE_PORT: invalid value 'no port' for '--port <N>': expected a whole number"
         ),
         "{message}"
+    );
+}
+
+#[test]
+fn an_address_that_is_taken_is_refused_before_a_model_is_loaded() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let refused = dsde(&["serve", "--port", &port]);
+    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    assert!(refused.stderr.contains(&format!("cannot listen on 127.0.0.1:{port}")), "{}", refused.stderr);
+    assert!(!refused.stderr.contains("ready:"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_log_that_is_no_terminal_has_no_colours() {
+    let run = dsde(&["generate", "--prompt", "Hello.", "--max-tokens", "1", "--threads", "1000"]);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("--threads 1000 is more than") && !run.stderr.contains('\u{1b}'),
+        "{}",
+        run.stderr
     );
 }
