@@ -17,10 +17,11 @@ model=$("$root/scripts/real-model") || {
 # Without its second sentence the quantised model answers in French; so it does elsewhere.
 question='What is the capital of France? Answer in one English sentence.'
 answer() {
-    "$dsde" generate --model "$model" --prompt "$question" --temperature 0 --max-tokens 48 --policy "$1"
+    "$dsde" generate --model "$model" --prompt "$question" --temperature 0 --max-tokens 48 --policy "$@"
 }
 plain=$(answer off)
 speculated=$(answer auto)
+with_head=$(answer fixed:k=3 --draft "$root/models/smollm2-135m-instruct-eagle3")
 case $plain in
 *Paris*) ;;
 *)
@@ -30,6 +31,10 @@ case $plain in
 esac
 if [ "$speculated" != "$plain" ]; then
     printf 'speculation must not change the answer\n  off:  %s\n  auto: %s\n' "$plain" "$speculated" >&2
+    exit 1
+fi
+if [ "$with_head" != "$plain" ]; then
+    printf 'a draft head must not change the answer\n  off:  %s\n  head: %s\n' "$plain" "$with_head" >&2
     exit 1
 fi
 echo "$plain"

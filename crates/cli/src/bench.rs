@@ -230,7 +230,7 @@ fn run_models(args: &BenchArgs, wanted: Wanted) -> Outcome {
     let heading = Heading {
         machine: subject.machine(),
         model: models.target.to_string(),
-        draft: models.draft.to_string(),
+        draft: subject.draft(),
         settings: settings(args, &args.verification.to_string()),
     };
     let names: Vec<String> = policies.iter().map(ToString::to_string).collect();

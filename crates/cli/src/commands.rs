@@ -19,7 +19,7 @@ Start here:
   dsde simulate scenarios/first.toml         compare them on machines that are not here
 
 Exit codes: 0 done; 1 failed on the way, for example a broken model; 2 an option, prompt or policy cannot be used.
-Logs go to stderr; RUST_LOG sets their level (error, warn, info, debug, trace; default warn).";
+Logs go to stderr; RUST_LOG sets their level (error, warn, info, debug, trace; default warn, and that a server begins to end).";
 
 /// Serves large language models with dynamic speculative decoding
 ///
@@ -67,12 +67,17 @@ impl Program {
     }
 }
 
+/// Whether whoever runs the program lets it use colour (<https://no-color.org>).
+pub(crate) fn wants_colour() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// What is told unless `RUST_LOG` says otherwise: warnings, and that a server begins to end.
 const LOGGED: &str = "warn,dsde_server::run=info";
 
 /// Sends log events to stderr, in colour on a terminal.
 pub(crate) fn log_to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOGGED));
-    let is_terminal = io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_terminal).with_writer(io::stderr).init();
+    let has_colour = io::stderr().is_terminal() && wants_colour();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(has_colour).with_writer(io::stderr).init();
 }

@@ -16,6 +16,7 @@ use dsde_sampling::{Params, Rule};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::{ModelArgs, THREADS_MAX, positive_up_to};
+use crate::commands::wants_colour;
 use crate::failure::Outcome;
 use crate::samples;
 use crate::session::{Form, Models, Session, Wish};
@@ -246,10 +247,9 @@ enum Colour {
 }
 
 impl Colour {
-    /// Green on a terminal that wants colour (<https://no-color.org>), else brackets.
+    /// Green on a terminal where colour is wanted, else brackets.
     fn detect() -> Self {
-        let is_wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        match io::stdout().is_terminal() && is_wanted {
+        match io::stdout().is_terminal() && wants_colour() {
             true => Self::Green,
             false => Self::Brackets,
         }

@@ -11,20 +11,23 @@ use dsde_bench::report::{Table, percent};
 use dsde_checkpoint::gguf::is_later_part;
 use dsde_checkpoint::gguf_file;
 use dsde_engine::{Request, StepReport};
+use dsde_model::executor::MemoryUse;
 use dsde_policy::Policy;
 use dsde_sampling::{Params, Rule};
 use serde::Serialize;
 
 use crate::args::ModelArgs;
 use crate::failure::{Outcome, usage};
-use crate::opened::{Opened, Role, has_own_head};
+use crate::opened::{Opened, Role};
 use crate::samples;
 use crate::session::{Form, Models, Session, Wish};
-use crate::speculation::{Draft, known_policy};
+use crate::speculation::{Draft, Source, known_policy};
 use crate::stores::bytes;
 
 /// Policy under which acceptance and costs are told: every drafter guesses as much.
 const PROBE: &str = "fixed:k=3";
+/// As for `--draft`.
+const REPETITIONS: &str = "suffix";
 /// Built-in prompts that are answered, two of each kind.
 const N_PROMPTS: usize = 6;
 /// Tokens of an answer.
@@ -37,11 +40,22 @@ const N_ROUNDS: usize = 3;
 struct Drafter {
     /// As for `--draft`.
     draft: String,
-    /// Bytes of its weights in memory.
-    weight_bytes: usize,
+    /// Bytes of its weights in memory, where it was measured.
+    weight_bytes: Option<usize>,
     /// Why it cannot draft for the model.
     misfit: Option<String>,
     measured: Option<Measured>,
+}
+
+impl Drafter {
+    /// The gain, or what is wrong.
+    fn in_short(&self) -> String {
+        match (&self.measured, &self.misfit) {
+            (Some(measured), _) => format!("{:.2} times plain decoding", measured.mean()),
+            (None, Some(misfit)) => misfit.clone(),
+            (None, None) => unreachable!("a drafter is measured or does not fit"),
+        }
+    }
 }
 
 /// One request at a time, greedy.
@@ -51,35 +65,40 @@ struct Measured {
     drafted_per_step: f64,
     /// Of these, kept.
     accepted_per_step: f64,
-    /// Time to draft one token, ms, reading what it has not read included.
+    /// Time to draft one token, ms, reading accepted ones included; without the first step of an answer, in which a draft reads the
+    /// prompt.
     guess_ms: f64,
     /// The same, of a plain step's time.
     guess_share: f64,
     /// Tokens/s under `auto` over those of plain decoding, one per round.
-    auto_over_plain: Vec<f64>,
+    auto_over_plain: [f64; N_ROUNDS],
 }
 
-/// Prints what there is to know of `suffix`, the model's own head, and all models and heads in `folder`.
+impl Measured {
+    /// Tokens/s under `auto` over those of plain decoding.
+    fn mean(&self) -> f64 {
+        self.auto_over_plain.iter().sum::<f64>() / N_ROUNDS as f64
+    }
+}
+
+/// Prints what there is to know of `suffix`, the model's own head or the embedded draft, and all models and heads in `folder`.
 ///
 /// # Errors
-/// If `folder` cannot be read, or the model cannot run.
+/// If `folder` cannot be read or has no models, or the model cannot run.
 pub(crate) fn run(folder: &Path, args: &ModelArgs, as_json: bool) -> Outcome {
     let models = Models::new(&with_draft(Draft::None.to_string(), args))?;
     let target = Opened::new(&models.target, Role::Target)?;
     let form = if target.chat_template().is_ok() { Form::Chat } else { Form::Raw };
-    let mut names = vec![Draft::Suffix { answer_tokens: 0 }.to_string()];
-    if has_own_head(&models.target) {
-        names.push(Draft::Mtp.to_string());
-    }
-    for path in found(folder)? {
-        let name = path.to_str().ok_or_else(|| usage(format!("{} is no UTF-8", path.display())))?;
-        names.push(name.to_owned());
-    }
     let mut drafters = Vec::new();
-    for name in names {
-        // Loading and answering take a while.
-        let _ = writeln!(io::stderr(), "{name} ...");
-        drafters.push(tried(name, form, args)?);
+    for name in candidates(folder, &models.target, &target)? {
+        // Loading and answering take a while, and what is known is not lost if they are ended.
+        let _ = write!(io::stderr(), "{name} ... ");
+        let drafter = tried(name, form, args);
+        let _ = writeln!(io::stderr(), "{}", drafter.in_short());
+        if let (REPETITIONS, Some(why)) = (drafter.draft.as_str(), &drafter.misfit) {
+            return Err(anyhow::anyhow!("the model cannot run: {why}").into());
+        }
+        drafters.push(drafter);
     }
     let mut out = io::stdout().lock();
     match as_json {
@@ -93,6 +112,33 @@ fn with_draft(draft: String, args: &ModelArgs) -> ModelArgs {
     ModelArgs { draft: Some(draft), ..args.clone() }
 }
 
+/// What is tried, as for `--draft`.
+///
+/// # Errors
+/// If the folder cannot be read, holds nothing that could draft, or a name in it is no UTF-8.
+fn candidates(folder: &Path, source: &Source, target: &Opened) -> Outcome<Vec<String>> {
+    let mut names = vec![REPETITIONS.to_owned()];
+    match source {
+        Source::Demo => names.push(Source::Demo.to_string()),
+        Source::Path(_) if target.checkpoint.has_mtp() => names.push(Draft::Mtp.to_string()),
+        Source::Path(_) => {}
+    }
+    let own = match source {
+        Source::Demo => None,
+        Source::Path(path) => path.canonicalize().ok(),
+    };
+    let found = found(folder)?;
+    if found.is_empty() {
+        let why = "has no model folders and GGUF files; give the folder that they are in";
+        return Err(usage(format!("--drafters {}: {why}", folder.display())));
+    }
+    for path in found.into_iter().filter(|path| own.is_none() || path.canonicalize().ok() != own) {
+        let name = path.to_str().ok_or_else(|| usage(format!("{} is no UTF-8", path.display())))?;
+        names.push(name.to_owned());
+    }
+    Ok(names)
+}
+
 /// Model folders and GGUF files in a folder, in the order of their names.
 fn found(folder: &Path) -> Outcome<Vec<PathBuf>> {
     let unreadable = |error| usage(format!("--drafters {}: {error}", folder.display()));
@@ -100,7 +146,9 @@ fn found(folder: &Path) -> Outcome<Vec<PathBuf>> {
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
         let is_part = path.file_name().is_some_and(|name| is_later_part(&name.to_string_lossy()));
-        if path.join("config.json").is_file() || (!is_part && matches!(gguf_file(&path), Ok(Some(_)))) {
+        // A folder of several files is told of when it is opened.
+        let is_model = || path.join("config.json").is_file() || !matches!(gguf_file(&path), Ok(None));
+        if !is_part && is_model() {
             paths.push(path);
         }
     }
@@ -109,29 +157,34 @@ fn found(folder: &Path) -> Outcome<Vec<PathBuf>> {
 }
 
 /// Loads a drafter beside the model and lets it draft, if it fits.
-///
-/// # Errors
-/// If the model itself cannot run, or a pass fails.
-fn tried(name: String, form: Form, args: &ModelArgs) -> Outcome<Drafter> {
-    let models = Models::new(&with_draft(name.clone(), args))?;
-    let wish = Wish {
-        policy: known_policy(PROBE),
-        rule: Rule::default(),
-        form,
-        n_sequences: NonZeroU32::MIN,
-        prefix_cache: false,
-        draws: 0,
+fn tried(name: String, form: Form, args: &ModelArgs) -> Drafter {
+    let open = || {
+        let models = Models::new(&with_draft(name.clone(), args))?;
+        let wish = Wish {
+            policy: known_policy(PROBE),
+            rule: Rule::default(),
+            form,
+            n_sequences: NonZeroU32::MIN,
+            prefix_cache: false,
+            draws: 0,
+        };
+        let mut session = Session::open(&models, &wish)?;
+        let MemoryUse { draft_weight_bytes, target_weight_bytes, .. } = session.memory;
+        if draft_weight_bytes > target_weight_bytes {
+            let [draft, target] = [draft_weight_bytes, target_weight_bytes].map(bytes);
+            return Err(usage(format!(
+                "its weights take {draft}, those of the model {target}: it would only slow it down"
+            )));
+        }
+        Ok((draft_weight_bytes, measured(&mut session)?))
     };
-    match Session::open(&models, &wish) {
-        Ok(mut session) => {
-            let weight_bytes = session.memory.draft_weight_bytes;
-            Ok(Drafter { draft: name, weight_bytes, misfit: None, measured: Some(measured(&mut session)?) })
+    match open() {
+        Ok((weight_bytes, measured)) => {
+            Drafter { draft: name, weight_bytes: Some(weight_bytes), misfit: None, measured: Some(measured) }
         }
-        // Without a model to load, what fails is the target.
-        Err(failure) if matches!(models.draft, Draft::Model(_)) => {
-            Ok(Drafter { draft: name, weight_bytes: 0, misfit: Some(failure.line()), measured: None })
+        Err(failure) => {
+            Drafter { draft: name, weight_bytes: None, misfit: Some(failure.line()), measured: None }
         }
-        Err(failure) => Err(failure),
     }
 }
 
@@ -141,12 +194,12 @@ fn measured(session: &mut Session) -> Outcome<Measured> {
     let (probe, _) = served(session, &requests, probe)?;
     // What `auto` learns it keeps, as in a server.
     let (_, mut auto) = served(session, &requests, auto)?;
-    let (mut plain, mut auto_over_plain) = (Sums::default(), Vec::new());
-    for _ in 0..N_ROUNDS {
+    let (mut plain, mut auto_over_plain) = (Sums::default(), [0.0; N_ROUNDS]);
+    for round in &mut auto_over_plain {
         let (without, with);
         (without, off) = served(session, &requests, off)?;
         (with, auto) = served(session, &requests, auto)?;
-        auto_over_plain.push(with.tokens_per_s() / without.tokens_per_s());
+        *round = with.tokens_per_s() / without.tokens_per_s();
         plain.add(&without);
     }
     let guess = probe.draft_time.div_f64(f64::from(probe.drafted.max(1)));
@@ -180,9 +233,10 @@ fn requests(session: &Session) -> Outcome<Vec<Request>> {
     workload.items.iter().take(N_PROMPTS).map(request).collect()
 }
 
-/// Sums over the steps that read no prompt.
+/// Sums over the steps behind the first two of every answer, which read its prompt: the target in one, a draft in the other.
 #[derive(Default)]
 struct Sums {
+    is_first: bool,
     steps: u32,
     drafted: u32,
     accepted: u32,
@@ -208,8 +262,11 @@ impl Sums {
 
 impl Observer for Sums {
     fn stepped(&mut self, report: &StepReport) -> ControlFlow<()> {
-        if report.prefill_rows == 0 {
+        if report.prefill_rows > 0 {
+            self.is_first = true;
+        } else if !std::mem::take(&mut self.is_first) {
             self.add(&Self {
+                is_first: false,
                 steps: 1,
                 drafted: report.drafted,
                 accepted: report.accepted,
@@ -234,9 +291,9 @@ fn page(drafters: &[Drafter]) -> String {
         "range",
     ]);
     for Drafter { draft, weight_bytes, measured, .. } in drafters {
-        let Some(measured) = measured else { continue };
+        let (Some(weight_bytes), Some(measured)) = (weight_bytes, measured) else { continue };
         let rounds = &measured.auto_over_plain;
-        let bound = |fold: fn(f64, f64) -> f64| rounds.iter().copied().reduce(fold).unwrap_or(f64::NAN);
+        let bound = |fold: fn(f64, f64) -> f64| rounds.iter().copied().fold(rounds[0], fold);
         table.push(vec![
             draft.clone(),
             if *weight_bytes == 0 { "none".to_owned() } else { bytes(*weight_bytes) },
@@ -244,13 +301,13 @@ fn page(drafters: &[Drafter]) -> String {
             format!("{:.2}", measured.accepted_per_step),
             format!("{:.2}", measured.guess_ms),
             percent(Some(measured.guess_share)),
-            format!("{:.2}", rounds.iter().sum::<f64>() / rounds.len() as f64),
+            format!("{:.2}", measured.mean()),
             format!("{:.2} to {:.2}", bound(f64::min), bound(f64::max)),
         ]);
     }
     let mut page = format!(
         "{N_PROMPTS} built-in prompts, one at a time, greedy, {ANSWER_TOKENS} tokens each. Guesses under {PROBE}; `auto` against plain \
-         decoding in {N_ROUNDS} rounds.\n\n{}",
+         decoding in {N_ROUNDS} rounds, which continues what repeats too, whoever drafts: a draft is worth what it adds to `suffix`.\n\n{}",
         table.markdown()
     );
     for Drafter { draft, misfit, .. } in drafters {
@@ -259,4 +316,37 @@ fn page(drafters: &[Drafter]) -> String {
         }
     }
     page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_has_a_row_for_what_was_measured_and_a_line_for_what_does_not_fit() {
+        let measured = Measured {
+            drafted_per_step: 2.5,
+            accepted_per_step: 1.25,
+            guess_ms: 0.5,
+            guess_share: 0.05,
+            auto_over_plain: [1.2, 1.3, 1.4],
+        };
+        let fits = Drafter {
+            draft: "head".to_owned(),
+            weight_bytes: Some(1 << 20),
+            misfit: None,
+            measured: Some(measured),
+        };
+        let misfit = Some("it has states".to_owned());
+        let other = Drafter { draft: "hybrid".to_owned(), weight_bytes: None, misfit, measured: None };
+        assert_eq!(
+            (fits.in_short().as_str(), other.in_short().as_str()),
+            ("1.30 times plain decoding", "it has states")
+        );
+        let page = page(&[fits, other]);
+        let row = page.lines().find(|line| line.contains("head")).expect("a row");
+        let cells: Vec<&str> = row.split('|').map(str::trim).filter(|cell| !cell.is_empty()).collect();
+        assert_eq!(cells, ["head", "1.0 MiB", "2.50", "1.25", "0.50", "5.0 %", "1.30", "1.20 to 1.40"]);
+        assert!(page.ends_with("\nhybrid: it has states\n"), "{page}");
+    }
 }

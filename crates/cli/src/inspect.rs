@@ -41,7 +41,7 @@ pub(crate) struct InspectArgs {
 
     /// Try every drafter there is for the model: `suffix`, its own head, and the models and EAGLE-3 heads in this folder. Tells which
     /// fit, how many guesses are kept, what a guess costs on this machine, and how fast `auto` is with it beside plain decoding.
-    /// Takes the time of some two thousand tokens for each; nothing else should run meanwhile.
+    /// Each takes the time of loading the model and of some two thousand tokens; nothing else should run meanwhile.
     #[arg(long, value_name = "DIR", conflicts_with = "draft")]
     drafters: Option<PathBuf>,
 
@@ -195,7 +195,8 @@ pub(crate) fn run(args: InspectArgs) -> Outcome {
 
 fn inspect(models: &Models) -> Outcome<Inspection> {
     let target = Opened::new(&models.target, Role::Target)?;
-    let draft = OpenedDraft::new(&models.draft, &target)?;
+    let drafter = models.draft_for(&target);
+    let draft = OpenedDraft::new(&drafter, &target)?;
     let fit = draft.as_ref().map(|draft| target.fit(draft)).transpose();
     let translation = fit.as_ref().ok().and_then(|fit| fit.as_ref()?.as_ref());
     let backend = models.backend();
@@ -210,7 +211,7 @@ fn inspect(models: &Models) -> Outcome<Inspection> {
         memory_bytes,
     )?;
     let (mut draft_model, mut head) = (None, None);
-    match (&models.draft, &draft) {
+    match (&drafter, &draft) {
         (Draft::Model(source), Some(OpenedDraft::Model(draft))) => {
             draft_model = Some(Model::new(source, draft, &backend));
         }
@@ -221,7 +222,7 @@ fn inspect(models: &Models) -> Outcome<Inspection> {
     Ok(Inspection {
         model: Model::new(&models.target, &target, &backend),
         draft: DraftFit {
-            source: models.draft.to_string(),
+            source: drafter.to_string(),
             model: draft_model,
             head,
             shared_tokens: translation.map(|translation| translation.n_shared()),

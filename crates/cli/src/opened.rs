@@ -94,7 +94,7 @@ impl Opened {
     /// If there is none, or not all of one.
     fn own_head(&self) -> Outcome<OpenedDraft> {
         let head = self.checkpoint.mtp().or_usage_of("the head of this model cannot be used")?;
-        let missing = "--draft mtp: this model brings no head (no tensors mtp.*); leave --draft out";
+        let missing = "--draft mtp: this model brings no head (tensors `mtp.*`, in GGUF files `nextn.*`); leave --draft out";
         head.map(|head| OpenedDraft::Mtp(Box::new(head))).ok_or_else(|| usage(missing))
     }
 
@@ -197,13 +197,6 @@ impl OpenedDraft {
         let (source, n_tokens) = (source.clone(), opened.tokenizer.vocab_len());
         Some(DraftSource::new(move || Ok(checkpoint(&source, Role::Draft)?.without_padding(n_tokens))))
     }
-}
-
-/// Whether the files of a model hold a head that can be used; files that cannot be opened hold none.
-pub(crate) fn has_own_head(source: &Source) -> bool {
-    let Source::Path(path) = source else { return false };
-    let head = Checkpoint::open(path).and_then(|checkpoint| checkpoint.mtp());
-    matches!(head, Ok(Some(_)))
 }
 
 /// The EAGLE-3 head in a folder, if that is what it holds.

@@ -131,6 +131,7 @@ pub(crate) fn run() -> Outcome {
     // Program name and command stand before the options.
     let typed: Vec<OsString> = std::env::args_os().skip(2).collect();
     let args = options::layered(&typed, |name| std::env::var_os(name))?;
+    check_address(&args.host, args.port)?;
     let models = Models::new(&args.model)?.with_kv_bytes(args.kv_memory);
     let policy = policy_for(args.policy.policy.clone(), &models.draft)?;
     let models = models.under(&policy);
@@ -148,7 +149,6 @@ pub(crate) fn run() -> Outcome {
         prefix_cache: true,
         draws: fresh_draws(),
     };
-    check_address(&args.host, args.port)?;
     let session = Session::open(&models, &wish)?;
     let mut config = server_config(&args, &models.target, wish.policy.to_string());
     config.sampling = session.sampling(args.defaults);
@@ -166,7 +166,7 @@ pub(crate) fn run() -> Outcome {
     trace.map_or(Ok(()), |trace| trace.finish())
 }
 
-/// Loading a large model takes a while, after which it is late to learn that another program listens there.
+/// Fetching and loading a large model takes a while, after which it is late to learn that another program listens there.
 ///
 /// # Errors
 /// If the address cannot be taken now.
@@ -257,7 +257,7 @@ fn banner(session: &Session, models: &Models, config: &Config, max_concurrency: 
         version = env!("CARGO_PKG_VERSION"),
         names = config.model_names.join(", "),
         target = models.target,
-        draft = models.draft,
+        draft = session.draft,
         policy = config.policy,
         kernels = session.machine().backend,
         stores = bytes(memory.kv_bytes),

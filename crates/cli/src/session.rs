@@ -21,7 +21,7 @@ use dsde_text::{self as text, ChatTemplate, Tokenizer};
 
 use crate::args::{DefaultsArgs, GenerationConfig, ModelArgs};
 use crate::failure::{OrUsage as _, Outcome, usage};
-use crate::opened::{Opened, OpenedDraft, Role, has_own_head};
+use crate::opened::{Opened, OpenedDraft, Role};
 use crate::speculation::{Draft, Source, is_off};
 use crate::stores::{Asked, Bound, Stores};
 use crate::today::today;
@@ -63,8 +63,6 @@ impl Models {
             other => other,
         };
         let target = found("model", target)?;
-        let is_chosen_here = args.draft.is_none() && has_own_head(&target);
-        let draft = if is_chosen_here { Draft::Mtp } else { draft };
         Ok(Self {
             target,
             draft,
@@ -82,6 +80,19 @@ impl Models {
         match is_off(policy) && !self.is_draft_named {
             true => self.without_draft(),
             false => self,
+        }
+    }
+
+    /// Who drafts for the opened target: the head that it brings, if nobody asked for another drafter.
+    pub(crate) fn draft_for(&self, target: &Opened) -> Draft {
+        let is_open = !self.is_draft_named && matches!(self.draft, Draft::Suffix { .. });
+        match target.checkpoint.mtp() {
+            Ok(Some(_)) if is_open => Draft::Mtp,
+            Err(error) if is_open => {
+                tracing::warn!("the head of this model cannot draft, so what repeats does: {error}");
+                self.draft.clone()
+            }
+            _ => self.draft.clone(),
         }
     }
 
@@ -202,6 +213,8 @@ pub(crate) enum Form {
 pub(crate) struct Session {
     /// Serves requests.
     pub(crate) engine: Engine,
+    /// Who drafts.
+    pub(crate) draft: Draft,
     /// Text to tokens and back.
     pub(crate) tokenizer: Arc<Tokenizer>,
     /// `None`: prompts are taken as they are.
@@ -225,7 +238,8 @@ impl Session {
     /// If files are missing or make no sense, the draft does not fit the target, or a bound is out of range.
     pub(crate) fn open(models: &Models, wish: &Wish) -> Outcome<Self> {
         let target = Opened::new(&models.target, Role::Target)?;
-        let draft = OpenedDraft::new(&models.draft, &target)?;
+        let drafter = models.draft_for(&target);
+        let draft = OpenedDraft::new(&drafter, &target)?;
         let translation = draft.as_ref().map(|draft| translation(&target, draft)).transpose()?.flatten();
         let template = match wish.form {
             Form::Raw => None,
@@ -250,14 +264,14 @@ impl Session {
         let stores =
             Stores::plan(models.asked(wish.rule, wish.sequences_max()), &backend, checkpoints, memory_bytes)?;
         stores.check_memory(memory_bytes)?;
-        let draft_source = draft.as_ref().and_then(|draft| draft.reopen(&models.draft));
+        let draft_source = draft.as_ref().and_then(|draft| draft.reopen(&drafter));
         let CpuExecutor { executor, memory, description } = packed(|on_packed| {
             CpuExecutor::new(backend, checkpoints, draft_source, stores.config, on_packed)
         })?;
         let tokenizer = Arc::new(target.tokenizer);
         let recommended = target.checkpoint.config().sampling;
         let mut engine = Engine::new(
-            engine_config(models, wish),
+            engine_config(&drafter, wish),
             wish.policy.build(),
             tokenizer.clone(),
             executor,
@@ -267,6 +281,7 @@ impl Session {
         let cost_profile = engine.profile_costs(PROFILE_TIME)?;
         let mut session = Self {
             engine,
+            draft: drafter,
             tokenizer,
             template,
             eos_tokens,
@@ -354,7 +369,7 @@ fn packed<T>(pack: impl FnOnce(&mut OnPacked<'_>) -> T) -> T {
     let packed = pack(&mut |done, of| {
         if start.elapsed() > SILENT_MAX {
             let bar =
-                bar.get_or_insert_with(|| progress::bar(of as u64, "{pos}/{len} parts of the model packed"));
+                bar.get_or_insert_with(|| progress::bar(of as u64, "{pos}/{len} parts of the target packed"));
             bar.set_position(done as u64);
         }
     });
@@ -379,7 +394,7 @@ fn translation(target: &Opened, draft: &OpenedDraft) -> Outcome<Option<Arc<Trans
     Ok(translation)
 }
 
-fn engine_config(models: &Models, wish: &Wish) -> dsde_engine::Config {
+fn engine_config(draft: &Draft, wish: &Wish) -> dsde_engine::Config {
     let sequences_max = wish.sequences_max();
     dsde_engine::Config {
         sequences_max,
@@ -388,7 +403,7 @@ fn engine_config(models: &Models, wish: &Wish) -> dsde_engine::Config {
         waiting_max: SEQUENCES_MAX,
         // The policy's own parameters bound its lengths.
         sl_limit: NODES_MAX,
-        drafter: match models.draft {
+        drafter: match *draft {
             Draft::Model(_) | Draft::Mtp => Drafter::Either(Suffix::default()),
             Draft::Suffix { answer_tokens } => Drafter::Suffix(Suffix { answer_tokens, ..Suffix::default() }),
             Draft::None => Drafter::None,

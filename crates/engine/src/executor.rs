@@ -10,7 +10,7 @@ use crate::rows::{BlockCopy, RowBatch, SlotMove};
 /// What an executor can hold; constant for its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// Tokens in the vocabulary, shared by target and draft.
+    /// Tokens in the target's vocabulary, which are also what a draft reads and guesses here.
     pub vocab_len: u32,
     /// Longest sequence, prompt and output together.
     pub context_len_max: u32,

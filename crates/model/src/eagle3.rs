@@ -23,7 +23,7 @@ use dsde_kernels::{Backend, Epilogue, Input, RmsNorm, RopeTable, Stacking};
 use crate::attention::AttentionPass;
 use crate::error::Error;
 use crate::features::Features;
-use crate::head::side_by_side;
+use crate::head::beside_each_other;
 use crate::llama::{Llama, Scratch, gather_rows, prefix};
 use crate::rope::rope_table;
 use crate::translation::spread;
@@ -107,7 +107,7 @@ impl<B: Backend> Eagle3<B> {
     ///
     /// * `outputs`: as for [`Llama::forward`].
     /// * `features`: of the slot before that of every row.
-    /// * `kv`: a store of [`head_kv_shape`] for its layer.
+    /// * `kv`: a store of [`head_kv_shape`](crate::head::head_kv_shape) for its layer.
     ///
     /// # Panics
     /// If a token or a position lies outside the head; the engine admits no such request.
@@ -132,7 +132,7 @@ impl<B: Backend> Eagle3<B> {
         let inputs = prefix(&mut self.inputs, n_rows * 2 * width);
         let norms = [&layer.attention_norm, &self.weights.feature_norm]
             .map(|weight| RmsNorm { weight, eps: config.rms_eps });
-        side_by_side(backend, [embedded, buffers.hidden], norms, inputs);
+        beside_each_other(backend, [embedded, buffers.hidden], norms, inputs);
         if self.config.norm_before_residual {
             let rows = buffers.hidden.chunks_exact_mut(width).zip(inputs.chunks_exact(2 * width));
             rows.for_each(|(feature, input)| feature.copy_from_slice(&input[width..]));

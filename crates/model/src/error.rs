@@ -52,9 +52,9 @@ pub enum Error {
         /// Its architecture.
         got: &'static str,
     },
-    /// An EAGLE-3 head reads states of a model of another width.
+    /// A head reads states of a model of another width.
     #[error(
-        "this EAGLE-3 head reads states of {got} numbers, those of the model have {expected}; use the head of this very model"
+        "this head reads states of {got} numbers, those of the model have {expected}; use the head of this very model"
     )]
     TargetHidden {
         /// Width of the model.

@@ -1,4 +1,4 @@
-//! What an EAGLE-3 head reads of the tokens before: one row per slot, in the blocks of the key/value stores.
+//! What a head reads of the tokens before: one row per slot, in the blocks of the key/value stores.
 
 use dsde_engine::{BlockCopy, BlockId, RowBatch, Slot, SlotMove};
 

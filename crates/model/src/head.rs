@@ -84,7 +84,7 @@ pub(crate) fn head_kv_shape(layer: &ModelConfig, n_blocks: usize) -> KvShape {
 /// Rows of two tables, normalised, one beside the other.
 ///
 /// * `tables`: `[n_rows, width]` each; so `out` is `[n_rows, 2 * width]`.
-pub(crate) fn side_by_side<B: Backend>(
+pub(crate) fn beside_each_other<B: Backend>(
     backend: &B,
     tables: [&[f32]; 2],
     norms: [RmsNorm<'_>; 2],

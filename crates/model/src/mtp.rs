@@ -3,7 +3,7 @@
 //!
 //! | paper (Equations 21 to 23) | here |
 //! |---|---|
-//! | `h'_i = M [RMSNorm(h_i); RMSNorm(Emb(t_{i+1}))]` | [`side_by_side`], the embedding first, and `join` |
+//! | `h'_i = M [RMSNorm(h_i); RMSNorm(Emb(t_{i+1}))]` | [`beside_each_other`], the embedding first, and `join` |
 //! | `h_i = TRM(h')` | a layer of attention like those of the target |
 //! | `OutHead(h_i)` | the last norm of the head and the target's output projection |
 //!
@@ -22,7 +22,7 @@ use dsde_kernels::{Backend, Epilogue, Input, RmsNorm, RopeTable, Stacking};
 use crate::attention::AttentionPass;
 use crate::error::Error;
 use crate::features::Features;
-use crate::head::side_by_side;
+use crate::head::beside_each_other;
 use crate::llama::{Buffers, Llama, Scratch, gather_rows, prefix};
 use crate::rope::rope_table;
 use crate::weights::{Layer, Mixer, Tensors};
@@ -115,7 +115,7 @@ impl<B: Backend> Mtp<B> {
         target.embed(backend, &rows.tokens, embedded);
         let inputs = prefix(&mut self.inputs, n_rows * 2 * width);
         let norms = [norm(&self.weights.token_norm), norm(&self.weights.feature_norm)];
-        side_by_side(backend, [embedded, hidden], norms, inputs);
+        beside_each_other(backend, [embedded, hidden], norms, inputs);
         let joined = Input { x: inputs, norm: None };
         backend.linear(joined, n_rows, &self.weights.join, Epilogue::Store, hidden);
         let Mixer::Attention(attention) = &layer.mixer else { unreachable!("a head attends") };

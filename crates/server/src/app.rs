@@ -275,9 +275,10 @@ impl App {
         let compiled = timeout(COMPILE_MAX, compiled).await;
         let compiled = compiled.map_err(|_| {
             let limit = COMPILE_MAX.as_secs();
-            ApiError::unavailable(format!(
-                "the form in `{field}` was not compiled within {limit} s: simplify it, or ask again when the machine is less busy"
-            ))
+            ApiError::bad_field(
+                field,
+                format!("the form must be compiled within {limit} s, and was not: simplify it"),
+            )
         })?;
         compiled.map_err(|error| error.of_field(field))
     }

@@ -50,12 +50,17 @@ impl Correspondence {
     }
 }
 
+/// Published tokens stay below 200 bytes; in a file from a stranger they can be as long as the file.
+const END_LEN_MAX: usize = 256;
+
 /// Tokens of one vocabulary by their bytes.
 struct Tokens<'a> {
     tokenizer: &'a Tokenizer,
     len: u32,
     texts: HashMap<&'a [u8], u32>,
     special: HashMap<&'a [u8], u32>,
+    /// Bytes of the longest end of a token that is looked for among `texts`.
+    end_len_max: usize,
 }
 
 impl<'a> Tokens<'a> {
@@ -76,7 +81,9 @@ impl<'a> Tokens<'a> {
                 Entry::Occupied(_) => {}
             }
         }
-        Self { tokenizer, len, texts, special }
+        let longest = texts.keys().map(|text: &&[u8]| text.len()).max().unwrap_or(0);
+        let end_len_max = longest.min(END_LEN_MAX);
+        Self { tokenizer, len, texts, special, end_len_max }
     }
 
     fn ids(&self) -> impl Iterator<Item = u32> {
@@ -111,7 +118,8 @@ impl<'a> Tokens<'a> {
     fn reading(&self, bytes: &[u8], is_special: bool, begin: Option<u32>) -> u32 {
         let same = self.texts.get(bytes).or_else(|| self.special.get(bytes)).copied();
         let begin_if_special = begin.filter(|_| is_special);
-        let end = || (1..bytes.len()).find_map(|from| self.texts.get(&bytes[from..]).copied());
+        let first = bytes.len().saturating_sub(self.end_len_max).max(1);
+        let end = || (first..bytes.len()).find_map(|from| self.texts.get(&bytes[from..]).copied());
         // The id 0 is for ids without a token, which no text has.
         same.or(begin_if_special).or_else(end).or(begin).unwrap_or(0)
     }

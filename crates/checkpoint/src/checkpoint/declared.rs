@@ -99,7 +99,7 @@ impl Checkpoint {
         let is_accounted_for = |name: &str| {
             implied.contains(name)
                 || name.ends_with(DERIVED)
-                || name.starts_with(mtp::PREFIX)
+                || (self.has_mtp() && name.starts_with(mtp::PREFIX))
                 || (is_output_equal && name == OUTPUT)
         };
         let mut unused: Vec<&str> = self.tensor_names().filter(|name| !is_accounted_for(name)).collect();

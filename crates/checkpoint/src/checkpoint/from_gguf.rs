@@ -95,11 +95,11 @@ fn published_name(config: &ModelConfig, name: &str) -> Option<String> {
     }
 }
 
-/// How the names of a layer's tensors begin: the first behind the others is that of the model's own head.
+/// How the names of a layer's tensors begin: those behind the others are of the model's own head.
 fn layer_path(config: &ModelConfig, idx: usize) -> String {
-    match idx == config.n_layers {
-        true => mtp::LAYER.to_string(),
-        false => format!("model.layers.{idx}"),
+    match idx.checked_sub(config.n_layers) {
+        Some(idx) => format!("{}layers.{idx}", mtp::PREFIX),
+        None => format!("model.layers.{idx}"),
     }
 }
 

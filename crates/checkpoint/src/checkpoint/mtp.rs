@@ -32,8 +32,8 @@ pub(super) const MODULES: [(&str, &str); 6] = [
     ("nextn.shared_head_head", "mtp.lm_head"),
 ];
 /// Its tensors that no ordinary model of one layer has.
-const JOIN: [&str; 3] =
-    ["mtp.pre_fc_norm_embedding.weight", "mtp.pre_fc_norm_hidden.weight", "mtp.fc.weight"];
+const JOIN: [&str; 3] = ["mtp.pre_fc_norm_embedding.weight", "mtp.pre_fc_norm_hidden.weight", FC];
+const FC: &str = "mtp.fc.weight";
 const NORM: &str = "mtp.norm.weight";
 
 /// The head in the files of a model.
@@ -86,6 +86,11 @@ impl Checkpoint {
         let names = names(&weights.config);
         if let Some(name) = names.iter().filter(|name| !weights.has_tensor(name)).min() {
             return Err(Error::TensorMissing { name: published_name(name) });
+        }
+        let hidden = weights.config.hidden;
+        weights.matrix(FC, hidden, 2 * hidden)?;
+        for norm in [JOIN[0], JOIN[1], "model.norm.weight"] {
+            weights.tensor(norm, &[hidden])?;
         }
         match weights.tensor_names().filter(|name| !names.contains(*name)).min() {
             None => Ok(Some(MtpCheckpoint { weights })),

@@ -69,6 +69,10 @@ impl<'a> Local<'a> {
         })
     }
 
+    pub(super) fn draft(&self) -> String {
+        self.session.draft.to_string()
+    }
+
     pub(super) fn machine(&self) -> Machine {
         self.session.machine()
     }

@@ -84,6 +84,10 @@ fn every_drafter_of_a_folder_is_tried() {
     assert!(hybrid["misfit"].as_str().is_some_and(|why| why.contains("draft")), "{hybrid}");
     assert_eq!(hybrid["measured"], Value::Null);
 
+    let empty = tempfile::tempdir().expect("a scratch folder");
+    let nothing = dsde(&["inspect", "--drafters", &empty.path().display().to_string()]);
+    assert_eq!(nothing.code, Some(2), "{}", nothing.stderr);
+    assert!(nothing.stderr.contains("has no model folders"), "{}", nothing.stderr);
     let missing = dsde(&["inspect", "--drafters", "no/such/folder"]);
     assert_eq!(missing.code, Some(2), "{}", missing.stderr);
     assert!(missing.stderr.contains("--drafters no/such/folder"), "{}", missing.stderr);

@@ -115,7 +115,7 @@ fn inspect_tells_what_a_head_is() {
 fn heads_that_do_not_fit_are_refused_with_what_to_do() {
     let other = head(&json!({"target_hidden_size": 512}));
     let told = inspect(other.path(), &[]);
-    let misfit = "does not fit the model: this EAGLE-3 head reads states of 512 numbers, those of the model have 256; use the head \
+    let misfit = "does not fit the model: this head reads states of 512 numbers, those of the model have 256; use the head \
                   of this very model";
     assert!(told.stdout.contains(misfit), "{}{}", told.stdout, told.stderr);
     let draft = other.path().display().to_string();

@@ -225,6 +225,7 @@ fn more_threads_than_cores_are_told_of() {
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     let warning = format!("--threads {n_threads} is more than the {n_cores} logical cores");
     assert!(run.stderr.contains(&warning), "{}", run.stderr);
+    assert!(!run.stderr.contains('\u{1b}'), "a file gets no colours: {}", run.stderr);
 }
 
 #[test]

@@ -206,22 +206,10 @@ fn a_variable_that_makes_no_sense_is_blamed() {
 }
 
 #[test]
-fn an_address_that_is_taken_is_refused_before_a_model_is_loaded() {
+fn an_address_that_is_taken_is_refused_before_a_model_is_looked_for() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    let refused = dsde(&["serve", "--port", &port]);
+    let refused = dsde(&["serve", "--port", &port, "--model", "no/such/model"]);
     assert_eq!(refused.code, Some(1), "{}", refused.stderr);
     assert!(refused.stderr.contains(&format!("cannot listen on 127.0.0.1:{port}")), "{}", refused.stderr);
-    assert!(!refused.stderr.contains("ready:"), "{}", refused.stderr);
-}
-
-#[test]
-fn a_log_that_is_no_terminal_has_no_colours() {
-    let run = dsde(&["generate", "--prompt", "Hello.", "--max-tokens", "1", "--threads", "1000"]);
-    assert_eq!(run.code, Some(0), "{}", run.stderr);
-    assert!(
-        run.stderr.contains("--threads 1000 is more than") && !run.stderr.contains('\u{1b}'),
-        "{}",
-        run.stderr
-    );
 }

@@ -44,7 +44,13 @@ impl<'a> DraftCheckpoint<'a> {
     pub fn check_fit(self, target: &ModelConfig) -> Result<(), Error> {
         match self {
             Self::Eagle3(head) => eagle3::check_fit(head, target),
-            Self::Mtp(_) => Ok(()),
+            Self::Mtp(head) if head.config().hidden != target.hidden => {
+                Err(Error::TargetHidden { expected: target.hidden, got: head.config().hidden })
+            }
+            Self::Mtp(head) if head.config().vocab_len == target.vocab_len => Ok(()),
+            Self::Mtp(head) => {
+                Err(Error::VocabularyLen { expected: target.vocab_len, got: head.config().vocab_len })
+            }
             Self::Model(draft) | Self::Translated { checkpoint: draft, .. }
                 if draft.config().delta.is_some() =>
             {
@@ -99,7 +105,10 @@ impl<'a> DraftCheckpoint<'a> {
     }
 
     pub(super) fn reads_target(self) -> bool {
-        !matches!(self, Self::Model(_))
+        match self {
+            Self::Eagle3(_) | Self::Mtp(_) => true,
+            Self::Model(_) | Self::Translated { .. } => false,
+        }
     }
 }
 

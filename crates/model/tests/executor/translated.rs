@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dsde_checkpoint::Checkpoint;
-use dsde_engine::{Config, Drafted, Executor as _, Request};
+use dsde_engine::{Config, Drafted, Executor as _, Request, StepReport};
 use dsde_kernels::{Backend, Cpu, Reference};
 use dsde_model::executor::{self, Checkpoints, DraftCheckpoint, DraftSource, KvSize, ModelExecutor};
 use dsde_model::{Error, Translation};
@@ -118,14 +118,24 @@ fn served<B: Backend>(executor: ModelExecutor<B>, policy: &str) -> Run {
     run(executor, Off, Config::default(), &requests(policy))
 }
 
+#[test]
+fn a_translated_draft_is_no_head() {
+    let shape = translated_pair(Reference, Rule::Block, 4).shape();
+    assert!(!shape.draft_reads_target);
+}
+
 fn renumbering_changes_nothing<B: Backend>(backend: impl Fn() -> B, policies: &[&str]) {
     let (folder, whole) = (renumbered(), translation(|_| true));
     for policy in policies {
         let expected = served(tiny_pair(backend(), Rule::Block, 96), policy);
         let got = served(pair(backend(), folder.path(), &whole, Rule::Block, 96), policy);
         assert_eq!(got.outputs, expected.outputs, "{policy}");
-        let sums = |run: &Run| [run.sums.drafted, run.sums.verified, run.sums.accepted];
+        let sums = |run: &Run| {
+            let StepReport { drafted, verified, accepted, ahead, carried, .. } = run.sums;
+            [drafted, verified, accepted, ahead, carried]
+        };
         assert_eq!(sums(&got), sums(&expected), "{policy}");
+        assert_eq!(got.sums.ahead > 0, policy.starts_with("faser:overlap"), "{policy}");
         assert!(got.sums.accepted > 0, "{policy}");
     }
 }

@@ -99,7 +99,7 @@ impl ApiError {
 
     /// 504.
     fn timeout() -> Self {
-        let message = "the answer took longer than this server allows; ask for fewer tokens (`max_tokens`)";
+        let message = "the answer took longer than this server allows; ask for fewer tokens";
         Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout_error", message)
     }
 

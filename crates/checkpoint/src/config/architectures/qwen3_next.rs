@@ -17,7 +17,8 @@ pub(in crate::config) const QWEN3_NEXT: Architecture = Architecture {
     of_fields: |config, fields| {
         read_hybrid(config, fields)?;
         config.delta_layout = DeltaLayout::Fused;
-        let experts = Experts::parse(fields, "moe_intermediate_size", fields.flag("norm_topk_prob")?)?;
+        let is_renormalised = fields.optional_flag("norm_topk_prob")?.unwrap_or(true);
+        let experts = Experts::parse(fields, "moe_intermediate_size", is_renormalised)?;
         let shared = Some(fields.len(SHARED, INTERMEDIATE_MAX)?);
         config.experts = Some(Experts { shared, ..experts }.in_some_layers(fields, config.n_layers)?);
         Ok(())

@@ -48,11 +48,14 @@ fn check<B: Backend>(backend: impl Fn() -> B, targets: &[&str]) {
                 Shape::Tree { len: 2, width: 12 },
                 Shape::Mixed,
             ];
+            let mut accepted_of_head = 0;
             for (draft, shape) in DRAFTS.iter().flat_map(|draft| shapes.map(|shape| (draft, shape))) {
                 let executor = executor(backend(), target, Some(draft), n_blocks);
                 let got = run(executor, shape, config(), &requests());
                 assert_eq!(got.outputs, expected, "{target}, {draft}, {shape:?}, {n_blocks} blocks");
+                accepted_of_head += if *draft == OWN_HEAD { got.sums.accepted } else { 0 };
             }
+            assert!(accepted_of_head > 0, "{target}: the head is right now and then");
             let config = Config { drafter: Drafter::Suffix(Suffix::default()), ..config() };
             let executor = executor(backend(), target, None, n_blocks);
             let got = run_as(executor, Fixed::new(4), config, &requests());
