@@ -341,7 +341,8 @@ fn other_architectures_are_refused_by_name() {
             "architecture {got} is not supported; supported are LlamaForCausalLM, MistralForCausalLM, \
              Qwen2ForCausalLM, Qwen3ForCausalLM, Gemma2ForCausalLM, Gemma3ForCausalLM, Phi3ForCausalLM, \
              SmolLM3ForCausalLM, GraniteForCausalLM, Glm4ForCausalLM, Qwen3MoeForCausalLM, MixtralForCausalLM, \
-             OlmoeForCausalLM, GptOssForCausalLM, Qwen3_5ForCausalLM, Qwen3_5MoeForCausalLM"
+             OlmoeForCausalLM, GptOssForCausalLM, Qwen3_5ForCausalLM, Qwen3_5MoeForCausalLM, \
+             Qwen3NextForCausalLM"
         )
     };
     check_refused(json!({"architectures": ["GPT2LMHeadModel"]}), &expected("GPT2LMHeadModel"));

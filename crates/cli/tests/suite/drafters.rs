@@ -74,14 +74,17 @@ fn every_drafter_of_a_folder_is_tried() {
     let tried = dsde(&["inspect", "--drafters", &models, "--json"]);
     assert_eq!(tried.code, Some(0), "{}", tried.stderr);
     let drafters = tried.json_lines().remove(0);
-    assert_eq!(drafters.as_array().map(Vec::len), Some(2), "{drafters}");
-    let [suffix, hybrid] = [&drafters[0], &drafters[1]];
+    assert_eq!(drafters.as_array().map(Vec::len), Some(3), "{drafters}");
+    let [suffix, demo, hybrid] = [&drafters[0], &drafters[1], &drafters[2]];
     assert_eq!((&suffix["draft"], &suffix["weight_bytes"]), (&json!("suffix"), &json!(0)));
-    assert!(
-        suffix["measured"]["drafted_per_step"].as_f64() >= suffix["measured"]["accepted_per_step"].as_f64()
-    );
     assert_eq!(suffix["measured"]["auto_over_plain"].as_array().map(Vec::len), Some(3));
-    assert!(hybrid["misfit"].as_str().is_some_and(|why| why.contains("draft")), "{hybrid}");
+    let of_demo = |field: &str| demo["measured"][field].as_f64().expect("a number");
+    assert_eq!(demo["draft"], json!("demo"));
+    let [drafted, accepted] = ["drafted_per_step", "accepted_per_step"].map(of_demo);
+    assert!(drafted > accepted && accepted > 0.5, "{demo}");
+    assert!(of_demo("guess_ms") > 0.0 && of_demo("guess_share") > 0.0, "{demo}");
+    let why = hybrid["misfit"].as_str().expect("a reason");
+    assert!(why.contains("must share 64 tokens of more than one byte, got 0"), "{why}");
     assert_eq!(hybrid["measured"], Value::Null);
 
     let empty = tempfile::tempdir().expect("a scratch folder");

@@ -29,7 +29,7 @@ fn heads_of_other_models_are_refused() {
         PLAIN,
         VOCAB,
         HIDDEN * 2,
-        "this EAGLE-3 head reads states of 64 numbers, those of the model have 32; use the head of this very model",
+        "this head reads states of 64 numbers, those of the model have 32; use the head of this very model",
     );
     check_refused(
         Kind { hidden: HIDDEN / 2, ..PLAIN },
