@@ -1,13 +1,14 @@
 //! `dsde inspect`: what a model is, what it costs, and whether a draft fits it.
 
+mod head;
+
 use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use dsde_checkpoint::config::{DeltaShape, Eagle3Config, ModelConfig, SamplingDefaults};
-use dsde_checkpoint::{Eagle3Checkpoint, MtpCheckpoint};
+use dsde_checkpoint::config::{DeltaShape, ModelConfig, SamplingDefaults};
 use dsde_kernels::{Backend as _, Cpu};
-use dsde_model::executor::{Checkpoints, DraftCheckpoint, block_bytes, state_bytes};
+use dsde_model::executor::{Checkpoints, block_bytes, state_bytes};
 use dsde_sampling::Rule;
 use serde::Serialize;
 
@@ -23,6 +24,7 @@ use crate::sampling::shortest;
 use crate::session::Models;
 use crate::speculation::{Draft, Source};
 use crate::stores::{Stores, bytes};
+use head::Head;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -139,28 +141,6 @@ struct DraftFit {
     reason: Option<String>,
 }
 
-/// An EAGLE-3 head, or the one that the model brings.
-#[derive(Serialize)]
-struct Head {
-    architecture: &'static str,
-    dtypes: Dtypes,
-    hidden: usize,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    intermediate: usize,
-    /// Tokens that it can guess, of how many.
-    draft_vocab_len: usize,
-    vocab_len: usize,
-    context_len_max: u32,
-    /// It reads the model's states after so many layers; `null` if the model has too few.
-    taps: Option<Vec<usize>>,
-    own_embeddings: bool,
-    weight_bytes: usize,
-    /// Keys, values and features.
-    kv_bytes_per_token: usize,
-}
-
 /// Stores of target and draft together.
 #[derive(Serialize)]
 struct Kv {
@@ -272,50 +252,6 @@ impl Model {
     }
 }
 
-impl Head {
-    fn of_eagle3(head: &Eagle3Checkpoint, target: &Opened, backend: &Cpu) -> Self {
-        let Eagle3Config { layer, draft_vocab_len, .. } = head.config();
-        let taps = head.config().taps_in(target.config().n_layers);
-        Self {
-            architecture: "EAGLE-3",
-            dtypes: Dtypes::of(head.dtypes()),
-            draft_vocab_len: *draft_vocab_len,
-            taps: taps.ok().map(Vec::from),
-            own_embeddings: head.embeddings().is_ok_and(|table| table.is_some()),
-            ..Self::of_layer(layer, DraftCheckpoint::Eagle3(head), backend)
-        }
-    }
-
-    fn of_mtp(head: &MtpCheckpoint, target: &Opened, backend: &Cpu) -> Self {
-        Self {
-            architecture: "MTP",
-            dtypes: Dtypes::of(head.dtypes()),
-            taps: Some(vec![target.config().n_layers]),
-            ..Self::of_layer(head.config(), DraftCheckpoint::Mtp(head), backend)
-        }
-    }
-
-    /// What a layer and `draft` say, the head being the target's in all else.
-    fn of_layer(layer: &ModelConfig, draft: DraftCheckpoint<'_>, backend: &Cpu) -> Self {
-        Self {
-            architecture: "",
-            dtypes: Dtypes::of(Vec::new()),
-            hidden: layer.hidden,
-            heads: layer.n_heads,
-            kv_heads: layer.n_kv_heads,
-            head_dim: layer.head_dim,
-            intermediate: layer.intermediate,
-            draft_vocab_len: layer.vocab_len,
-            vocab_len: layer.vocab_len,
-            context_len_max: layer.context_len_max,
-            taps: None,
-            own_embeddings: false,
-            weight_bytes: draft.weight_bytes(),
-            kv_bytes_per_token: draft.block_bytes(backend) / backend.block_len(),
-        }
-    }
-}
-
 impl Experts {
     fn of(config: &ModelConfig) -> Option<Self> {
         let experts = config.experts.as_ref()?;
@@ -393,7 +329,7 @@ fn print(out: &mut impl Write, inspection: &Inspection) -> io::Result<()> {
         print_model(out, model)?;
     }
     if let Some(head) = &draft.head {
-        print_head(out, head)?;
+        head.print(out)?;
     }
     if let (Some(n_shared), Some(own)) = (draft.shared_tokens, &draft.model) {
         let share = |of: usize| 100.0 * n_shared as f64 / of as f64;
@@ -464,36 +400,6 @@ fn print_model(out: &mut impl Write, model: &Model) -> io::Result<()> {
         "  {} of weights, {} of keys and values per token",
         bytes(model.weight_bytes),
         bytes(model.kv_bytes_per_token)
-    )
-}
-
-fn print_head(out: &mut impl Write, head: &Head) -> io::Result<()> {
-    let Head { architecture, dtypes, hidden, heads, kv_heads, head_dim, intermediate, .. } = head;
-    writeln!(out, "  {architecture} head, {dtypes}")?;
-    writeln!(
-        out,
-        "  1 layer, hidden {hidden}, {heads} heads ({kv_heads} key/value) of {head_dim}, feed-forward {intermediate}"
-    )?;
-    writeln!(
-        out,
-        "  guesses {} of {} tokens, {} embeddings",
-        head.draft_vocab_len,
-        head.vocab_len,
-        if head.own_embeddings { "own" } else { "the model's" }
-    )?;
-    match head.taps.as_deref() {
-        Some([low, middle, high]) => {
-            writeln!(out, "  reads the model's states after {low}, {middle} and {high} layers")?;
-        }
-        Some([all]) => writeln!(out, "  reads the model's states after all {all} layers")?,
-        _ => {}
-    }
-    writeln!(out, "  context {} tokens", head.context_len_max)?;
-    writeln!(
-        out,
-        "  {} of weights, {} of keys, values and features per token",
-        bytes(head.weight_bytes),
-        bytes(head.kv_bytes_per_token)
     )
 }
 
