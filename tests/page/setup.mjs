@@ -19,9 +19,9 @@ const FLAGS = [
   "--disable-sync",
 ];
 
-/** `dsde serve` with more options; resolves once it accepts connections. */
+/** `dsde serve` with more options, on one core so that a browser has another; resolves once it accepts connections. */
 export async function serve(...options) {
-  const child = spawn(process.env.DSDE, ["serve", "--port", "0", ...options], {
+  const child = spawn(process.env.DSDE, ["serve", "--port", "0", "--threads", "1", ...options], {
     stdio: ["ignore", "ignore", "pipe"],
   });
   const said = [];
