@@ -15,6 +15,7 @@ mod experts;
 mod folder;
 mod from_gguf;
 mod layout;
+mod matrix;
 mod mtp;
 mod shard;
 mod span;

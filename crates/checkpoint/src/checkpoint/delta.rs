@@ -9,13 +9,11 @@
 //! | `linear_attn.A_log`, of which `-exp` is the rate | `ssm_a`, the rate itself | `[n_value_heads]` |
 //! | `linear_attn.dt_bias` | `ssm_dt.bias` | `[n_value_heads]` |
 
-use std::borrow::Cow;
-
 use super::Checkpoint;
-use super::experts::Matrix;
+use super::matrix::Matrix;
 use crate::config::{DeltaLayout, DeltaShape, ModelConfig};
 use crate::error::Error;
-use crate::stored::{Dense, Dtype};
+use crate::stored::Dense;
 
 /// What tells delta layers apart.
 pub(super) const MODULE: &str = "linear_attn";
@@ -46,11 +44,8 @@ const SCORES: [&str; 2] = ["linear_attn.in_proj_b", "linear_attn.in_proj_a"];
 /// Queries of a layer, and the gates of its outputs, apart.
 #[derive(Debug)]
 pub struct GatedQueries {
-    dtype: Dtype,
-    /// Of either.
-    shape: [usize; 2],
-    queries: Vec<u8>,
-    gates: Vec<u8>,
+    queries: Matrix<'static>,
+    gates: Matrix<'static>,
 }
 
 /// Matrices of a delta layer that read its rows.
@@ -77,12 +72,12 @@ impl DeltaProjections<'_> {
 impl GatedQueries {
     /// What makes queries, `[n_heads * head_dim, hidden]`.
     pub fn queries(&self) -> Dense<'_> {
-        Dense::new(self.dtype, self.shape[0], self.shape[1], &self.queries)
+        self.queries.dense()
     }
 
     /// What makes gates, of the same shape.
     pub fn gates(&self) -> Dense<'_> {
-        Dense::new(self.dtype, self.shape[0], self.shape[1], &self.gates)
+        self.gates.dense()
     }
 }
 
@@ -124,8 +119,10 @@ impl Checkpoint {
         let ModelConfig { hidden, n_heads, head_dim, .. } = self.config;
         let name = format!("model.layers.{layer}.{QUERIES}.weight");
         let both = self.matrix(&name, 2 * n_heads * head_dim, hidden)?;
-        let [queries, gates] = in_turns(both, [head_dim; 2]);
-        Ok(GatedQueries { dtype: both.dtype, shape: [n_heads * head_dim, hidden], queries, gates })
+        let shape = [n_heads * head_dim, hidden];
+        let [queries, gates] =
+            in_turns(both, [head_dim; 2]).map(|part| Matrix::copied(both.dtype, shape, part));
+        Ok(GatedQueries { queries, gates })
     }
 
     /// What reads the rows of a delta layer. Parts that a file holds in turns are copied.
@@ -140,15 +137,8 @@ impl Checkpoint {
         let of_layer = |module: &str, n_out: usize| {
             self.matrix(&format!("model.layers.{layer}.{module}.weight"), n_out, hidden)
         };
-        let whole = |module: &str, n_out: usize| {
-            let Dense { dtype, bytes, .. } = of_layer(module, n_out)?;
-            Ok::<_, Error>(Matrix { dtype, shape: [n_out, hidden], bytes: Cow::Borrowed(bytes) })
-        };
-        let copied = |dtype: Dtype, n_out: usize, bytes: Vec<u8>| Matrix {
-            dtype,
-            shape: [n_out, hidden],
-            bytes: Cow::Owned(bytes),
-        };
+        let whole = |module, n_out| of_layer(module, n_out).map(Matrix::from);
+        let copied = |dtype, n_out, part| Matrix::copied(dtype, [n_out, hidden], part);
         let (n_heads, values) = (delta.n_value_heads, delta.values_width());
         let n_shared = n_heads / delta.n_key_heads;
         let [qkv, z] = match layout {

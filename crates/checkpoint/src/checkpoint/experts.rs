@@ -12,13 +12,13 @@
 
 mod in_turns;
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 
+use super::matrix::Matrix;
 use super::{Checkpoint, Location};
 use crate::config::{ExpertLayout, Experts, Family, ModelConfig};
 use crate::error::Error;
-use crate::stored::{Dense, Dtype};
+use crate::stored::Dense;
 
 /// Modules of the expert that all rows ask, in GGUF and in Hugging Face files; the last is its gate, `[1, hidden]`.
 pub(super) const SHARED: [(&str, &str); 4] = [
@@ -54,20 +54,6 @@ pub struct ExpertBiases {
     pub gate_up: Vec<f32>,
     /// `[n_experts, hidden]`.
     pub down: Vec<f32>,
-}
-
-/// A matrix `[n_out, n_in]` whose rows lie in their order.
-#[derive(Debug)]
-pub(super) struct Matrix<'a> {
-    pub(super) dtype: Dtype,
-    pub(super) shape: [usize; 2],
-    pub(super) bytes: Cow<'a, [u8]>,
-}
-
-impl Matrix<'_> {
-    pub(super) fn dense(&self) -> Dense<'_> {
-        Dense::new(self.dtype, self.shape[0], self.shape[1], &self.bytes)
-    }
 }
 
 impl LayerExperts<'_> {
@@ -290,14 +276,13 @@ impl Checkpoint {
         experts: &Experts,
         part: ExpertPart,
     ) -> Result<Vec<Matrix<'_>>, Error> {
-        let shape @ [n_out, n_in] = part.shape(self.config.hidden, experts.intermediate);
         if experts.layout != ExpertLayout::Rows {
             return self.matrices_in_turns(prefix, experts, part);
         }
+        let [n_out, n_in] = part.shape(self.config.hidden, experts.intermediate);
         let matrix = |expert| {
             let module = part.module(self.config.family, expert);
-            let Dense { dtype, bytes, .. } = self.matrix(&format!("{prefix}{module}.weight"), n_out, n_in)?;
-            Ok(Matrix { dtype, shape, bytes: Cow::Borrowed(bytes) })
+            Ok(self.matrix(&format!("{prefix}{module}.weight"), n_out, n_in)?.into())
         };
         (0..experts.n_experts).map(matrix).collect()
     }

@@ -4,10 +4,9 @@
 //! A block of MXFP4 (OCP Microscaling 1.0) is 32 elements of 4 bits with one scale. In folders byte `i` holds the elements `2 i`
 //! (low half) and `2 i + 1`; in GGUF files, whose form everything else here knows, `i` and `i + 16`.
 
-use std::borrow::Cow;
-
 use super::super::Checkpoint;
-use super::{ExpertBiases, ExpertPart, Matrix};
+use super::super::matrix::Matrix;
+use super::{ExpertBiases, ExpertPart};
 use crate::config::{ExpertLayout, Experts};
 use crate::error::Error;
 use crate::stored::{Dtype, TensorView};
@@ -56,7 +55,7 @@ impl Checkpoint {
         let name = format!("{prefix}{}", turn.module);
         let shape @ [n_out, n_in] = part.shape(self.config.hidden, experts.intermediate);
         let n_all = turn.step * n_out;
-        let matrix = |dtype, bytes| Matrix { dtype, shape, bytes: Cow::Owned(bytes) };
+        let matrix = |dtype, bytes| Matrix::copied(dtype, shape, bytes);
         if experts.layout == ExpertLayout::Columns {
             let TensorView { dtype, bytes, .. } = self.tensor(&name, &[experts.n_experts, n_in, n_all])?;
             let each = bytes.chunks_exact(n_in * dtype.row_bytes(n_all));
