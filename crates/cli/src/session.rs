@@ -85,14 +85,16 @@ impl Models {
 
     /// Who drafts for the opened target: the head that it brings, if nobody asked for another drafter.
     pub(crate) fn draft_for(&self, target: &Opened) -> Draft {
-        let is_open = !self.is_draft_named && matches!(self.draft, Draft::Suffix { .. });
+        if self.is_draft_named || !matches!(self.draft, Draft::Suffix { .. }) {
+            return self.draft.clone();
+        }
         match target.checkpoint.mtp() {
-            Ok(Some(_)) if is_open => Draft::Mtp,
-            Err(error) if is_open => {
+            Ok(Some(_)) => Draft::Mtp,
+            Ok(None) => self.draft.clone(),
+            Err(error) => {
                 tracing::warn!("the head of this model cannot draft, so what repeats does: {error}");
                 self.draft.clone()
             }
-            _ => self.draft.clone(),
         }
     }
 
