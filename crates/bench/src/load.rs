@@ -291,7 +291,9 @@ impl Flight {
 mod tests {
     use std::sync::Arc;
 
-    use dsde_engine::{Clock, Config, Drafter, MonotonicClock, Script, ScriptedExecutor, Shape, Vocabulary};
+    use dsde_engine::{
+        Clock, Config, CountingClock, Drafter, MonotonicClock, Script, ScriptedExecutor, Shape, Vocabulary,
+    };
     use dsde_sampling::{Params, Rule};
 
     use super::*;
@@ -432,20 +434,9 @@ mod tests {
         }
     }
 
-    /// Every look at it takes a tenth of a millisecond.
-    #[derive(Default)]
-    struct Ticks(std::cell::Cell<u32>);
-
-    impl Clock for Ticks {
-        fn now(&self) -> Duration {
-            self.0.set(self.0.get() + 1);
-            Duration::from_micros(100) * self.0.get()
-        }
-    }
-
     #[test]
     fn the_number_in_flight_follows_the_profile_without_cancelling() {
-        let mut engine = engine_on(Ticks::default());
+        let mut engine = engine_on(CountingClock::new(Duration::from_micros(100)));
         let numbers: Vec<_> = [1, 8, 2].into_iter().filter_map(std::num::NonZeroU32::new).collect();
         let profile = Profile::new(numbers, Duration::from_millis(20)).unwrap();
         let mut seqs = Seqs::default();

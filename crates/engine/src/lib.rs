@@ -41,7 +41,7 @@ mod suffix;
 mod tree;
 
 pub use ahead::DraftAhead;
-pub use clock::{Clock, MonotonicClock};
+pub use clock::{Clock, CountingClock, MonotonicClock};
 pub use config::{Config, ConfigError, Drafter};
 pub use constraint::{Constraint, ConstraintError, Grammar};
 pub use dsde_policy::SeqId;

@@ -150,8 +150,7 @@ impl Policy for Panicking {
 
 fn engine_with(policy: impl Policy + 'static, executor: ScriptedExecutor) -> Engine {
     let words = Arc::new(Letters::new());
-    Engine::new(model_config(), Box::new(policy), words, Box::new(executor), CountingClock::default())
-        .unwrap()
+    Engine::new(model_config(), Box::new(policy), words, Box::new(executor), clock()).unwrap()
 }
 
 #[test]
@@ -231,7 +230,7 @@ proptest! {
         let config = Config { sequences_max: 3, rows_max: 16, prefix_cache, ..model_config() };
         let words = Arc::new(Letters::new());
         let executor = failing_at(failure, pass);
-        let mut engine = Engine::new(config, Box::new(policy), words, Box::new(executor), CountingClock::default()).unwrap();
+        let mut engine = Engine::new(config, Box::new(policy), words, Box::new(executor), clock()).unwrap();
         let mut submitted = Vec::new();
         let mut outputs = Outputs::new();
         let mut n_failures = 0;

@@ -1,27 +1,20 @@
 //! What the engine's tests share: a scripted engine, and a way to run it to the end.
 #![allow(dead_code)]
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dsde_engine::{
-    Clock, Config, Drafter, Engine, Event, Executor, FinishReason, Finished, Origin, Request, RequestId,
-    Script, ScriptedExecutor, Shape, Suffix, Vocabulary,
+    Config, CountingClock, Drafter, Engine, Event, Executor, FinishReason, Finished, Origin, Request,
+    RequestId, Script, ScriptedExecutor, Shape, Suffix, Vocabulary,
 };
 use dsde_policy::{DraftPosition, PlanView, Planned, Policy, Prune, SeqId, Signals, StepFeedback, registry};
 use dsde_sampling::{Params, Rule, TokenLogprobs};
 
 /// One millisecond per reading.
-#[derive(Default)]
-pub struct CountingClock(Cell<u64>);
-
-impl Clock for CountingClock {
-    fn now(&self) -> Duration {
-        self.0.set(self.0.get() + 1);
-        Duration::from_millis(self.0.get())
-    }
+pub fn clock() -> CountingClock {
+    CountingClock::new(Duration::from_millis(1))
 }
 
 /// Token `t` is the letter `a + t`.
@@ -109,20 +102,13 @@ pub fn engine(config: Config, policy_text: &str, n_blocks: u32) -> Engine {
 
 pub fn engine_of(config: Config, policy_text: &str, executor: impl Executor + 'static) -> Engine {
     let words = Arc::new(Letters::new());
-    Engine::new(config, policy(policy_text), words, Box::new(executor), CountingClock::default()).unwrap()
+    Engine::new(config, policy(policy_text), words, Box::new(executor), clock()).unwrap()
 }
 
 /// An engine whose texts are made of these words.
 pub fn engine_with_words(policy_text: &str, words: impl Vocabulary + 'static) -> Engine {
     let executor = ScriptedExecutor::new(Script::default(), shape(100), Rule::Block);
-    Engine::new(
-        model_config(),
-        policy(policy_text),
-        Arc::new(words),
-        Box::new(executor),
-        CountingClock::default(),
-    )
-    .unwrap()
+    Engine::new(model_config(), policy(policy_text), Arc::new(words), Box::new(executor), clock()).unwrap()
 }
 
 pub fn model_config() -> Config {
