@@ -1,11 +1,12 @@
 //! Kernels beside the machine's limits, measured in turns so that a change of the machine's mood hits both: one table.
 //!
-//! `cargo bench -p dsde-kernels --bench limits [-- rounds] [type]`, with a type as files name it: BF16 (the default), Q8_0, Q4_K, ...
+//! `cargo bench -p dsde-kernels --bench limits [-- rounds] [type] [set]`, with a type as files name it: BF16 (the default), Q8_0, Q4_K, ...,
+//! and an instruction set, in place of the best: portable, AVX2, AVX-VNNI, ...
 
 use std::time::Instant;
 
 use dsde_checkpoint::{Dense, Dtype};
-use dsde_kernels::cpu::{Cpu, Matrix, limits};
+use dsde_kernels::cpu::{Cpu, Isa, Matrix, limits};
 use dsde_kernels::{Backend, Epilogue, Input, Stacking};
 
 /// `n_in`, `n_out` of the products.
@@ -72,7 +73,9 @@ fn main() {
     let named = |arg: String| Dtype::ALL.into_iter().find(|dtype| dtype.name().eq_ignore_ascii_case(&arg));
     let dtype = std::env::args().filter_map(named).next().unwrap_or(Dtype::Bf16);
     let n_threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let cpu = Cpu::new(n_threads);
+    let isa = std::env::args()
+        .find_map(|arg| Isa::ALL.into_iter().find(|isa| isa.name().eq_ignore_ascii_case(&arg)));
+    let cpu = Cpu::with_isa(n_threads, isa.unwrap_or(Isa::detect())).expect("the processor has the set");
     println!("{}, {}, {n_rounds} rounds, medians (min .. max)", dtype.name(), cpu.describe());
     let mut benches = SHAPES.map(|shape| bench_of(&cpu, dtype, shape));
     let (mut reads, mut peaks, mut regions) = (Times::default(), Times::default(), Times::default());

@@ -34,7 +34,7 @@ mod tile_avx2;
 mod tile_avx512;
 mod tile_groups;
 #[cfg(target_arch = "x86_64")]
-mod tile_groups_avx2;
+mod tile_groups_x86;
 mod tile_portable;
 mod weights;
 

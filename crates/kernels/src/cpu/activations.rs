@@ -82,18 +82,20 @@ struct Rounded {
 
 #[inline(always)]
 fn rounded(group: &[f32; Group::LEN]) -> Rounded {
-    // Eight maxima beside each other, which compilers turn into one vector.
-    let mut maxima = [0.0_f32; 8];
-    for eight in group.as_chunks::<8>().0 {
-        for (max, x) in maxima.iter_mut().zip(eight) {
-            let magnitude = x.abs();
-            *max = if magnitude > *max { magnitude } else { *max };
+    // Lanes beside each other, halved until one is left: a maximum does not depend on order.
+    let mut maxima = [0.0; Group::LEN];
+    for (max, x) in maxima.iter_mut().zip(group) {
+        *max = if x.abs() > 0.0 { x.abs() } else { 0.0 };
+    }
+    let mut n_left = Group::LEN;
+    while n_left > 1 {
+        n_left /= 2;
+        let (left, others) = maxima.split_at_mut(n_left);
+        for (max, x) in left.iter_mut().zip(&others[..n_left]) {
+            *max = if *x > *max { *x } else { *max };
         }
     }
-    let mut max = 0.0;
-    for x in maxima {
-        max = if x > max { x } else { max };
-    }
+    let max = maxima[0];
     let inverse = if max > 0.0 { CODE_MAX / max } else { 0.0 };
     let mut codes = [0; Group::LEN];
     for (code, x) in codes.iter_mut().zip(group) {

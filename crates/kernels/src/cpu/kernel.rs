@@ -4,6 +4,7 @@
 //! compiled for the vector units of the machine and give the same bits, several times sooner.
 
 use super::Isa;
+use super::isa::Vectors;
 
 /// Work without intrinsics that profits from wide vectors.
 ///
@@ -24,13 +25,13 @@ impl Isa {
     /// If the machine does not support it.
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
         assert!(self.is_supported(), "this processor lacks {}", self.name());
-        match self {
+        match self.vectors() {
             // SAFETY: support was just checked.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => unsafe { run_avx2(kernel) },
+            Vectors::Avx2 => unsafe { run_avx2(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Bf16 => unsafe { run_avx512(kernel) },
+            Vectors::Avx512 => unsafe { run_avx512(kernel) },
             _ => kernel.run(),
         }
     }

@@ -35,31 +35,52 @@ super::isa::dispatch! {
 /// Multiplies and adds in registers on all threads, with the widest instruction for weights of `dtype`, `n_loops` times per
 /// thread; returns the operations.
 pub fn multiply(cpu: &Cpu, dtype: Dtype, n_loops: usize) -> usize {
-    let activations = Format::of(dtype, cpu.isa).activations();
-    let is_whole = matches!(activations, Activations::Bytes | Activations::Shorts) && cpu.isa >= Isa::Avx2;
+    let format = Format::of(dtype, cpu.isa);
+    let is_whole = matches!(format, Format::Grouped(_) | Format::GroupedDot(_)) && cpu.isa >= Isa::Avx2;
     cpu.pool.run(cpu.pool.n_threads(), &|_| {
         if is_whole {
-            std::hint::black_box(whole_chains(activations, n_loops));
+            std::hint::black_box(whole_chains(cpu.isa, format.activations(), n_loops));
         } else {
             std::hint::black_box(chains(cpu, n_loops));
         }
     });
-    let per_loop = match activations {
-        // 32 products and as many sums.
-        Activations::Bytes if is_whole => CHAINS * 64,
-        Activations::Shorts if is_whole => CHAINS * 32,
-        _ => operations_per_loop(cpu),
+    let per_chain = match (cpu.isa, format.activations()) {
+        _ if !is_whole => operations_per_loop(cpu) / CHAINS,
+        // As many products as a vector has bytes, and as many sums.
+        (Isa::Avx512Vnni | Isa::Avx512Bf16, _) => 128,
+        (_, Activations::Shorts) => 32,
+        _ => 64,
     };
-    cpu.pool.n_threads() * n_loops * per_loop
+    cpu.pool.n_threads() * n_loops * CHAINS * per_chain
 }
 
 /// What the tiles of groups multiply with.
 #[cfg(target_arch = "x86_64")]
-fn whole_chains(activations: Activations, n_loops: usize) -> i32 {
+fn whole_chains(isa: Isa, activations: Activations, n_loops: usize) -> i32 {
     use std::arch::x86_64::*;
 
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    fn avx512_dot(n_loops: usize) -> i32 {
+        let one = std::hint::black_box(_mm512_set1_epi8(1));
+        let mut chains = [_mm512_setzero_si512(); CHAINS];
+        for _ in 0..n_loops {
+            chains.iter_mut().for_each(|chain| *chain = _mm512_dpbusd_epi32(*chain, one, one));
+        }
+        chains.into_iter().map(|chain| _mm512_reduce_add_epi32(chain)).fold(0, i32::wrapping_add)
+    }
+
+    #[target_feature(enable = "avx2,avxvnni")]
+    fn avx_dot(n_loops: usize) -> i32 {
+        let one = std::hint::black_box(_mm256_set1_epi8(1));
+        let mut chains = [_mm256_setzero_si256(); CHAINS];
+        for _ in 0..n_loops {
+            chains.iter_mut().for_each(|chain| *chain = _mm256_dpbusd_avx_epi32(*chain, one, one));
+        }
+        chains.into_iter().map(|chain| _mm256_extract_epi32::<0>(chain)).fold(0, i32::wrapping_add)
+    }
+
     #[target_feature(enable = "avx2")]
-    fn run(is_bytes: bool, n_loops: usize) -> i32 {
+    fn avx2(is_bytes: bool, n_loops: usize) -> i32 {
         let one = std::hint::black_box(_mm256_set1_epi8(1));
         let mut chains = [_mm256_setzero_si256(); CHAINS];
         for _ in 0..n_loops {
@@ -70,14 +91,20 @@ fn whole_chains(activations: Activations, n_loops: usize) -> i32 {
                 };
             }
         }
-        chains.into_iter().map(|chain| _mm256_extract_epi32::<0>(chain)).sum()
+        chains.into_iter().map(|chain| _mm256_extract_epi32::<0>(chain)).fold(0, i32::wrapping_add)
     }
-    // SAFETY: the caller has seen that the processor has AVX2.
-    unsafe { run(activations == Activations::Bytes, n_loops) }
+    // SAFETY: `Cpu` checked that the processor has the set, and the caller that it is AVX2 or more.
+    unsafe {
+        match isa {
+            Isa::Avx512Vnni | Isa::Avx512Bf16 => avx512_dot(n_loops),
+            Isa::AvxVnni => avx_dot(n_loops),
+            _ => avx2(activations == Activations::Bytes, n_loops),
+        }
+    }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn whole_chains(_activations: Activations, _n_loops: usize) -> i32 {
+fn whole_chains(_isa: Isa, _activations: Activations, _n_loops: usize) -> i32 {
     unreachable!("other processors have no instruction set of their own")
 }
 
@@ -91,8 +118,8 @@ fn operations_per_loop(cpu: &Cpu) -> usize {
     match cpu.isa {
         // 16 lanes of two products and two sums.
         Isa::Avx512Bf16 => CHAINS * 64,
-        Isa::Avx512 => CHAINS * 32,
-        Isa::Avx2 | Isa::Portable => CHAINS * WIDTH * 2,
+        Isa::Avx512 | Isa::Avx512Vnni => CHAINS * 32,
+        Isa::Avx2 | Isa::AvxVnni | Isa::Portable => CHAINS * WIDTH * 2,
     }
 }
 
@@ -103,10 +130,10 @@ fn chains(cpu: &Cpu, n_loops: usize) -> f32 {
         Isa::Avx512Bf16 => unsafe { dot_chains(n_loops) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => unsafe { fused_chains(n_loops) },
+        Isa::Avx512 | Isa::Avx512Vnni => unsafe { fused_chains(n_loops) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { avx2_chains(n_loops) },
+        Isa::Avx2 | Isa::AvxVnni => unsafe { avx2_chains(n_loops) },
         _ => plain_chains(n_loops),
     }
 }

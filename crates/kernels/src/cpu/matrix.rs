@@ -277,7 +277,7 @@ fn read_column(panel: &[u8], column: usize, format: Format, row: &mut [f32]) {
             elements.for_each(|(k, x)| *x = f32::from_ne_bytes(cells[k * COLUMNS + column]));
         }
         Format::Int8 => unreachable!("no weights are single bytes"),
-        Format::Grouped(layout) => {
+        Format::Grouped(layout) | Format::GroupedDot(layout) => {
             let halves = panel.chunks_exact(layout.half_step_bytes()).skip(column / LANES).step_by(2);
             for (half, row) in halves.zip(row.chunks_exact_mut(Group::LEN)) {
                 row.copy_from_slice(&layout.read(half, column % LANES).values());
@@ -311,7 +311,7 @@ fn fill_column(panel: &mut [u8], column: usize, part: &Dense<'_>, row: usize, fo
             }
         }
         Format::Int8 => unreachable!("no weights are single bytes"),
-        Format::Grouped(layout) => {
+        Format::Grouped(layout) | Format::GroupedDot(layout) => {
             let source = part.row(row);
             let halves = panel.chunks_exact_mut(layout.half_step_bytes()).skip(column / LANES).step_by(2);
             for (index, half) in halves.enumerate() {

@@ -7,7 +7,7 @@
 //! Every row sums over ascending inputs, one accumulator per output, whatever the number of rows beside it. This is what makes
 //! the backend batch-invariant.
 
-use super::isa::Isa;
+use super::isa::{Isa, Vectors};
 use super::{tile_groups, tile_portable, weights::Format};
 
 /// Rows of a tile: with 2 columns vectors, 24 of the 32 AVX-512 registers are accumulators.
@@ -76,16 +76,14 @@ pub(super) use by_rows;
 
 /// The functions for weights of `format` on `isa`.
 pub(super) fn tile_fns(isa: Isa, format: Format) -> &'static TileFns {
-    match (isa, format) {
+    match (isa.vectors(), format) {
+        (Vectors::Portable, Format::Grouped(_)) => tile_groups::tile_fns(format),
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2, Format::Grouped(_)) => {
-            super::tile_groups_avx2::tile_fns(format)
-        }
-        (_, Format::Grouped(_)) => tile_groups::tile_fns(format),
+        (_, Format::Grouped(_) | Format::GroupedDot(_)) => super::tile_groups_x86::tile_fns(isa, format),
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512Bf16 | Isa::Avx512, _) => super::tile_avx512::tile_fns(format),
+        (Vectors::Avx512, _) => super::tile_avx512::tile_fns(format),
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, _) => super::tile_avx2::tile_fns(format),
+        (Vectors::Avx2, _) => super::tile_avx2::tile_fns(format),
         _ => tile_portable::tile_fns(format),
     }
 }

@@ -187,6 +187,6 @@ pub(super) fn tile_fns(format: Format) -> &'static TileFns {
         Format::F16 => &const { by_rows!(wide, F16) },
         Format::F32 => &const { by_rows!(wide, F32) },
         Format::Int8 => &const { by_rows!(wide, Int8) },
-        Format::Grouped(_) => unreachable!("groups have tiles of their own"),
+        Format::Grouped(_) | Format::GroupedDot(_) => unreachable!("groups have tiles of their own"),
     }
 }

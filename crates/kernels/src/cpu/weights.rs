@@ -20,6 +20,8 @@ pub(super) enum Format {
     Int8,
     /// Groups of 32 inputs per column, as whole numbers; activations are rounded to whole numbers, too.
     Grouped(Layout),
+    /// The same, for the instruction that multiplies bytes and adds four products.
+    GroupedDot(Layout),
 }
 
 /// How activations are stored for one or several formats.
@@ -43,6 +45,7 @@ impl Format {
             Dtype::Bf16 => Format::Bf16Wide,
             Dtype::F16 => Format::F16,
             Dtype::F32 => Format::F32,
+            _ if isa.has_byte_dot() => Format::GroupedDot(Layout::of(dtype)),
             _ => Format::Grouped(Layout::of(dtype)),
         }
     }
@@ -53,7 +56,7 @@ impl Format {
             Format::Bf16Dot => Activations::Bf16Pairs,
             Format::Bf16Wide | Format::F16 | Format::F32 | Format::Int8 => Activations::F32,
             Format::Grouped(layout) if layout.is_signed() => Activations::Shorts,
-            Format::Grouped(_) => Activations::Bytes,
+            Format::Grouped(_) | Format::GroupedDot(_) => Activations::Bytes,
         }
     }
 
@@ -62,7 +65,7 @@ impl Format {
         match self {
             Format::Bf16Dot | Format::Bf16Wide => 2,
             Format::F16 | Format::F32 | Format::Int8 => 1,
-            Format::Grouped(_) => Group::LEN,
+            Format::Grouped(_) | Format::GroupedDot(_) => Group::LEN,
         }
     }
 
@@ -77,7 +80,7 @@ impl Format {
             Format::Int8 => 16,
             Format::F16 => 32,
             Format::Bf16Dot | Format::Bf16Wide | Format::F32 => 64,
-            Format::Grouped(layout) => layout.half_step_bytes(),
+            Format::Grouped(layout) | Format::GroupedDot(layout) => layout.half_step_bytes(),
         }
     }
 }

@@ -163,6 +163,24 @@ fn products_with_quantised_weights_are_those_of_rounded_activations() {
 }
 
 #[test]
+fn products_with_quantised_weights_have_the_same_bits_with_all_vectors() {
+    for dtype in quantised() {
+        for n_rows in [1, 6, 8, 11] {
+            // More steps than a strip takes at a time, where there are chunks of them.
+            let case = Case::plain(dtype, n_rows, 768, 70);
+            let products: Vec<_> = Isa::ALL
+                .into_iter()
+                .filter(|isa| *isa >= Isa::Avx2 && isa.is_supported())
+                .map(|isa| (isa, bits(&case.run(&Cpu::with_isa(1, isa).unwrap()))))
+                .collect();
+            for [(first, a), (second, b)] in products.array_windows() {
+                assert!(a == b, "{case:?} on {} and {}", first.name(), second.name());
+            }
+        }
+    }
+}
+
+#[test]
 fn rounding_of_activations_costs_less_than_a_hundredth() {
     for dtype in quantised() {
         let case = Case::plain(dtype, 5, 512, 64);

@@ -1,0 +1,255 @@
+//! Tiles over groups of whole numbers with the vectors of x86-64.
+//!
+//! A [`Multiplier`] says how codes meet activations: with AVX2 (`madd.rs`), or with an instruction for the dot product of four bytes
+//! (`dot.rs`), of either width. What is common to them stands here: several rows share what is read of the weights, and sums of
+//! whole numbers are scaled and added in single precision in one order, so that all of them give the same bits.
+
+mod codes;
+mod dot;
+mod madd;
+mod vector;
+
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+
+use super::groups::{Grouped, Layout, QUADS};
+use super::isa::Isa;
+use super::memory::LINE_BYTES;
+use super::tile::{COLUMNS, Sums, Tile, TileFns};
+use super::weights::Format;
+
+use vector::Vector;
+
+/// Sums of `R` rows by two vectors of columns.
+type Whole<V, const R: usize> = [[<V as Vector>::Whole; 2]; R];
+/// The same in single precision.
+type Floats<V, const R: usize> = [[<V as Vector>::Floats; 2]; R];
+
+/// How codes meet activations.
+trait Multiplier {
+    /// What it multiplies with.
+    type V: Vector;
+
+    /// Words of a group of activations.
+    fn words(layout: Layout) -> usize;
+
+    /// Which of these words is the scale.
+    fn scale_word(layout: Layout) -> usize;
+
+    /// What codes are too large by when they meet activations.
+    fn offset(layout: Layout) -> i32;
+
+    /// Pairs of quads that are multiplied in one loop.
+    fn run_len(layout: Layout) -> usize;
+
+    /// Rows whose sums of two vectors fit the registers, in whole numbers and, where a chunk has several steps, in single
+    /// precision, beside the weights.
+    const STRIP_ROWS_MAX: usize;
+
+    /// Rows that are one strip although their sums do not fit: with few rows, taking codes out of their bits twice costs more.
+    const LONE_ROWS_MAX: usize;
+
+    /// Steps that a strip of rows is multiplied with in a row.
+    const CHUNK_STEPS: usize;
+
+    /// [`Strip::add`] of `n_rows`.
+    ///
+    /// # Safety
+    /// As there; `n_rows` is from 1 to [`Self::STRIP_ROWS_MAX`] or [`Self::LONE_ROWS_MAX`].
+    unsafe fn add_strip<L: Grouped>(strip: &Strip, n_rows: usize, before: impl Fn(usize));
+
+    /// Adds the products of part `part` of a group to `whole`.
+    ///
+    /// * `columns`: where the bytes of two vectors of columns begin.
+    /// * `x`: words of the first of `R` rows among `n_rows`.
+    ///
+    /// # Safety
+    /// A half step of `L` behind each of `columns` and a group of activations must be readable, and the instructions of the
+    /// multiplier enabled.
+    unsafe fn add_part<L: Grouped, const R: usize>(
+        whole: &mut Whole<Self::V, R>,
+        columns: [*const u8; 2],
+        x: *const u32,
+        n_rows: usize,
+        part: usize,
+        run: Run,
+    );
+}
+
+/// Pairs of quads in a row, of a number that the compiler must not know: it would write all of them out, mix them, and run out of
+/// registers.
+#[derive(Clone, Copy)]
+struct Run {
+    len: usize,
+}
+
+impl Run {
+    fn of<M: Multiplier>(layout: Layout) -> Run {
+        Run { len: std::hint::black_box(M::run_len(layout)) }
+    }
+}
+
+/// Adds the products of one step, `R` rows by two vectors of columns, to `sums`.
+///
+/// # Safety
+/// As [`Multiplier::add_part`].
+#[inline(always)]
+unsafe fn add_step<M: Multiplier, L: Grouped, const R: usize>(
+    sums: &mut Floats<M::V, R>,
+    columns: [*const u8; 2],
+    x: *const u32,
+    n_rows: usize,
+    run: Run,
+) {
+    for part in 0..L::LAYOUT.parts() {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            let mut whole: Whole<M::V, R> = [[M::V::splat(0); 2]; R];
+            if M::offset(L::LAYOUT) != 0 {
+                let excess: [i32; R] = std::array::from_fn(|row| {
+                    row_sum(x.add(row), n_rows, L::LAYOUT.parts(), part).wrapping_mul(-M::offset(L::LAYOUT))
+                });
+                // Through memory, from where vectors are filled at once.
+                for (whole, excess) in whole.iter_mut().zip(std::hint::black_box(&excess)) {
+                    *whole = [M::V::splat(*excess); 2];
+                }
+            }
+            M::add_part::<L, R>(&mut whole, columns, x, n_rows, part, run);
+            let scales = columns.map(|columns| M::V::load_floats(columns.add(L::LAYOUT.scale_at(part, 0))));
+            for (row, (sums, whole)) in sums.iter_mut().zip(whole).enumerate() {
+                let of_row = f32::from_bits(*x.add(M::scale_word(L::LAYOUT) * n_rows + row));
+                for i in 0..2 {
+                    let scale = M::V::multiply(scales[i], M::V::splat_float(of_row));
+                    sums[i] = M::V::multiply_add(M::V::floats(whole[i]), scale, sums[i]);
+                }
+                if L::LAYOUT.has_min() {
+                    let sum = row_sum(x.add(row), n_rows, L::LAYOUT.parts(), part);
+                    let sum = M::V::splat_float(of_row * sum as f32);
+                    for i in 0..2 {
+                        let mins = M::V::load_floats(columns[i].add(L::LAYOUT.min_at(part, 0)));
+                        sums[i] = M::V::multiply_add(mins, sum, sums[i]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The sum of a row's activations in part `part` of `n_parts` of a group.
+///
+/// # Safety
+/// A group of [`Activations::Bytes`](super::weights::Activations::Bytes) must be readable.
+#[inline(always)]
+unsafe fn row_sum(x: *const u32, n_rows: usize, n_parts: usize, part: usize) -> i32 {
+    // SAFETY: by the caller's promise.
+    let sum_of_half = |half: usize| unsafe { *x.add((QUADS + 1 + half) * n_rows) }.cast_signed();
+    match n_parts {
+        1 => sum_of_half(0).wrapping_add(sum_of_half(1)),
+        _ => sum_of_half(part),
+    }
+}
+
+/// Some steps of some rows.
+struct Strip {
+    /// Where the bytes of two vectors of columns begin.
+    columns: [*const u8; 2],
+    /// Activations of the first of the rows.
+    x: *const u32,
+    /// Rows of the tile.
+    n_rows: usize,
+    n_steps: usize,
+    step_bytes: usize,
+    /// Of the first of the rows, in [`Sums`].
+    sums: [*mut f32; 2],
+    run: Run,
+}
+
+impl Strip {
+    /// Adds the products of `R` rows, whose sums stay in registers meanwhile.
+    ///
+    /// * `before`: is called with the number of every step.
+    ///
+    /// # Safety
+    /// As [`super::tile::TileFn`], with the instructions of the multiplier enabled.
+    #[inline(always)]
+    unsafe fn add<M: Multiplier, L: Grouped, const R: usize>(&self, before: impl Fn(usize)) {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            let sums_of = |row: usize| self.sums.map(|sums| sums.add(row * COLUMNS));
+            let mut floats: Floats<M::V, R> = [[M::V::splat_float(0.0); 2]; R];
+            for (row, floats) in floats.iter_mut().enumerate() {
+                *floats = sums_of(row).map(|sums| M::V::load_floats(sums.cast()));
+            }
+            for step in 0..self.n_steps {
+                before(step);
+                let columns = self.columns.map(|columns| columns.add(step * self.step_bytes));
+                let x = self.x.add(step * self.n_rows * M::words(L::LAYOUT));
+                add_step::<M, L, R>(&mut floats, columns, x, self.n_rows, self.run);
+            }
+            for (row, floats) in floats.into_iter().enumerate() {
+                let [first, second] = sums_of(row);
+                M::V::store_floats(first, floats[0]);
+                M::V::store_floats(second, floats[1]);
+            }
+        }
+    }
+}
+
+/// Chunk by chunk of the steps, so that the weights of one are read from the cache nearest to the core by all strips of rows.
+///
+/// # Safety
+/// As [`super::tile::TileFn`] of `n_rows`, with the instructions of the multiplier enabled.
+#[inline(always)]
+unsafe fn tile_in_strips<M: Multiplier, L: Grouped>(tile: &Tile<'_>, sums: &mut Sums, n_rows: usize) {
+    let run = Run::of::<M>(L::LAYOUT);
+    sums.0[..n_rows].fill([0.0; COLUMNS]);
+    let n_strips = if n_rows <= M::LONE_ROWS_MAX { 1 } else { n_rows.div_ceil(M::STRIP_ROWS_MAX) };
+    let mut x = tile.x;
+    let mut ahead = tile.prefetch;
+    for stretch in tile.stretches {
+        let mut halves = stretch.halves;
+        for first in (0..tile.n_steps).step_by(M::CHUNK_STEPS) {
+            let n_steps = M::CHUNK_STEPS.min(tile.n_steps - first);
+            for strip in 0..n_strips {
+                let rows = strip * n_rows / n_strips..(strip + 1) * n_rows / n_strips;
+                let start: *mut f32 = sums.0[rows.start..].as_mut_ptr().cast();
+                for (columns, sums) in M::V::pairs(halves, start) {
+                    let x = x.wrapping_add(rows.start);
+                    let strip_of =
+                        Strip { columns, x, n_rows, n_steps, step_bytes: tile.step_bytes, sums, run };
+                    let before = |step: usize| {
+                        if strip == 0 {
+                            prefetch(ahead.wrapping_add(step * tile.prefetch_bytes), tile.prefetch_bytes);
+                        }
+                    };
+                    // SAFETY: the caller's promise covers all steps, rows and columns.
+                    unsafe { M::add_strip::<L>(&strip_of, rows.len(), before) }
+                }
+            }
+            ahead = ahead.wrapping_add(n_steps * tile.prefetch_bytes);
+            halves = halves.map(|half| half.wrapping_add(n_steps * tile.step_bytes));
+            x = x.wrapping_add(n_steps * n_rows * M::words(L::LAYOUT));
+        }
+    }
+}
+
+/// Brings `n_bytes` into the cache nearest to the core.
+#[inline(always)]
+fn prefetch(start: *const u8, n_bytes: usize) {
+    for line in 0..n_bytes.div_ceil(LINE_BYTES) {
+        // SAFETY: a prefetch may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line * LINE_BYTES).cast()) }
+    }
+}
+
+/// The functions of one format on `isa`.
+///
+/// # Panics
+/// If the format has no groups, or the set no tiles for them.
+pub(super) fn tile_fns(isa: Isa, format: Format) -> &'static TileFns {
+    match (isa, format) {
+        (Isa::Avx512Vnni | Isa::Avx512Bf16, Format::GroupedDot(layout)) => dot::avx512_fns(layout),
+        (Isa::AvxVnni, Format::GroupedDot(layout)) => dot::avx_fns(layout),
+        (_, Format::Grouped(layout)) => madd::tile_fns(layout),
+        _ => unreachable!("{format:?} on {}", isa.name()),
+    }
+}

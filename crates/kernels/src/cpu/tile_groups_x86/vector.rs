@@ -1,0 +1,141 @@
+//! Vectors of 8 or 16 columns.
+
+use std::arch::x86_64::*;
+
+use super::super::groups::QUAD;
+use super::super::tile::LANES;
+
+/// What tiles ask of a vector. A lane is a column: four bytes, or one number of 32 bits.
+///
+/// All functions demand that the instructions of the vector are enabled, and those with a pointer that a vector is readable or
+/// writable there.
+pub(super) trait Vector {
+    /// Whole numbers.
+    type Whole: Copy;
+    /// Single precision.
+    type Floats: Copy;
+
+    /// A tile cut into pairs of vectors: where the bytes and the sums of their columns begin.
+    ///
+    /// * `halves`: where the bytes of 16 columns begin each.
+    fn pairs(halves: [*const u8; 2], sums: *mut f32)
+    -> impl Iterator<Item = ([*const u8; 2], [*mut f32; 2])>;
+
+    unsafe fn load(start: *const u8) -> Self::Whole;
+    unsafe fn splat(x: i32) -> Self::Whole;
+    unsafe fn splat_byte(x: u8) -> Self::Whole;
+    unsafe fn and(a: Self::Whole, b: Self::Whole) -> Self::Whole;
+    unsafe fn or(a: Self::Whole, b: Self::Whole) -> Self::Whole;
+    unsafe fn xor(a: Self::Whole, b: Self::Whole) -> Self::Whole;
+    /// Pairs of bytes, towards the lower bits.
+    unsafe fn shift_down(a: Self::Whole, bits: usize) -> Self::Whole;
+    /// Pairs of bytes, towards the higher bits.
+    unsafe fn shift_up(a: Self::Whole, bits: usize) -> Self::Whole;
+    /// `table[place]` for every byte; places are below 16.
+    unsafe fn look_up(table: &[u8; 16], places: Self::Whole) -> Self::Whole;
+    unsafe fn floats(a: Self::Whole) -> Self::Floats;
+    unsafe fn splat_float(x: f32) -> Self::Floats;
+    unsafe fn load_floats(start: *const u8) -> Self::Floats;
+    unsafe fn store_floats(start: *mut f32, a: Self::Floats);
+    unsafe fn multiply(a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// `a * b + c`, rounded once.
+    unsafe fn multiply_add(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+}
+
+/// 8 columns, AVX2.
+pub(super) struct Ymm;
+
+/// 16 columns, AVX-512.
+pub(super) struct Zmm;
+
+/// Functions that are one expression of intrinsics.
+macro_rules! vector {
+    (
+        $vector:ident, $whole:ident, $floats:ident, $pairs:expr;
+        $(fn $name:ident ($($arg:ident: $ty:ty),*) $(-> $ret:ty)? = $body:expr;)*
+    ) => {
+        impl Vector for $vector {
+            type Whole = $whole;
+            type Floats = $floats;
+
+            #[inline(always)]
+            fn pairs(
+                halves: [*const u8; 2],
+                sums: *mut f32,
+            ) -> impl Iterator<Item = ([*const u8; 2], [*mut f32; 2])> {
+                $pairs(halves, sums)
+            }
+
+            $(
+                #[inline(always)]
+                unsafe fn $name ($($arg: $ty),*) $(-> $ret)? {
+                    // SAFETY: by the caller's promise, see the trait.
+                    unsafe { $body }
+                }
+            )*
+        }
+    };
+}
+
+vector! { Ymm, __m256i, __m256, of_a_half;
+    fn load(start: *const u8) -> __m256i = _mm256_loadu_si256(start.cast());
+    fn splat(x: i32) -> __m256i = _mm256_set1_epi32(x);
+    fn splat_byte(x: u8) -> __m256i = _mm256_set1_epi8(x.cast_signed());
+    fn and(a: __m256i, b: __m256i) -> __m256i = _mm256_and_si256(a, b);
+    fn or(a: __m256i, b: __m256i) -> __m256i = _mm256_or_si256(a, b);
+    fn xor(a: __m256i, b: __m256i) -> __m256i = _mm256_xor_si256(a, b);
+    fn shift_down(a: __m256i, bits: usize) -> __m256i = _mm256_srl_epi16(a, _mm_cvtsi32_si128(bits as i32));
+    fn shift_up(a: __m256i, bits: usize) -> __m256i = _mm256_sll_epi16(a, _mm_cvtsi32_si128(bits as i32));
+    fn look_up(table: &[u8; 16], places: __m256i) -> __m256i =
+        _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), places);
+    fn floats(a: __m256i) -> __m256 = _mm256_cvtepi32_ps(a);
+    fn splat_float(x: f32) -> __m256 = _mm256_set1_ps(x);
+    fn load_floats(start: *const u8) -> __m256 = _mm256_loadu_ps(start.cast());
+    fn store_floats(start: *mut f32, a: __m256) = _mm256_storeu_ps(start, a);
+    fn multiply(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
+    fn multiply_add(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
+}
+
+vector! { Zmm, __m512i, __m512, of_both_halves;
+    fn load(start: *const u8) -> __m512i = _mm512_loadu_si512(start.cast());
+    fn splat(x: i32) -> __m512i = _mm512_set1_epi32(x);
+    fn splat_byte(x: u8) -> __m512i = _mm512_set1_epi8(x.cast_signed());
+    fn and(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
+    fn or(a: __m512i, b: __m512i) -> __m512i = _mm512_or_si512(a, b);
+    fn xor(a: __m512i, b: __m512i) -> __m512i = _mm512_xor_si512(a, b);
+    fn shift_down(a: __m512i, bits: usize) -> __m512i = _mm512_srl_epi16(a, _mm_cvtsi32_si128(bits as i32));
+    fn shift_up(a: __m512i, bits: usize) -> __m512i = _mm512_sll_epi16(a, _mm_cvtsi32_si128(bits as i32));
+    fn look_up(table: &[u8; 16], places: __m512i) -> __m512i =
+        _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), places);
+    fn floats(a: __m512i) -> __m512 = _mm512_cvtepi32_ps(a);
+    fn splat_float(x: f32) -> __m512 = _mm512_set1_ps(x);
+    fn load_floats(start: *const u8) -> __m512 = _mm512_loadu_ps(start.cast());
+    fn store_floats(start: *mut f32, a: __m512) = _mm512_storeu_ps(start, a);
+    fn multiply(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
+    fn multiply_add(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
+}
+
+/// Two vectors of 8 columns behind each other, in either half.
+#[inline(always)]
+fn of_a_half(
+    halves: [*const u8; 2],
+    sums: *mut f32,
+) -> impl Iterator<Item = ([*const u8; 2], [*mut f32; 2])> {
+    // A column has four bytes in all that is read of it.
+    const OCTET: usize = LANES / 2;
+    let pair_of = move |half: usize| {
+        let sums = sums.wrapping_add(half * LANES);
+        let columns = halves[half];
+        ([columns, columns.wrapping_add(OCTET * QUAD)], [sums, sums.wrapping_add(OCTET)])
+    };
+    (0..2).map(pair_of)
+}
+
+/// One pair, a half each.
+#[inline(always)]
+fn of_both_halves(
+    halves: [*const u8; 2],
+    sums: *mut f32,
+) -> impl Iterator<Item = ([*const u8; 2], [*mut f32; 2])> {
+    std::iter::once((halves, [sums, sums.wrapping_add(LANES)]))
+}
