@@ -4,7 +4,6 @@
 //! compiled for the vector units of the machine and give the same bits, several times sooner.
 
 use super::Isa;
-use super::isa::Vectors;
 
 /// Work without intrinsics that profits from wide vectors.
 ///
@@ -28,10 +27,10 @@ impl Isa {
         match self.vectors() {
             // SAFETY: support was just checked.
             #[cfg(target_arch = "x86_64")]
-            Vectors::Avx2 => unsafe { run_avx2(kernel) },
+            super::isa::Vectors::Avx2 => unsafe { run_avx2(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Vectors::Avx512 => unsafe { run_avx512(kernel) },
+            super::isa::Vectors::Avx512 => unsafe { run_avx512(kernel) },
             _ => kernel.run(),
         }
     }
