@@ -55,7 +55,7 @@ trait Multiplier {
     ///
     /// # Safety
     /// As there; `n_rows` is from 1 to [`Self::STRIP_ROWS_MAX`] or [`Self::LONE_ROWS_MAX`].
-    unsafe fn add_strip<L: Grouped>(strip: &Strip, n_rows: usize, before: impl Fn(usize));
+    unsafe fn add_strip<L: Grouped>(strip: &Strip, n_rows: usize);
 
     /// Adds the products of part `part` of a group to `whole`.
     ///
@@ -72,6 +72,7 @@ trait Multiplier {
         n_rows: usize,
         part: usize,
         run: Run,
+        ahead: Ahead,
     );
 }
 
@@ -88,6 +89,33 @@ impl Run {
     }
 }
 
+/// What is brought into the cache nearest to the core during a step.
+#[derive(Clone, Copy)]
+struct Ahead {
+    start: *const u8,
+    n_bytes: usize,
+}
+
+impl Ahead {
+    const NOTHING: Ahead = Ahead { start: std::ptr::null(), n_bytes: 0 };
+
+    /// What is brought some steps later.
+    #[inline(always)]
+    fn after(self, n_steps: usize) -> Ahead {
+        Ahead { start: self.start.wrapping_add(n_steps * self.n_bytes), ..self }
+    }
+
+    /// Brings the share of a pair of quads: all at once they would fill the places for outstanding misses.
+    #[inline(always)]
+    fn fetch(self, pair: usize) {
+        let n_lines = self.n_bytes.div_ceil(LINE_BYTES * QUADS / 2);
+        for line in pair * n_lines..(pair + 1) * n_lines {
+            // SAFETY: a prefetch may name any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.start.wrapping_add(line * LINE_BYTES).cast()) }
+        }
+    }
+}
+
 /// Adds the products of one step, `R` rows by two vectors of columns, to `sums`.
 ///
 /// # Safety
@@ -99,6 +127,7 @@ unsafe fn add_step<M: Multiplier, L: Grouped, const R: usize>(
     x: *const u32,
     n_rows: usize,
     run: Run,
+    ahead: Ahead,
 ) {
     for part in 0..L::LAYOUT.parts() {
         // SAFETY: by the caller's promise.
@@ -113,7 +142,7 @@ unsafe fn add_step<M: Multiplier, L: Grouped, const R: usize>(
                     *whole = [M::V::splat(*excess); 2];
                 }
             }
-            M::add_part::<L, R>(&mut whole, columns, x, n_rows, part, run);
+            M::add_part::<L, R>(&mut whole, columns, x, n_rows, part, run, ahead);
             let scales = columns.map(|columns| M::V::load_floats(columns.add(L::LAYOUT.scale_at(part, 0))));
             for (row, (sums, whole)) in sums.iter_mut().zip(whole).enumerate() {
                 let of_row = f32::from_bits(*x.add(M::scale_word(L::LAYOUT) * n_rows + row));
@@ -161,17 +190,17 @@ struct Strip {
     /// Of the first of the rows, in [`Sums`].
     sums: [*mut f32; 2],
     run: Run,
+    /// At the first step.
+    ahead: Ahead,
 }
 
 impl Strip {
     /// Adds the products of `R` rows, whose sums stay in registers meanwhile.
     ///
-    /// * `before`: is called with the number of every step.
-    ///
     /// # Safety
     /// As [`super::tile::TileFn`], with the instructions of the multiplier enabled.
     #[inline(always)]
-    unsafe fn add<M: Multiplier, L: Grouped, const R: usize>(&self, before: impl Fn(usize)) {
+    unsafe fn add<M: Multiplier, L: Grouped, const R: usize>(&self) {
         // SAFETY: by the caller's promise.
         unsafe {
             let sums_of = |row: usize| self.sums.map(|sums| sums.add(row * COLUMNS));
@@ -180,10 +209,10 @@ impl Strip {
                 *floats = sums_of(row).map(|sums| M::V::load_floats(sums.cast()));
             }
             for step in 0..self.n_steps {
-                before(step);
                 let columns = self.columns.map(|columns| columns.add(step * self.step_bytes));
                 let x = self.x.add(step * self.n_rows * M::words(L::LAYOUT));
-                add_step::<M, L, R>(&mut floats, columns, x, self.n_rows, self.run);
+                let ahead = self.ahead.after(step);
+                add_step::<M, L, R>(&mut floats, columns, x, self.n_rows, self.run, ahead);
             }
             for (row, floats) in floats.into_iter().enumerate() {
                 let [first, second] = sums_of(row);
@@ -204,7 +233,7 @@ unsafe fn tile_in_strips<M: Multiplier, L: Grouped>(tile: &Tile<'_>, sums: &mut 
     sums.0[..n_rows].fill([0.0; COLUMNS]);
     let n_strips = if n_rows <= M::LONE_ROWS_MAX { 1 } else { n_rows.div_ceil(M::STRIP_ROWS_MAX) };
     let mut x = tile.x;
-    let mut ahead = tile.prefetch;
+    let mut ahead = Ahead { start: tile.prefetch, n_bytes: tile.prefetch_bytes };
     for stretch in tile.stretches {
         let mut halves = stretch.halves;
         for first in (0..tile.n_steps).step_by(M::CHUNK_STEPS) {
@@ -214,30 +243,17 @@ unsafe fn tile_in_strips<M: Multiplier, L: Grouped>(tile: &Tile<'_>, sums: &mut 
                 let start: *mut f32 = sums.0[rows.start..].as_mut_ptr().cast();
                 for (columns, sums) in M::V::pairs(halves, start) {
                     let x = x.wrapping_add(rows.start);
-                    let strip_of =
-                        Strip { columns, x, n_rows, n_steps, step_bytes: tile.step_bytes, sums, run };
-                    let before = |step: usize| {
-                        if strip == 0 {
-                            prefetch(ahead.wrapping_add(step * tile.prefetch_bytes), tile.prefetch_bytes);
-                        }
-                    };
+                    let ahead = if strip == 0 { ahead } else { Ahead::NOTHING };
+                    let strip =
+                        Strip { columns, x, n_rows, n_steps, step_bytes: tile.step_bytes, sums, run, ahead };
                     // SAFETY: the caller's promise covers all steps, rows and columns.
-                    unsafe { M::add_strip::<L>(&strip_of, rows.len(), before) }
+                    unsafe { M::add_strip::<L>(&strip, rows.len()) }
                 }
             }
-            ahead = ahead.wrapping_add(n_steps * tile.prefetch_bytes);
+            ahead = ahead.after(n_steps);
             halves = halves.map(|half| half.wrapping_add(n_steps * tile.step_bytes));
             x = x.wrapping_add(n_steps * n_rows * M::words(L::LAYOUT));
         }
-    }
-}
-
-/// Brings `n_bytes` into the cache nearest to the core.
-#[inline(always)]
-fn prefetch(start: *const u8, n_bytes: usize) {
-    for line in 0..n_bytes.div_ceil(LINE_BYTES) {
-        // SAFETY: a prefetch may name any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line * LINE_BYTES).cast()) }
     }
 }
 

@@ -10,7 +10,7 @@ use super::super::groups::{BYTES_WORDS, Grouped, Layout, QUADS, by_layout};
 use super::super::tile::{Sums, Tile, TileFns, by_rows};
 use super::codes::Codes;
 use super::vector::{Vector, Ymm, Zmm};
-use super::{Multiplier, Run, Strip, Whole, tile_in_strips};
+use super::{Ahead, Multiplier, Run, Strip, Whole, tile_in_strips};
 
 /// What is added to a code with a sign.
 const BIAS: u8 = 128;
@@ -82,18 +82,18 @@ impl<V: ByteDot> Multiplier for Dot<V> {
     const CHUNK_STEPS: usize = V::CHUNK_STEPS;
 
     #[inline(always)]
-    unsafe fn add_strip<L: Grouped>(strip: &Strip, n_rows: usize, before: impl Fn(usize)) {
+    unsafe fn add_strip<L: Grouped>(strip: &Strip, n_rows: usize) {
         // SAFETY: by the caller's promise.
         unsafe {
             match n_rows {
-                1 => strip.add::<Self, L, 1>(before),
-                2 => strip.add::<Self, L, 2>(before),
-                3 => strip.add::<Self, L, 3>(before),
-                5 if V::LONE_ROWS_MAX > 4 => strip.add::<Self, L, 5>(before),
-                6 if V::LONE_ROWS_MAX > 4 => strip.add::<Self, L, 6>(before),
-                7 if V::LONE_ROWS_MAX > 4 => strip.add::<Self, L, 7>(before),
-                8 if V::LONE_ROWS_MAX > 4 => strip.add::<Self, L, 8>(before),
-                _ => strip.add::<Self, L, 4>(before),
+                1 => strip.add::<Self, L, 1>(),
+                2 => strip.add::<Self, L, 2>(),
+                3 => strip.add::<Self, L, 3>(),
+                5 if V::LONE_ROWS_MAX > 4 => strip.add::<Self, L, 5>(),
+                6 if V::LONE_ROWS_MAX > 4 => strip.add::<Self, L, 6>(),
+                7 if V::LONE_ROWS_MAX > 4 => strip.add::<Self, L, 7>(),
+                8 if V::LONE_ROWS_MAX > 4 => strip.add::<Self, L, 8>(),
+                _ => strip.add::<Self, L, 4>(),
             }
         }
     }
@@ -106,9 +106,11 @@ impl<V: ByteDot> Multiplier for Dot<V> {
         n_rows: usize,
         part: usize,
         run: Run,
+        ahead: Ahead,
     ) {
         let first = part * Self::run_len(L::LAYOUT);
         for pair in first..first + run.len {
+            ahead.fetch(pair);
             // SAFETY: by the caller's promise.
             unsafe {
                 let codes = Codes::<V>::read::<L>(columns, pair).map(|codes| unsigned::<V, L>(codes));

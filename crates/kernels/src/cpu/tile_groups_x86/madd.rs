@@ -10,7 +10,7 @@ use super::super::groups::{Grouped, Layout, QUADS, by_layout};
 use super::super::tile::{Sums, Tile, TileFns, by_rows};
 use super::codes::Codes;
 use super::vector::{Vector, Ymm};
-use super::{Multiplier, Run, Strip, Whole, tile_in_strips};
+use super::{Ahead, Multiplier, Run, Strip, Whole, tile_in_strips};
 
 struct Madd;
 
@@ -39,14 +39,14 @@ impl Multiplier for Madd {
     const CHUNK_STEPS: usize = 1;
 
     #[inline(always)]
-    unsafe fn add_strip<L: Grouped>(strip: &Strip, n_rows: usize, before: impl Fn(usize)) {
+    unsafe fn add_strip<L: Grouped>(strip: &Strip, n_rows: usize) {
         // SAFETY: by the caller's promise.
         unsafe {
             match n_rows {
-                1 => strip.add::<Self, L, 1>(before),
-                2 => strip.add::<Self, L, 2>(before),
-                3 => strip.add::<Self, L, 3>(before),
-                _ => strip.add::<Self, L, 4>(before),
+                1 => strip.add::<Self, L, 1>(),
+                2 => strip.add::<Self, L, 2>(),
+                3 => strip.add::<Self, L, 3>(),
+                _ => strip.add::<Self, L, 4>(),
             }
         }
     }
@@ -59,12 +59,14 @@ impl Multiplier for Madd {
         n_rows: usize,
         part: usize,
         run: Run,
+        ahead: Ahead,
     ) {
         // SAFETY: by the caller's promise.
         unsafe {
             let mut pair = part * (QUADS / 2 / L::LAYOUT.parts());
             if L::LAYOUT.is_signed() {
                 for _ in 0..run.len {
+                    ahead.fetch(pair);
                     let Codes { low, high } = signed::<L>(Codes::read::<L>(columns, pair));
                     add_signed::<R>(whole, low, x.add(4 * pair * n_rows), n_rows);
                     add_signed::<R>(whole, high, x.add((4 * pair + 2) * n_rows), n_rows);
@@ -76,6 +78,7 @@ impl Multiplier for Madd {
             for _ in 0..QUADS / 2 / L::LAYOUT.parts() / run_len(L::LAYOUT) {
                 let mut shorts = [[_mm256_setzero_si256(); 2]; R];
                 for _ in 0..run.len {
+                    ahead.fetch(pair);
                     let x = x.add(2 * pair * n_rows);
                     let Codes { low, high } = Codes::<Ymm>::read::<L>(columns, pair);
                     add_unsigned::<R>(&mut shorts, low, x);
