@@ -26,11 +26,14 @@ pub(super) struct Place {
 
 /// Normalises a row, rounds it if the format asks for it, and writes it to its place in the block `words`.
 pub(super) fn pack_row(isa: Isa, x: &[f32], norm: Option<RmsNorm<'_>>, place: Place, words: &mut [u32]) {
-    match (isa.vectors(), place.activations) {
+    match (isa, place.activations) {
         // SAFETY: a value of `Isa` reaches kernels only through `Cpu`, whose constructor checked that it is supported.
         #[cfg(target_arch = "x86_64")]
-        (super::isa::Vectors::Avx512, Activations::Bytes) => unsafe {
-            bytes_avx512::pack_row(x, norm, place, words)
+        (Isa::Avx512Bf16, Activations::Bf16Pairs) => unsafe { avx512::pack_pairs(x, norm, place, words) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16, Activations::Bytes) => unsafe {
+            avx512::pack_bytes(x, norm, place, words)
         },
         _ => pack_any_row(isa, x, norm, place, words),
     }
@@ -94,16 +97,36 @@ dispatch! {
     }
 }
 
-/// [`pack_row`] of [`Activations::Bytes`] with intrinsics: compilers make three times as many instructions of plain loops over the
-/// lanes of a vector.
+/// [`pack_row`] with intrinsics, of what compilers make three times as many instructions from plain loops.
 #[cfg(target_arch = "x86_64")]
-mod bytes_avx512 {
+mod avx512 {
     use std::arch::x86_64::*;
 
     use super::{BYTES_WORDS, CODE_MAX, Group, PIECE, Place, QUADS, RmsNorm, piece, rms_scale, spread};
 
+    /// Of [`super::Activations::Bf16Pairs`]. The instruction takes subnormal numbers for zeros, as the products do.
+    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    pub(super) fn pack_pairs(x: &[f32], norm: Option<RmsNorm<'_>>, place: Place, words: &mut [u32]) {
+        let scale = norm.map_or(1.0, |norm| rms_scale(x, norm.eps));
+        for start in (0..x.len()).step_by(PIECE) {
+            let piece = piece(x, norm, scale, start);
+            let mut pairs = [0_u32; PIECE / 2];
+            for (pairs, numbers) in pairs.as_chunks_mut::<16>().0.iter_mut().zip(piece.as_chunks::<32>().0) {
+                // SAFETY: two vectors of 16 numbers are read and one of 16 pairs is written.
+                unsafe {
+                    let [low, high] = [0, 16].map(|at| _mm512_loadu_ps(numbers.as_ptr().add(at)));
+                    let rounded: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+                    _mm512_storeu_si512(pairs.as_mut_ptr().cast(), rounded);
+                }
+            }
+            let len = PIECE.min(x.len() - start);
+            spread(&pairs[..len.div_ceil(2)], &mut words[start / 2 * place.n_rows..], place);
+        }
+    }
+
+    /// Of [`super::Activations::Bytes`].
     #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-    pub(super) fn pack_row(x: &[f32], norm: Option<RmsNorm<'_>>, place: Place, words: &mut [u32]) {
+    pub(super) fn pack_bytes(x: &[f32], norm: Option<RmsNorm<'_>>, place: Place, words: &mut [u32]) {
         let scale = norm.map_or(1.0, |norm| rms_scale(x, norm.eps));
         for start in (0..x.len()).step_by(PIECE) {
             let piece = piece(x, norm, scale, start);
