@@ -6,7 +6,7 @@ use super::super::RmsNorm;
 use super::groups::{BYTES_WORDS, CODE_MAX, QUAD, QUADS, SHORTS_WORDS};
 use super::isa::{Isa, dispatch};
 use super::math::rms_scale;
-use super::weights::{Activations, bf16_bits};
+use super::weights::Activations;
 
 /// Inputs converted at a time, before they are spread over the block.
 const PIECE: usize = 64;
@@ -62,18 +62,7 @@ dispatch! {
             let piece = piece(x, norm, scale, start);
             let len = PIECE.min(x.len() - start);
             match place.activations {
-                Activations::Bf16Pairs => {
-                    // Loops instead of `array::from_fn`, whose closure is not always inlined and then loses the instruction set.
-                    let mut bits = [0; PIECE];
-                    for (bits, x) in bits.iter_mut().zip(piece) {
-                        *bits = bf16_bits(x);
-                    }
-                    let mut pairs = [0; PIECE / 2];
-                    for (pair, [low, high]) in pairs.iter_mut().zip(bits.as_chunks().0) {
-                        *pair = low | high << 16;
-                    }
-                    spread(&pairs[..len.div_ceil(2)], &mut words[start / 2 * place.n_rows..], place);
-                }
+                Activations::Bf16Pairs => unreachable!("AVX-512 BF16 alone multiplies pairs"),
                 Activations::F32 => {
                     let padded_len = len.next_multiple_of(2);
                     spread(&piece.map(f32::to_bits)[..padded_len], &mut words[start * place.n_rows..], place);

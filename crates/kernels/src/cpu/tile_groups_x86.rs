@@ -29,6 +29,16 @@ trait Multiplier {
     /// What it multiplies with.
     type V: Vector;
 
+    /// Rows whose sums of two vectors fit the registers, in whole numbers and, where a chunk has several steps, in single
+    /// precision, beside the weights.
+    const STRIP_ROWS_MAX: usize;
+
+    /// Rows that are one strip although their sums do not fit: with few rows, taking codes out of their bits twice costs more.
+    const LONE_ROWS_MAX: usize;
+
+    /// Steps that a strip of rows is multiplied with in a row.
+    const CHUNK_STEPS: usize;
+
     /// Words of a group of activations.
     fn words(layout: Layout) -> usize;
 
@@ -40,16 +50,6 @@ trait Multiplier {
 
     /// Pairs of quads that are multiplied in one loop.
     fn run_len(layout: Layout) -> usize;
-
-    /// Rows whose sums of two vectors fit the registers, in whole numbers and, where a chunk has several steps, in single
-    /// precision, beside the weights.
-    const STRIP_ROWS_MAX: usize;
-
-    /// Rows that are one strip although their sums do not fit: with few rows, taking codes out of their bits twice costs more.
-    const LONE_ROWS_MAX: usize;
-
-    /// Steps that a strip of rows is multiplied with in a row.
-    const CHUNK_STEPS: usize;
 
     /// [`Strip::add`] of `n_rows`.
     ///

@@ -61,6 +61,10 @@ struct Dot<V>(PhantomData<V>);
 impl<V: ByteDot> Multiplier for Dot<V> {
     type V = V;
 
+    const STRIP_ROWS_MAX: usize = V::STRIP_ROWS_MAX;
+    const LONE_ROWS_MAX: usize = V::LONE_ROWS_MAX;
+    const CHUNK_STEPS: usize = V::CHUNK_STEPS;
+
     fn words(_: Layout) -> usize {
         BYTES_WORDS
     }
@@ -76,10 +80,6 @@ impl<V: ByteDot> Multiplier for Dot<V> {
     fn run_len(layout: Layout) -> usize {
         QUADS / 2 / layout.parts()
     }
-
-    const STRIP_ROWS_MAX: usize = V::STRIP_ROWS_MAX;
-    const LONE_ROWS_MAX: usize = V::LONE_ROWS_MAX;
-    const CHUNK_STEPS: usize = V::CHUNK_STEPS;
 
     #[inline(always)]
     unsafe fn add_strip<L: Grouped>(strip: &Strip, n_rows: usize) {

@@ -17,6 +17,10 @@ struct Madd;
 impl Multiplier for Madd {
     type V = Ymm;
 
+    const STRIP_ROWS_MAX: usize = 4;
+    const LONE_ROWS_MAX: usize = 4;
+    const CHUNK_STEPS: usize = 1;
+
     fn words(layout: Layout) -> usize {
         layout.words()
     }
@@ -33,10 +37,6 @@ impl Multiplier for Madd {
     fn run_len(layout: Layout) -> usize {
         run_len(layout)
     }
-
-    const STRIP_ROWS_MAX: usize = 4;
-    const LONE_ROWS_MAX: usize = 4;
-    const CHUNK_STEPS: usize = 1;
 
     #[inline(always)]
     unsafe fn add_strip<L: Grouped>(strip: &Strip, n_rows: usize) {
