@@ -6,7 +6,7 @@ use std::thread;
 use dsde_bench::Machine;
 
 /// Instruction sets that decide which kernels run, as Linux names them.
-const ISA: [&str; 12] = [
+const ISA: [&str; 13] = [
     "avx",
     "avx2",
     "fma",
@@ -16,6 +16,7 @@ const ISA: [&str; 12] = [
     "avx512vl",
     "avx512_bf16",
     "avx512_vnni",
+    "avx_vnni",
     "amx_bf16",
     "amx_int8",
     "asimd",

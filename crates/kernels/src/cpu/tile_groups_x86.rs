@@ -25,7 +25,7 @@ type Whole<V, const R: usize> = [[<V as Vector>::Whole; 2]; R];
 type Floats<V, const R: usize> = [[<V as Vector>::Floats; 2]; R];
 
 /// How codes meet activations.
-trait Multiplier {
+trait Multiplier: Sized {
     /// What it multiplies with.
     type V: Vector;
 
@@ -55,7 +55,22 @@ trait Multiplier {
     ///
     /// # Safety
     /// As there; `n_rows` is from 1 to [`Self::STRIP_ROWS_MAX`] or [`Self::LONE_ROWS_MAX`].
-    unsafe fn add_strip<L: Grouped>(strip: &Strip, n_rows: usize);
+    #[inline(always)]
+    unsafe fn add_strip<L: Grouped>(strip: &Strip, n_rows: usize) {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            match n_rows {
+                1 => strip.add::<Self, L, 1>(),
+                2 => strip.add::<Self, L, 2>(),
+                3 => strip.add::<Self, L, 3>(),
+                5 if Self::LONE_ROWS_MAX > 4 => strip.add::<Self, L, 5>(),
+                6 if Self::LONE_ROWS_MAX > 4 => strip.add::<Self, L, 6>(),
+                7 if Self::LONE_ROWS_MAX > 4 => strip.add::<Self, L, 7>(),
+                8 if Self::LONE_ROWS_MAX > 4 => strip.add::<Self, L, 8>(),
+                _ => strip.add::<Self, L, 4>(),
+            }
+        }
+    }
 
     /// Adds the products of part `part` of a group to `whole`.
     ///

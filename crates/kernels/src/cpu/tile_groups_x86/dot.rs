@@ -10,7 +10,7 @@ use super::super::groups::{BYTES_WORDS, Grouped, Layout, QUADS, by_layout};
 use super::super::tile::{Sums, Tile, TileFns, by_rows};
 use super::codes::Codes;
 use super::vector::{Vector, Ymm, Zmm};
-use super::{Ahead, Multiplier, Run, Strip, Whole, tile_in_strips};
+use super::{Ahead, Multiplier, Run, Whole, tile_in_strips};
 
 /// What is added to a code with a sign.
 const BIAS: u8 = 128;
@@ -79,23 +79,6 @@ impl<V: ByteDot> Multiplier for Dot<V> {
 
     fn run_len(layout: Layout) -> usize {
         QUADS / 2 / layout.parts()
-    }
-
-    #[inline(always)]
-    unsafe fn add_strip<L: Grouped>(strip: &Strip, n_rows: usize) {
-        // SAFETY: by the caller's promise.
-        unsafe {
-            match n_rows {
-                1 => strip.add::<Self, L, 1>(),
-                2 => strip.add::<Self, L, 2>(),
-                3 => strip.add::<Self, L, 3>(),
-                5 if V::LONE_ROWS_MAX > 4 => strip.add::<Self, L, 5>(),
-                6 if V::LONE_ROWS_MAX > 4 => strip.add::<Self, L, 6>(),
-                7 if V::LONE_ROWS_MAX > 4 => strip.add::<Self, L, 7>(),
-                8 if V::LONE_ROWS_MAX > 4 => strip.add::<Self, L, 8>(),
-                _ => strip.add::<Self, L, 4>(),
-            }
-        }
     }
 
     #[inline(always)]

@@ -10,7 +10,7 @@ use super::super::groups::{Grouped, Layout, QUADS, by_layout};
 use super::super::tile::{Sums, Tile, TileFns, by_rows};
 use super::codes::Codes;
 use super::vector::{Vector, Ymm};
-use super::{Ahead, Multiplier, Run, Strip, Whole, tile_in_strips};
+use super::{Ahead, Multiplier, Run, Whole, tile_in_strips};
 
 struct Madd;
 
@@ -36,19 +36,6 @@ impl Multiplier for Madd {
     /// Of codes with a sign a part, of others as many as fit 16 bits at `2 * 127 * largest code` per quad.
     fn run_len(layout: Layout) -> usize {
         run_len(layout)
-    }
-
-    #[inline(always)]
-    unsafe fn add_strip<L: Grouped>(strip: &Strip, n_rows: usize) {
-        // SAFETY: by the caller's promise.
-        unsafe {
-            match n_rows {
-                1 => strip.add::<Self, L, 1>(),
-                2 => strip.add::<Self, L, 2>(),
-                3 => strip.add::<Self, L, 3>(),
-                _ => strip.add::<Self, L, 4>(),
-            }
-        }
     }
 
     #[inline(always)]
