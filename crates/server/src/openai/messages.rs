@@ -135,7 +135,7 @@ impl TypedMessage {
 }
 
 impl Content {
-    /// The parts' texts put together, or why they have none.
+    /// The parts' texts, a line each, or why they have none.
     fn text(self) -> Result<String, String> {
         let parts = match self {
             Self::Text(text) => return Ok(text),
@@ -145,7 +145,7 @@ impl Content {
             ("text" | "input_text" | "output_text", Some(text)) => Ok(text),
             (kind, _) => Err(format!("only parts with `type` text and a `text` are supported, got {kind}")),
         };
-        parts.into_iter().map(text).collect()
+        Ok(parts.into_iter().map(text).collect::<Result<Vec<_>, _>>()?.join("\n"))
     }
 }
 

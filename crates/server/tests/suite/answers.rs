@@ -19,6 +19,17 @@ fn streamed(events: &[Value], choice: u64) -> String {
 }
 
 #[tokio::test]
+async fn parts_of_a_message_are_a_line_each() {
+    let server = start(Setup::default()).await;
+    let part = |text: &str| json!({"type": "text", "text": text});
+    let in_parts = json!([{"role": "user", "content": [part("Hello."), part("Tell me a story.")]}]);
+    let tokens = server.post("/tokenize", json!({"messages": in_parts})).await["tokens"].clone();
+    let whole =
+        server.post("/tokenize", json!({"messages": chat("Hello.\nTell me a story.")["messages"]})).await;
+    assert_eq!(tokens, whole["tokens"]);
+}
+
+#[tokio::test]
 async fn greedy_answers_are_those_of_plain_decoding() {
     let server = start(Setup::default()).await;
     for question in ["Hello.", "Tell me a story about a dog.", "What is 3 + 4?"] {

@@ -129,7 +129,7 @@ impl Messages {
     }
 }
 
-/// A text, or parts of texts put together.
+/// A text, or the texts of parts, a line each.
 fn content(path: &str, content: &Value) -> Result<String, ApiError> {
     let parts = match content {
         Value::String(text) => return Ok(text.clone()),
@@ -140,12 +140,12 @@ fn content(path: &str, content: &Value) -> Result<String, ApiError> {
             return Err(ApiError::bad_field(path, message));
         }
     };
-    let mut text = String::new();
+    let mut texts = Vec::with_capacity(parts.len());
     for (i, part) in parts.iter().enumerate() {
         let path = format!("{path}[{i}]");
         match part["type"].as_str() {
-            Some("input_text" | "output_text" | "text") => text += text_of(&path, part, "text")?,
-            Some("refusal") => text += text_of(&path, part, "refusal")?,
+            Some("input_text" | "output_text" | "text") => texts.push(text_of(&path, part, "text")?),
+            Some("refusal") => texts.push(text_of(&path, part, "refusal")?),
             other => {
                 let got = other.unwrap_or("none");
                 let message = format!("`{path}.type` must be input_text or output_text, got {got}");
@@ -153,7 +153,7 @@ fn content(path: &str, content: &Value) -> Result<String, ApiError> {
             }
         }
     }
-    Ok(text)
+    Ok(texts.join("\n"))
 }
 
 /// A text inside an item.
@@ -200,7 +200,7 @@ mod tests {
         ]);
         let called = |id: &str, name: &str| json!({"id": id, "type": "function", "function": {"name": name, "arguments": "{}"}});
         let expected = json!([
-            {"role": "system", "content": "A"}, {"role": "developer", "content": "BC"}, {"role": "user", "content": "?"},
+            {"role": "system", "content": "A"}, {"role": "developer", "content": "B\nC"}, {"role": "user", "content": "?"},
             {"role": "assistant", "reasoning_content": "Hm", "content": "Let me see.", "tool_calls": [called("a", "f"), called("b", "g")]},
             {"role": "tool", "tool_call_id": "a", "content": "1"}, {"role": "tool", "tool_call_id": "b", "content": "2"},
             {"role": "assistant", "content": "3"}, {"role": "assistant", "content": "4"}, {"role": "user", "content": "!"},
