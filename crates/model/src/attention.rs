@@ -3,7 +3,7 @@
 use dsde_checkpoint::config::ModelConfig;
 use dsde_engine::RowBatch;
 use dsde_kernels::{
-    AttentionRule, Backend, Epilogue, Gate, Input, QkTransform, RmsNorm, RopeTable, Stacking,
+    AttentionRule, Backend, Epilogue, Gate, Input, QkvTransform, RmsNorm, RopeTable, Stacking,
 };
 
 use crate::error::Error;
@@ -97,7 +97,7 @@ impl<B: Backend> Attention<B> {
         backend.linear(input, rows.n_rows(), &self.qkv, Epilogue::Store, qkv);
         let norm = |weight| RmsNorm { weight, eps: config.rms_eps };
         let [q_norm, k_norm] = [&self.q_norm, &self.k_norm].map(|weight| weight.as_deref().map(norm));
-        backend.store_kv(kv_layer, qkv, QkTransform { q_norm, k_norm, rope }, rows, kv);
+        backend.store_kv(kv_layer, qkv, QkvTransform { q_norm, k_norm, v_norm: None, rope }, rows, kv);
     }
 
     /// Attends, and gates what comes out.

@@ -332,7 +332,7 @@ fn attention_shape(config: &ModelConfig) -> AttentionShape {
 
 /// The key/value store that a model needs.
 pub fn kv_shape(config: &ModelConfig, n_blocks: usize) -> KvShape {
-    KvShape { n_layers: config.n_attention_layers(), n_blocks, attention: attention_shape(config) }
+    KvShape::uniform(config.n_attention_layers(), n_blocks, attention_shape(config))
 }
 
 impl<B: Backend> Layer<B> {

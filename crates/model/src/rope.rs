@@ -37,6 +37,7 @@ pub(crate) fn rope_table(rope: &Rope, n_positions: usize) -> RopeTable {
     };
     RopeTable {
         n_pairs: frequencies.len(),
+        distance: frequencies.len(),
         cos: angles().map(|angle| (factor * angle.cos()) as f32).collect(),
         sin: angles().map(|angle| (factor * angle.sin()) as f32).collect(),
     }

@@ -67,7 +67,7 @@ fn logits<B: Backend>(backend: &B, checkpoint: &Checkpoint) -> Vec<f32> {
     let mut model = Llama::load(backend, checkpoint, PROMPT_LEN).unwrap().with_states(backend, 1);
     let n_blocks = PROMPT_LEN.div_ceil(backend.block_len() as u32);
     let table: Vec<_> = (0..n_blocks).map(BlockId).collect();
-    let mut kv = backend.kv_store(kv_shape(model.config(), table.len()));
+    let mut kv = backend.kv_store(&kv_shape(model.config(), table.len()));
     let prompt: Vec<u32> = (0..PROMPT_LEN).map(|i| (i * i + 3) % 48).collect();
     let mut rows = RowBatch::default();
     rows.push(0, &prompt, &Proposal::new(), &table);

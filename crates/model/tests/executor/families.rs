@@ -72,7 +72,7 @@ fn check<B: Backend>(backend: &B, tolerance: impl Fn(&str) -> f64) {
         let model = Llama::load(backend, &open(family), tokens.len() as u32).unwrap();
         let mut model = model.with_states(backend, 1);
         let table = blocks(0, tokens.len().div_ceil(backend.block_len()) as u32);
-        let mut kv = backend.kv_store(kv_shape(model.config(), table.len()));
+        let mut kv = backend.kv_store(&kv_shape(model.config(), table.len()));
         let mut rows = RowBatch::default();
         rows.push(0, &tokens, &Proposal::new(), &table);
         let n_known = tokens.len() as u32;
