@@ -113,7 +113,6 @@ impl<'a> DraftCheckpoint<'a> {
 }
 
 /// Who guesses, loaded.
-#[expect(clippy::large_enum_variant, reason = "an executor has one")]
 pub(super) enum Draft<B: Backend> {
     Model(Model<B>),
     Head(HeadDraft<B>),

@@ -8,7 +8,7 @@ use safetensors::SafeTensors;
 
 use crate::pair::{blocks, fixture, open};
 
-const FAMILIES: [&str; 24] = [
+const FAMILIES: [&str; 27] = [
     "llama2",
     "llama3",
     "llama_linear",
@@ -20,6 +20,9 @@ const FAMILIES: [&str; 24] = [
     "qwen3",
     "gemma2",
     "gemma3",
+    "gemma4",
+    "gemma4_shared",
+    "gemma4_moe",
     "phi3",
     "smollm3",
     "granite",
