@@ -90,6 +90,26 @@ QWEN3_5 = {
 }
 
 
+# Layers that see everything have heads of their own, a quarter of whose pairs turn; the last layer is one of them.
+GEMMA4 = SMALL | {
+    "architectures": ["Gemma4ForCausalLM"],
+    "model_type": "gemma4_text",
+    "hidden_act": None,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "rms_norm_eps": 1e-6,
+    "global_head_dim": 16,
+    "sliding_window": 10,
+    "rope_theta": None,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 100000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0},
+    },
+    "tie_word_embeddings": None,
+    "hidden_size_per_layer_input": 0,
+    "pad_token_id": 0,
+}
+
+
 @dataclass(frozen=True)
 class Case:
     """One folder of the fixtures."""
@@ -463,6 +483,49 @@ CASES = [
         norm_offset=1.0,
         has_mtp=True,
     ),
+    # Layers that see everything have no projection of values; logits are capped.
+    Case(
+        "gemma4",
+        GEMMA4
+        | {
+            "num_hidden_layers": 4,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+            "attention_k_eq_v": True,
+            "num_global_key_value_heads": 1,
+            "final_logit_softcapping": 3.0,
+        },
+        torch.bfloat16,
+    ),
+    # The last three layers read keys and values of others and are twice as wide; every layer has an input of its own.
+    Case(
+        "gemma4_shared",
+        GEMMA4
+        | {
+            "num_hidden_layers": 6,
+            "layer_types": 2 * ["sliding_attention", "sliding_attention", "full_attention"],
+            "num_kv_shared_layers": 3,
+            "use_double_wide_mlp": True,
+            "hidden_size_per_layer_input": 8,
+            "vocab_size_per_layer_input": 56,
+        },
+        torch.bfloat16,
+    ),
+    # Experts beside an ordinary feed-forward part, heads of layers in the newer spelling.
+    Case(
+        "gemma4_moe",
+        GEMMA4
+        | {
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+            "global_head_dim": None,
+            "per_layer_config": {"2": {"head_dim": 16, "num_key_value_heads": 1}},
+            "attention_k_eq_v": True,
+            "enable_moe_block": True,
+            "num_experts": 6,
+            "top_k_experts": 3,
+            "moe_intermediate_size": 12,
+        },
+        torch.bfloat16,
+    ),
 ]
 
 # Least distance of the scores of the last expert that a row asks and of the first that it does not; scores have a deviation of 2.
@@ -489,16 +552,34 @@ def random_weights(
             weights[name] = noise - 1.5
         elif name.endswith("dt_bias"):
             weights[name] = noise
-        elif name.endswith("norm.weight") or "layernorm" in name:
+        elif name.endswith(("norm.weight", "layer_scalar", "router.scale", "per_expert_scale")) or "layernorm" in name:
             weights[name] = 1.0 - norm_offset + 0.3 * noise
         elif name.endswith(".bias"):
             weights[name] = 0.5 * noise
+        elif "embed_tokens_per_layer" in name:
+            weights[name] = 0.3 * noise
+        elif name.endswith("router.proj.weight"):
+            # Its input is divided by the root of its width.
+            weights[name] = 2.0 * noise
         elif "embed_tokens" in name:
             weights[name] = noise / math.sqrt(shape[-1]) if is_tied else noise
         else:
             gain = 2.0 if "q_proj" in name or "k_proj" in name or "qkv_proj" in name or is_router(name) else 1.0
             weights[name] = gain * noise / math.sqrt(shape[-1])
     return weights
+
+
+def beside_shared(config, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """What files of Gemma 4 hold for keys and values of layers that read those of others, and nobody uses."""
+    n_sharing = getattr(config, "num_kv_shared_layers", 0)
+    unused = {}
+    for layer in range(config.num_hidden_layers - n_sharing, config.num_hidden_layers):
+        heads = config.per_layer_config[layer]
+        for name in ("k_proj", "v_proj"):
+            shape = (heads.num_key_value_heads * heads.head_dim, config.hidden_size)
+            unused[f"model.layers.{layer}.self_attn.{name}.weight"] = torch.full(shape, 0.5, dtype=dtype)
+        unused[f"model.layers.{layer}.self_attn.k_norm.weight"] = torch.full((heads.head_dim,), 0.5, dtype=dtype)
+    return unused
 
 
 def deviation(name: str, shape: torch.Size) -> float:
@@ -556,10 +637,13 @@ def published(model_type: str, weights: dict[str, torch.Tensor]) -> dict[str, to
 
 def margin(model, tokens: torch.Tensor) -> float:
     """How far the choice of experts is from another one."""
-    n_chosen = getattr(model.config, "num_experts_per_tok", None)
+    is_gemma4 = model.config.model_type == "gemma4_text"
+    n_chosen = getattr(model.config, "top_k_experts" if is_gemma4 else "num_experts_per_tok", None)
     if n_chosen is None:
         return math.inf
     scores = torch.cat(model(tokens[None], output_router_logits=True).router_logits)
+    # Those of Gemma 4 are probabilities already.
+    scores = scores.log() if is_gemma4 else scores
     ranked = scores.sort(descending=True).values
     return (ranked[:, n_chosen - 1] - ranked[:, n_chosen]).min().item()
 
@@ -685,7 +769,7 @@ def try_make(case: Case, seed: int) -> bool:
     folder = FIXTURES / case.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    absent_if_none = ("num_key_value_heads", "rope_theta", "head_dim", "hidden_act", "tie_word_embeddings", "intermediate_size")
+    absent_if_none = ("num_key_value_heads", "rope_theta", "head_dim", "hidden_act", "tie_word_embeddings", "intermediate_size", "global_head_dim")
     config = {k: v for k, v in (BASE | case.config).items() if v is not None or k not in absent_if_none}
     write_json(folder / "config.json", config)
     if case.generation:
@@ -701,6 +785,7 @@ def try_make(case: Case, seed: int) -> bool:
     stored = {n: w.to(case.dtype).contiguous() for n, w in published(config["model_type"], weights).items()}
     if case.is_mxfp4:
         stored = in_mxfp4(stored, generator)
+    stored |= beside_shared(loaded, case.dtype)
     head_generator = torch.Generator().manual_seed(seed)
     if case.has_mtp:
         stored |= random_head(loaded, stored, case, head_generator)

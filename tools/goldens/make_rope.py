@@ -26,6 +26,15 @@ GEMMA3 = BASE | {
     "sliding_window": 8,
     "layer_types": ["sliding_attention", "full_attention"],
 }
+GEMMA4 = GEMMA3 | {
+    "architectures": ["Gemma4ForCausalLM"],
+    "model_type": "gemma4_text",
+    "global_head_dim": 32,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+    },
+}
 PHI3 = BASE | {
     "architectures": ["Phi3ForCausalLM"],
     "model_type": "phi3",
@@ -133,6 +142,25 @@ CASES = [
         128,
         "sliding_attention",
     ),
+    # A part of the pairs of heads of another size, and the same slowed down.
+    (GEMMA4, 128, "full_attention"),
+    (GEMMA4, 128, "sliding_attention"),
+    (
+        GEMMA4
+        | {
+            "rope_parameters": GEMMA4["rope_parameters"]
+            | {
+                "full_attention": {
+                    "rope_type": "proportional",
+                    "partial_rotary_factor": 0.5,
+                    "rope_theta": 1000.0,
+                    "factor": 4.0,
+                }
+            }
+        },
+        128,
+        "full_attention",
+    ),
 ]
 
 
@@ -144,11 +172,14 @@ def frequencies(fields: dict, length: int, kind: str | None) -> tuple[list[float
     rope_type = parameters["rope_type"]
     if rope_type == "default":
         share = parameters.get("partial_rotary_factor", 1.0)
+        if config.model_type == "gemma4_text":
+            config = config.per_layer_config[kind]
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         dim = int(head_dim * share)
         return [parameters["rope_theta"] ** (-2 * i / dim) for i in range(dim // 2)], 1.0
     found, factor = ROPE_INIT_FUNCTIONS[rope_type](config, seq_len=length, layer_type=kind)
-    return found.tolist(), factor
+    # Pairs that do not turn are none.
+    return found[found != 0].tolist(), factor
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ mod delta;
 mod eagle3;
 mod experts;
 mod fields;
+mod layers;
 mod multimodal;
 mod of_gguf;
 mod ranges;
@@ -34,6 +35,7 @@ pub(crate) use experts::ExpertLayout;
 pub use experts::Experts;
 use fields::Fields;
 pub use fields::shown;
+pub use layers::{KvHeads, KvSource, LayerConfig};
 use multimodal::text_part;
 pub(crate) use of_gguf::{LONG_ROPE_FACTORS, ROPE_FACTORS, SHORT_ROPE_FACTORS};
 use rope::Surroundings;
@@ -74,6 +76,8 @@ pub enum Family {
     Gemma2,
     /// The text part of Gemma 3.
     Gemma3,
+    /// The text part of Gemma 4.
+    Gemma4,
     /// Phi-3 and Phi-4-mini.
     Phi3,
     /// SmolLM3.
@@ -109,15 +113,14 @@ pub enum Activation {
     ClampedSwiGlu,
 }
 
-/// What differs between the layers of a model.
+/// Inputs of layers beside the residual stream, a function of a row's token and its embedding: Gemma 3n and 4 call them per-layer
+/// embeddings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LayerConfig {
-    /// Positions that a row attends to, itself included, at least 1; `None` is all.
-    pub window: Option<u32>,
-    /// Which of [`ModelConfig::ropes`] turns queries and keys; `None` leaves them as they are.
-    pub rope: Option<usize>,
-    /// Whether it is a delta layer ([`ModelConfig::delta`]); otherwise one of attention.
-    pub is_delta: bool,
+pub struct LayerInputs {
+    /// Elements of the input of one layer.
+    pub width: usize,
+    /// Rows of their own table, at least as many as the vocabulary has.
+    pub n_embeddings: usize,
 }
 
 /// Shape and constants of a model; made by [`ModelConfig::parse`] and [`ModelConfig::of_gguf`] only, which
@@ -137,11 +140,12 @@ pub struct ModelConfig {
     pub n_layers: usize,
     /// Query heads.
     pub n_heads: usize,
-    /// Key/value heads; divides `n_heads`.
+    /// Key/value heads of layers that say nothing else, see [`ModelConfig::kv_heads_of`]; divides `n_heads`.
     pub n_kv_heads: usize,
-    /// Elements per head; even. `n_heads * head_dim` need not be `hidden`.
+    /// Elements per head of the same layers; even. `n_heads * head_dim` need not be `hidden`.
     pub head_dim: usize,
-    /// Width of the feed-forward layer; where all layers have experts, of nothing.
+    /// Width of the feed-forward part of layers that say nothing else, see [`ModelConfig::intermediate_of`]; where all layers have
+    /// experts, of nothing.
     pub intermediate: usize,
     /// Of a model that has them.
     pub experts: Option<Experts>,
@@ -167,6 +171,8 @@ pub struct ModelConfig {
     pub has_mlp_bias: bool,
     /// Whether queries and keys are RMS-normalised (`q_norm.weight`, `k_norm.weight`), see [`ModelConfig::qk_norm_lens`].
     pub has_qk_norm: bool,
+    /// Whether values are RMS-normalised, per head and without weights, before they are stored.
+    pub has_value_norm: bool,
     /// What is done to the gate of feed-forward layers.
     pub activation: Activation,
     /// Names of the norms of a layer, and which there are.
@@ -185,6 +191,10 @@ pub struct ModelConfig {
     pub has_output_gate: bool,
     /// Factor of what attention and feed-forward layers add to the residual stream.
     pub residual_scale: f32,
+    /// Inputs that every layer has beside the residual stream, of a model that has them.
+    pub layer_inputs: Option<LayerInputs>,
+    /// Whether the residual stream behind every layer is multiplied by a number of the layer (`layer_scalar`).
+    pub has_layer_scale: bool,
     /// Factor of logits.
     pub logit_scale: f32,
     /// Scaled logits `l` become `cap * tanh(l / cap)`.
@@ -271,6 +281,9 @@ impl ModelConfig {
             has_output_bias: false,
             has_mlp_bias: false,
             has_qk_norm: false,
+            has_value_norm: false,
+            layer_inputs: None,
+            has_layer_scale: false,
             activation: activation(fields, defaults)?,
             norms,
             norm_offset: 0.0,
@@ -294,19 +307,6 @@ impl ModelConfig {
     pub fn experts_of(&self, layer: usize) -> Option<&Experts> {
         self.experts.as_ref().filter(|experts| !experts.is_dense(layer))
     }
-
-    /// Elements that queries and keys are normalised over: those of a head, or of all heads together.
-    pub fn qk_norm_lens(&self) -> [usize; 2] {
-        match self.family {
-            Family::Olmoe => [self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim],
-            _ => [self.head_dim; 2],
-        }
-    }
-}
-
-impl LayerConfig {
-    /// One that sees everything, turned by the first rotary embedding.
-    const PLAIN: Self = Self { window: None, rope: Some(0), is_delta: false };
 }
 
 /// `1 / sqrt(head_dim)`, the usual factor of scores.

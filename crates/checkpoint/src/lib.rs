@@ -17,8 +17,8 @@ mod stored;
 
 pub use blocks::{IQ4_VALUES, MXFP4_VALUES, Misfit};
 pub use checkpoint::{
-    Checkpoint, DeltaProjections, Eagle3Checkpoint, EmbeddedFiles, Expert, ExpertBiases, GatedQueries,
-    LayerExperts, MtpCheckpoint, gguf_file,
+    BesideDense, Checkpoint, DeltaProjections, Eagle3Checkpoint, EmbeddedFiles, Expert, ExpertBiases,
+    GatedQueries, LayerExperts, MtpCheckpoint, gguf_file,
 };
 pub use config::{Eagle3Config, ModelConfig};
 pub use conversion::{Conversion, Mix, Total};

@@ -1,12 +1,13 @@
 //! `dsde inspect`: what a model is, what it costs, and whether a draft fits it.
 
 mod head;
+mod parameters;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use dsde_checkpoint::config::{DeltaShape, ModelConfig, SamplingDefaults};
+use dsde_checkpoint::config::{KvHeads, ModelConfig, SamplingDefaults};
 use dsde_kernels::{Backend as _, Cpu};
 use dsde_model::executor::{Checkpoints, block_bytes, state_bytes};
 use dsde_sampling::Rule;
@@ -25,6 +26,7 @@ use crate::session::Models;
 use crate::speculation::{Draft, Source};
 use crate::stores::{Stores, bytes};
 use head::Head;
+use parameters::n_parameters;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -88,6 +90,10 @@ struct Model {
     experts: Option<Experts>,
     /// Layers with a state in place of keys and values.
     delta_layers: usize,
+    /// Layers with other key/value heads than the others.
+    other_heads: Option<OtherHeads>,
+    /// Layers that read the keys and values of others.
+    sharing_layers: usize,
     /// Rows of the embedding.
     vocab_len: usize,
     /// Rows of the embedding table, padding included.
@@ -114,6 +120,13 @@ struct Experts {
     intermediate: usize,
     /// Layers that have them.
     layers: usize,
+}
+
+#[derive(Clone, Copy, Serialize)]
+struct OtherHeads {
+    layers: usize,
+    kv_heads: usize,
+    head_dim: usize,
 }
 
 #[derive(Serialize)]
@@ -237,6 +250,8 @@ impl Model {
             intermediate: config.intermediate,
             experts: Experts::of(config),
             delta_layers: config.n_delta_layers(),
+            other_heads: OtherHeads::of(config),
+            sharing_layers: config.layers.iter().filter(|layer| !layer.is_delta && !layer.stores()).count(),
             state_bytes: state_bytes(backend, config),
             vocab_len: config.vocab_len,
             n_embeddings: config.n_embeddings,
@@ -249,6 +264,14 @@ impl Model {
             weight_bytes: opened.checkpoint.weight_bytes(),
             kv_bytes_per_token: block_bytes(backend, config) / backend.block_len(),
         }
+    }
+}
+
+impl OtherHeads {
+    fn of(config: &ModelConfig) -> Option<Self> {
+        let layers = config.layers.iter().filter(|layer| layer.kv_heads.is_some()).count();
+        let KvHeads { n_kv_heads, head_dim } = config.layers.iter().find_map(|layer| layer.kv_heads)?;
+        Some(Self { layers, kv_heads: n_kv_heads, head_dim })
     }
 }
 
@@ -272,52 +295,6 @@ impl Sampling {
             text: defaults.to_string(),
         }
     }
-}
-
-/// Weights of a delta layer: projections, convolution, a rate and a bias per head, and the norm of a head.
-fn n_delta(delta: DeltaShape, hidden: u64) -> u64 {
-    let [conv, values, heads] =
-        [delta.conv_width(), delta.values_width(), delta.n_value_heads].map(|n| n as u64);
-    let projections = hidden * (conv + 2 * values + 2 * heads);
-    projections + conv * delta.conv_len as u64 + 2 * heads + delta.value_dim as u64
-}
-
-/// Weights that the configuration implies.
-fn n_parameters(config: &ModelConfig) -> u64 {
-    let [hidden, heads, kv_heads, head_dim, intermediate] =
-        [config.hidden, config.n_heads, config.n_kv_heads, config.head_dim, config.intermediate]
-            .map(|n| n as u64);
-    let (q, kv) = (heads * head_dim, kv_heads * head_dim);
-    let optional = |is_there: bool, n: u64| if is_there { n } else { 0 };
-    let gates = optional(config.has_output_gate, hidden * q);
-    let attention = hidden * (q + 2 * kv) + q * hidden + gates;
-    let attention_extra = optional(config.has_qkv_bias, q + 2 * kv)
-        + optional(config.has_output_bias, hidden)
-        + optional(config.has_sinks, heads)
-        + optional(config.has_qk_norm, config.qk_norm_lens().map(|len| len as u64).iter().sum());
-    let mlp = 3 * hidden * intermediate + optional(config.has_mlp_bias, 2 * intermediate + hidden);
-    let feed_forward = |layer| match config.experts_of(layer) {
-        Some(experts) => {
-            let width = experts.intermediate as u64;
-            // The router has one output per expert.
-            let extra = optional(experts.has_bias, 2 * width + hidden + 1);
-            // So has the gate of the one that all rows ask.
-            let shared = experts.shared.map_or(0, |width| hidden * (3 * width as u64 + 1));
-            experts.n_experts as u64 * (hidden * (3 * width + 1) + extra) + shared
-        }
-        None => mlp,
-    };
-    let feed_forwards: u64 = (0..config.n_layers).map(feed_forward).sum();
-    let behind = [config.norms.after_attention, config.norms.after_feed_forward];
-    let n_norms = 2 + behind.iter().flatten().count() as u64;
-    let table = config.n_embeddings as u64 * hidden;
-    config.n_attention_layers() as u64 * (attention + attention_extra)
-        + config.n_delta_layers() as u64 * config.delta.map_or(0, |delta| n_delta(delta, hidden))
-        + config.n_layers as u64 * n_norms * hidden
-        + feed_forwards
-        + table
-        + optional(!config.tie_embeddings, table)
-        + hidden
 }
 
 fn print(out: &mut impl Write, inspection: &Inspection) -> io::Result<()> {
@@ -364,6 +341,12 @@ fn print_model(out: &mut impl Write, model: &Model) -> io::Result<()> {
         out,
         "  {layers} layers, hidden {hidden}, {heads} heads ({kv_heads} key/value) of {head_dim}, feed-forward {intermediate}"
     )?;
+    if let Some(OtherHeads { layers, kv_heads, head_dim }) = model.other_heads {
+        writeln!(out, "  {layers} of the layers have heads of {head_dim} ({kv_heads} key/value)")?;
+    }
+    if model.sharing_layers > 0 {
+        writeln!(out, "  {} of the layers read keys and values of others", model.sharing_layers)?;
+    }
     if let Some(Experts { experts, chosen, intermediate, layers }) = model.experts {
         writeln!(
             out,
@@ -425,5 +408,17 @@ mod tests {
         ];
         let counts = configs.map(|config| n_parameters(&ModelConfig::parse(config, None).ok().unwrap()));
         assert_eq!(counts, [52872, 79056]);
+    }
+
+    #[test]
+    fn parameters_of_models_with_layers_of_several_shapes_are_those_of_their_files() {
+        let configs: [&[u8]; 3] = [
+            include_bytes!("../../../tests/fixtures/gemma4/config.json"),
+            include_bytes!("../../../tests/fixtures/gemma4_shared/config.json"),
+            include_bytes!("../../../tests/fixtures/gemma4_moe/config.json"),
+        ];
+        let counts = configs.map(|config| n_parameters(&ModelConfig::parse(config, None).ok().unwrap()));
+        // Less what nobody uses.
+        assert_eq!(counts, [13428, 26974, 20741]);
     }
 }

@@ -189,6 +189,30 @@ impl RowBatch {
         self.states.extend_from_slice(&rows.states);
     }
 
+    /// Becomes some rows of `rows`, which keep their slots and what they see; sequences may be left without any.
+    ///
+    /// * `kept`: ascending.
+    pub fn copy_rows(&mut self, rows: &RowBatch, kept: &[u32]) {
+        self.clear();
+        let mut rest = kept;
+        for seq_idx in 0..rows.n_seqs() {
+            let n_kept = rest.partition_point(|&row| (row as usize) < rows.rows_of(seq_idx).end);
+            let (of_seq, others) = rest.split_at(n_kept);
+            for row in of_seq.iter().map(|&row| row as usize) {
+                self.tokens.push(rows.tokens[row]);
+                self.positions.push(rows.positions[row]);
+                self.slots.push(rows.slots[row]);
+                self.visible_len.push(rows.visible_len[row]);
+                self.tree_mask.push(rows.tree_mask[row]);
+            }
+            self.offsets.push(self.tokens.len() as u32);
+            rest = others;
+        }
+        self.tables.extend_from_slice(&rows.tables);
+        self.table_ranges.extend_from_slice(&rows.table_ranges);
+        self.states.extend_from_slice(&rows.states);
+    }
+
     fn push_row(&mut self, token: u32, slot: u32) {
         self.tokens.push(token);
         self.positions.push(slot);
@@ -307,6 +331,23 @@ mod tests {
         expected.push(0, &[2, 3], &Proposal::new(), &table(1));
         expected.push(9, &[4], &Proposal::new(), &table(4));
         assert_eq!(format!("{got:?}"), format!("{expected:?}"));
+    }
+
+    #[test]
+    fn some_rows_stay_what_they_were() {
+        let (mut whole, mut got) = (RowBatch::default(), RowBatch::default());
+        whole.push(5, &[8], &tree(), &table(3));
+        whole.push(0, &[2, 3], &Proposal::new(), &table(1));
+        whole.push(9, &[4, 5], &Proposal::new(), &table(4));
+        got.copy_rows(&whole, &[0, 3, 4, 8]);
+        assert_eq!((got.tokens.as_slice(), got.slots.as_slice()), (&[8, 3, 4, 5][..], &[5, 8, 9, 10][..]));
+        assert_eq!(got.tree_mask, [0, 0b101, 0b1101, 0]);
+        let rows: Vec<_> = (0..3).map(|seq| got.rows_of(seq)).collect();
+        assert_eq!((rows, got.table_of(2)), (vec![0..3, 3..3, 3..4], whole.table_of(2)));
+        got.copy_rows(&whole, &(0..9).collect::<Vec<u32>>());
+        assert_eq!(format!("{got:?}"), format!("{whole:?}"));
+        got.copy_rows(&whole, &[]);
+        assert_eq!((got.n_rows(), got.n_seqs()), (0, 3));
     }
 
     #[test]

@@ -29,7 +29,7 @@ fn main() {
                 rows.push(context_len, &vec![0; n_rows as usize], &Proposal::default(), &table);
             }
             let n_blocks = (n_seqs * blocks_per_seq) as usize;
-            let kv = cpu.kv_store(KvShape { n_layers: 1, n_blocks, attention });
+            let kv = cpu.kv_store(&KvShape::uniform(1, n_blocks, attention));
             let qkv = vec![0.5; rows.n_rows() * (n_heads + 2 * n_kv_heads) * head_dim];
             let mut out = vec![0.0; rows.n_rows() * n_heads * head_dim];
             let id = BenchmarkId::from_parameter(format!("{n_seqs} x {n_rows} rows after {context_len}"));

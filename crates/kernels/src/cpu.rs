@@ -61,8 +61,8 @@ pub use matrix::Matrix;
 pub use page::KvType;
 
 use super::{
-    AttentionRule, Backend, DeltaRows, DeltaWeights, Dense, Epilogue, Gate, Input, KvShape, QkTransform,
-    RmsNorm, Routed, Stacking,
+    AttentionRule, AttentionShape, Backend, DeltaRows, DeltaWeights, Dense, Epilogue, Gate, Input, KvShape,
+    QkvTransform, RmsNorm, Routed, Stacking,
 };
 use pool::Pool;
 
@@ -172,11 +172,11 @@ impl Backend for Cpu {
         matrix.gather(outputs, out);
     }
 
-    fn block_bytes(&self, shape: KvShape) -> usize {
+    fn block_bytes(&self, shape: &KvShape) -> usize {
         KvStore::block_bytes(self.kv_type, shape)
     }
 
-    fn kv_store(&self, shape: KvShape) -> KvStore {
+    fn kv_store(&self, shape: &KvShape) -> KvStore {
         KvStore::new(self.kv_type, shape)
     }
 
@@ -224,11 +224,21 @@ impl Backend for Cpu {
         &self,
         layer: usize,
         qkv: &mut [f32],
-        transform: QkTransform<'_>,
+        transform: QkvTransform<'_>,
         rows: &RowBatch,
         kv: &mut KvStore,
     ) {
         kv::store_kv(self, layer, qkv, transform, rows, kv);
+    }
+
+    fn transform_queries(
+        &self,
+        shape: AttentionShape,
+        queries: &mut [f32],
+        transform: QkvTransform<'_>,
+        rows: &RowBatch,
+    ) {
+        kv::transform_queries(self, shape, queries, transform, rows);
     }
 
     fn attention(

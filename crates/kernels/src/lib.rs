@@ -6,17 +6,20 @@ use dsde_checkpoint::Dense;
 use dsde_checkpoint::config::DeltaShape;
 use dsde_engine::{BlockCopy, RowBatch, SlotMove};
 
+mod attention;
 pub mod cpu;
 mod delta;
 pub mod reference;
 mod shape;
 
+pub use attention::{AttentionRule, AttentionShape, KvShape, QkvTransform, RmsNorm, RopeTable};
 pub use cpu::Cpu;
 pub use delta::{DeltaRows, DeltaRun, DeltaWeights};
 pub use reference::Reference;
 
 use shape::{
-    assert_attention, assert_by_expert, assert_combine, assert_linear, assert_qkv, expert_shape, stacked_len,
+    assert_attention, assert_by_expert, assert_combine, assert_linear, assert_qkv, assert_queries,
+    expert_shape, stacked_len,
 };
 
 /// How several matrices with the same `n_in` become one packed matrix.
@@ -35,15 +38,6 @@ pub struct Input<'a> {
     pub x: &'a [f32],
     /// RMS normalisation applied to each row first.
     pub norm: Option<RmsNorm<'a>>,
-}
-
-/// `x / sqrt(mean(x^2) + eps) * weight`.
-#[derive(Clone, Copy, Debug)]
-pub struct RmsNorm<'a> {
-    /// `[n_in]`.
-    pub weight: &'a [f32],
-    /// Added to the mean square.
-    pub eps: f32,
 }
 
 /// What happens to the product.
@@ -91,80 +85,8 @@ pub enum Gate {
     Sigmoid,
     /// `g / (1 + e^-g)`.
     Silu,
-}
-
-/// Shape of attention in every layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AttentionShape {
-    /// Query heads.
-    pub n_heads: usize,
-    /// Key/value heads; divides `n_heads`.
-    pub n_kv_heads: usize,
-    /// Elements per head; even.
-    pub head_dim: usize,
-    /// Slots before this one are stored and seen by no row; 0 leaves out nothing. A row that sees no slot attends to zeros.
-    pub first_slot: usize,
-}
-
-/// How the rows of one layer attend.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AttentionRule<'a> {
-    /// Factor of every score.
-    pub scale: f32,
-    /// Scaled scores `s` become `cap * tanh(s / cap)`.
-    pub soft_cap: Option<f32>,
-    /// How many of the slots that a row sees it attends to, the last ones; itself included, at least 1.
-    pub window: Option<usize>,
-    /// `[n_heads]`: a score of every head that takes part in its softmax as if it were that of one more slot, whose value is 0;
-    /// neither scaled nor capped. gpt-oss (arXiv:2508.10925), Section 2.2.
-    pub sinks: Option<&'a [f32]>,
-}
-
-impl AttentionRule<'_> {
-    /// Scaled by `1 / sqrt(head_dim)`, over everything that a row sees: Vaswani et al. (arXiv:1706.03762), Eq. 1.
-    pub fn plain(head_dim: usize) -> Self {
-        Self { scale: 1.0 / (head_dim as f32).sqrt(), soft_cap: None, window: None, sinks: None }
-    }
-
-    /// How many of `n_visible` slots, the first ones, lie before the window.
-    fn n_before(self, n_visible: usize) -> usize {
-        self.window.map_or(0, |window| n_visible.saturating_sub(window))
-    }
-}
-
-/// Size of a paged key/value store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KvShape {
-    /// Layers.
-    pub n_layers: usize,
-    /// Blocks.
-    pub n_blocks: usize,
-    /// Attention shape shared by all layers.
-    pub attention: AttentionShape,
-}
-
-/// Rotary embedding of the half-split convention: dimension `i` pairs with `i + n_pairs`, and dimensions from `2 * n_pairs` on
-/// stay as they are.
-#[derive(Clone, Debug)]
-pub struct RopeTable {
-    /// Pairs of dimensions that turn; at most `head_dim / 2`.
-    pub n_pairs: usize,
-    /// `[n_positions, n_pairs]`.
-    pub cos: Vec<f32>,
-    /// `[n_positions, n_pairs]`.
-    pub sin: Vec<f32>,
-}
-
-/// What is done to queries and keys between projection and attention.
-#[derive(Clone, Copy, Debug)]
-pub struct QkTransform<'a> {
-    /// Normalisation of queries and keys, where the family has it: of each head (`weight: [head_dim]`), or of all heads together
-    /// (`weight` as long as they are).
-    pub q_norm: Option<RmsNorm<'a>>,
-    /// See `q_norm`.
-    pub k_norm: Option<RmsNorm<'a>>,
-    /// Rotary embedding, applied after the normalisation, where the layer has one.
-    pub rope: Option<&'a RopeTable>,
+    /// The Gaussian error linear unit of `g` by its tanh approximation, see [`Epilogue::GeGlu`].
+    Gelu,
 }
 
 /// An expert that rows of a pass chose.
@@ -266,13 +188,13 @@ pub trait Backend: Send + 'static {
     fn gather(&self, matrix: &Self::Matrix, outputs: &[u32], out: &mut [f32]);
 
     /// Bytes of one block in all layers, keys and values; f32 elements unless the backend says otherwise.
-    fn block_bytes(&self, shape: KvShape) -> usize {
-        let AttentionShape { n_kv_heads, head_dim, .. } = shape.attention;
-        2 * shape.n_layers * self.block_len() * n_kv_heads * head_dim * size_of::<f32>()
+    fn block_bytes(&self, shape: &KvShape) -> usize {
+        let slot_len: usize = shape.layers.iter().map(|layer| 2 * layer.n_kv_heads * layer.head_dim).sum();
+        slot_len * self.block_len() * size_of::<f32>()
     }
 
     /// Makes an empty store.
-    fn kv_store(&self, shape: KvShape) -> Self::KvStore;
+    fn kv_store(&self, shape: &KvShape) -> Self::KvStore;
 
     /// Appends `n_blocks` zeroed blocks to those that the store was made with, in place of those appended before; 0 frees
     /// the memory of these.
@@ -322,22 +244,36 @@ pub trait Backend: Send + 'static {
     /// `x = cap * tanh(x / cap)`.
     fn soft_cap(&self, cap: f32, x: &mut [f32]);
 
-    /// Normalises and rotates queries (in place) and keys, and stores keys and values of `rows` in their slots.
+    /// Transforms queries (in place), keys and values, and stores keys and values of `rows` in their slots.
     ///
-    /// `qkv`: `[n_rows, (n_heads + 2 * n_kv_heads) * head_dim]`, queries first, then keys, then values.
+    /// * `layer`: of the store; so for [`Backend::attention`].
+    /// * `qkv`: `[n_rows, (n_heads + 2 * n_kv_heads) * head_dim]`, queries first, then keys, then values.
     fn store_kv(
         &self,
         layer: usize,
         qkv: &mut [f32],
-        transform: QkTransform<'_>,
+        transform: QkvTransform<'_>,
         rows: &RowBatch,
         kv: &mut Self::KvStore,
+    );
+
+    /// Transforms queries as [`Backend::store_kv`] does, for rows that attend to what is stored already.
+    ///
+    /// * `shape`: of the layer that stored it.
+    /// * `queries`: `[n_rows, n_heads * head_dim]`.
+    fn transform_queries(
+        &self,
+        shape: AttentionShape,
+        queries: &mut [f32],
+        transform: QkvTransform<'_>,
+        rows: &RowBatch,
     );
 
     /// Dot-product attention of `rows` by `rule` over what each of them sees (see [`RowBatch`]) from
     /// [`AttentionShape::first_slot`] on.
     ///
-    /// `qkv` as left by [`Backend::store_kv`]; `out`: `[n_rows, n_heads * head_dim]`.
+    /// * `qkv`: as left by [`Backend::store_kv`], or queries alone as left by [`Backend::transform_queries`].
+    /// * `out`: `[n_rows, n_heads * head_dim]`.
     fn attention(
         &self,
         layer: usize,

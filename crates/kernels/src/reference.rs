@@ -4,14 +4,16 @@
 //! own rounding only. Sums run over ascending indices for every row count, which makes it batch-invariant too.
 
 mod delta;
+mod kv;
 
 use dsde_checkpoint::config::DeltaShape;
-use dsde_engine::{BlockCopy, RowBatch, Slot, SlotMove};
+use dsde_engine::{BlockCopy, RowBatch, SlotMove};
 
 use super::{
     AttentionRule, AttentionShape, Backend, DeltaRows, DeltaWeights, Dense, Epilogue, Gate, Input, KvShape,
-    QkTransform, RmsNorm, RopeTable, Routed, Stacking,
+    QkvTransform, RmsNorm, Routed, Stacking,
 };
+pub use kv::ReferenceKv;
 
 /// Slots per block.
 const BLOCK_LEN: usize = 16;
@@ -28,33 +30,6 @@ pub struct ReferenceMatrix {
     n_in: usize,
     n_out: usize,
     stacking: Stacking,
-}
-
-/// Keys and values as `[n_layers, n_blocks, n_kv_heads, block_len, head_dim]` in `f32`.
-#[derive(Clone, Debug)]
-pub struct ReferenceKv {
-    keys: Vec<f32>,
-    values: Vec<f32>,
-    shape: KvShape,
-    /// Blocks it was made with; appended ones follow.
-    n_own: usize,
-}
-
-impl ReferenceKv {
-    fn layer_len(&self) -> usize {
-        self.shape.n_blocks * self.block_size()
-    }
-
-    fn block_size(&self) -> usize {
-        self.shape.attention.n_kv_heads * BLOCK_LEN * self.shape.attention.head_dim
-    }
-
-    /// First element of a slot of a sequence.
-    fn index(&self, layer: usize, table: &[dsde_engine::BlockId], slot: usize, head: usize) -> usize {
-        let block = table[slot / BLOCK_LEN].0 as usize;
-        let in_block = (head * BLOCK_LEN + slot % BLOCK_LEN) * self.shape.attention.head_dim;
-        layer * self.layer_len() + block * self.block_size() + in_block
-    }
 }
 
 impl Backend for Reference {
@@ -107,47 +82,20 @@ impl Backend for Reference {
         }
     }
 
-    fn kv_store(&self, shape: KvShape) -> ReferenceKv {
-        let AttentionShape { n_kv_heads, head_dim, .. } = shape.attention;
-        let len = shape.n_layers * shape.n_blocks * n_kv_heads * BLOCK_LEN * head_dim;
-        ReferenceKv { keys: vec![0.0; len], values: vec![0.0; len], shape, n_own: shape.n_blocks }
+    fn kv_store(&self, shape: &KvShape) -> ReferenceKv {
+        ReferenceKv::new(shape)
     }
 
     fn append_blocks(&self, kv: &mut ReferenceKv, n_blocks: usize) {
-        let (layer_len, own_len) = (kv.layer_len(), kv.n_own * kv.block_size());
-        let appended = vec![0.0; n_blocks * kv.block_size()];
-        let resized = |layers: &[f32]| {
-            let layers = layers.chunks_exact(layer_len.max(1));
-            layers.flat_map(|layer| [&layer[..own_len], &appended[..]].concat()).collect()
-        };
-        (kv.keys, kv.values) = (resized(&kv.keys), resized(&kv.values));
-        kv.shape.n_blocks = kv.n_own + n_blocks;
+        kv.append_blocks(n_blocks);
     }
 
     fn copy_blocks(&self, kv: &mut ReferenceKv, copies: &[BlockCopy]) {
-        let (layer_len, size) = (kv.layer_len(), kv.block_size());
-        for copy in copies {
-            for layer in 0..kv.shape.n_layers {
-                let from = layer * layer_len + copy.from.0 as usize * size;
-                let to = layer * layer_len + copy.to.0 as usize * size;
-                kv.keys.copy_within(from..from + size, to);
-                kv.values.copy_within(from..from + size, to);
-            }
-        }
+        kv.copy_blocks(copies);
     }
 
     fn move_slots(&self, kv: &mut ReferenceKv, moves: &[SlotMove]) {
-        let KvShape { n_layers, attention, .. } = kv.shape;
-        for SlotMove { from, to } in moves {
-            for layer in 0..n_layers {
-                for head in 0..attention.n_kv_heads {
-                    let at = |slot: &Slot| kv.index(layer, &[slot.block], slot.offset as usize, head);
-                    let (from, to) = (at(from), at(to));
-                    kv.keys.copy_within(from..from + attention.head_dim, to);
-                    kv.values.copy_within(from..from + attention.head_dim, to);
-                }
-            }
-        }
+        kv.move_slots(moves);
     }
 
     fn linear(
@@ -235,35 +183,21 @@ impl Backend for Reference {
         &self,
         layer: usize,
         qkv: &mut [f32],
-        transform: QkTransform<'_>,
+        transform: QkvTransform<'_>,
         rows: &RowBatch,
         kv: &mut ReferenceKv,
     ) {
-        let AttentionShape { n_heads, n_kv_heads, head_dim, .. } = kv.shape.attention;
-        let width = super::assert_qkv(qkv, rows, kv.shape.attention);
-        for seq in 0..rows.n_seqs() {
-            for r in rows.rows_of(seq) {
-                let row = &mut qkv[r * width..(r + 1) * width];
-                let (position, slot) = (rows.positions[r] as usize, rows.slots[r] as usize);
-                let (queries, rest) = row.split_at_mut(n_heads * head_dim);
-                let (keys, _) = rest.split_at_mut(n_kv_heads * head_dim);
-                for (heads, norm) in [(queries, transform.q_norm), (keys, transform.k_norm)] {
-                    if let Some(norm) = norm {
-                        heads.chunks_exact_mut(norm.weight.len()).for_each(|part| normalise(part, norm));
-                    }
-                    if let Some(rope) = transform.rope {
-                        heads.chunks_exact_mut(head_dim).for_each(|head| rotate(head, rope, position));
-                    }
-                }
-                for head in 0..n_kv_heads {
-                    let at = kv.index(layer, rows.table_of(seq), slot, head);
-                    let key = (n_heads + head) * head_dim;
-                    let value = key + n_kv_heads * head_dim;
-                    kv.keys[at..at + head_dim].copy_from_slice(&row[key..key + head_dim]);
-                    kv.values[at..at + head_dim].copy_from_slice(&row[value..value + head_dim]);
-                }
-            }
-        }
+        kv.store(layer, qkv, transform, rows);
+    }
+
+    fn transform_queries(
+        &self,
+        shape: AttentionShape,
+        queries: &mut [f32],
+        transform: QkvTransform<'_>,
+        rows: &RowBatch,
+    ) {
+        kv::transform_queries(shape, queries, transform, rows);
     }
 
     fn attention(
@@ -275,32 +209,7 @@ impl Backend for Reference {
         kv: &ReferenceKv,
         out: &mut [f32],
     ) {
-        let AttentionShape { n_heads, n_kv_heads, head_dim, first_slot } = kv.shape.attention;
-        let width = super::assert_attention(qkv, rows, kv.shape.attention, rule, out);
-        for seq in 0..rows.n_seqs() {
-            for r in rows.rows_of(seq) {
-                for head in 0..n_heads {
-                    let at = |slot| kv.index(layer, rows.table_of(seq), slot, head / (n_heads / n_kv_heads));
-                    let query = &qkv[r * width + head * head_dim..][..head_dim];
-                    let n_before = rule.n_before(visible_slots(rows, r).count());
-                    let in_window = visible_slots(rows, r).skip(n_before);
-                    let slots: Vec<usize> = in_window.filter(|&slot| slot >= first_slot).collect();
-                    let score = |&slot| rule.scale * dot(query, &kv.keys[at(slot)..][..head_dim]);
-                    let mut weights: Vec<f32> = slots.iter().map(score).collect();
-                    if let Some(cap) = rule.soft_cap {
-                        self.soft_cap(cap, &mut weights);
-                    }
-                    softmax(&mut weights, rule.sinks.map(|sinks| sinks[head]));
-                    let out = &mut out[(r * n_heads + head) * head_dim..][..head_dim];
-                    out.fill(0.0);
-                    for (weight, &slot) in weights.iter().zip(&slots) {
-                        for (out, value) in out.iter_mut().zip(&kv.values[at(slot)..][..head_dim]) {
-                            *out += weight * value;
-                        }
-                    }
-                }
-            }
-        }
+        kv.attention(layer, rule, qkv, rows, out);
     }
 
     fn gate(&self, kind: Gate, gates: &[f32], x: &mut [f32]) {
@@ -309,6 +218,7 @@ impl Backend for Reference {
             *x *= match kind {
                 Gate::Sigmoid => 1.0 / (1.0 + (-gate).exp()),
                 Gate::Silu => silu(gate),
+                Gate::Gelu => gelu(gate),
             };
         }
     }
@@ -332,12 +242,6 @@ impl Backend for Reference {
     fn for_each(&self, n: usize, work: &(dyn Fn(usize) + Sync)) {
         (0..n).for_each(work);
     }
-}
-
-/// Slots that row `r` sees, ascending.
-fn visible_slots(rows: &RowBatch, r: usize) -> impl Iterator<Item = usize> {
-    let (visible_len, mask) = (rows.visible_len[r] as usize, rows.tree_mask[r]);
-    (0..visible_len).chain((0..64).filter(move |bit| mask >> bit & 1 == 1).map(move |bit| visible_len + bit))
 }
 
 /// Partial sums of the dot product, which let the compiler use vectors without changing the order by length or row count.
@@ -373,28 +277,5 @@ fn normalise(row: &mut [f32], norm: RmsNorm<'_>) {
     let scale = 1.0 / (mean_square + norm.eps).sqrt();
     for (x, weight) in row.iter_mut().zip(norm.weight) {
         *x = *x * scale * weight;
-    }
-}
-
-fn rotate(x: &mut [f32], rope: &RopeTable, position: usize) {
-    let (low, high) = x.split_at_mut(rope.n_pairs);
-    let angles = position * rope.n_pairs..(position + 1) * rope.n_pairs;
-    for ((low, high), (cos, sin)) in
-        low.iter_mut().zip(high).zip(rope.cos[angles.clone()].iter().zip(&rope.sin[angles]))
-    {
-        (*low, *high) = (*low * cos - *high * sin, *high * cos + *low * sin);
-    }
-}
-
-/// * `sink`: a score that takes part in the sum alone.
-fn softmax(scores: &mut [f32], sink: Option<f32>) {
-    let max = scores.iter().copied().chain(sink).fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = sink.map_or(0.0, |sink| (sink - max).exp());
-    for score in scores.iter_mut() {
-        *score = (*score - max).exp();
-        sum += *score;
-    }
-    for score in scores.iter_mut() {
-        *score /= sum;
     }
 }

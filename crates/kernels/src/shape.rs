@@ -109,11 +109,23 @@ fn assert_output(stacking: Stacking, epilogue: Epilogue, n_rows: usize, n_out: u
 
 /// Checks projected queries, keys and values and returns their row width.
 pub(super) fn assert_qkv(qkv: &[f32], rows: &RowBatch, shape: AttentionShape) -> usize {
-    assert!(shape.head_dim.is_multiple_of(2), "head_dim is even");
-    assert!(shape.n_heads.is_multiple_of(shape.n_kv_heads.max(1)), "n_kv_heads divides n_heads");
-    let width = (shape.n_heads + 2 * shape.n_kv_heads) * shape.head_dim;
+    assert_heads(shape);
+    let width = shape.qkv_len();
     assert_eq!(qkv.len(), rows.n_rows() * width, "qkv is [n_rows, {width}]");
     width
+}
+
+/// Checks queries and returns their row width.
+pub(super) fn assert_queries(queries: &[f32], rows: &RowBatch, shape: AttentionShape) -> usize {
+    assert_heads(shape);
+    let width = shape.queries_len();
+    assert_eq!(queries.len(), rows.n_rows() * width, "queries are [n_rows, {width}]");
+    width
+}
+
+fn assert_heads(shape: AttentionShape) {
+    assert!(shape.head_dim.is_multiple_of(2), "head_dim is even");
+    assert!(shape.n_heads.is_multiple_of(shape.n_kv_heads.max(1)), "n_kv_heads divides n_heads");
 }
 
 /// Checks the operands of attention and returns the row width of `qkv`.
@@ -126,10 +138,9 @@ pub(super) fn assert_attention(
 ) -> usize {
     assert!(rule.window.is_none_or(|window| window > 0), "a row attends to itself");
     assert!(rule.sinks.is_none_or(|sinks| sinks.len() == shape.n_heads), "one sink per head");
-    assert_eq!(
-        out.len(),
-        rows.n_rows() * shape.n_heads * shape.head_dim,
-        "out is [n_rows, n_heads * head_dim]"
-    );
-    assert_qkv(qkv, rows, shape)
+    assert_eq!(out.len(), rows.n_rows() * shape.queries_len(), "out is [n_rows, n_heads * head_dim]");
+    match qkv.len() == rows.n_rows() * shape.queries_len() {
+        true => assert_queries(qkv, rows, shape),
+        false => assert_qkv(qkv, rows, shape),
+    }
 }

@@ -6,8 +6,8 @@
 use dsde_checkpoint::config::DeltaShape;
 use dsde_kernels::{Backend, DeltaWeights, Epilogue, Gate, Input, RmsNorm, Stacking};
 
+use crate::buffers::prefix;
 use crate::error::Error;
-use crate::llama::prefix;
 use crate::states::States;
 use crate::weights::Tensors;
 

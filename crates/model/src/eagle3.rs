@@ -21,10 +21,11 @@ use dsde_engine::RowBatch;
 use dsde_kernels::{Backend, Epilogue, Input, RmsNorm, RopeTable, Stacking};
 
 use crate::attention::AttentionPass;
+use crate::buffers::{Scratch, gather_rows, prefix};
 use crate::error::Error;
 use crate::features::Features;
 use crate::head::beside_each_other;
-use crate::llama::{Llama, Scratch, gather_rows, prefix};
+use crate::llama::Llama;
 use crate::rope::rope_table;
 use crate::translation::spread;
 use crate::weights::{Embeddings, Layer, Mixer, Tensors};

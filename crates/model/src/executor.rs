@@ -259,14 +259,14 @@ impl<B: Backend> Model<B> {
         let context_len = shape.context_len_max.min(checkpoint.config().context_len_max);
         let llama = Llama::load_with(backend, checkpoint, context_len, translation, on_packed)?;
         let llama = llama.with_states(backend, shape.n_states as usize);
-        let kv = backend.kv_store(kv_shape(llama.config(), shape.n_blocks as usize));
+        let kv = backend.kv_store(&kv_shape(llama.config(), shape.n_blocks as usize));
         Ok(Self { llama, kv })
     }
 }
 
 /// Bytes of one block in the store of one model.
 pub fn block_bytes<B: Backend>(backend: &B, config: &ModelConfig) -> usize {
-    backend.block_bytes(kv_shape(config, 1))
+    backend.block_bytes(&kv_shape(config, 1))
 }
 
 /// Bytes of one state of a model, all delta layers together; 0 without such layers.

@@ -3,6 +3,7 @@
 //! It runs in two halves, since what it reads and what it writes are mostly the same rows: [`FeedForward::read`] takes all that
 //! it needs of them, then [`FeedForward::write`] may overwrite them.
 
+mod beside;
 mod experts;
 mod routing;
 mod shared;
@@ -11,9 +12,10 @@ use dsde_checkpoint::config::{Activation, ModelConfig};
 use dsde_kernels::{Backend, Epilogue, Input, Stacking};
 use dsde_policy::ExpertsWoken;
 
+use crate::buffers::prefix;
 use crate::error::Error;
-use crate::llama::prefix;
 use crate::weights::Tensors;
+use beside::{Beside, BesideScratch};
 use experts::{Experts, ExpertsScratch};
 
 /// Weights of the feed-forward part of one layer.
@@ -22,6 +24,8 @@ pub(crate) enum FeedForward<B: Backend> {
     Dense(Gated<B>),
     /// Many such networks, of which every row asks a few.
     Experts(Experts<B>),
+    /// Both.
+    Beside(Beside<B>),
 }
 
 /// A gated feed-forward network: Shazeer, "GLU variants improve transformer" (arXiv:2002.05202), Eq. 6.
@@ -39,6 +43,7 @@ pub(crate) struct FeedForwardScratch {
     /// `activation(gate) * up`, `[n_rows, intermediate]`; of experts a row for each that a row asks.
     gated: Vec<f32>,
     experts: ExpertsScratch,
+    beside: BesideScratch,
     /// Of the passes so far, see [`FeedForwardScratch::take_woken`].
     woken: ExpertsWoken,
 }
@@ -56,11 +61,16 @@ impl<B: Backend> FeedForward<B> {
     /// # Errors
     /// If one is absent or has another shape or element type than the configuration implies.
     pub(crate) fn load(backend: &B, tensors: &Tensors<'_>) -> Result<Self, Error> {
-        Ok(match Experts::load(backend, tensors)? {
-            Some(experts) => Self::Experts(experts),
-            None => {
-                let width = tensors.checkpoint.config().intermediate;
-                Self::Dense(Gated::load(backend, tensors, "mlp", width)?)
+        let dense = || {
+            let width = tensors.checkpoint.config().intermediate_of(tensors.layer);
+            Gated::load(backend, tensors, "mlp", width)
+        };
+        Ok(match (Experts::load(backend, tensors)?, tensors.checkpoint.beside_dense(tensors.layer)?) {
+            (None, _) => Self::Dense(dense()?),
+            (Some(experts), None) => Self::Experts(experts),
+            (Some(experts), Some(norms)) => {
+                let eps = tensors.checkpoint.config().rms_eps;
+                Self::Beside(Beside { dense: dense()?, experts, norms, eps })
             }
         })
     }
@@ -70,6 +80,7 @@ impl<B: Backend> FeedForward<B> {
         match self {
             Self::Dense(gated) => gated.bytes(backend),
             Self::Experts(experts) => experts.bytes(backend),
+            Self::Beside(beside) => beside.bytes(backend),
         }
     }
 
@@ -86,6 +97,7 @@ impl<B: Backend> FeedForward<B> {
         match self {
             Self::Dense(gated) => gated.read(backend, input, n_rows, &mut scratch.gated),
             Self::Experts(experts) => experts.read(backend, input, n_rows, scratch),
+            Self::Beside(beside) => beside.read(backend, input, n_rows, scratch),
         }
     }
 
@@ -104,6 +116,7 @@ impl<B: Backend> FeedForward<B> {
         match self {
             Self::Dense(gated) => gated.write(backend, n_rows, epilogue, &scratch.gated, out),
             Self::Experts(experts) => experts.write(backend, n_rows, epilogue, scratch, out),
+            Self::Beside(beside) => beside.write(backend, n_rows, epilogue, scratch, out),
         }
     }
 }

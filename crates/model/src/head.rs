@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use dsde_checkpoint::config::ModelConfig;
 use dsde_engine::RowBatch;
-use dsde_kernels::{AttentionShape, Backend, KvShape, RmsNorm};
+use dsde_kernels::{Backend, KvShape, RmsNorm};
 
 use crate::eagle3::Eagle3;
 use crate::features::Features;
@@ -76,9 +76,10 @@ impl<B: Backend> Head<B> {
 
 /// The key/value store that a head needs.
 pub(crate) fn head_kv_shape(layer: &ModelConfig, n_blocks: usize) -> KvShape {
-    let shape = kv_shape(layer, n_blocks);
+    let mut shape = kv_shape(layer, n_blocks);
     // The first token of a sequence has no feature before it.
-    KvShape { attention: AttentionShape { first_slot: 1, ..shape.attention }, ..shape }
+    shape.layers.iter_mut().for_each(|layer| layer.first_slot = 1);
+    shape
 }
 
 /// Rows of two tables, normalised, one beside the other.

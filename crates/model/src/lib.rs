@@ -14,6 +14,7 @@
 //! only: no images.
 
 mod attention;
+mod buffers;
 mod delta;
 mod eagle3;
 pub mod embedded;
@@ -22,6 +23,7 @@ pub mod executor;
 mod features;
 mod feed_forward;
 mod head;
+mod layer_inputs;
 pub mod llama;
 mod mtp;
 mod rope;

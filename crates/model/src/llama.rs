@@ -15,13 +15,13 @@ use dsde_engine::{BlockCopy, RowBatch, SlotMove};
 use dsde_policy::ExpertsWoken;
 
 use dsde_checkpoint::Checkpoint;
-use dsde_checkpoint::config::{DeltaShape, ModelConfig};
-use dsde_kernels::{AttentionShape, Backend, Epilogue, Input, KvShape, RmsNorm, RopeTable};
+use dsde_checkpoint::config::{LayerConfig, ModelConfig};
+use dsde_kernels::{Backend, Input, KvShape, RmsNorm, RopeTable};
 
-use crate::attention::AttentionPass;
-use crate::delta::DeltaScratch;
+use crate::attention::{AttentionPass, attention_shape};
+use crate::buffers::{Buffers, Joint, Scratch, gather_rows, prefix};
 use crate::error::Error;
-use crate::feed_forward::FeedForwardScratch;
+use crate::layer_inputs;
 use crate::rope::rope_table;
 use crate::states::{States, StatesShape};
 use crate::translation::Translation;
@@ -38,6 +38,8 @@ pub struct Llama<B: Backend> {
     states: Option<States>,
     /// See [`Llama::tap`].
     tapped: Vec<usize>,
+    /// Rows whose logits somebody wants, kept for its memory.
+    wanted: RowBatch,
 }
 
 impl<B: Backend> Llama<B> {
@@ -67,7 +69,15 @@ impl<B: Backend> Llama<B> {
         let config = checkpoint.config().clone();
         let weights = Weights::load(backend, checkpoint, translation, on_packed)?;
         let ropes = config.ropes.iter().map(|rope| rope_table(rope, context_len as usize)).collect();
-        Ok(Self { config, weights, ropes, scratch: Scratch::default(), states: None, tapped: Vec::new() })
+        Ok(Self {
+            config,
+            weights,
+            ropes,
+            scratch: Scratch::default(),
+            states: None,
+            tapped: Vec::new(),
+            wanted: RowBatch::default(),
+        })
     }
 
     /// Makes room for states of delta layers; a model without such layers has no use for them.
@@ -158,11 +168,13 @@ impl<B: Backend> Llama<B> {
     /// As [`Llama::forward`].
     pub fn begin(&mut self, backend: &B, rows: &RowBatch) {
         self.check_inputs(rows);
-        let Buffers { hidden, .. } = self.scratch.buffers(&self.config, self.tapped.len(), rows.n_rows());
-        self.weights.embed(backend, &rows.tokens, hidden);
-        if self.config.embedding_scale != 1.0 {
-            hidden.iter_mut().for_each(|x| *x *= self.config.embedding_scale);
+        let Self { config, weights, scratch, .. } = self;
+        let Buffers { hidden, layer_inputs, .. } = scratch.buffers(config, self.tapped.len(), rows.n_rows());
+        weights.embed(backend, &rows.tokens, hidden);
+        if config.embedding_scale != 1.0 {
+            hidden.iter_mut().for_each(|x| *x *= config.embedding_scale);
         }
+        weights.begin_layer_inputs(backend, config, &rows.tokens, hidden, layer_inputs);
     }
 
     /// Another part of [`Llama::forward`]: some layers. All have run once the parts are joined.
@@ -181,17 +193,44 @@ impl<B: Backend> Llama<B> {
         let has_delta = self.config.delta.is_some();
         assert!(!has_delta || layers == (0..self.config.n_layers), "states go through a pass once");
         self.states.iter_mut().for_each(|states| states.begin(rows));
-        self.mix_and_feed(backend, layers, rows, outputs, kv);
+        let last_kept = (layers.end == self.config.n_layers).then(|| self.last_kept_layer());
+        let end = last_kept.map_or(layers.end, |last| (last + 1).clamp(layers.start, layers.end));
+        let is_unwanted = outputs.is_empty();
+        self.mix_and_feed(backend, layers.start..end, rows, outputs, last_kept.filter(|_| is_unwanted), kv);
+        if end < layers.end && !is_unwanted {
+            self.run_wanted(backend, end..layers.end, rows, outputs, kv);
+        }
         self.states.iter_mut().for_each(States::end);
     }
 
+    /// Runs layers behind the last that leaves something, for the rows of outputs alone.
+    fn run_wanted(
+        &mut self,
+        backend: &B,
+        layers: Range<usize>,
+        rows: &RowBatch,
+        outputs: &[u32],
+        kv: &mut B::KvStore,
+    ) {
+        gather_rows(&mut self.scratch.hidden, self.config.hidden, outputs);
+        gather_rows(&mut self.scratch.layer_inputs.inputs, layer_inputs::row_len(&self.config), outputs);
+        let mut wanted = std::mem::take(&mut self.wanted);
+        wanted.copy_rows(rows, outputs);
+        let all: Vec<u32> = (0..outputs.len() as u32).collect();
+        self.mix_and_feed(backend, layers, &wanted, &all, None, kv);
+        self.wanted = wanted;
+    }
+
     /// See [`Llama::run_layers`].
+    ///
+    /// * `last`: the layer of which only what is stored is needed.
     fn mix_and_feed(
         &mut self,
         backend: &B,
         layers: Range<usize>,
         rows: &RowBatch,
         outputs: &[u32],
+        last: Option<usize>,
         kv: &mut B::KvStore,
     ) {
         let mut n_rows = rows.n_rows();
@@ -206,7 +245,7 @@ impl<B: Backend> Llama<B> {
             let input = Input { x: hidden, norm: Some(norm) };
             let mixed = &mut mixed[..n_rows * layer.mixed_len];
             let is_last = i + 1 == n_layers;
-            let is_ignored = is_last && outputs.is_empty() && !is_end_tapped;
+            let is_ignored = last.is_some_and(|last| i >= last);
             match &layer.mixer {
                 Mixer::Attention(attention) => {
                     let (config, kv_layer) = (&self.config, layer.idx);
@@ -229,6 +268,7 @@ impl<B: Backend> Llama<B> {
             if is_last && !is_end_tapped {
                 gather_rows(hidden, self.config.hidden, outputs);
                 gather_rows(mixed, layer.mixed_len, outputs);
+                gather_rows(&mut buffers.layer_inputs.inputs, layer_inputs::row_len(&self.config), outputs);
                 n_rows = outputs.len();
             }
             layer.finish(backend, &self.config, n_rows, &mut buffers);
@@ -239,12 +279,21 @@ impl<B: Backend> Llama<B> {
         }
     }
 
+    /// The last layer that leaves something for later passes or taps: of it, only what is stored is needed where nobody wants logits,
+    /// and those behind it concern nobody but the rows whose logits somebody wants.
+    fn last_kept_layer(&self) -> usize {
+        let keeps = |layer: &LayerConfig| layer.stores() || layer.is_delta;
+        let last = self.config.layers.iter().rposition(keeps).unwrap_or(0);
+        self.tapped.iter().copied().fold(last, usize::max)
+    }
+
     /// Goes on with some rows of the pass under way; the keys and values of the others stay as far as they were computed.
     ///
     /// * `kept`: ascending.
     pub fn keep_rows(&mut self, kept: &[u32]) {
         gather_rows(&mut self.scratch.hidden, self.config.hidden, kept);
         gather_rows(&mut self.scratch.taps, self.tapped.len() * self.config.hidden, kept);
+        gather_rows(&mut self.scratch.layer_inputs.inputs, layer_inputs::row_len(&self.config), kept);
     }
 
     /// Logits of single tokens after a row of the pass under way, as if its hidden state were the last one. `None` for
@@ -324,15 +373,10 @@ impl<B: Backend> Llama<B> {
     }
 }
 
-/// Attention of a model.
-fn attention_shape(config: &ModelConfig) -> AttentionShape {
-    let ModelConfig { n_heads, n_kv_heads, head_dim, .. } = *config;
-    AttentionShape { n_heads, n_kv_heads, head_dim, first_slot: 0 }
-}
-
 /// The key/value store that a model needs.
 pub fn kv_shape(config: &ModelConfig, n_blocks: usize) -> KvShape {
-    KvShape { n_layers: config.n_attention_layers(), n_blocks, attention: attention_shape(config) }
+    let stores = (0..config.n_layers).filter(|&layer| config.layers[layer].stores());
+    KvShape { n_blocks, layers: stores.map(|layer| attention_shape(config, layer)).collect() }
 }
 
 impl<B: Backend> Layer<B> {
@@ -353,125 +397,11 @@ impl<B: Backend> Layer<B> {
         feed_forward.add(backend, buffers.branch, hidden, |epilogue, out| {
             self.feed_forward.write(backend, n_rows, epilogue, buffers.feed_forward, out);
         });
-    }
-}
-
-/// How what a part of a layer computes joins the residual stream.
-#[derive(Clone, Copy)]
-struct Joint<'a> {
-    norm: Option<RmsNorm<'a>>,
-    scale: f32,
-}
-
-impl Joint<'_> {
-    /// `hidden += scale * norm(x)`, where `write` adds or stores `x`.
-    fn add<B: Backend>(
-        self,
-        backend: &B,
-        branch: &mut Branch,
-        hidden: &mut [f32],
-        write: impl FnOnce(Epilogue, &mut [f32]),
-    ) {
-        if self.norm.is_none() && self.scale == 1.0 {
-            return write(Epilogue::Add, hidden);
+        if let Some(input) = &self.input {
+            input.add(backend, config, (buffers.layer_inputs, buffers.branch), n_rows, hidden);
         }
-        let computed = prefix(&mut branch.computed, hidden.len());
-        write(Epilogue::Store, computed);
-        let added = match self.norm {
-            Some(norm) => {
-                let normalised = prefix(&mut branch.normalised, hidden.len());
-                backend.rms_norm(computed, norm, normalised);
-                normalised
-            }
-            None => computed,
-        };
-        hidden.iter_mut().zip(added).for_each(|(hidden, x)| *hidden += self.scale * *x);
-    }
-}
-
-/// What a part of a layer computed, before it joins the residual stream; `[n_rows, hidden]` each.
-#[derive(Default)]
-pub(crate) struct Branch {
-    computed: Vec<f32>,
-    normalised: Vec<f32>,
-}
-
-/// Buffers that live from pass to pass and grow to the largest pass seen.
-#[derive(Default)]
-pub(crate) struct Scratch {
-    pub(crate) hidden: Vec<f32>,
-    qkv: Vec<f32>,
-    mixed: Vec<f32>,
-    gates: Vec<f32>,
-    delta: DeltaScratch,
-    branch: Branch,
-    feed_forward: FeedForwardScratch,
-    taps: Vec<f32>,
-    pub(crate) logits: Vec<f32>,
-    /// Logits of a translated model, `[n_rows, n_shared]`.
-    guessed: Vec<f32>,
-}
-
-/// [`Scratch`] cut to a pass.
-pub(crate) struct Buffers<'a> {
-    /// Residual stream, `[n_rows, hidden]`.
-    pub(crate) hidden: &'a mut [f32],
-    /// Queries, keys and values, `[n_rows, (n_heads + 2 * n_kv_heads) * head_dim]`.
-    pub(crate) qkv: &'a mut [f32],
-    /// Output of attention, `[n_rows, n_heads * head_dim]`, or of a delta layer, `[n_rows, values_width]`; the longer of both.
-    pub(crate) mixed: &'a mut [f32],
-    /// What outputs are gated by.
-    pub(crate) gates: &'a mut Vec<f32>,
-    delta: &'a mut DeltaScratch,
-    branch: &'a mut Branch,
-    feed_forward: &'a mut FeedForwardScratch,
-    /// Residual stream at the taps, `[n_rows, n_taps * hidden]`.
-    taps: &'a mut [f32],
-}
-
-impl Buffers<'_> {
-    /// Copies the residual stream, of which `n_done` layers have run, to the taps that are there.
-    fn keep_taps(&mut self, tapped: &[usize], n_done: usize, width: usize) {
-        for at in (0..tapped.len()).filter(|&at| tapped[at] == n_done) {
-            let rows = self.hidden.chunks_exact(width);
-            for (taps, row) in self.taps.chunks_exact_mut(tapped.len() * width).zip(rows) {
-                taps[at * width..][..width].copy_from_slice(row);
-            }
-        }
-    }
-}
-
-impl Scratch {
-    pub(crate) fn buffers(&mut self, config: &ModelConfig, n_taps: usize, n_rows: usize) -> Buffers<'_> {
-        let ModelConfig { hidden, n_heads, n_kv_heads, head_dim, .. } = *config;
-        let mixed_len = config.delta.map_or(0, DeltaShape::values_width).max(n_heads * head_dim);
-        Buffers {
-            hidden: prefix(&mut self.hidden, n_rows * hidden),
-            qkv: prefix(&mut self.qkv, n_rows * (n_heads + 2 * n_kv_heads) * head_dim),
-            mixed: prefix(&mut self.mixed, n_rows * mixed_len),
-            gates: &mut self.gates,
-            delta: &mut self.delta,
-            branch: &mut self.branch,
-            feed_forward: &mut self.feed_forward,
-            taps: prefix(&mut self.taps, n_rows * n_taps * hidden),
-        }
-    }
-}
-
-/// The first `len` elements, after growing to at least as many.
-pub(crate) fn prefix(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
-    }
-    &mut buffer[..len]
-}
-
-/// Moves the rows named by `outputs` (ascending) to the front.
-pub(crate) fn gather_rows(rows: &mut [f32], width: usize, outputs: &[u32]) {
-    for (to, &from) in outputs.iter().enumerate() {
-        let from = from as usize * width;
-        if from != to * width {
-            rows.copy_within(from..from + width, to * width);
+        if let Some(scale) = self.scale {
+            hidden.iter_mut().for_each(|x| *x *= scale);
         }
     }
 }

@@ -20,10 +20,11 @@ use dsde_engine::RowBatch;
 use dsde_kernels::{Backend, Epilogue, Input, RmsNorm, RopeTable, Stacking};
 
 use crate::attention::AttentionPass;
+use crate::buffers::{Buffers, Scratch, gather_rows, prefix};
 use crate::error::Error;
 use crate::features::Features;
 use crate::head::beside_each_other;
-use crate::llama::{Buffers, Llama, Scratch, gather_rows, prefix};
+use crate::llama::Llama;
 use crate::rope::rope_table;
 use crate::weights::{Layer, Mixer, Tensors};
 

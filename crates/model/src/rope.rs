@@ -37,12 +37,13 @@ pub(crate) fn rope_table(rope: &Rope, n_positions: usize) -> RopeTable {
     };
     RopeTable {
         n_pairs: frequencies.len(),
+        distance: rope.span / 2,
         cos: angles().map(|angle| (factor * angle.cos()) as f32).collect(),
         sin: angles().map(|angle| (factor * angle.sin()) as f32).collect(),
     }
 }
 
-/// Radians per position of each pair of dimensions, `[rotary_dim / 2]`: `theta^(-2 i / rotary_dim)`, then scaled.
+/// Radians per position of each pair of dimensions that turns, `[rotary_dim / 2]`: `theta^(-2 i / span)`, then scaled.
 fn frequencies(rope: &Rope, n_positions: usize) -> Vec<f32> {
     let theta = match rope.scaling {
         RopeScaling::Dynamic { factor, original_context_len } => {
@@ -51,7 +52,7 @@ fn frequencies(rope: &Rope, n_positions: usize) -> Vec<f32> {
         }
         _ => rope.theta,
     };
-    let frequency = |i: usize| theta.powf(-2.0 * i as f64 / rope.rotary_dim as f64);
+    let frequency = |i: usize| theta.powf(-2.0 * i as f64 / rope.span as f64);
     (0..rope.rotary_dim / 2).map(|i| scaled(frequency(i), rope, i, n_positions) as f32).collect()
 }
 
@@ -124,7 +125,7 @@ mod tests {
     use super::*;
 
     fn check(scaling: RopeScaling, rotary_dim: usize, expected: &[f32]) {
-        let got = frequencies(&Rope { theta: 10_000.0, scaling, rotary_dim }, 1000);
+        let got = frequencies(&Rope { theta: 10_000.0, scaling, rotary_dim, span: rotary_dim }, 1000);
         assert_eq!(got.len(), expected.len());
         for (got, expected) in got.iter().zip(expected) {
             assert!((got / expected - 1.0).abs() < 1e-6, "got {got}, expected {expected}");
@@ -164,7 +165,8 @@ mod tests {
     #[test]
     fn the_table_holds_one_row_of_angles_per_position() {
         // Four elements: frequencies 1 and 0.01. Position 3: angles 3 and 0.03.
-        let table = rope_table(&Rope { theta: 10_000.0, scaling: RopeScaling::None, rotary_dim: 4 }, 4);
+        let table =
+            rope_table(&Rope { theta: 10_000.0, scaling: RopeScaling::None, rotary_dim: 4, span: 4 }, 4);
         assert_eq!(table.cos.len(), 8);
         assert_eq!((table.cos[0], table.sin[0]), (1.0, 0.0));
         let expected = [(-0.989_992_5, 0.141_12), (0.999_550_03, 0.029_995_5)];

@@ -15,6 +15,7 @@ use crate::attention::Attention;
 use crate::delta::DeltaLayer;
 use crate::error::Error;
 use crate::feed_forward::FeedForward;
+use crate::layer_inputs::{LayerInput, LayerInputScratch, LayerInputs};
 use crate::translation::Translation;
 
 /// Is told how many parts of a model are packed, and of how many: its layers and its output projection.
@@ -26,6 +27,7 @@ pub(crate) struct Weights<B: Backend> {
     embeddings: Option<Embeddings>,
     /// Of a draft with another vocabulary than its target's.
     pub(crate) translation: Option<Arc<Translation>>,
+    pub(crate) layer_inputs: Option<LayerInputs<B>>,
     pub(crate) layers: Vec<Layer<B>>,
     pub(crate) final_norm: Vec<f32>,
     /// Of a translated model, rows of shared tokens alone.
@@ -34,7 +36,7 @@ pub(crate) struct Weights<B: Backend> {
 
 /// Weights of one layer; norms behind its parts only where the architecture has them.
 pub(crate) struct Layer<B: Backend> {
-    /// Its number among the layers that mix as it does.
+    /// Of attention, the layer of the store that it reads; otherwise its number among delta layers.
     pub(crate) idx: usize,
     pub(crate) attention_norm: Vec<f32>,
     pub(crate) after_attention: Option<Vec<f32>>,
@@ -46,6 +48,9 @@ pub(crate) struct Layer<B: Backend> {
     pub(crate) feed_forward_norm: Vec<f32>,
     pub(crate) after_feed_forward: Option<Vec<f32>>,
     pub(crate) feed_forward: FeedForward<B>,
+    pub(crate) input: Option<LayerInput<B>>,
+    /// Factor of the residual stream behind it.
+    pub(crate) scale: Option<f32>,
 }
 
 /// What lets a row know of others.
@@ -86,7 +91,14 @@ impl<B: Backend> Weights<B> {
             layers.push(Layer::load(backend, tensors(i), config.hidden)?);
             on_packed(i + 2, config.n_layers + 1);
         }
-        Ok(Self { embeddings, translation, layers, final_norm: final_norm(checkpoint)?, lm_head })
+        Ok(Self {
+            embeddings,
+            translation,
+            layer_inputs: LayerInputs::load(backend, checkpoint)?,
+            layers,
+            final_norm: final_norm(checkpoint)?,
+            lm_head,
+        })
     }
 
     /// `out[r, :]` is the embedding of `tokens[r]`.
@@ -96,6 +108,22 @@ impl<B: Backend> Weights<B> {
             (Some(table), None) => table.gather(tokens, out),
             (None, _) => backend.gather(&self.lm_head, tokens, out),
         }
+    }
+
+    /// Makes the inputs of all layers, of a model that has them.
+    ///
+    /// * `embedded`: what enters the residual stream, `[tokens.len(), hidden]`.
+    pub(crate) fn begin_layer_inputs(
+        &self,
+        backend: &B,
+        config: &ModelConfig,
+        tokens: &[u32],
+        embedded: &[f32],
+        scratch: &mut LayerInputScratch,
+    ) {
+        let Some(inputs) = &self.layer_inputs else { return };
+        let own = self.translation.as_ref().map(|translation| translation.read(tokens));
+        inputs.begin(backend, config, own.as_deref().unwrap_or(tokens), embedded, scratch);
     }
 
     /// Logits `[n_rows, vocab_len]`.
@@ -120,7 +148,8 @@ impl<B: Backend> Weights<B> {
         let layers: usize = self.layers.iter().map(|layer| layer.bytes(backend)).sum();
         let final_norm = size_of_val(self.final_norm.as_slice());
         let translation = self.translation.as_ref().map_or(0, |translation| translation.bytes());
-        table + translation + layers + final_norm + backend.matrix_bytes(&self.lm_head)
+        let inputs = self.layer_inputs.as_ref().map_or(0, |inputs| inputs.bytes(backend));
+        table + translation + inputs + layers + final_norm + backend.matrix_bytes(&self.lm_head)
     }
 }
 
@@ -136,7 +165,7 @@ impl<B: Backend> Layer<B> {
     /// * `n_in`: width of what query, key and value are projected from.
     pub(crate) fn load(backend: &B, tensors: Tensors<'_>, n_in: usize) -> Result<Self, Error> {
         let config = tensors.checkpoint.config();
-        let ModelConfig { hidden, n_heads, head_dim, norms, .. } = *config;
+        let ModelConfig { hidden, n_heads, norms, .. } = *config;
         let norm = |name| tensors.norm(name, hidden);
         let is_delta = config.layers[tensors.layer].is_delta;
         let before = &config.layers[..tensors.layer];
@@ -147,12 +176,16 @@ impl<B: Backend> Layer<B> {
             }
             None => {
                 let attention = Attention::load(backend, &tensors, n_in)?;
+                let head_dim = config.kv_heads_of(tensors.layer).head_dim;
                 (Mixer::Attention(attention), "self_attn.o_proj", n_heads * head_dim)
             }
         };
         let has_bias = config.has_output_bias && !is_delta;
         Ok(Self {
-            idx: before.iter().filter(|layer| layer.is_delta == is_delta).count(),
+            idx: match is_delta {
+                true => before.iter().filter(|layer| layer.is_delta).count(),
+                false => config.kv_layer(tensors.layer),
+            },
             attention_norm: norm(norms.before_attention)?,
             after_attention: norms.after_attention.map(norm).transpose()?,
             mixer,
@@ -161,6 +194,12 @@ impl<B: Backend> Layer<B> {
             feed_forward_norm: norm(norms.before_feed_forward)?,
             after_feed_forward: norms.after_feed_forward.map(norm).transpose()?,
             feed_forward: FeedForward::load(backend, &tensors)?,
+            input: LayerInput::load(backend, &tensors)?,
+            scale: config
+                .has_layer_scale
+                .then(|| tensors.vector("layer_scalar", 1))
+                .transpose()?
+                .map(|x| x[0]),
         })
     }
 
@@ -172,7 +211,8 @@ impl<B: Backend> Layer<B> {
         let optional = [&self.after_attention, &self.after_feed_forward].into_iter().flatten();
         let vectors = [&self.attention_norm, &self.feed_forward_norm].into_iter().chain(optional);
         let vector_bytes: usize = vectors.map(|vector| size_of_val(vector.as_slice())).sum();
-        mixer + backend.matrix_bytes(&self.output) + vector_bytes + self.feed_forward.bytes(backend)
+        let input = self.input.as_ref().map_or(0, |input| input.bytes(backend));
+        mixer + backend.matrix_bytes(&self.output) + vector_bytes + self.feed_forward.bytes(backend) + input
     }
 }
 

@@ -16,9 +16,9 @@ use dsde_kernels::{Backend, Cpu, Reference};
 use dsde_model::Llama;
 use dsde_model::llama::kv_shape;
 use dsde_sampling::Proposal;
-use writer::{FLAG, Writer, f32s};
+use writer::{FLAG, I32, Writer, f32s};
 
-const FAMILIES: [&str; 22] = [
+const FAMILIES: [&str; 25] = [
     "llama2",
     "llama3",
     "llama_linear",
@@ -29,6 +29,9 @@ const FAMILIES: [&str; 22] = [
     "qwen3",
     "gemma2",
     "gemma3",
+    "gemma4",
+    "gemma4_shared",
+    "gemma4_moe",
     "phi3",
     "smollm3",
     "granite",
@@ -67,7 +70,7 @@ fn logits<B: Backend>(backend: &B, checkpoint: &Checkpoint) -> Vec<f32> {
     let mut model = Llama::load(backend, checkpoint, PROMPT_LEN).unwrap().with_states(backend, 1);
     let n_blocks = PROMPT_LEN.div_ceil(backend.block_len() as u32);
     let table: Vec<_> = (0..n_blocks).map(BlockId).collect();
-    let mut kv = backend.kv_store(kv_shape(model.config(), table.len()));
+    let mut kv = backend.kv_store(&kv_shape(model.config(), table.len()));
     let prompt: Vec<u32> = (0..PROMPT_LEN).map(|i| (i * i + 3) % 48).collect();
     let mut rows = RowBatch::default();
     rows.push(0, &prompt, &Proposal::new(), &table);
@@ -144,11 +147,18 @@ fn all_experts(folder: &Checkpoint, first: usize) -> Vec<(String, Vec<usize>, Dt
         let gates: Vec<Dense<'_>> = experts.iter().map(|expert| expert.gate).collect();
         let ups: Vec<Dense<'_>> = experts.iter().map(|expert| expert.up).collect();
         let downs: Vec<Dense<'_>> = experts.iter().map(|expert| expert.down).collect();
-        for (part, matrices) in [("gate", gates), ("up", ups), ("down", downs)] {
-            let Dense { n_out, n_in, dtype, .. } = matrices[0];
-            let bytes = matrices.iter().flat_map(|matrix| matrix.bytes.to_vec()).collect();
-            let name = format!("blk.{}.ffn_{part}_exps.weight", first + layer);
-            tensors.push((name, vec![n_experts, n_out, n_in], dtype, bytes));
+        let name = |part: &str| format!("blk.{}.ffn_{part}_exps.weight", first + layer);
+        let mut parts = vec![("down", vec![downs])];
+        match config.family {
+            // As its converter leaves them.
+            Family::Gemma4 => parts.push(("gate_up", vec![gates, ups])),
+            _ => parts.extend([("gate", vec![gates]), ("up", vec![ups])]),
+        }
+        for (part, matrices) in parts {
+            let Dense { n_out, n_in, dtype, .. } = matrices[0][0];
+            let of_expert = |expert: usize| matrices.iter().flat_map(move |part| part[expert].bytes.to_vec());
+            let bytes = (0..n_experts).flat_map(of_expert).collect();
+            tensors.push((name(part), vec![n_experts, matrices.len() * n_out, n_in], dtype, bytes));
         }
     }
     tensors
@@ -287,6 +297,7 @@ fn write_metadata(writer: &mut Writer, config: &ModelConfig, has_mtp: bool) {
         Family::Qwen3 => "qwen3",
         Family::Gemma2 => "gemma2",
         Family::Gemma3 => "gemma3",
+        Family::Gemma4 => "gemma4",
         Family::Phi3 => "phi3",
         Family::SmolLm3 => "smollm3",
         Family::Granite => "granite",
@@ -379,6 +390,7 @@ fn write_own_metadata(writer: &mut Writer, config: &ModelConfig, key: impl Fn(&s
                 .u32(&key("attention.sliding_window_pattern"), 3)
                 .f32(&key("rope.freq_base_swa"), config.ropes[1].theta as f32);
         }
+        Family::Gemma4 => write_gemma4_metadata(writer, config, key),
         Family::Granite => {
             writer
                 .f32(&key("embedding_scale"), config.embedding_scale)
@@ -392,6 +404,41 @@ fn write_own_metadata(writer: &mut Writer, config: &ModelConfig, key: impl Fn(&s
         }
         _ => {}
     }
+}
+
+/// Sizes that differ between layers, one number per layer, and divisors with which some pairs do not turn.
+fn write_gemma4_metadata(writer: &mut Writer, config: &ModelConfig, key: impl Fn(&str) -> String) {
+    let n_layers = config.n_layers;
+    let mut array = |name: &str, type_id, elements: Vec<u8>| {
+        writer.array(&key(name), type_id, n_layers as u64, elements);
+    };
+    let numbers = |number: &dyn Fn(usize) -> usize| -> Vec<u8> {
+        (0..n_layers).flat_map(|layer| (number(layer) as i32).to_le_bytes()).collect()
+    };
+    array("attention.head_count_kv", I32, numbers(&|layer| config.kv_heads_of(layer).n_kv_heads));
+    array("feed_forward_length", I32, numbers(&|layer| config.intermediate_of(layer)));
+    let slide = config.layers.iter().map(|layer| u8::from(layer.window.is_some())).collect();
+    array("attention.sliding_window_pattern", FLAG, slide);
+    let n_sharing = config.layers.iter().filter(|layer| !layer.stores()).count();
+    let [global, local] = [&config.ropes[0], &config.ropes[1]];
+    for (name, len) in [
+        ("attention.key_length", global.span),
+        ("attention.value_length", global.span),
+        ("attention.key_length_swa", config.head_dim),
+        ("attention.value_length_swa", config.head_dim),
+        ("rope.dimension_count", global.span),
+        ("rope.dimension_count_swa", local.rotary_dim),
+        ("attention.shared_kv_layers", n_sharing),
+        ("embedding_length_per_layer_input", config.layer_inputs.map_or(0, |inputs| inputs.width)),
+    ] {
+        writer.u32(&key(name), len as u32);
+    }
+    writer.f32(&key("rope.freq_base_swa"), local.theta as f32);
+    if let Some(cap) = config.logit_soft_cap {
+        writer.f32(&key("final_logit_softcapping"), cap);
+    }
+    let factors = (0..global.span / 2).map(|pair| if 2 * pair < global.rotary_dim { 1.0 } else { 1e30 });
+    writer.tensor("rope_freqs.weight", &[global.span / 2], type_id(Dtype::F32), f32s(factors));
 }
 
 /// Divisors of the frequencies, as converters compute them from wavelengths.
@@ -459,6 +506,22 @@ fn gguf_name(config: &ModelConfig, name: &str) -> String {
     let name = &of_head.iter().fold(name.to_string(), |name, (theirs, ours)| name.replace(theirs, ours));
     let norms: &[(&str, &str)] = match config.family {
         Family::Gemma2 | Family::Gemma3 => &[
+            ("post_attention_layernorm", "post_attention_norm"),
+            ("pre_feedforward_layernorm", "ffn_norm"),
+            ("post_feedforward_layernorm", "post_ffw_norm"),
+        ],
+        Family::Gemma4 => &[
+            ("model.embed_tokens_per_layer", "per_layer_token_embd"),
+            ("model.per_layer_model_projection", "per_layer_model_proj"),
+            ("model.per_layer_projection_norm", "per_layer_proj_norm"),
+            ("post_per_layer_input_norm", "post_norm"),
+            ("per_layer_input_gate", "inp_gate"),
+            ("per_layer_projection", "proj"),
+            ("layer_scalar", "layer_output_scale.weight"),
+            ("pre_feedforward_layernorm_2", "pre_ffw_norm_2"),
+            ("router.proj", "ffn_gate_inp"),
+            ("router.scale", "ffn_gate_inp.scale"),
+            ("router.per_expert_scale", "ffn_down_exps.scale"),
             ("post_attention_layernorm", "post_attention_norm"),
             ("pre_feedforward_layernorm", "ffn_norm"),
             ("post_feedforward_layernorm", "post_ffw_norm"),

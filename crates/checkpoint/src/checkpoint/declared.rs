@@ -5,15 +5,18 @@
 
 use std::collections::HashSet;
 
-use super::experts::{SHARED, bias_names, matrix_names, router};
-use super::{Checkpoint, EMBEDDINGS, OUTPUT, SINKS, delta, mtp};
-use crate::config::{ModelConfig, NormNames};
+use super::experts::{BESIDE, SHARED, bias_names, matrix_names, router};
+use super::{Checkpoint, EMBEDDINGS, OUTPUT, SINKS, delta, layer_inputs, mtp};
+use crate::config::{KvSource, ModelConfig, NormNames};
 use crate::error::Error;
 
 /// Names of unused tensors that a warning repeats.
 const SHOWN_MAX: usize = 5;
 /// What older tools stored beside the weights although it follows from the configuration.
 const DERIVED: &str = "rotary_emb.inv_freq";
+/// Norms of queries and keys, within a layer.
+const Q_NORM: &str = "self_attn.q_norm";
+const K_NORM: &str = "self_attn.k_norm";
 
 /// Names of all tensors of a model.
 pub(super) fn implied(config: &ModelConfig) -> HashSet<String> {
@@ -24,31 +27,31 @@ pub(super) fn implied(config: &ModelConfig) -> HashSet<String> {
     if !config.tie_embeddings {
         names.insert(OUTPUT.to_string());
     }
+    names.extend(layer_inputs::names(config));
     for layer in 0..config.n_layers {
         let mixer = match config.layers[layer].is_delta {
             true => delta::names(config.delta_layout).collect(),
-            false => attention(config),
+            false => attention(config, layer),
         };
         let norms = norms.iter().flatten().map(|module| format!("{module}.weight"));
         let all = mixer.into_iter().chain(norms).chain(feed_forward(config, layer));
+        let all = all.chain(layer_inputs::names_of_layer(config));
         names.extend(all.map(|name| format!("model.layers.{layer}.{name}")));
     }
     names
 }
 
 /// Names of the tensors of the attention of a layer, within it.
-fn attention(config: &ModelConfig) -> Vec<String> {
-    let projections = [
-        ("self_attn.q_proj", config.has_qkv_bias),
-        ("self_attn.k_proj", config.has_qkv_bias),
-        ("self_attn.v_proj", config.has_qkv_bias),
-        ("self_attn.o_proj", config.has_output_bias),
-    ];
+fn attention(config: &ModelConfig, layer: usize) -> Vec<String> {
+    let projections =
+        config.projections_of(layer).into_iter().map(|(module, _)| (module, config.has_qkv_bias));
+    let projections: Vec<_> = projections.chain([("self_attn.o_proj", config.has_output_bias)]).collect();
     let biases = projections.iter().filter(|(_, has_bias)| *has_bias);
     let mut names: Vec<String> = biases.map(|(module, _)| format!("{module}.bias")).collect();
     names.extend(projections.iter().map(|(module, _)| format!("{module}.weight")));
     if config.has_qk_norm {
-        names.extend(["self_attn.q_norm", "self_attn.k_norm"].map(|module| format!("{module}.weight")));
+        names.push(format!("{Q_NORM}.weight"));
+        names.extend(config.layers[layer].stores().then(|| format!("{K_NORM}.weight")));
     }
     if config.has_sinks {
         names.push(SINKS.to_string());
@@ -56,18 +59,28 @@ fn attention(config: &ModelConfig) -> Vec<String> {
     names
 }
 
+/// Whether a tensor is for keys and values of a layer that reads those of another; such files have them, and nobody uses them.
+fn is_beside_shared(config: &ModelConfig, name: &str) -> bool {
+    let Some((layer, module)) = in_layer(name) else { return false };
+    let is_sharing = config.layers.get(layer).is_some_and(|layer| matches!(layer.kv, KvSource::Layer(_)));
+    is_sharing && ["self_attn.k_", "self_attn.v_"].iter().any(|start| module.starts_with(start))
+}
+
+/// The layer of a tensor, and its name there.
+fn in_layer(name: &str) -> Option<(usize, &str)> {
+    let (index, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
+    Some((index.parse().ok()?, rest))
+}
+
 /// Names of the tensors of the feed-forward part of a layer, within it.
 fn feed_forward(config: &ModelConfig, layer: usize) -> Vec<String> {
-    let Some(experts) = config.experts_of(layer) else {
-        let parts: &[&str] = if config.has_mlp_bias { &["weight", "bias"] } else { &["weight"] };
-        let modules = ["gate_proj", "up_proj", "down_proj"];
-        return modules
-            .iter()
-            .flat_map(|module| parts.iter().map(move |part| format!("mlp.{module}.{part}")))
-            .collect();
-    };
+    let Some(experts) = config.experts_of(layer) else { return dense_feed_forward(config) };
     let router = router(config.family);
     let mut names = matrix_names(config.family, experts);
+    if experts.is_beside_dense {
+        names.extend(dense_feed_forward(config));
+        names.extend(BESIDE.map(|(_, name)| name.to_string()));
+    }
     names.push(format!("{router}.weight"));
     if experts.has_bias {
         names.push(format!("{router}.bias"));
@@ -77,6 +90,15 @@ fn feed_forward(config: &ModelConfig, layer: usize) -> Vec<String> {
         names.extend(SHARED.map(|(_, module)| format!("{module}.weight")));
     }
     names
+}
+
+/// Names of the tensors of an ordinary feed-forward part.
+fn dense_feed_forward(config: &ModelConfig) -> Vec<String> {
+    let parts: &[&str] = if config.has_mlp_bias { &["weight", "bias"] } else { &["weight"] };
+    let modules = ["gate_proj", "up_proj", "down_proj"];
+    let names =
+        modules.iter().flat_map(|module| parts.iter().map(move |part| format!("mlp.{module}.{part}")));
+    names.collect()
 }
 
 impl Checkpoint {
@@ -99,6 +121,7 @@ impl Checkpoint {
         let is_accounted_for = |name: &str| {
             implied.contains(name)
                 || name.ends_with(DERIVED)
+                || is_beside_shared(&self.config, name)
                 || (self.has_mtp() && name.starts_with(mtp::PREFIX))
                 || (is_output_equal && name == OUTPUT)
         };
@@ -132,7 +155,7 @@ impl Checkpoint {
     }
 
     /// Whether an unused tensor belongs to a part of the model that runs and would do something there, as biases other than 0
-    /// and further norms do, delta layers, and whatever stands beside experts.
+    /// and further norms do, delta layers, inputs and factors of layers, and whatever stands beside experts.
     fn would_change_output(&self, name: &str) -> bool {
         if !self.is_part_that_runs(name) {
             return false;
@@ -144,12 +167,14 @@ impl Checkpoint {
             || (name.ends_with(".bias") && !is_zero())
             || (self.config.experts.is_some() && is_beside_experts())
             || name.contains(delta::MODULE)
+            || name.contains(".router.")
+            || name.ends_with(layer_inputs::LAYER_SCALE)
+            || layer_inputs::OF_LAYER.iter().any(|module| name.contains(module))
     }
 
     fn is_part_that_runs(&self, name: &str) -> bool {
-        let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
-        match layer {
-            Some((index, _)) => index.parse().is_ok_and(|index: usize| index < self.config.n_layers),
+        match in_layer(name) {
+            Some((layer, _)) => layer < self.config.n_layers,
             None => name.starts_with("model.norm.") || name.starts_with("lm_head."),
         }
     }

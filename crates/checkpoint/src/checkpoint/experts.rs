@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | Hugging Face | `mlp.gate`, Mixtral `block_sparse_moe.gate` | `mlp.experts.3.up_proj`, Mixtral `block_sparse_moe.experts.3.w3` |
 //! | Hugging Face, fused | `mlp.gate` | `mlp.experts.gate_up_proj` `[n_experts, 2 * intermediate, hidden]`, `mlp.experts.down_proj` |
+//! | Hugging Face, Gemma 4 | `router.proj` | `experts.gate_up_proj` as above, `experts.down_proj` |
 //! | Hugging Face, gpt-oss | `mlp.router` | `mlp.experts.gate_up_proj` `[n_experts, hidden, 2 * intermediate]`, or `mlp.experts.gate_up_proj_blocks` and `_scales` in MXFP4 |
 //! | GGUF | `ffn_gate_inp` | `ffn_up_exps` `[n_experts, intermediate, hidden]`, ... |
 //!
@@ -27,6 +28,31 @@ pub(super) const SHARED: [(&str, &str); 4] = [
     ("ffn_down_shexp", "mlp.shared_expert.down_proj"),
     ("ffn_gate_inp_shexp", "mlp.shared_expert_gate"),
 ];
+
+/// Vectors of experts beside an ordinary feed-forward part, in GGUF and in Hugging Face files, within a layer: norms of what the
+/// ordinary part answers, of what experts read and of what they answer; the weights of the router's norm, and factors of experts.
+pub(super) const BESIDE: [(&str, &str); 5] = [
+    ("post_ffw_norm_1.weight", "post_feedforward_layernorm_1.weight"),
+    ("pre_ffw_norm_2.weight", "pre_feedforward_layernorm_2.weight"),
+    ("post_ffw_norm_2.weight", "post_feedforward_layernorm_2.weight"),
+    ("ffn_gate_inp.scale", "router.scale"),
+    ("ffn_down_exps.scale", "router.per_expert_scale"),
+];
+
+/// Vectors of experts beside an ordinary feed-forward part.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BesideDense {
+    /// Norm of what the ordinary part answers, `[hidden]`.
+    pub after_dense: Vec<f32>,
+    /// Norm of what experts read, `[hidden]`.
+    pub before_experts: Vec<f32>,
+    /// Norm of what they answer together, `[hidden]`.
+    pub after_experts: Vec<f32>,
+    /// Norm of what the router reads, `[hidden]`.
+    pub router_norm: Vec<f32>,
+    /// Factors of the weights of experts, `[n_experts]`.
+    pub scales: Vec<f32>,
+}
 
 /// Matrices of an expert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +143,7 @@ pub(crate) fn router(family: Family) -> &'static str {
     match family {
         Family::Mixtral => "block_sparse_moe.gate",
         Family::GptOss => "mlp.router",
+        Family::Gemma4 => "router.proj",
         _ => "mlp.gate",
     }
 }
@@ -158,7 +185,7 @@ pub(super) fn split(
     };
     let mut all = HashMap::with_capacity(tensors.len());
     for (name, location) in tensors {
-        match stacked_parts(&name) {
+        match stacked_parts(config.family, &name) {
             Some((layer, parts)) => {
                 for (part, expert, location) in cut(config, experts, parts, &name, &location)? {
                     let module = part.module(config.family, expert);
@@ -174,8 +201,9 @@ pub(super) fn split(
 }
 
 /// The layer and the parts of a tensor that holds all experts.
-fn stacked_parts(name: &str) -> Option<(&str, &'static [ExpertPart])> {
-    let (layer, module) = name.split_once(".mlp.experts.")?;
+fn stacked_parts(family: Family, name: &str) -> Option<(&str, &'static [ExpertPart])> {
+    let in_layer = || name.split_once(".experts.").filter(|_| family == Family::Gemma4);
+    let (layer, module) = name.split_once(".mlp.experts.").or_else(in_layer)?;
     let parts: &[ExpertPart] = match module.strip_suffix(".weight").unwrap_or(module) {
         "gate_up_proj" => &[ExpertPart::Gate, ExpertPart::Up],
         "gate_proj" => &[ExpertPart::Gate],
@@ -253,6 +281,27 @@ impl Checkpoint {
         let (name, hidden) = (format!("model.layers.{layer}.{module}.weight"), self.config.hidden);
         let shape: &[usize] = if self.metadata.is_some() { &[hidden] } else { &[1, hidden] };
         Ok(self.tensor(&name, shape)?.to_f32())
+    }
+
+    /// What experts beside an ordinary feed-forward part have of their own, in a layer that has such.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub fn beside_dense(&self, layer: usize) -> Result<Option<BesideDense>, Error> {
+        let Some(experts) = self.config.experts_of(layer).filter(|experts| experts.is_beside_dense) else {
+            return Ok(None);
+        };
+        let hidden = self.config.hidden;
+        let vector = |idx: usize, len| self.vector(&format!("model.layers.{layer}.{}", BESIDE[idx].1), len);
+        // The router divides its input by the root of the width.
+        let root = (hidden as f64).sqrt() as f32;
+        Ok(Some(BesideDense {
+            after_dense: vector(0, hidden)?,
+            before_experts: vector(1, hidden)?,
+            after_experts: vector(2, hidden)?,
+            router_norm: vector(3, hidden)?.iter().map(|weight| weight / root).collect(),
+            scales: vector(4, experts.n_experts)?,
+        }))
     }
 
     /// The experts of a layer. Those that a file holds in another order are copied.

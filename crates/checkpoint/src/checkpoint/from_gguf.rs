@@ -5,15 +5,23 @@ use std::sync::Arc;
 
 use super::declared::implied;
 use super::experts::{self, ExpertPart};
-use super::{Checkpoint, SINKS, delta, layout, mtp};
-use crate::config::{Architecture, LONG_ROPE_FACTORS, ModelConfig, ROPE_FACTORS, SHORT_ROPE_FACTORS};
+use super::{Checkpoint, SINKS, delta, layer_inputs, layout, mtp};
+use crate::config::{
+    Architecture, KvHeads, LONG_ROPE_FACTORS, ModelConfig, ROPE_FACTORS, SHORT_ROPE_FACTORS,
+};
 use crate::error::Error;
 use crate::gguf::Gguf;
 use crate::stored::RowOrder;
 
 /// Modules of which there is one, in GGUF and in Hugging Face files.
-const MODULES: [(&str, &str); 3] =
-    [("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
+const MODULES: [(&str, &str); 6] = [
+    ("token_embd", "model.embed_tokens"),
+    ("output_norm", "model.norm"),
+    ("output", "lm_head"),
+    ("per_layer_token_embd", layer_inputs::TABLE),
+    ("per_layer_model_proj", layer_inputs::PROJECTION),
+    ("per_layer_proj_norm", layer_inputs::NORM),
+];
 /// Modules of a layer, norms apart.
 const LAYER_MODULES: [(&str, &str); 10] = [
     ("attn_q", "self_attn.q_proj"),
@@ -26,6 +34,12 @@ const LAYER_MODULES: [(&str, &str); 10] = [
     ("ffn_up", "mlp.up_proj"),
     ("ffn_down", "mlp.down_proj"),
     ("attn_qkv", layout::QKV),
+];
+/// Modules of a layer for inputs beside the residual stream.
+const LAYER_INPUT_MODULES: [(&str, &str); 3] = [
+    ("inp_gate", layer_inputs::OF_LAYER[0]),
+    ("proj", layer_inputs::OF_LAYER[1]),
+    ("post_norm", layer_inputs::OF_LAYER[2]),
 ];
 /// Norms of a layer, of which an architecture has two or all.
 const NORMS: [&str; 4] = ["attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"];
@@ -77,6 +91,12 @@ fn published_name(config: &ModelConfig, name: &str) -> Option<String> {
     {
         return Some(format!("{}.{published}", layer_path(config, idx)));
     }
+    if let Some((idx, vector)) =
+        layer(name).filter(|_| config.experts.as_ref().is_some_and(|experts| experts.is_beside_dense))
+        && let Some(published) = find(&experts::BESIDE, vector)
+    {
+        return Some(format!("{}.{published}", layer_path(config, idx)));
+    }
     let (module, part) = name.rsplit_once('.')?;
     if !PARTS.contains(&part) {
         return None;
@@ -85,12 +105,16 @@ fn published_name(config: &ModelConfig, name: &str) -> Option<String> {
         Some((idx, "attn_sinks")) if config.has_sinks && part == "weight" => {
             Some(format!("{}.{SINKS}", layer_path(config, idx)))
         }
+        Some((idx, "layer_output_scale")) if config.has_layer_scale && part == "weight" => {
+            Some(format!("{}.{}", layer_path(config, idx), layer_inputs::LAYER_SCALE))
+        }
         Some((idx, module)) if idx == config.n_layers && find(&mtp::MODULES, module).is_some() => {
             Some(format!("{}.{part}", find(&mtp::MODULES, module)?))
         }
         Some((idx, module)) => {
             Some(format!("{}.{}.{part}", layer_path(config, idx), layer_module(config, module)?))
         }
+        None if module.starts_with("per_layer_") && config.layer_inputs.is_none() => None,
         None => Some(format!("{}.{part}", find(&MODULES, module)?)),
     }
 }
@@ -116,6 +140,9 @@ fn layer_module(config: &ModelConfig, module: &str) -> Option<String> {
         "post_attention_norm" => config.norms.after_attention,
         "post_ffw_norm" => config.norms.after_feed_forward,
         "ffn_up" if fused.gate_up => Some(layout::GATE_UP),
+        _ if config.layer_inputs.is_some() && find(&LAYER_INPUT_MODULES, module).is_some() => {
+            find(&LAYER_INPUT_MODULES, module)
+        }
         _ if config.delta.is_some() => find(&delta::MODULES, module).or_else(|| find(&LAYER_MODULES, module)),
         _ => find(&LAYER_MODULES, module),
     };
@@ -160,15 +187,15 @@ pub(crate) struct Named {
 
 /// All tensors of a model, from the first layer to the last.
 pub(crate) fn named(config: &ModelConfig) -> Vec<Named> {
-    let whole = MODULES.iter().map(|(module, _)| (*module, (*module).to_string()));
+    let whole = MODULES.iter().map(|(module, _)| (0, *module, (*module).to_string()));
     let modules = NORMS.into_iter().chain(LAYER_MODULES.map(|(module, _)| module)).chain([ROUTER]);
     let layers = (0..config.n_layers)
-        .flat_map(|idx| modules.clone().map(move |module| (module, format!("blk.{idx}.{module}"))));
+        .flat_map(|idx| modules.clone().map(move |module| (idx, module, format!("blk.{idx}.{module}"))));
     let implied = implied(config);
-    let parts = whole.chain(layers).flat_map(|(module, path)| {
+    let parts = whole.chain(layers).flat_map(|(idx, module, path)| {
         PARTS.map(|part| {
             let name = format!("{path}.{part}");
-            let mut shape = shape(config, module);
+            let mut shape = shape(config, idx, module);
             if part == "bias" {
                 shape.truncate(1);
             }
@@ -200,10 +227,13 @@ fn stacked(config: &ModelConfig, layer: usize) -> Vec<Named> {
 }
 
 /// Shape of the weight of a module.
-fn shape(config: &ModelConfig, module: &str) -> Vec<usize> {
-    let (hidden, intermediate, head_dim) = (config.hidden, config.intermediate, config.head_dim);
-    let (q_len, kv_len) = (config.n_heads * head_dim, config.n_kv_heads * head_dim);
-    let [q_norm_len, k_norm_len] = config.qk_norm_lens();
+///
+/// * `layer`: if it belongs to one.
+fn shape(config: &ModelConfig, layer: usize, module: &str) -> Vec<usize> {
+    let (hidden, intermediate) = (config.hidden, config.intermediate_of(layer));
+    let KvHeads { n_kv_heads, head_dim } = config.kv_heads_of(layer);
+    let (q_len, kv_len) = (config.n_heads * head_dim, n_kv_heads * head_dim);
+    let [q_norm_len, k_norm_len] = config.qk_norm_lens(layer);
     match module {
         "token_embd" | "output" => vec![config.n_embeddings, hidden],
         "attn_q" => vec![q_len, hidden],

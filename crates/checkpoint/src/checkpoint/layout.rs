@@ -52,8 +52,8 @@ pub(super) fn split(
     config: &ModelConfig,
 ) -> Result<HashMap<String, Location>, Error> {
     let fused = Architecture::of(config.family).fused;
-    let (q_len, kv_len) = (config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim);
-    let qkv = [("self_attn.q_proj", q_len), ("self_attn.k_proj", kv_len), ("self_attn.v_proj", kv_len)];
+    // Where they are fused, layers are alike.
+    let qkv = config.projections_of(0);
     let gate_up = [("mlp.gate_proj", config.intermediate), ("mlp.up_proj", config.intermediate)];
     let mut all = HashMap::new();
     for (name, location) in tensors {

@@ -5,8 +5,8 @@
 //! [`ModelConfig`].
 
 use super::architectures::{
-    gemma2, gemma3, glm4, gpt_oss, granite, llama, mistral, mixtral, olmoe, phi3, qwen2, qwen3, qwen3_5,
-    qwen3_5_moe, qwen3_moe, qwen3_next, smollm3,
+    gemma2, gemma3, gemma4, glm4, gpt_oss, granite, llama, mistral, mixtral, olmoe, phi3, qwen2, qwen3,
+    qwen3_5, qwen3_5_moe, qwen3_moe, qwen3_next, smollm3,
 };
 use super::fields::Fields;
 use super::of_gguf::Keys;
@@ -121,13 +121,14 @@ pub(super) const LIKE_LLAMA: Architecture = Architecture {
 };
 
 /// All that can be run, in the order in which errors list them.
-const ALL: [&Architecture; 17] = [
+const ALL: [&Architecture; 18] = [
     &llama::LLAMA,
     &mistral::MISTRAL,
     &qwen2::QWEN2,
     &qwen3::QWEN3,
     &gemma2::GEMMA2,
     &gemma3::GEMMA3,
+    &gemma4::GEMMA4,
     &phi3::PHI3,
     &smollm3::SMOLLM3,
     &granite::GRANITE,

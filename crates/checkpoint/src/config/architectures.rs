@@ -2,6 +2,7 @@
 
 pub(super) mod gemma2;
 pub(super) mod gemma3;
+pub(super) mod gemma4;
 pub(super) mod glm4;
 pub(super) mod gpt_oss;
 pub(super) mod granite;

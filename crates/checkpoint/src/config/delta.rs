@@ -158,7 +158,7 @@ impl ModelConfig {
     ) -> Result<(), Error> {
         for (i, layer) in self.layers.iter_mut().enumerate().filter(|(i, _)| is_delta(*i)) {
             debug_assert!(layer.window.is_none(), "layer {i} sees everything");
-            *layer = LayerConfig { window: None, rope: None, is_delta: true };
+            *layer = LayerConfig { rope: None, is_delta: true, ..LayerConfig::PLAIN };
         }
         if self.n_attention_layers() == 0 {
             let (expected, got) = ("at least one layer of attention".to_string(), "none".to_string());

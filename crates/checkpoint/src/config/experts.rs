@@ -34,6 +34,9 @@ pub struct Experts {
     pub is_renormalised: bool,
     /// Width of one more expert, which all rows ask and whose answer is scaled by a gate of its own; `None` without.
     pub shared: Option<usize>,
+    /// Whether they answer beside an ordinary feed-forward part, both behind norms of their own; the router then reads the residual
+    /// stream by a norm of its own, and every expert has a factor of its weights.
+    pub is_beside_dense: bool,
     /// Whether the router and the matrices of experts have biases.
     pub has_bias: bool,
     /// How folders hold the matrices.
@@ -63,9 +66,17 @@ impl Experts {
         width: &'static str,
         is_renormalised: bool,
     ) -> Result<Self, Error> {
+        Self::parse_named(fields, [CHOSEN, width], is_renormalised)
+    }
+
+    /// The same where the number of those that a row asks, too, has a name of its own.
+    pub(super) fn parse_named(
+        fields: Fields<'_>,
+        [chosen, width]: [&'static str; 2],
+        is_renormalised: bool,
+    ) -> Result<Self, Error> {
         let n_experts = n_experts(fields)?;
-        let n_chosen = fields.optional_len(CHOSEN, 1..=n_experts)?;
-        let n_chosen = n_chosen.ok_or(Error::FieldMissing { field: CHOSEN })?;
+        let n_chosen = fields.len(chosen, n_experts)?;
         let intermediate = fields.len(width, INTERMEDIATE_MAX)?;
         Ok(Self::uniform(n_experts, n_chosen, intermediate, is_renormalised))
     }
@@ -95,6 +106,7 @@ impl Experts {
             intermediate,
             is_renormalised,
             shared: None,
+            is_beside_dense: false,
             has_bias: false,
             layout: ExpertLayout::Rows,
             dense_layers: Vec::new(),

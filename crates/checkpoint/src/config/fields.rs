@@ -28,6 +28,11 @@ impl<'a> Fields<'a> {
         self.0.get(field).filter(|value| !value.is_null())
     }
 
+    /// Whether all fields are some of these.
+    pub(super) fn are_among(&self, fields: &[&str]) -> bool {
+        self.0.keys().all(|field| fields.contains(&field.as_str()))
+    }
+
     /// Whether the field is written, be it as `null`.
     pub(super) fn is_mentioned(&self, field: &str) -> bool {
         self.0.contains_key(field)

@@ -5,13 +5,16 @@ use serde_json::{Map, Value, json};
 use super::unsupported::QUANTISATION;
 
 /// Architectures of such models, and of their text parts.
-const MULTIMODAL: [[&str; 2]; 3] = [
-    GEMMA3,
+const MULTIMODAL: [[&str; 2]; 5] = [
+    [GEMMA3, "Gemma3ForCausalLM"],
+    ["Gemma4ForConditionalGeneration", "Gemma4ForCausalLM"],
+    [GEMMA4_UNIFIED, "Gemma4ForCausalLM"],
     ["Qwen3_5ForConditionalGeneration", "Qwen3_5ForCausalLM"],
     ["Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeForCausalLM"],
 ];
-/// The one whose published files leave fields out.
-const GEMMA3: [&str; 2] = ["Gemma3ForConditionalGeneration", "Gemma3ForCausalLM"];
+/// Those whose files leave fields out that mean something else elsewhere.
+const GEMMA3: &str = "Gemma3ForConditionalGeneration";
+const GEMMA4_UNIFIED: &str = "Gemma4UnifiedForConditionalGeneration";
 /// Object that holds the fields of the text part.
 const TEXT: &str = "text_config";
 /// Fields beside it that are about text, too.
@@ -20,14 +23,19 @@ const OUTER: [&str; 4] = ["bos_token_id", "eos_token_id", "tie_word_embeddings",
 /// `config` as that of a model that reads text alone.
 pub(super) fn text_part(mut config: Value) -> Value {
     let named = &config["architectures"][0];
-    let Some([_, architecture]) = MULTIMODAL.into_iter().find(|[found, _]| named == found) else {
+    let Some([outer_architecture, architecture]) = MULTIMODAL.into_iter().find(|[found, _]| named == found)
+    else {
         return config;
     };
     let outer = OUTER.map(|field| (field, config[field].take()));
     let Some(Value::Object(text)) = config.get_mut(TEXT).map(Value::take) else {
         return config;
     };
-    let mut fields = if architecture == GEMMA3[1] { gemma3_defaults() } else { Map::new() };
+    let mut fields = match outer_architecture {
+        GEMMA3 => gemma3_defaults(),
+        GEMMA4_UNIFIED => gemma4_unified_defaults(),
+        _ => Map::new(),
+    };
     fields.extend(text);
     fields.extend(
         outer.into_iter().filter(|(_, value)| !value.is_null()).map(|(field, value)| (field.into(), value)),
@@ -45,5 +53,11 @@ fn gemma3_defaults() -> Map<String, Value> {
         ("rms_norm_eps", json!(1e-6)),
         ("max_position_embeddings", json!(131_072)),
     ];
+    fields.map(|(field, value)| (field.to_string(), value)).into_iter().collect()
+}
+
+/// What transformers' `Gemma4UnifiedTextConfig` has otherwise than that of Gemma 4: no inputs per layer, and a longer window.
+fn gemma4_unified_defaults() -> Map<String, Value> {
+    let fields = [("hidden_size_per_layer_input", json!(0)), ("sliding_window", json!(1024))];
     fields.map(|(field, value)| (field.to_string(), value)).into_iter().collect()
 }

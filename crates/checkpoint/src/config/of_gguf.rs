@@ -2,22 +2,19 @@
 //!
 //! Absent keys mean what they mean to llama.cpp, for which such files are made.
 
+mod rope;
+
 use std::ops::RangeInclusive;
 
 use super::experts::N_EXPERTS_MAX;
-use super::rope::{
-    ATTENTION_FACTOR, BETA_FAST_DEFAULT, BETA_SLOW_DEFAULT, DIVISOR, FACTOR, ROPE_THETA_DEFAULT, THETA,
-    TURNS, yarn_attention_factor,
-};
 use super::unsupported::{self, SCALE_TOLERANCE};
 use super::{
     Architecture, CONTEXT_LEN_MAX, DeltaLayout, Experts, HEAD_DIM_MAX, HIDDEN_MAX, INTERMEDIATE_MAX,
-    LayerConfig, ModelConfig, N_HEADS_MAX, N_LAYERS_MAX, RMS_EPS, Rope, RopeScaling, SamplingDefaults,
-    VOCAB_LEN_MAX, plain_scale, ranges,
+    LayerConfig, ModelConfig, N_HEADS_MAX, N_LAYERS_MAX, RMS_EPS, SamplingDefaults, VOCAB_LEN_MAX,
+    plain_scale, ranges,
 };
 use crate::error::Error;
 use crate::gguf::{Gguf, Metadata, Value};
-use crate::stored::TensorView;
 
 /// Tensor of what rotary frequencies are divided by, `[rotary_dim / 2]`.
 pub(crate) const ROPE_FACTORS: &str = "rope_freqs.weight";
@@ -35,7 +32,7 @@ const BOS: &str = "tokenizer.ggml.bos_token_id";
 const ENDS: [&str; 3] =
     ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
 /// Control tokens that end a text of the families here. Files name one or two of a model's, the others are known by their text.
-const END_TEXTS: [&str; 9] = [
+const END_TEXTS: [&str; 10] = [
     "<|eot_id|>",
     "<|eom_id|>",
     "<|end_of_text|>",
@@ -43,14 +40,18 @@ const END_TEXTS: [&str; 9] = [
     "<|endoftext|>",
     END_OF_MESSAGE,
     "<end_of_turn>",
+    "<turn|>",
     END_OF_CALL,
     "<|return|>",
 ];
 /// Ends a text of Phi-3, and a message of many in one of gpt-oss, which is known by the other.
 const END_OF_MESSAGE: &str = "<|end|>";
 const END_OF_CALL: &str = "<|call|>";
-/// Type of control tokens in `tokenizer.ggml.token_type`.
+/// Ends a turn of Gemma 4 in which tools were asked; of another type in files, since readers of answers are to see it.
+const BEGIN_OF_TOOL_ANSWER: &str = "<|tool_response>";
+/// Types of control tokens and of pieces of text that are found before others, in `tokenizer.ggml.token_type`.
 const CONTROL: i64 = 3;
+const USER_DEFINED: i64 = 4;
 
 /// Keys that change what a model computes, the values with which they do not, and what they ask for otherwise.
 const UNSUPPORTED: &[(&str, &[f64], &str)] = &[
@@ -82,6 +83,7 @@ const UNSUPPORTED: &[(&str, &[f64], &str)] = &[
 /// Metadata of one architecture.
 #[derive(Clone, Copy)]
 pub(crate) struct Keys<'a> {
+    gguf: &'a Gguf,
     metadata: &'a Metadata,
     architecture: &'a str,
     /// Of those above, names that the architecture reads itself.
@@ -102,7 +104,7 @@ impl ModelConfig {
         let name = metadata.text(ARCHITECTURE)?.ok_or_else(|| missing(ARCHITECTURE))?;
         let has_experts = metadata.number(&format!("{name}.{EXPERT_COUNT}"))?.is_some_and(|n| n != 0.0);
         let architecture = Architecture::of_gguf(name, has_experts)?;
-        let keys = Keys { metadata, architecture: name, read: architecture.keys };
+        let keys = Keys { gguf, metadata, architecture: name, read: architecture.keys };
         keys.refuse_unsupported()?;
         let vocab_len = vocab_len(gguf)?;
         let hidden = keys.len("embedding_length", HIDDEN_MAX)?;
@@ -110,7 +112,7 @@ impl ModelConfig {
         let n_heads = keys.len("attention.head_count", N_HEADS_MAX)?;
         let head_dim = keys.head_dim(hidden, n_heads)?;
         let trained = keys.len("context_length", CONTEXT_LEN_MAX)? as u32;
-        let rope = keys.rope(gguf, head_dim, trained)?;
+        let rope = keys.rope(head_dim, trained)?;
         let has = |tensor: &str| gguf.tensor(tensor).is_some();
         let mut config = Self {
             family: architecture.family,
@@ -135,6 +137,9 @@ impl ModelConfig {
             has_output_bias: has("blk.0.attn_output.bias"),
             has_mlp_bias: ["gate", "up", "down"].iter().any(|part| has(&format!("blk.0.ffn_{part}.bias"))),
             has_qk_norm: false,
+            has_value_norm: false,
+            layer_inputs: None,
+            has_layer_scale: false,
             activation: architecture.defaults.activation,
             norms: architecture.norms,
             norm_offset: 0.0,
@@ -193,7 +198,7 @@ impl Keys<'_> {
         let key = self.key(name);
         let len = match self.metadata.get(&key) {
             None => return Ok(None),
-            Some(Value::Unsigneds(_) | Value::Signeds(_)) => self.uniform(&key)?,
+            Some(Value::Unsigneds(_) | Value::Signeds(_)) => self.of_all_layers(name)?,
             Some(_) => self.metadata.len(&key)?,
         };
         let got = || len.map_or_else(|| "nothing".to_string(), |len| len.to_string());
@@ -226,12 +231,52 @@ impl Keys<'_> {
         }
     }
 
-    /// The number that every element of an array is.
-    fn uniform(&self, key: &str) -> Result<Option<usize>, Error> {
+    /// Error about a key that is not there.
+    pub(super) fn missing(&self, name: &str) -> Error {
+        missing(&self.key(name))
+    }
+
+    /// Rows of a tensor, 0 if it is not there.
+    pub(super) fn n_rows(&self, name: &str) -> usize {
+        self.gguf.tensor(name).map_or(0, |tensor| tensor.shape[0])
+    }
+
+    /// Whether there is a tensor.
+    pub(super) fn has_tensor(&self, name: &str) -> bool {
+        self.gguf.tensor(name).is_some()
+    }
+
+    /// Whole numbers within `range`, one per layer, which some files say once.
+    pub(super) fn lens(
+        &self,
+        name: &str,
+        range: RangeInclusive<usize>,
+        n_layers: usize,
+    ) -> Result<Option<Vec<usize>>, Error> {
+        let key = self.key(name);
+        let listed = match self.metadata.get(&key) {
+            Some(Value::Unsigneds(_) | Value::Signeds(_)) => {
+                self.metadata.integers(&key)?.unwrap_or_default()
+            }
+            _ => return Ok(self.optional_len(name, range)?.map(|len| vec![len; n_layers])),
+        };
+        if listed.len() < n_layers {
+            let expected = format!("one for each of {n_layers} layers");
+            return Err(Error::Field { field: key, expected, got: listed.len().to_string() });
+        }
+        let len =
+            |&len: &i64| ranges::len(&key, usize::try_from(len).ok(), range.clone(), || len.to_string());
+        listed[..n_layers].iter().map(len).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// The number that every element of an array is; the first one of an array that the architecture reads itself.
+    fn of_all_layers(&self, name: &str) -> Result<Option<usize>, Error> {
         const FEATURE: &str = "layers of different shapes";
+        let key = &self.key(name);
         let layers = self.metadata.integers(key)?.unwrap_or_default();
         let first = layers.first().copied();
-        match layers.iter().find(|&&len| Some(len) != first) {
+        let is_read = self.read.contains(&name);
+        match layers.iter().find(|&&len| Some(len) != first && !is_read) {
             None => Ok(first.and_then(|len| usize::try_from(len).ok())),
             Some(other) => Err(Error::Unsupported {
                 feature: FEATURE,
@@ -286,100 +331,6 @@ impl Keys<'_> {
         }
     }
 
-    fn rope(&self, gguf: &Gguf, head_dim: usize, trained: u32) -> Result<Rope, Error> {
-        let theta = self.optional_number("rope.freq_base", THETA)?.unwrap_or(ROPE_THETA_DEFAULT);
-        let rotary_dim = self.rotary_dim(head_dim)?;
-        let factors = gguf.tensor(ROPE_FACTORS);
-        let scaling = match (self.scaling(gguf, rotary_dim, trained)?, factors) {
-            (scaling, None) => scaling,
-            (RopeScaling::None, Some(factors)) => {
-                RopeScaling::Factors(rope_factors(ROPE_FACTORS, factors, rotary_dim)?)
-            }
-            (_, Some(_)) => {
-                let feature = "a rotary embedding that is scaled twice";
-                return Err(self.unsupported("rope.scaling.factor", ROPE_FACTORS, feature));
-            }
-        };
-        Ok(Rope { theta, scaling, rotary_dim })
-    }
-
-    /// Elements of a head that turn; all, or some where the architecture may leave out the rest.
-    fn rotary_dim(&self, head_dim: usize) -> Result<usize, Error> {
-        const NAME: &str = "rope.dimension_count";
-        let Some(rotary_dim) = self.optional_len(NAME, 2..=head_dim)? else {
-            return Ok(head_dim);
-        };
-        if rotary_dim != head_dim && !self.read.contains(&NAME) {
-            return Err(self.unsupported(NAME, rotary_dim, unsupported::PARTIAL_ROTARY));
-        }
-        ranges::head_dim(&self.key(NAME), rotary_dim)
-    }
-
-    /// The type of scaling is linear where the file names none, and off without a factor.
-    fn scaling(&self, gguf: &Gguf, rotary_dim: usize, trained: u32) -> Result<RopeScaling, Error> {
-        const TYPE: &str = "rope.scaling.type";
-        const ATTENTION: &str = "rope.scaling.attn_factor";
-        const ORIGINAL: &str = "rope.scaling.original_context_length";
-        let original = self.optional_len(ORIGINAL, 1..=CONTEXT_LEN_MAX)?.map_or(trained, |len| len as u32);
-        let attention_factor = self.optional_number(ATTENTION, ATTENTION_FACTOR)?.unwrap_or(1.0);
-        let tensors = [SHORT_ROPE_FACTORS, LONG_ROPE_FACTORS].map(|name| Some((name, gguf.tensor(name)?)));
-        if let [Some((_, short)), Some((_, long))] = tensors {
-            return Ok(RopeScaling::LongRope {
-                short: rope_factors(SHORT_ROPE_FACTORS, short, rotary_dim)?,
-                long: rope_factors(LONG_ROPE_FACTORS, long, rotary_dim)?,
-                original_context_len: original,
-                attention_factor,
-            });
-        }
-        let kind = self.metadata.text(&self.key(TYPE))?.unwrap_or("linear");
-        if kind == "yarn" {
-            return self.yarn(original, attention_factor);
-        }
-        if attention_factor != 1.0 {
-            return Err(self.unsupported(ATTENTION, attention_factor, "cosines and sines with a factor"));
-        }
-        match kind {
-            "none" => Ok(RopeScaling::None),
-            "linear" => Ok(self.factor()?.map_or(RopeScaling::None, |factor| RopeScaling::Linear { factor })),
-            other => {
-                Err(self.unsupported(TYPE, other, "rotary scaling other than linear, yarn and by factors"))
-            }
-        }
-    }
-
-    fn factor(&self) -> Result<Option<f64>, Error> {
-        for name in ["rope.scaling.factor", "rope.scale_linear"] {
-            let is_off = self.metadata.number(&self.key(name))? == Some(0.0);
-            let factor = if is_off { None } else { self.optional_number(name, FACTOR)? };
-            if let Some(factor) = factor.filter(|&factor| factor != 1.0) {
-                return Ok(Some(factor));
-            }
-        }
-        Ok(None)
-    }
-
-    /// * `attention_factor`: comes on top of the one that the factor implies.
-    fn yarn(&self, original_context_len: u32, attention_factor: f64) -> Result<RopeScaling, Error> {
-        let Some(factor) = self.factor()? else { return Ok(RopeScaling::None) };
-        let optional = |name, default| Ok::<_, Error>(self.optional_number(name, TURNS)?.unwrap_or(default));
-        let beta_fast = optional("rope.scaling.yarn_beta_fast", BETA_FAST_DEFAULT)?;
-        let beta_slow = optional("rope.scaling.yarn_beta_slow", BETA_SLOW_DEFAULT)?;
-        let share =
-            self.optional_number("rope.scaling.yarn_log_multiplier", 0.0..=*ATTENTION_FACTOR.end())?;
-        let implied = match share.filter(|&share| share != 0.0) {
-            Some(share) => yarn_attention_factor(factor, 1.0) / yarn_attention_factor(factor, share),
-            None => yarn_attention_factor(factor, 1.0),
-        };
-        Ok(RopeScaling::Yarn {
-            factor,
-            original_context_len,
-            beta_fast,
-            beta_slow,
-            is_truncated: true,
-            attention_factor: implied * attention_factor,
-        })
-    }
-
     fn refuse_unsupported(&self) -> Result<(), Error> {
         for (name, neutral, feature) in UNSUPPORTED.iter().filter(|(name, ..)| !self.read.contains(name)) {
             let key = self.key(name);
@@ -397,22 +348,6 @@ impl Keys<'_> {
     fn unsupported(&self, name: &str, got: impl ToString, feature: &'static str) -> Error {
         let got = format!("{}: {}", self.key(name), got.to_string());
         Error::Unsupported { feature, got, hint: unsupported::hint(feature) }
-    }
-}
-
-fn rope_factors(name: &str, factors: TensorView<'_>, rotary_dim: usize) -> Result<Vec<f32>, Error> {
-    let (expected, got) = (vec![rotary_dim / 2], factors.shape.to_vec());
-    if expected != got {
-        return Err(Error::TensorShape { name: name.to_string(), expected, got });
-    }
-    let factors = factors.to_f32();
-    match factors.iter().find(|&&factor| !DIVISOR.contains(&f64::from(factor))) {
-        None => Ok(factors),
-        Some(got) => Err(Error::Field {
-            field: name.to_string(),
-            expected: format!("numbers from {:?} to {:?}", DIVISOR.start(), DIVISOR.end()),
-            got: format!("{got:?}"),
-        }),
     }
 }
 
@@ -439,7 +374,8 @@ fn end_tokens(metadata: &Metadata, vocab_len: usize) -> Result<Vec<u32>, Error> 
     let has_messages = texts.iter().any(|text| text == END_OF_CALL);
     let is_end = |text: &str| END_TEXTS.contains(&text) && !(has_messages && text == END_OF_MESSAGE);
     for (id, (text, kind)) in texts.iter().zip(types).enumerate().take(vocab_len) {
-        if kind == CONTROL && is_end(text) {
+        let is_tool_answer = text == BEGIN_OF_TOOL_ANSWER && [CONTROL, USER_DEFINED].contains(&kind);
+        if (kind == CONTROL && is_end(text)) || is_tool_answer {
             tokens.push(id as u32);
         }
     }

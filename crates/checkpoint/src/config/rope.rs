@@ -32,16 +32,21 @@ const NEW: &str = "rope_parameters";
 const OLD: &str = "rope_scaling";
 const ORIGINAL: &str = "original_max_position_embeddings";
 const PARTIAL: &str = "partial_rotary_factor";
+/// Type of a rotary embedding whose slowest pairs do not turn, while the others turn as if all did.
+const PROPORTIONAL: &str = "proportional";
 
 /// Rotary position embedding.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
-    /// Base of the frequencies: dimension pair `i` turns by `theta^(-2 i / rotary_dim)` radians per position.
+    /// Base of the frequencies: dimension pair `i` turns by `theta^(-2 i / span)` radians per position.
     pub theta: f64,
     /// How the frequencies are changed for longer contexts.
     pub scaling: RopeScaling,
-    /// Elements of each head that turn, the first ones; even.
+    /// Elements of each head that turn; even.
     pub rotary_dim: usize,
+    /// Elements over which pairs lie, the first of a head, each pair half of them apart: `rotary_dim`, or more where the slowest pairs
+    /// do not turn.
+    pub span: usize,
 }
 
 /// Change of rotary frequencies for contexts longer than those of the first training.
@@ -120,6 +125,11 @@ pub(super) struct Surroundings {
 }
 
 impl Rope {
+    /// All of a head turns by the usual base.
+    pub(super) fn plain(head_dim: usize) -> Self {
+        Self { theta: ROPE_THETA_DEFAULT, scaling: RopeScaling::None, rotary_dim: head_dim, span: head_dim }
+    }
+
     /// Reads the fields about rotary embedding, in the older spelling or the newer (`rope_parameters`).
     pub(super) fn parse(fields: Fields<'_>, around: Surroundings) -> Result<Self, Error> {
         let field = if fields.get(NEW).is_some() { NEW } else { OLD };
@@ -130,16 +140,19 @@ impl Rope {
     }
 
     /// Reads those of one kind of layers, which newer files keep apart.
+    ///
+    /// * `head_dim`: of these layers.
     pub(super) fn of_layers(
         fields: Fields<'_>,
         kind: &'static str,
+        head_dim: usize,
         config: &ModelConfig,
     ) -> Result<Option<Self>, Error> {
         let Some(inner) = fields.object(NEW)?.map(|all| all.object(kind)).transpose()?.flatten() else {
             return Ok(None);
         };
         let around = Surroundings {
-            head_dim: config.head_dim,
+            head_dim,
             theta: config.ropes[0].theta,
             rotary_share: 1.0,
             context_len: config.context_len_max,
@@ -170,7 +183,10 @@ impl Rope {
             Some(inner) => RopeScaling::parse(field, outer, inner, rotary_dim, around.context_len)?,
             None => RopeScaling::None,
         };
-        Ok(Self { theta, scaling, rotary_dim })
+        let is_proportional =
+            inner.is_some_and(|inner| inner.get("rope_type").is_some_and(|kind| kind == PROPORTIONAL));
+        let span = if is_proportional { around.head_dim } else { rotary_dim };
+        Ok(Self { theta, scaling, rotary_dim, span })
     }
 }
 
@@ -223,6 +239,10 @@ impl RopeScaling {
             None if fields.is_mentioned("factor") => Err(Error::FieldMissing { field: "rope_type" }),
             None | Some("default") => Ok(Self::None),
             Some("linear") => Ok(Self::Linear { factor: fields.number("factor", FACTOR)? }),
+            Some(PROPORTIONAL) => {
+                let factor = fields.optional_number("factor", FACTOR)?.filter(|&factor| factor != 1.0);
+                Ok(factor.map_or(Self::None, |factor| Self::Linear { factor }))
+            }
             Some("llama3") => Self::parse_llama3(fields),
             Some("dynamic") => Ok(Self::Dynamic {
                 factor: fields.number("factor", FACTOR)?,
@@ -235,7 +255,7 @@ impl RopeScaling {
             }
             Some("yarn") => Self::parse_yarn(fields, original()?, context_len),
             Some(other) => Err(Error::Unsupported {
-                feature: "rotary scaling other than linear, dynamic, yarn, longrope and llama3",
+                feature: "rotary scaling other than linear, dynamic, yarn, longrope, llama3 and proportional",
                 got: format!("{field}.{key}: {other}"),
                 hint: "set it to \"default\" in config.json, and leave rope_theta, to serve contexts up to the original length",
             }),

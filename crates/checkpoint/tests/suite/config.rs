@@ -52,7 +52,10 @@ fn llama2_has_as_many_kv_heads_as_heads() {
     assert_eq!(config.family, Family::Llama);
     assert_eq!((config.n_heads, config.n_kv_heads, config.head_dim), (2, 2, 16));
     assert_eq!((config.vocab_len, config.hidden, config.n_layers, config.intermediate), (128, 32, 3, 64));
-    assert_eq!(config.ropes, [Rope { theta: 10_000.0, scaling: RopeScaling::None, rotary_dim: 16 }]);
+    assert_eq!(
+        config.ropes,
+        [Rope { theta: 10_000.0, scaling: RopeScaling::None, rotary_dim: 16, span: 16 }]
+    );
     assert_eq!((config.rms_eps, config.context_len_max, config.tie_embeddings), (1e-5, 128, false));
     assert_eq!((config.has_qkv_bias, config.has_output_bias, config.has_mlp_bias), (false, false, false));
     assert_eq!((config.eos_tokens.as_slice(), config.bos_token), (&[2][..], Some(1)));
@@ -67,7 +70,7 @@ fn llama3_scales_frequencies_and_ends_with_the_tokens_of_the_generation_config()
         high_freq_factor: 4.0,
         original_context_len: 16,
     };
-    assert_eq!(config.ropes, [Rope { theta: 500_000.0, scaling, rotary_dim: 16 }]);
+    assert_eq!(config.ropes, [Rope { theta: 500_000.0, scaling, rotary_dim: 16, span: 16 }]);
     assert_eq!((config.n_heads, config.n_kv_heads), (4, 2));
     assert_eq!(config.eos_tokens, [2, 5, 7]);
 }
@@ -99,7 +102,10 @@ fn qwen3_normalises_queries_and_keys_of_its_own_head_size() {
     let config = fixture("qwen3");
     assert_eq!(config.family, Family::Qwen3);
     assert_eq!((config.has_qk_norm, config.head_dim, config.has_qkv_bias), (true, 32, false));
-    assert_eq!(config.ropes, [Rope { theta: 1_000_000.0, scaling: RopeScaling::None, rotary_dim: 32 }]);
+    assert_eq!(
+        config.ropes,
+        [Rope { theta: 1_000_000.0, scaling: RopeScaling::None, rotary_dim: 32, span: 32 }]
+    );
 }
 
 #[test]
@@ -230,7 +236,7 @@ fn phi3_turns_a_part_of_each_head_by_factors_of_its_own() {
         // sqrt(1 + ln(128 / 16) / ln(16)) = sqrt(1.75).
         attention_factor: 1.75_f64.sqrt(),
     };
-    let [Rope { theta, scaling, rotary_dim }] = config.ropes.as_slice() else {
+    let [Rope { theta, scaling, rotary_dim, .. }] = config.ropes.as_slice() else {
         panic!("one rotary embedding")
     };
     assert_eq!((theta, scaling, rotary_dim), (&10_000.0, &expected, &6));
@@ -339,7 +345,7 @@ fn other_architectures_are_refused_by_name() {
     let expected = |got: &str| {
         format!(
             "architecture {got} is not supported; supported are LlamaForCausalLM, MistralForCausalLM, \
-             Qwen2ForCausalLM, Qwen3ForCausalLM, Gemma2ForCausalLM, Gemma3ForCausalLM, Phi3ForCausalLM, \
+             Qwen2ForCausalLM, Qwen3ForCausalLM, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma4ForCausalLM, Phi3ForCausalLM, \
              SmolLM3ForCausalLM, GraniteForCausalLM, Glm4ForCausalLM, Qwen3MoeForCausalLM, MixtralForCausalLM, \
              OlmoeForCausalLM, GptOssForCausalLM, Qwen3_5ForCausalLM, Qwen3_5MoeForCausalLM, \
              Qwen3NextForCausalLM"
@@ -365,7 +371,7 @@ fn what_is_not_implemented_is_refused() {
     check_refused(json!({"hidden_act": "gelu"}), activation);
     let scaled = |field: &str| {
         format!(
-            "rotary scaling other than linear, dynamic, yarn, longrope and llama3 is not supported ({field}: mrope); set it \
+            "rotary scaling other than linear, dynamic, yarn, longrope, llama3 and proportional is not supported ({field}: mrope); set it \
              to \"default\" in config.json, and leave rope_theta, to serve contexts up to the original length"
         )
     };

@@ -228,7 +228,7 @@ fn what_a_head_may_ask_for_and_is_not_implemented_is_refused_by_name() {
     check_config_refused(&json!({"eagle_config": 3}), "eagle_config must be an object, got 3");
     check_config_refused(
         &json!({"rope_scaling": {"type": "mrope", "factor": 2.0}}),
-        "rotary scaling other than linear, dynamic, yarn, longrope and llama3 is not supported (rope_scaling.type: mrope); set \
+        "rotary scaling other than linear, dynamic, yarn, longrope, llama3 and proportional is not supported (rope_scaling.type: mrope); set \
          it to \"default\" in config.json, and leave rope_theta, to serve contexts up to the original length",
     );
     assert!(parsed(&json!({"bias": false, "fc_norm": false, "eagle_config": null})).is_ok());

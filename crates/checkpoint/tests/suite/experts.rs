@@ -56,8 +56,8 @@ fn families_have_their_experts() {
         }
     }
     // 4 heads and as many key/value heads of 16.
-    assert_eq!(parsed("olmoe", &json!({})).unwrap().qk_norm_lens(), [64, 64]);
-    assert_eq!(parsed("qwen3_moe", &json!({})).unwrap().qk_norm_lens(), [32, 32]);
+    assert_eq!(parsed("olmoe", &json!({})).unwrap().qk_norm_lens(0), [64, 64]);
+    assert_eq!(parsed("qwen3_moe", &json!({})).unwrap().qk_norm_lens(0), [32, 32]);
 }
 
 #[test]

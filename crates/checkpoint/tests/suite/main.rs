@@ -7,6 +7,7 @@ mod eagle3;
 mod encode;
 mod experts;
 mod folders;
+mod gemma4;
 mod gguf;
 mod gpt_oss;
 mod hostile;

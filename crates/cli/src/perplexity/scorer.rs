@@ -41,7 +41,7 @@ impl<B: Backend> Scorer<B> {
         let model = Llama::load(&backend, checkpoint, window_len)?.with_states(&backend, n_windows as usize);
         let n_blocks = window_len.div_ceil(backend.block_len() as u32);
         let table = |i| (i * n_blocks..(i + 1) * n_blocks).map(BlockId).collect();
-        let kv = backend.kv_store(kv_shape(model.config(), (n_windows * n_blocks) as usize));
+        let kv = backend.kv_store(&kv_shape(model.config(), (n_windows * n_blocks) as usize));
         Ok(Self {
             backend,
             model,
@@ -142,7 +142,7 @@ mod tests {
         let mut nlls = Vec::new();
         for window in TOKENS.chunks_exact(8) {
             for predicted in 5..8 {
-                let mut kv = Reference.kv_store(kv_shape(model.config(), 1));
+                let mut kv = Reference.kv_store(&kv_shape(model.config(), 1));
                 let mut rows = RowBatch::default();
                 rows.push(0, &window[..predicted], &Proposal::new(), &table);
                 model.forward(&Reference, &rows, &[predicted as u32 - 1], &mut kv);

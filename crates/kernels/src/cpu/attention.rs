@@ -20,10 +20,10 @@ use dsde_engine::RowBatch;
 use super::super::{AttentionRule, AttentionShape, shape};
 use super::Cpu;
 use super::activations::{Place, pack_row};
-use super::kv::KvStore;
+use super::kv::{KvLayer, KvStore};
 use super::math::soft_cap;
 use super::memory::LINE_BYTES;
-use super::page::{BLOCK_LEN, Half, KvType};
+use super::page::{BLOCK_LEN, Half, KvType, Page};
 use super::share::SharedMut;
 use super::softmax::softmax;
 use super::tile::{COLUMNS, ROWS_MAX, Stretch, Sums, Tile, TileFns, row_blocks, tile_fns};
@@ -71,11 +71,11 @@ pub(super) fn attention(
     kv: &KvStore,
     out: &mut [f32],
 ) {
-    let attention = kv.shape.attention;
+    let KvLayer { shape: attention, page, .. } = *kv.layer(layer);
     let width = shape::assert_attention(qkv, rows, attention, rule, out);
     let mut tasks = cpu.tasks.lock().unwrap_or_else(PoisonError::into_inner);
     list_tasks(rows, attention, &mut tasks);
-    let format = kv.kv_type.format(cpu.isa);
+    let format = page.kv_type.format(cpu.isa);
     let pass = Pass {
         cpu,
         layer,
@@ -84,6 +84,8 @@ pub(super) fn attention(
         width,
         rows,
         kv,
+        shape: attention,
+        page,
         format,
         fns: tile_fns(cpu.isa, format),
         out: SharedMut::new(out),
@@ -153,6 +155,10 @@ struct Pass<'a> {
     width: usize,
     rows: &'a RowBatch,
     kv: &'a KvStore,
+    /// Of the layer.
+    shape: AttentionShape,
+    /// How the pages of the layer lie.
+    page: Page,
     format: Format,
     fns: &'static TileFns,
     out: SharedMut<'a, f32>,
@@ -167,12 +173,8 @@ impl Pass<'_> {
         self.sum_values(task, &sums, scratch);
     }
 
-    fn shape(&self) -> AttentionShape {
-        self.kv.shape.attention
-    }
-
     fn group(&self) -> usize {
-        self.shape().n_heads / self.shape().n_kv_heads
+        self.shape.n_heads / self.shape.n_kv_heads
     }
 
     /// Row of a line.
@@ -188,7 +190,7 @@ impl Pass<'_> {
     /// Those of the slots that a row sees which it attends to.
     fn attended(&self, row: usize) -> Range<usize> {
         let n_visible = n_visible(self.rows, row);
-        let n_left_out = n_left_out(self.rows, row, self.shape().first_slot);
+        let n_left_out = n_left_out(self.rows, row, self.shape.first_slot);
         n_left_out.max(self.rule.n_before(n_visible))..n_visible
     }
 
@@ -211,7 +213,7 @@ impl Pass<'_> {
         scratch.pages.extend((first_page..n_whole).map(|i| page(i).as_ptr()));
         let first_gathered = first_page.max(n_whole);
         self.gather(task.first_row, first_gathered * BLOCK_LEN, page, &mut scratch.gathered);
-        let gathered = scratch.gathered.chunks_exact(self.kv.layout().n_bytes());
+        let gathered = scratch.gathered.chunks_exact(self.page.n_bytes());
         scratch.pages.extend(gathered.map(<[u8]>::as_ptr));
     }
 
@@ -223,7 +225,7 @@ impl Pass<'_> {
         page: impl Fn(usize) -> &'p [u8],
         gathered: &mut Vec<u8>,
     ) {
-        let layout = self.kv.layout();
+        let layout = self.page;
         let (visible_len, mask) = (self.rows.visible_len[row] as usize, self.rows.tree_mask[row]);
         let branch = (0..u64::BITS as usize).filter(|bit| mask >> bit & 1 == 1).map(|bit| visible_len + bit);
         gathered.clear();
@@ -241,7 +243,7 @@ impl Pass<'_> {
     }
 
     fn pack_queries(&self, task: &Task, scratch: &mut Scratch) {
-        let head_dim = self.shape().head_dim;
+        let head_dim = self.shape.head_dim;
         let n_lines = task.lines.len();
         let n_words = self.format.activations().words_per_row(head_dim) * n_lines;
         scratch.queries.resize(n_words, 0);
@@ -266,7 +268,7 @@ impl Pass<'_> {
             let tile = Tile {
                 x: scratch.queries.as_ptr(),
                 stretches: &[Stretch { halves }],
-                n_steps: self.format.steps(self.shape().head_dim),
+                n_steps: self.format.steps(self.shape.head_dim),
                 step_bytes: self.format.half_step_bytes(),
                 prefetch: halves[0],
                 prefetch_bytes: 0,
@@ -287,10 +289,10 @@ impl Pass<'_> {
 
     /// Multiplies one number per slot of a page with the slots' scales, where there are scales.
     fn scale(&self, numbers: &mut [f32], page: *const u8, half: Half) {
-        if self.kv.kv_type != KvType::Int8 {
+        if self.page.kv_type != KvType::Int8 {
             return;
         }
-        let scales = page.wrapping_add(self.kv.layout().scale(half, 0)).cast::<[f32; BLOCK_LEN]>();
+        let scales = page.wrapping_add(self.page.scale(half, 0)).cast::<[f32; BLOCK_LEN]>();
         // SAFETY: a page of whole numbers has as many scales as slots at this place.
         let scales = unsafe { scales.read_unaligned() };
         numbers.iter_mut().zip(scales).for_each(|(x, scale)| *x *= scale);
@@ -299,7 +301,7 @@ impl Pass<'_> {
     /// Brings a page nearer, two pairs before it is scored.
     fn prefetch(&self, page: *const u8) {
         #[cfg(target_arch = "x86_64")]
-        for place in (0..self.kv.layout().n_bytes()).step_by(LINE_BYTES) {
+        for place in (0..self.page.n_bytes()).step_by(LINE_BYTES) {
             use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
             // SAFETY: a prefetch does not fault, whatever the address.
             unsafe { _mm_prefetch::<_MM_HINT_T1>(page.wrapping_add(place).cast()) };
@@ -339,12 +341,12 @@ impl Pass<'_> {
 
     /// Weighted values, 32 dimensions at a time.
     fn sum_values(&self, task: &Task, weight_sums: &[f32; ROWS_MAX], scratch: &mut Scratch) {
-        let shape = self.shape();
+        let shape = self.shape;
         let step_bytes = 2 * self.format.half_step_bytes();
         let n_steps = self.format.steps(BLOCK_LEN);
         let mut sums = Sums::ZERO;
         for first_dim in (0..shape.head_dim).step_by(COLUMNS) {
-            let offset = self.kv.layout().element(Half::Value, 0, first_dim);
+            let offset = self.page.element(Half::Value, 0, first_dim);
             scratch.stretches.clear();
             scratch.stretches.extend(scratch.pages.iter().map(|page| {
                 let start = page.wrapping_add(offset);

@@ -3,7 +3,7 @@
 use super::super::Gate;
 use super::Cpu;
 use super::isa::dispatch;
-use super::math::{sigmoid, silu};
+use super::math::{gelu, sigmoid, silu};
 use super::share::SharedMut;
 
 /// Elements that a thread gates at a time.
@@ -34,6 +34,11 @@ dispatch! {
             Gate::Silu => {
                 for (x, gate) in x.iter_mut().zip(gates) {
                     *x *= silu(*gate);
+                }
+            }
+            Gate::Gelu => {
+                for (x, gate) in x.iter_mut().zip(gates) {
+                    *x *= gelu(*gate);
                 }
             }
         }

@@ -1,12 +1,12 @@
-//! Paged keys and values of all layers; [`Page`] is how those of a block lie.
+//! Paged keys and values of all layers, each in a shape of its own; [`Page`] is how those of a block lie.
 //!
-//! Blocks that are appended later lie in memory of their own, so that nothing moves when they come and go.
+//! A part of the store holds the pages of layer after layer, in a layer those of block after block. Blocks that are appended later lie in memory of their own, so that nothing moves when they come and go.
 
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 
 use dsde_engine::{BlockCopy, BlockId, RowBatch, SlotMove};
 
-use super::super::{AttentionShape, KvShape, QkTransform, RmsNorm, RopeTable, shape};
+use super::super::{AttentionShape, KvShape, QkvTransform, RmsNorm, RopeTable, shape};
 use super::Cpu;
 use super::isa::dispatch;
 use super::math::normalise;
@@ -17,7 +17,7 @@ use super::weights::bf16_bits;
 
 /// Rows that a thread stores at a time.
 const ROWS_PER_TASK: usize = 8;
-/// Numbers in `qkv` below which storing them is left to the caller's thread.
+/// Numbers of all rows below which transforming and storing them is left to the caller's thread.
 const PARALLEL_STORE_MIN: usize = 1 << 14;
 
 /// Paged keys and values of all layers.
@@ -25,9 +25,18 @@ const PARALLEL_STORE_MIN: usize = 1 << 14;
 pub struct KvStore {
     /// The blocks it was made with, and those appended since.
     parts: [Part; 2],
-    /// Of both parts.
-    pub(super) shape: KvShape,
-    pub(super) kv_type: KvType,
+    layers: Vec<KvLayer>,
+    kv_type: KvType,
+}
+
+/// A layer of a store.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KvLayer {
+    pub(super) shape: AttentionShape,
+    /// How its pages lie.
+    pub(super) page: Page,
+    /// Bytes of a block in the layers before it.
+    before: usize,
 }
 
 /// Successive blocks, all pages of a layer beside each other.
@@ -45,9 +54,28 @@ struct Place {
     start: usize,
 }
 
+impl KvLayer {
+    /// Layers of a store, and bytes of a block in all of them.
+    fn all(kv_type: KvType, shapes: &[AttentionShape]) -> (Vec<KvLayer>, usize) {
+        let mut before = 0;
+        let layer = |shape: &AttentionShape| {
+            let layer = KvLayer { shape: *shape, page: Page::of(kv_type, *shape), before };
+            before += layer.block_bytes();
+            layer
+        };
+        (shapes.iter().map(layer).collect(), before)
+    }
+
+    /// Bytes of a block.
+    fn block_bytes(&self) -> usize {
+        self.shape.n_kv_heads * self.page.n_bytes()
+    }
+}
+
 impl Part {
-    fn new(kv_type: KvType, shape: KvShape, n_blocks: usize) -> Part {
-        Part { pages: Buffer::zeroed(n_blocks * KvStore::block_bytes(kv_type, shape)), n_blocks }
+    /// * `block_bytes`: of a block in all layers.
+    fn new(n_blocks: usize, block_bytes: usize) -> Part {
+        Part { pages: Buffer::zeroed(n_blocks * block_bytes), n_blocks }
     }
 
     /// All of it, for writing from several threads.
@@ -66,56 +94,57 @@ impl Cell for AtomicU16 {}
 
 impl KvStore {
     /// Zeroed pages.
-    pub(super) fn new(kv_type: KvType, shape: KvShape) -> KvStore {
-        let part = |n_blocks| Part::new(kv_type, shape, n_blocks);
-        KvStore { parts: [part(shape.n_blocks), part(0)], shape, kv_type }
+    pub(super) fn new(kv_type: KvType, shape: &KvShape) -> KvStore {
+        let (layers, block_bytes) = KvLayer::all(kv_type, &shape.layers);
+        KvStore { parts: [shape.n_blocks, 0].map(|n| Part::new(n, block_bytes)), layers, kv_type }
     }
 
     /// See [`super::super::Backend::append_blocks`].
     pub(super) fn append_blocks(&mut self, n_blocks: usize) {
+        let block_bytes = self.layers.iter().map(KvLayer::block_bytes).sum();
         // What was appended before goes first: the two are never in memory together.
-        self.parts[1] = Part::new(self.kv_type, self.shape, 0);
-        self.parts[1] = Part::new(self.kv_type, self.shape, n_blocks);
-        self.shape.n_blocks = self.parts[0].n_blocks + n_blocks;
+        self.parts[1] = Part::new(0, block_bytes);
+        self.parts[1] = Part::new(n_blocks, block_bytes);
     }
 
     /// Bytes of one block in all layers.
-    pub(super) fn block_bytes(kv_type: KvType, shape: KvShape) -> usize {
-        let n_pages = shape.n_layers * shape.attention.n_kv_heads;
-        n_pages * Page::of(kv_type, shape.attention).n_bytes()
+    pub(super) fn block_bytes(kv_type: KvType, shape: &KvShape) -> usize {
+        KvLayer::all(kv_type, &shape.layers).1
     }
 
-    /// How its pages lie.
-    pub(super) fn layout(&self) -> Page {
-        Page::of(self.kv_type, self.shape.attention)
+    /// # Panics
+    /// If there is no such layer.
+    pub(super) fn layer(&self, layer: usize) -> &KvLayer {
+        &self.layers[layer]
     }
 
     /// Where a page begins.
     ///
     /// # Panics
-    /// If layer, block or head do not exist.
-    fn place(&self, layer: usize, block: BlockId, head: usize) -> Place {
-        let KvShape { n_layers, n_blocks, attention } = self.shape;
+    /// If block or head do not exist.
+    fn place(&self, layer: &KvLayer, block: BlockId, head: usize) -> Place {
+        let [n_own, n_appended] = self.parts.each_ref().map(|part| part.n_blocks);
         let block = block.0 as usize;
-        assert!(layer < n_layers && block < n_blocks && head < attention.n_kv_heads, "no such page");
-        let n_own = self.parts[0].n_blocks;
+        assert!(block < n_own + n_appended && head < layer.shape.n_kv_heads, "no such page");
         let (part, block) = if block < n_own { (0, block) } else { (1, block - n_own) };
-        let page_idx = (layer * self.parts[part].n_blocks + block) * attention.n_kv_heads + head;
-        Place { part, start: page_idx * self.layout().n_bytes() }
+        let page_idx = block * layer.shape.n_kv_heads + head;
+        Place { part, start: self.parts[part].n_blocks * layer.before + page_idx * layer.page.n_bytes() }
     }
 
     /// The bytes of a page.
     pub(super) fn page(&self, layer: usize, block: BlockId, head: usize) -> &[u8] {
+        let layer = self.layer(layer);
         let Place { part, start } = self.place(layer, block, head);
-        &self.parts[part].pages.as_slice()[start..start + self.layout().n_bytes()]
+        &self.parts[part].pages.as_slice()[start..start + layer.page.n_bytes()]
     }
 
     /// See [`super::super::Backend::copy_blocks`].
     pub(super) fn copy_blocks(&mut self, copies: &[BlockCopy]) {
-        let len = self.shape.attention.n_kv_heads * self.layout().n_bytes();
         for copy in copies {
-            for layer in 0..self.shape.n_layers {
-                let [from, to] = [copy.from, copy.to].map(|block| self.place(layer, block, 0));
+            for layer in 0..self.layers.len() {
+                let layer = self.layers[layer];
+                let len = layer.block_bytes();
+                let [from, to] = [copy.from, copy.to].map(|block| self.place(&layer, block, 0));
                 match self.parts.get_disjoint_mut([from.part, to.part]) {
                     Ok([source, target]) => {
                         let source = &source.pages.as_slice()[from.start..from.start + len];
@@ -133,21 +162,24 @@ impl KvStore {
 
     /// See [`super::super::Backend::move_slots`].
     pub(super) fn move_slots(&mut self, moves: &[SlotMove]) {
-        let KvShape { n_layers, attention, .. } = self.shape;
-        let layout = self.layout();
-        for &SlotMove { from, to } in moves {
-            assert!(from.offset.max(to.offset) < BLOCK_LEN as u32, "offsets are below {BLOCK_LEN}");
-            let slots = [from, to].map(|slot| slot.offset as usize);
-            for layer in 0..n_layers {
-                for head in 0..attention.n_kv_heads {
-                    let [from, to] = [from, to].map(|slot| self.place(layer, slot.block, head));
-                    for (places, len) in layout.bytes_of_slots(slots) {
-                        for byte in 0..len {
-                            let x = self.parts[from.part].pages.as_slice()[from.start + places[0] + byte];
-                            self.parts[to.part].pages.as_mut_slice()[to.start + places[1] + byte] = x;
-                        }
-                    }
-                }
+        for &moved in moves {
+            let offset = moved.from.offset.max(moved.to.offset);
+            assert!(offset < BLOCK_LEN as u32, "offsets are below {BLOCK_LEN}");
+            for layer in 0..self.layers.len() {
+                let layer = self.layers[layer];
+                (0..layer.shape.n_kv_heads).for_each(|head| self.move_slot(&layer, head, moved));
+            }
+        }
+    }
+
+    /// Copies the slot of one head.
+    fn move_slot(&mut self, layer: &KvLayer, head: usize, SlotMove { from, to }: SlotMove) {
+        let slots = [from, to].map(|slot| slot.offset as usize);
+        let [from, to] = [from, to].map(|slot| self.place(layer, slot.block, head));
+        for (places, len) in layer.page.bytes_of_slots(slots) {
+            for byte in 0..len {
+                let x = self.parts[from.part].pages.as_slice()[from.start + places[0] + byte];
+                self.parts[to.part].pages.as_mut_slice()[to.start + places[1] + byte] = x;
             }
         }
     }
@@ -158,29 +190,51 @@ pub(super) fn store_kv(
     cpu: &Cpu,
     layer: usize,
     qkv: &mut [f32],
-    transform: QkTransform<'_>,
+    transform: QkvTransform<'_>,
     rows: &RowBatch,
     kv: &mut KvStore,
 ) {
-    let attention = kv.shape.attention;
-    let width = shape::assert_qkv(qkv, rows, attention);
+    let layer = *kv.layer(layer);
+    let width = shape::assert_qkv(qkv, rows, layer.shape);
     // Checked once here, so that the threads below index without a page of their own.
-    let places: Vec<Place> = row_blocks_of(rows).map(|block| kv.place(layer, block, 0)).collect();
-    let n_numbers = qkv.len();
-    let qkv = SharedMut::new(qkv);
-    let layout = kv.layout();
+    let places: Vec<Place> = row_blocks_of(rows).map(|block| kv.place(&layer, block, 0)).collect();
     let cells = Cells::of(kv);
-    let store = |task: usize| {
-        for (row, &place) in places.iter().enumerate().skip(task * ROWS_PER_TASK).take(ROWS_PER_TASK) {
+    for_each_row(cpu, qkv, width, &|row, x| {
+        transform_row(cpu, x, transform, rows.positions[row] as usize, layer.shape);
+        cells.write_row(x, places[row], rows.slots[row] as usize % BLOCK_LEN, &layer);
+    });
+}
+
+/// See [`super::super::Backend::transform_queries`].
+pub(super) fn transform_queries(
+    cpu: &Cpu,
+    shape: AttentionShape,
+    queries: &mut [f32],
+    QkvTransform { q_norm, rope, .. }: QkvTransform<'_>,
+    rows: &RowBatch,
+) {
+    let width = shape::assert_queries(queries, rows, shape);
+    for_each_row(cpu, queries, width, &|row, x| {
+        transform_heads(cpu.isa, x, shape.head_dim, q_norm, rope, rows.positions[row] as usize);
+    });
+}
+
+/// Calls `work` with every row and its number, from all threads where there is much to do.
+fn for_each_row(cpu: &Cpu, x: &mut [f32], width: usize, work: &(dyn Fn(usize, &mut [f32]) + Sync)) {
+    let (n_numbers, n_rows) = (x.len(), x.len() / width);
+    let x = SharedMut::new(x);
+    let some_rows = |task: usize| {
+        for row in task * ROWS_PER_TASK..n_rows.min((task + 1) * ROWS_PER_TASK) {
             // SAFETY: each row belongs to one task.
-            let x = unsafe { qkv.slice(row * width, width) };
-            transform_row(cpu, x, transform, rows.positions[row] as usize, attention);
-            let slot = rows.slots[row] as usize % BLOCK_LEN;
-            cells.write_row(x, place, slot, (layout, attention));
+            work(row, unsafe { x.slice(row * width, width) });
         }
     };
-    let n_tasks = rows.n_rows().div_ceil(ROWS_PER_TASK);
-    if n_numbers < PARALLEL_STORE_MIN { (0..n_tasks).for_each(store) } else { cpu.pool.run(n_tasks, &store) }
+    let n_tasks = n_rows.div_ceil(ROWS_PER_TASK);
+    if n_numbers < PARALLEL_STORE_MIN {
+        (0..n_tasks).for_each(some_rows);
+    } else {
+        cpu.pool.run(n_tasks, &some_rows);
+    }
 }
 
 /// Block in which each row is stored.
@@ -193,14 +247,18 @@ fn row_blocks_of(rows: &RowBatch) -> impl Iterator<Item = BlockId> {
 fn transform_row(
     cpu: &Cpu,
     x: &mut [f32],
-    transform: QkTransform<'_>,
+    transform: QkvTransform<'_>,
     position: usize,
     shape: AttentionShape,
 ) {
-    let (queries, rest) = x.split_at_mut(shape.n_heads * shape.head_dim);
-    let (keys, _) = rest.split_at_mut(shape.n_kv_heads * shape.head_dim);
-    transform_heads(cpu.isa, queries, shape.head_dim, transform.q_norm, transform.rope, position);
-    transform_heads(cpu.isa, keys, shape.head_dim, transform.k_norm, transform.rope, position);
+    let QkvTransform { q_norm, k_norm, v_norm, rope } = transform;
+    let (queries, rest) = x.split_at_mut(shape.queries_len());
+    let (keys, values) = rest.split_at_mut(shape.n_kv_heads * shape.head_dim);
+    transform_heads(cpu.isa, queries, shape.head_dim, q_norm, rope, position);
+    transform_heads(cpu.isa, keys, shape.head_dim, k_norm, rope, position);
+    if v_norm.is_some() {
+        transform_heads(cpu.isa, values, shape.head_dim, v_norm, None, position);
+    }
 }
 
 dispatch! {
@@ -218,9 +276,8 @@ dispatch! {
         }
         for head in heads.chunks_exact_mut(head_dim) {
             let Some(rope) = rope else { continue };
-            let angles = position * rope.n_pairs..(position + 1) * rope.n_pairs;
-            let (cos, sin) = (&rope.cos[angles.clone()], &rope.sin[angles]);
-            let (low, high) = head.split_at_mut(rope.n_pairs);
+            let (cos, sin) = rope.angles(position);
+            let (low, high) = head.split_at_mut(rope.distance);
             for (((low, high), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
                 (*low, *high) = (*low * cos - *high * sin, *high * cos + *low * sin);
             }
@@ -243,8 +300,9 @@ impl Cells<'_> {
     }
 
     /// Writes keys and values of one row; `place` is the page of head 0.
-    fn write_row(&self, x: &[f32], place: Place, slot: usize, (layout, shape): (Page, AttentionShape)) {
-        let AttentionShape { n_heads, n_kv_heads, head_dim, .. } = shape;
+    fn write_row(&self, x: &[f32], place: Place, slot: usize, layer: &KvLayer) {
+        let KvLayer { shape: AttentionShape { n_heads, n_kv_heads, head_dim, .. }, page: layout, .. } =
+            *layer;
         let keys = x[n_heads * head_dim..].chunks_exact(head_dim);
         let values = x[(n_heads + n_kv_heads) * head_dim..].chunks_exact(head_dim);
         for (head, (key, value)) in keys.zip(values).enumerate() {

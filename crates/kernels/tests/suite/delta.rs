@@ -232,7 +232,7 @@ fn gates_agree_with_the_reference() {
     for len in [0, 1, 31, 20_000] {
         let gates: Vec<f32> = numbers.units(len).iter().map(|x| 8.0 * x).collect();
         let x = numbers.units(len);
-        for kind in [Gate::Sigmoid, Gate::Silu] {
+        for kind in [Gate::Sigmoid, Gate::Silu, Gate::Gelu] {
             let gated = |gate: &dyn Fn(&mut [f32])| {
                 let mut x = x.clone();
                 gate(&mut x);

@@ -6,6 +6,7 @@ mod attention;
 mod delta;
 mod experts;
 mod kernel;
+mod kv_layers;
 mod linear;
 mod math;
 mod memory;

@@ -103,6 +103,7 @@ pub(crate) fn rope(n_positions: usize, rotary_dim: usize) -> RopeTable {
     let angle = |i: usize| (i / half) as f32 * 10_000_f32.powf(-((i % half) as f32) / half as f32);
     RopeTable {
         n_pairs: half,
+        distance: half,
         cos: (0..n_positions * half).map(|i| angle(i).cos()).collect(),
         sin: (0..n_positions * half).map(|i| angle(i).sin()).collect(),
     }

@@ -85,7 +85,7 @@ impl<'a> DraftCheckpoint<'a> {
             Self::Eagle3(_) | Self::Mtp(_) => {
                 let layer = self.config();
                 let features = Features::block_bytes(backend.block_len(), layer.hidden);
-                features + backend.block_bytes(head_kv_shape(layer, 1))
+                features + backend.block_bytes(&head_kv_shape(layer, 1))
             }
         }
     }
@@ -113,7 +113,6 @@ impl<'a> DraftCheckpoint<'a> {
 }
 
 /// Who guesses, loaded.
-#[expect(clippy::large_enum_variant, reason = "an executor has one")]
 pub(super) enum Draft<B: Backend> {
     Model(Model<B>),
     Head(HeadDraft<B>),
@@ -158,7 +157,7 @@ impl<B: Backend> Draft<B> {
         let (layer, n_blocks) = (draft.config(), shape.n_blocks as usize);
         Ok(Self::Head(HeadDraft {
             head,
-            kv: backend.kv_store(head_kv_shape(layer, n_blocks)),
+            kv: backend.kv_store(&head_kv_shape(layer, n_blocks)),
             features: Features::new(n_blocks, backend.block_len(), layer.hidden),
             block_bytes: draft.block_bytes(backend),
         }))

@@ -2,13 +2,13 @@
 
 use dsde_checkpoint::config::Activation;
 use dsde_checkpoint::{Dense, Dtype, Expert};
-use dsde_kernels::{Backend, Epilogue, Input, Stacking};
+use dsde_kernels::{Backend, Epilogue, Input, RmsNorm, Stacking};
 
 use super::routing::Routing;
 use super::shared::{SharedExpert, SharedScratch};
 use super::{FeedForwardScratch, gating};
+use crate::buffers::prefix;
 use crate::error::Error;
-use crate::llama::prefix;
 use crate::weights::Tensors;
 
 /// `sum over chosen e of weight_e * down_e(activation(gate_e(x)) * up_e(x))`, and what an expert that all rows ask adds.
@@ -16,6 +16,10 @@ pub(crate) struct Experts<B: Backend> {
     config: dsde_checkpoint::config::Experts,
     /// Scores of all experts. In single precision whatever the file has: they are few, and another choice is another model.
     router: B::Matrix,
+    /// Norm of what the router reads, where it is not that of what experts read.
+    router_norm: Option<Vec<f32>>,
+    /// Factors of the weights of experts.
+    scales: Option<Vec<f32>>,
     gate_up: B::Experts,
     activation: Activation,
     down: B::Experts,
@@ -49,8 +53,12 @@ impl<B: Backend> Experts<B> {
         let gate_up: Vec<&[Dense<'_>]> = gate_up.iter().map(<[_; 2]>::as_slice).collect();
         let down: Vec<&[Dense<'_>]> =
             experts.iter().map(|expert| std::slice::from_ref(&expert.down)).collect();
+        let beside = checkpoint.beside_dense(layer)?;
+        let (router_norm, scales) = beside.map(|beside| (beside.router_norm, beside.scales)).unzip();
         Ok(Some(Self {
             config: config.clone(),
+            router_norm,
+            scales,
             router: widened(backend, router, checkpoint.router_bias(layer)?.as_deref()),
             gate_up: backend.pack_experts(&gate_up, Stacking::GateUp, of_gate_up),
             activation: checkpoint.config().activation,
@@ -68,7 +76,7 @@ impl<B: Backend> Experts<B> {
             + self.shared.as_ref().map_or(0, |shared| shared.bytes(backend))
     }
 
-    /// See [`super::FeedForward::read`].
+    /// See [`super::FeedForward::read`]. A router with a norm of its own reads what is not normalised yet.
     pub(crate) fn read(
         &self,
         backend: &B,
@@ -86,8 +94,12 @@ impl<B: Backend> Experts<B> {
             None => input.x,
         };
         let scores = prefix(scores, n_rows * self.config.n_experts);
-        backend.linear(Input { x, norm: None }, n_rows, &self.router, Epilogue::Store, scores);
-        routing.route(&self.config, scores);
+        let read = match &self.router_norm {
+            Some(weight) => Input { x: input.x, norm: input.norm.map(|norm| RmsNorm { weight, ..norm }) },
+            None => Input { x, norm: None },
+        };
+        backend.linear(read, n_rows, &self.router, Epilogue::Store, scores);
+        routing.route(&self.config, scores, self.scales.as_deref());
         scratch.woken.n_woken += routing.n_woken() as u32;
         scratch.woken.n_layers += u32::from(n_rows > 0);
         let gated = prefix(&mut scratch.gated, routing.n_places() * self.config.intermediate);

@@ -30,12 +30,14 @@ pub(crate) struct Routing {
 
 impl Routing {
     /// Routes rows by their scores, `[n_rows, n_experts]`.
-    pub(crate) fn route(&mut self, experts: &Experts, scores: &[f32]) {
+    ///
+    /// * `scales`: factors of the weights of experts, `[n_experts]`.
+    pub(crate) fn route(&mut self, experts: &Experts, scores: &[f32], scales: Option<&[f32]>) {
         let n_rows = scores.len() / experts.n_experts;
         self.places.clear();
         self.weights.clear();
         for scores in scores.chunks_exact(experts.n_experts) {
-            self.choose(experts, scores);
+            self.choose(experts, scores, scales);
         }
         self.group(experts, n_rows);
     }
@@ -66,7 +68,7 @@ impl Routing {
     }
 
     /// Appends the experts of one row (as `places`, for now) and their weights.
-    fn choose(&mut self, experts: &Experts, scores: &[f32]) {
+    fn choose(&mut self, experts: &Experts, scores: &[f32], scales: Option<&[f32]>) {
         self.ranking.clear();
         self.ranking.extend(0..scores.len() as u32);
         let by_score = |a: &u32, b: &u32| scores[*b as usize].total_cmp(&scores[*a as usize]).then(a.cmp(b));
@@ -84,6 +86,9 @@ impl Routing {
             false => scores.iter().map(|score| (score - max).exp()).sum(),
         };
         weights.iter_mut().for_each(|weight| *weight /= sum);
+        if let Some(scales) = scales {
+            weights.iter_mut().zip(&*chosen).for_each(|(weight, &expert)| *weight *= scales[expert as usize]);
+        }
         self.places.extend_from_slice(chosen);
     }
 
@@ -125,7 +130,7 @@ mod tests {
 
     fn check_weights(experts: &Experts, scores: &[f32], expected: &[f32]) {
         let mut routing = Routing::default();
-        routing.route(experts, scores);
+        routing.route(experts, scores, None);
         let close = routing.weights.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6);
         assert!(close && routing.weights.len() == expected.len(), "{:?} {expected:?}", routing.weights);
     }
@@ -141,26 +146,35 @@ mod tests {
     }
 
     #[test]
+    fn weights_of_experts_have_factors_beside_the_sum() {
+        let mut routing = Routing::default();
+        // Of the two chosen ones 2/3 and 1/3.
+        let scores = [0.0, 4f32.ln(), 0.0, 2f32.ln()];
+        routing.route(&experts(4, 2, true), &scores, Some(&[9.0, 0.5, 9.0, 3.0]));
+        assert!((routing.weights[0] - 1.0 / 3.0).abs() < 1e-6 && (routing.weights[1] - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
     fn rows_are_grouped_by_expert_and_find_their_answers() {
         let mut routing = Routing::default();
         // Rows ask experts 1 and 3, 0 and 1, 1 and 3; nobody asks 2.
         let scores = [[0.0, 2.0, 0.0, 1.0], [2.0, 1.0, -1.0, 0.0], [-1.0, 5.0, 0.0, 5.0]];
-        routing.route(&experts(4, 2, true), scores.as_flattened());
+        routing.route(&experts(4, 2, true), scores.as_flattened(), None);
         let woken = |expert, end| Woken { expert, end };
         assert_eq!(routing.woken, [woken(0, 1), woken(1, 4), woken(3, 6)]);
         assert_eq!(routing.sources, [1, 0, 1, 2, 0, 2]);
         assert_eq!(routing.places, [1, 4, 0, 2, 3, 5]);
         assert_eq!((routing.n_places(), routing.n_woken()), (6, 3));
-        routing.route(&experts(4, 2, true), &[]);
+        routing.route(&experts(4, 2, true), &[], None);
         assert_eq!((routing.n_places(), routing.n_woken()), (0, 0));
     }
 
     #[test]
     fn of_equal_scores_the_lower_experts_are_chosen() {
         let mut routing = Routing::default();
-        routing.route(&experts(5, 3, true), &[1.0, 0.0, 0.0, 0.0, 1.0]);
+        routing.route(&experts(5, 3, true), &[1.0, 0.0, 0.0, 0.0, 1.0], None);
         assert_eq!(routing.woken.iter().map(|woken| woken.expert).collect::<Vec<_>>(), [0, 1, 4]);
-        routing.route(&experts(3, 2, true), &[0.0, -0.0, 0.0]);
+        routing.route(&experts(3, 2, true), &[0.0, -0.0, 0.0], None);
         // -0 counts as less than 0.
         assert_eq!(routing.woken.iter().map(|woken| woken.expert).collect::<Vec<_>>(), [0, 2]);
     }
@@ -171,10 +185,10 @@ mod tests {
         let score = |i: usize| ((i * 7919 + 13) % 101) as f32 / 17.0;
         let rows: Vec<Vec<f32>> = (0..20).map(|row| (0..16).map(|i| score(row * 16 + i)).collect()).collect();
         let mut together = Routing::default();
-        together.route(&experts, &rows.concat());
+        together.route(&experts, &rows.concat(), None);
         for (row, scores) in rows.iter().enumerate() {
             let mut alone = Routing::default();
-            alone.route(&experts, scores);
+            alone.route(&experts, scores, None);
             let bits = |weights: &[f32]| weights.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
             assert_eq!(bits(&alone.weights), bits(&together.weights[row * 3..][..3]));
             let expert_at = |place: u32| {

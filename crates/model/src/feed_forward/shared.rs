@@ -4,8 +4,8 @@ use dsde_checkpoint::{Dense, Dtype};
 use dsde_kernels::{Backend, Epilogue, Input, Stacking};
 
 use super::Gated;
+use crate::buffers::prefix;
 use crate::error::Error;
-use crate::llama::prefix;
 use crate::weights::Tensors;
 
 /// `sigmoid(gate(x)) * down(activation(gate_proj(x)) * up_proj(x))`.

@@ -16,7 +16,7 @@ const FAMILIES: [&str; 6] = ["qwen3_moe", "qwen3_moe_mixed", "mixtral", "olmoe",
 /// Logits after the last of some tokens, which are read in chunks of several lengths.
 fn logits<B: Backend>(model: &mut Llama<B>, backend: &B, tokens: &[u32], chunks: &[usize]) -> Vec<u32> {
     let table = blocks(0, tokens.len().div_ceil(backend.block_len()) as u32);
-    let mut kv = backend.kv_store(kv_shape(model.config(), table.len()));
+    let mut kv = backend.kv_store(&kv_shape(model.config(), table.len()));
     let mut start = 0;
     for len in chunks {
         let mut rows = RowBatch::default();

@@ -8,7 +8,7 @@ use safetensors::SafeTensors;
 
 use crate::pair::{blocks, fixture, open};
 
-const FAMILIES: [&str; 24] = [
+const FAMILIES: [&str; 27] = [
     "llama2",
     "llama3",
     "llama_linear",
@@ -20,6 +20,9 @@ const FAMILIES: [&str; 24] = [
     "qwen3",
     "gemma2",
     "gemma3",
+    "gemma4",
+    "gemma4_shared",
+    "gemma4_moe",
     "phi3",
     "smollm3",
     "granite",
@@ -76,7 +79,7 @@ fn check<B: Backend>(backend: &B, tolerance: impl Fn(&str) -> f64) {
         let model = Llama::load(backend, &open(family), tokens.len() as u32).unwrap();
         let mut model = model.with_states(backend, 1);
         let table = blocks(0, tokens.len().div_ceil(backend.block_len()) as u32);
-        let mut kv = backend.kv_store(kv_shape(model.config(), table.len()));
+        let mut kv = backend.kv_store(&kv_shape(model.config(), table.len()));
         let mut rows = RowBatch::default();
         rows.push(0, &tokens, &Proposal::new(), &table);
         let n_known = tokens.len() as u32;

@@ -180,7 +180,7 @@ struct Expected {
 impl Expected {
     fn of_tiny(temperature: f64) -> Self {
         let mut model = Llama::load(&Reference, &open("llama3"), 16).unwrap();
-        let mut kv = Reference.kv_store(kv_shape(model.config(), 128));
+        let mut kv = Reference.kv_store(&kv_shape(model.config(), 128));
         let mut rows = RowBatch::default();
         for token in 0..128 {
             rows.push(0, &[&PROMPT[..], &[token]].concat(), &Proposal::new(), &blocks(token, 1));
@@ -294,7 +294,7 @@ fn the_embedded_pair_follows_its_target() {
     let law = {
         let backend = Cpu::new(2);
         let mut model = Llama::load(&backend, &embedded::target(), 16).unwrap();
-        let mut kv = backend.kv_store(kv_shape(model.config(), 1));
+        let mut kv = backend.kv_store(&kv_shape(model.config(), 1));
         let mut rows = RowBatch::default();
         rows.push(0, &prompt, &Proposal::new(), &blocks(0, 1));
         model.forward(&backend, &rows, &[prompt.len() as u32 - 1], &mut kv);

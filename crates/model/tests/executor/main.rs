@@ -10,6 +10,7 @@ mod delta;
 mod eagle3;
 mod experts;
 mod families;
+mod gemma4;
 mod greedy;
 mod law;
 mod lending;

@@ -25,7 +25,7 @@ struct Fresh<'a, B: Backend> {
 impl<'a, B: Backend> Fresh<'a, B> {
     fn new(backend: &'a B) -> Self {
         let model = Llama::load(backend, &open("llama3"), 64).unwrap();
-        let kv = backend.kv_store(kv_shape(model.config(), N_BLOCKS));
+        let kv = backend.kv_store(&kv_shape(model.config(), N_BLOCKS));
         Self { backend, model, kv }
     }
 

@@ -22,7 +22,7 @@ fn expected(prompt: &[u32]) -> Vec<f64> {
     let mut model = Llama::load(&Reference, &embedded::target(), prompt.len() as u32).unwrap();
     let n_blocks = prompt.len().div_ceil(Reference.block_len());
     let table: Vec<BlockId> = (0..n_blocks as u32).map(BlockId).collect();
-    let mut kv = Reference.kv_store(kv_shape(model.config(), n_blocks));
+    let mut kv = Reference.kv_store(&kv_shape(model.config(), n_blocks));
     let mut rows = RowBatch::default();
     rows.push(0, prompt, &Proposal::new(), &table);
     let outputs: Vec<u32> = (0..prompt.len() as u32 - 1).collect();

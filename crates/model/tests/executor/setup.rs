@@ -90,7 +90,7 @@ fn padding_of_the_embeddings_is_no_part_of_the_vocabulary() {
         let mut model = Llama::load(&Reference, &checkpoint, 16).unwrap();
         let mut rows = RowBatch::default();
         rows.push(0, &[1, 99], &Proposal::new(), &blocks(0, 1));
-        let mut kv = Reference.kv_store(kv_shape(model.config(), 1));
+        let mut kv = Reference.kv_store(&kv_shape(model.config(), 1));
         model.forward(&Reference, &rows, &[1], &mut kv);
         model.logits(&Reference, 0..1).to_vec()
     };

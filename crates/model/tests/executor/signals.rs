@@ -15,7 +15,7 @@ const ALL: Signals = Signals { divergence: true, draft_shape: true };
 /// Softmax at `temperature` of a model's logits after `tokens`, in `f64`.
 fn law(name: &str, tokens: &[u32], temperature: f64) -> Vec<f64> {
     let mut model = Llama::load(&Reference, &open(name), 32).unwrap();
-    let mut kv = Reference.kv_store(kv_shape(model.config(), 2));
+    let mut kv = Reference.kv_store(&kv_shape(model.config(), 2));
     let mut rows = RowBatch::default();
     rows.push(0, tokens, &Proposal::new(), &blocks(0, 2));
     model.forward(&Reference, &rows, &[tokens.len() as u32 - 1], &mut kv);

@@ -8,6 +8,7 @@ mod byte_level;
 mod entries;
 mod export;
 mod marks;
+mod ranked_pieces;
 mod sentence_piece;
 mod splits;
 
@@ -28,7 +29,7 @@ pub(crate) use marks::Marks;
 
 const MODEL: &str = "tokenizer.ggml.model";
 /// Accepted models.
-const MODELS: &str = "gpt2 (byte-level) or llama (SentencePiece)";
+const MODELS: &str = "gpt2 (byte-level), llama (SentencePiece) or gemma4";
 
 /// What makes up a tokenizer, in the words of `tokenizer.json`.
 struct Parts {
@@ -52,6 +53,7 @@ impl Tokenizer {
         let parts = match model {
             Some("gpt2") => byte_level::parts,
             Some("llama") => sentence_piece::parts,
+            Some("gemma4") => ranked_pieces::parts,
             _ => return Err(refused(MODEL, MODELS, model.map_or("none".to_string(), repeated))),
         };
         let entries = Entries::read(metadata)?;

@@ -91,6 +91,40 @@ fn sentence_pieces_agree_with_the_reference() {
     }
 }
 
+/// A vocabulary of Gemma 4: pieces with the ends of words that merges make of them, and bytes for what has no piece.
+#[test]
+fn pieces_may_be_joined_by_ranked_merges() {
+    let mut all: Vec<(String, i64)> = ["<bos>", "<turn|>", "<|tool_response>"]
+        .iter()
+        .zip([3, 3, 4])
+        .map(|(t, k)| (t.to_string(), k))
+        .collect();
+    all.extend((0..=255).map(|byte| (format!("<0x{byte:02X}>"), 6)));
+    let words = ["\u{2581}", "a", "b", "c", "ab", "\u{2581}ab", "bc", "\n", "\n\n"];
+    all.extend(words.map(|text| (text.to_string(), 1)));
+    let first = 3 + 256;
+    let values = [
+        ("tokenizer.ggml.model", text("gemma4")),
+        (TOKENS, Some(Value::Texts(all.iter().map(|(text, _)| text.clone()).collect()))),
+        (KINDS, Some(Value::Signeds(all.iter().map(|(_, kind)| *kind).collect()))),
+        ("tokenizer.ggml.merges", texts(&["a b", "b c", "\u{2581} ab", "\n \n"])),
+        ("tokenizer.ggml.bos_token_id", Some(Value::Unsigned(0))),
+        ("tokenizer.ggml.add_space_prefix", Some(Value::Flag(false))),
+    ];
+    let file = values.into_iter().filter_map(|(key, value)| Some((key.to_string(), value?))).collect();
+    let tokenizer = open(&file);
+    let id = |word: &str| first + words.iter().position(|found| *found == word).unwrap() as u32;
+    // The first merge goes first, wherever it is.
+    assert_eq!(tokenizer.encode("abc ab").unwrap(), [id("ab"), id("c"), id("\u{2581}ab")]);
+    assert_eq!(tokenizer.encode("bc\n\n\n").unwrap(), [id("bc"), id("\n\n"), id("\n")]);
+    // Two bytes.
+    let bytes = tokenizer.encode("a\u{e9}<|tool_response>").unwrap();
+    assert_eq!(bytes, [id("a"), 3 + 0xc3, 3 + 0xa9, 2]);
+    assert_eq!(tokenizer.decode(&bytes[..3]), "a\u{e9}");
+    assert_eq!(tokenizer.encode_plain("a").unwrap(), [0, id("a")]);
+    assert_eq!(tokenizer.end_tokens(), [1, 2]);
+}
+
 #[test]
 fn token_bytes_put_together_are_the_text() {
     let tokenizer = open(&metadata("byte_level.gguf"));
@@ -269,7 +303,7 @@ fn unusable_vocabularies_are_refused() {
         assert_eq!(refused(name, key, value), format!("{key} must be {expected}"));
     };
     let (bytes, pieces) = ("byte_level.gguf", "sentence_piece.gguf");
-    let model = "gpt2 (byte-level) or llama (SentencePiece), got ";
+    let model = "gpt2 (byte-level), llama (SentencePiece) or gemma4, got ";
     check(bytes, "tokenizer.ggml.model", text("bert"), &format!("{model}\"bert\""));
     check(bytes, "tokenizer.ggml.model", None, &format!("{model}none"));
     let unknown = refused(bytes, SPLITS, text("gpt-5"));

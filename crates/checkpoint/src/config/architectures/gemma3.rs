@@ -82,13 +82,13 @@ fn set_local(config: &mut ModelConfig, window: Option<u32>, slides: impl Fn(usiz
 
 /// Rotary embeddings of layers that see everything, and of those that see a window; which are never scaled in the older spelling.
 fn ropes(fields: Fields<'_>, config: &ModelConfig) -> Result<Vec<Rope>, Error> {
-    let [global, local] =
-        ["full_attention", "sliding_attention"].map(|kind| Rope::of_layers(fields, kind, config));
+    let [global, local] = ["full_attention", "sliding_attention"]
+        .map(|kind| Rope::of_layers(fields, kind, config.head_dim, config));
     let local = match local? {
         Some(local) => local,
         None => {
             let theta = fields.optional_number("rope_local_base_freq", THETA)?.unwrap_or(LOCAL_THETA_DEFAULT);
-            Rope { theta, scaling: RopeScaling::None, rotary_dim: config.head_dim }
+            Rope { theta, ..Rope::plain(config.head_dim) }
         }
     };
     Ok(vec![global?.unwrap_or_else(|| config.ropes[GLOBAL].clone()), local])

@@ -73,7 +73,7 @@ fn absent_keys_have_their_defaults() {
     assert_eq!((config.vocab_len, config.n_embeddings, config.hidden), (VOCAB, VOCAB, HIDDEN));
     assert_eq!((config.n_heads, config.n_kv_heads, config.head_dim), (1, 1, 4));
     assert_eq!((config.intermediate, config.context_len_max, config.rms_eps), (INTERMEDIATE, 64, 1e-5));
-    assert_eq!(config.ropes, [Rope { theta: 10_000.0, scaling: RopeScaling::None, rotary_dim: 4 }]);
+    assert_eq!(config.ropes, [Rope { theta: 10_000.0, scaling: RopeScaling::None, rotary_dim: 4, span: 4 }]);
     assert!(!config.tie_embeddings && !config.has_qkv_bias && !config.has_output_bias);
     assert!(!config.has_mlp_bias && !config.has_qk_norm);
     assert_eq!((config.eos_tokens.as_slice(), config.bos_token), (&[][..], None));
@@ -104,7 +104,7 @@ fn keys_are_read() {
     let config = config(&writer);
     assert_eq!((config.n_heads, config.n_kv_heads, config.head_dim), (2, 2, 6));
     let scaling = RopeScaling::Linear { factor: 4.0 };
-    assert_eq!(config.ropes, [Rope { theta: 1e6, scaling, rotary_dim: 6 }]);
+    assert_eq!(config.ropes, [Rope { theta: 1e6, scaling, rotary_dim: 6, span: 6 }]);
     assert_eq!(config.context_len_max, 48);
     assert_eq!((config.bos_token, config.eos_tokens.as_slice()), (Some(1), &[2, 3][..]));
     let sampling =
@@ -179,7 +179,7 @@ fn what_is_not_implemented_is_refused_by_name() {
     };
     check_refused(
         &model_of("gemma"),
-        "architecture gemma is not supported; supported are llama, qwen2, qwen3, gemma2, gemma3, phi3, smollm3, granite, glm4, \
+        "architecture gemma is not supported; supported are llama, qwen2, qwen3, gemma2, gemma3, gemma4, phi3, smollm3, granite, glm4, \
          qwen3moe, olmoe",
     );
     check_refused(

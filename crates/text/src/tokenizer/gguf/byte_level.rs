@@ -34,7 +34,7 @@ pub(super) fn parts(metadata: &Metadata, entries: &Entries, _: &Marks) -> Result
 }
 
 /// Two tokens each, with a space between them.
-fn merges(metadata: &Metadata) -> Result<Merges, Error> {
+pub(super) fn merges(metadata: &Metadata) -> Result<Merges, Error> {
     let merges = metadata.texts(MERGES)?.ok_or_else(|| refused(MERGES, "an array of texts", "none"))?;
     let pair = |text: &String| match text.char_indices().skip(1).find(|&(_, c)| c == ' ') {
         Some((at, _)) => Ok((text[..at].to_string(), text[at + 1..].to_string())),

@@ -14,7 +14,7 @@ const ADDS_BEGIN: &str = "tokenizer.ggml.add_bos_token";
 const ADDS_END: &str = "tokenizer.ggml.add_eos_token";
 
 /// Control tokens that end a text or a turn wherever they occur. Files name one end, models of chat have several.
-const END_TEXTS: [&str; 14] = [
+const END_TEXTS: [&str; 15] = [
     "<|endoftext|>",
     "<|end_of_text|>",
     "</s>",
@@ -24,12 +24,15 @@ const END_TEXTS: [&str; 14] = [
     "<|eom_id|>",
     "<|end|>",
     "<end_of_turn>",
+    "<turn|>",
     "<EOT>",
     "<|return|>",
     "<|call|>",
     "[EOS]",
     "[EOT]",
 ];
+/// Ends a turn in which tools were asked, though files call it a piece of text, which readers of answers are to see.
+const BEGIN_OF_TOOL_ANSWER: &str = "<|tool_response>";
 /// Ends a part of an answer where a vocabulary has the second, which ends the whole.
 const END_OF_PART: [&str; 2] = ["<|end|>", "<|return|>"];
 
@@ -74,7 +77,8 @@ impl Marks {
             .into_iter()
             .filter(|&text| text != part || entries.id(whole).is_none())
             .filter_map(|text| entries.id(text))
-            .filter(|&id| entries.kind(id) == Kind::Control);
+            .filter(|&id| entries.kind(id) == Kind::Control)
+            .chain(entries.id(BEGIN_OF_TOOL_ANSWER).filter(|&id| entries.kind(id) != Kind::Normal));
         let mut ends = Vec::new();
         for id in self.end.into_iter().chain(self.more_ends.iter().copied()).chain(by_text) {
             if !ends.contains(&id) {

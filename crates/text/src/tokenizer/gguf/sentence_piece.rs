@@ -14,7 +14,7 @@ use super::{Parts, refused};
 use crate::error::Error;
 
 const SCORES: &str = "tokenizer.ggml.scores";
-const ADDS_SPACE: &str = "tokenizer.ggml.add_space_prefix";
+pub(super) const ADDS_SPACE: &str = "tokenizer.ggml.add_space_prefix";
 /// Character that stands for a space.
 const SPACE_MARK: &str = "\u{2581}";
 /// Most bytes of all merges together; the 580 000 of published vocabularies of 262 144 pieces have 6 million.
@@ -34,18 +34,22 @@ pub(super) fn parts(metadata: &Metadata, entries: &Entries, marks: &Marks) -> Re
         .vocab_and_merges(entries.vocabulary(), merges(entries, scores)?)
         .byte_fallback(true)
         .fuse_unk(true);
-    // Stands for characters without a piece where there are no pieces for bytes, either.
-    let unknown = marks.unknown.map(|id| entries.text(id)).filter(|text| entries.id(text).is_some());
     Ok(Parts {
         normalizer: normalizer(adds_space),
         pre_tokenizer: Value::Null,
         decoder: decoder(adds_space),
-        model: match unknown {
-            Some(text) => model.unk_token(text.to_string()),
-            None => model,
-        },
+        model: with_unknown(model, entries, marks),
         begins: true,
     })
+}
+
+/// With the token that stands for characters without a piece where there are no pieces for bytes, either.
+pub(super) fn with_unknown(model: BpeBuilder, entries: &Entries, marks: &Marks) -> BpeBuilder {
+    let unknown = marks.unknown.map(|id| entries.text(id)).filter(|text| entries.id(text).is_some());
+    match unknown {
+        Some(text) => model.unk_token(text.to_string()),
+        None => model,
+    }
 }
 
 /// Two pieces that make a third.
@@ -97,7 +101,7 @@ fn pairs(entries: &Entries) -> Result<Vec<Pair>, Error> {
     Ok(pairs)
 }
 
-fn normalizer(adds_space: bool) -> Value {
+pub(super) fn normalizer(adds_space: bool) -> Value {
     let mut steps = vec![json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE_MARK})];
     if adds_space {
         steps.insert(0, json!({"type": "Prepend", "prepend": SPACE_MARK}));
@@ -105,7 +109,7 @@ fn normalizer(adds_space: bool) -> Value {
     json!({"type": "Sequence", "normalizers": steps})
 }
 
-fn decoder(adds_space: bool) -> Value {
+pub(super) fn decoder(adds_space: bool) -> Value {
     let mut steps = vec![
         json!({"type": "Replace", "pattern": {"String": SPACE_MARK}, "content": " "}),
         json!({"type": "ByteFallback"}),
