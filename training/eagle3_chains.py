@@ -1,9 +1,9 @@
 """EAGLE-3's training-time test (arXiv 2503.01840, section 3.2): chains of a head's own steps, all of a batch at once.
 
-A chain starts at each row i whose prediction lies in the answer, and in the prompt too if asked. Its step 0 reads the target's streams at i; step s > 0
-reads the head's own un-normed output of step s - 1. Step s attends to the rows 0..=i that read the target's streams, as
-a server has them after a verification, and to the steps 1..=s of its own chain. The tokens it reads are those of the
-text, which are the drafted ones as long as all drafts before were right.
+A chain starts at each row i whose prediction lies in the answer, and in the prompt too if asked. Its step 0 reads the
+target's streams at i; step s > 0 reads the head's own un-normed output of step s - 1. Step s attends to the rows 0..=i
+that read the target's streams, as a server has them after a verification, and to the steps 1..=s of its own chain. The
+tokens it reads are those of the text, which are the drafted ones as long as all drafts before were right.
 """
 
 import math
@@ -101,7 +101,8 @@ def chain_hidden(head: Head, embeddings: Tensor, batch: Batch, n_steps: int) -> 
     """
     layer = head.midlayer
     group = head.shape.layer.n_heads // head.shape.layer.n_kv_heads
-    prefix = head.fc(batch.taps)
+    # Under autocast too the stream is f32, as in a server.
+    prefix = head.fc(batch.taps).float()
     normed = layer.normed(embeddings[batch.row_tokens], prefix)
     keys, values = (
         spread(part, batch.row_slots, batch.n_documents, batch.rows_max)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from jinja2 import Environment
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 import checkpoint
 from data import Documents
@@ -48,8 +48,9 @@ def answered(prompts: Path, answers: Path, chat: Chat, prompt_len_max: int) -> D
 
     Left out are prompts that are too long, and those the engine read as other tokens, such as spelled control tokens.
     """
-    asked = [json.loads(line) for line in prompts.read_text(encoding="utf-8").splitlines()]
-    said = [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
+    # Not splitlines: a text may hold separators that JSON leaves as they are.
+    asked = [json.loads(line) for line in prompts.open(encoding="utf-8")]
+    said = [json.loads(line) for line in answers.open(encoding="utf-8")]
     encoded, prompt_lens, domains = [], [], []
     for answer in said:
         ask = asked[answer["index"]]
@@ -76,6 +77,14 @@ def hidden_streams(target: Llama, tokens: Tensor) -> Tensor:
             kept.append(x)
         x = layer(x, cos, sin, None, None)
     return torch.stack([*kept, backbone.norm(x)], dim=2)
+
+
+def in_bf16(target: Llama) -> Llama:
+    """The same model with bf16 matrices in its layers, to be run under autocast: its stream stays f32."""
+    for module in target.model.layers.modules():
+        if isinstance(module, nn.Linear):
+            module.to(torch.bfloat16)
+    return target
 
 
 def write_streams(target: Llama, documents: Documents, path: Path, rows: int) -> None:
@@ -125,6 +134,7 @@ def main() -> None:
     parser.add_argument("--answers", type=Path, required=True, help="folder of NAME.jsonl, from dsde generate --json")
     parser.add_argument("--prompt-len-max", type=int, default=640)
     parser.add_argument("--rows", type=int, default=8, help="documents read at once")
+    parser.add_argument("--bf16", action="store_true", help="multiply in bf16: faster where the processor has it")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path, required=True)
@@ -133,6 +143,8 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     target = checkpoint.load_model(args.target, torch.device(args.device))
+    if args.bf16:
+        target = in_bf16(target)
     chat = Chat(args.target)
     args.out.mkdir(parents=True, exist_ok=True)
     for answers in sorted(args.answers.glob("*.jsonl")):
@@ -142,7 +154,8 @@ def main() -> None:
         documents = answered(args.prompts / answers.name, answers, chat, args.prompt_len_max)
         began = time.monotonic()
         partial = out.with_suffix(".partial")
-        write_streams(target, documents, partial, args.rows)
+        with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
+            write_streams(target, documents, partial, args.rows)
         os.replace(partial, out.with_suffix(".hidden"))
         documents.save(out)
         n_tokens, seconds = len(documents.tokens), time.monotonic() - began

@@ -13,7 +13,7 @@ from pathlib import Path
 from records import CURRICULUM, TELLING_CHARS, Exclusion, Record, normalised, open_lines, part_path
 
 # Prompts in a part: what an engine answers in a few minutes.
-PART_PROMPTS = 240
+PART_PROMPTS = 480
 
 # Characters of a passage to be summarised.
 PASSAGE_CHARS = (700, 2400)

@@ -95,6 +95,8 @@ class HeadRun:
     progress: Progress
     folder: Path
     export: Path | None = None
+    # Multiply in bf16; weights, streams and averages stay f32.
+    is_bf16: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
@@ -109,7 +111,7 @@ class StepReport:
     n_starts: int
 
 
-def optimiser_of(head: Head, settings: HeadSettings) -> Muon:
+def optimiser_of(head: Head, settings: HeadSettings, is_bf16: bool = False) -> Muon:
     """Orthogonal updates for the layer; the output rows are learned one by one, and slowly."""
     training = settings.training
     head.lm_head.requires_grad_(training.output_lr_share > 0)
@@ -120,13 +122,15 @@ def optimiser_of(head: Head, settings: HeadSettings) -> Muon:
             {"params": [p for p in head.midlayer.parameters() if p.dim() > 1], "lr_share": 1.0} | matrices,
             {"params": [head.lm_head.weight], "lr_share": training.output_lr_share},
             {"params": [p for p in head.parameters() if p.dim() <= 1], "lr_share": 1.0},
-        ]
+        ],
+        is_bf16,
     )
 
 
 def loss_of(run: HeadRun, batch: Batch) -> ChainLoss:
     step_weights = run.settings.training.step_weights
-    return chain_loss(run.head, run.embeddings[batch.tokens], run.output_rows, batch, step_weights)
+    with torch.autocast(run.device.type, torch.bfloat16, enabled=run.is_bf16):
+        return chain_loss(run.head, run.embeddings[batch.tokens], run.output_rows, batch, step_weights)
 
 
 def train_step(run: HeadRun) -> StepReport:
@@ -281,12 +285,13 @@ def prepared(args: argparse.Namespace, settings: HeadSettings, target: Llama) ->
         head=head,
         embeddings=embeddings,
         output_rows=embeddings[head.draft_to_target],
-        optimiser=optimiser_of(head, settings),
+        optimiser=optimiser_of(head, settings, args.bf16),
         stream=DocumentStream(learned, settings.training.documents_per_step, settings.seed),
         heldout=heldout,
         progress=Progress(settings.training.n_steps),
         folder=args.out,
         export=args.export,
+        is_bf16=args.bf16,
         device=device,
     )
     if checkpoint.exists(args.out):
@@ -304,6 +309,7 @@ def main() -> None:
     parser.add_argument("--init", type=Path, help="head folder whose weights a fresh run begins with")
     parser.add_argument("--minutes", type=float, help="shorten the schedule so that the whole run fits")
     parser.add_argument("--pause-minutes", type=float, help="stop this call after so long, with a checkpoint; exit 3")
+    parser.add_argument("--bf16", action="store_true", help="multiply in bf16: faster where the processor has it")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="CPU threads; default: as many as cores")
     args = parser.parse_args()

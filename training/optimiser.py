@@ -16,24 +16,26 @@ QUINTIC, N_QUINTIC_STEPS = (3.4445, -4.7750, 2.0315), 5
 UPDATE_RMS = 0.2
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """About the nearest matrix whose singular values are 1; f32."""
+def orthogonal(matrix: Tensor, is_bf16: bool = False) -> Tensor:
+    """About the nearest matrix whose singular values are 1; f32, or computed in bf16 and good to two digits."""
     a, b, c = QUINTIC
     x = matrix.float()
     is_tall = x.shape[0] > x.shape[1]
     x = x.T if is_tall else x
     x = x / (x.norm() + 1e-7)
+    x = x.to(torch.bfloat16) if is_bf16 else x
     for _ in range(N_QUINTIC_STEPS):
         square = x @ x.T
         x = a * x + (b * square + c * square @ square) @ x
-    return x.T if is_tall else x
+    return (x.T if is_tall else x).float()
 
 
 class Muon(torch.optim.Optimizer):
     """Groups with `muon` true take orthogonal updates, the others those of AdamW."""
 
-    def __init__(self, groups: list[dict]) -> None:
+    def __init__(self, groups: list[dict], is_bf16: bool = False) -> None:
         super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0, "muon": False})
+        self._is_bf16 = is_bf16
 
     @torch.no_grad()
     def step(self) -> None:
@@ -49,7 +51,7 @@ class Muon(torch.optim.Optimizer):
         average = state.setdefault("average", torch.zeros_like(gradient))
         average.lerp_(gradient, 1.0 - MOMENTUM)
         ahead = gradient.lerp(average, MOMENTUM)
-        return orthogonal(ahead) * (UPDATE_RMS * max(gradient.shape) ** 0.5)
+        return orthogonal(ahead, self._is_bf16) * (UPDATE_RMS * max(gradient.shape) ** 0.5)
 
     def _adam_update(self, state: dict, gradient: Tensor) -> Tensor:
         first = state.setdefault("first", torch.zeros_like(gradient))

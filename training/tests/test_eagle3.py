@@ -17,7 +17,7 @@ import eagle3_train as training
 from data import Documents
 from eagle3_chains import batch_of, chain_hidden
 from eagle3_evaluate import by_place, judged, walked
-from eagle3_features import Chat, Features, answered, hidden_streams, load_features, write_streams
+from eagle3_features import Chat, Features, answered, hidden_streams, in_bf16, load_features, write_streams
 from eagle3_head import Head, HeadShape, fresh_head, load_head, save_head, tap_layers, with_vocabulary
 from eagle3_loss import SoftCrossEntropy, chain_loss, wanted_distributions
 from eagle3_prompts import questions, without_repeats
@@ -159,6 +159,31 @@ def test_the_loss_is_the_plain_cross_entropy(target: Llama, features: Features) 
         torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_bf16_gives_about_the_same_loss_and_gradients(target: Llama, features: Features) -> None:
+    head, embeddings = head_of(target, features), target.model.embed_tokens.weight
+    batch = batch_of([(features, i) for i in range(7)], torch.device("cpu"))
+    losses, gradients = [], []
+    for is_bf16 in (False, True):
+        head.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
+            loss = chain_loss(head, embeddings[batch.tokens], embeddings[head.draft_to_target], batch, [1.0, 0.8])
+        loss.total.backward()
+        losses.append(loss.total.detach())
+        gradients.append(torch.cat([p.grad.flatten() for p in head.parameters()]))
+        assert loss.total.dtype == torch.float32
+    torch.testing.assert_close(losses[1], losses[0], rtol=0.02, atol=0.0)
+    assert F.cosine_similarity(*gradients, dim=0) > 0.99
+
+
+def test_streams_in_bf16_are_about_those_in_f32(target: Llama) -> None:
+    tokens = torch.tensor([[1, 7, 3, 22, 39, 4, 4]])
+    expected = hidden_streams(target, tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        streams = hidden_streams(in_bf16(target), tokens)
+    assert streams.dtype == torch.float32
+    assert (streams - expected).norm() < 0.02 * expected.norm()
+
+
 def test_fixed_output_rows_get_no_gradient() -> None:
     hidden = torch.randn(5, 4, requires_grad=True)
     weight, wanted = torch.randn(6, 4), torch.randn(5, 6).softmax(-1)
@@ -252,7 +277,7 @@ def settings(**changes) -> HeadSettings:
 
 def prepared(some: HeadSettings, target: Llama, features: Path, out: Path) -> training.HeadRun:
     out.mkdir(exist_ok=True)
-    args = argparse.Namespace(features=features, out=out, init=None, export=out / "head")
+    args = argparse.Namespace(features=features, out=out, init=None, export=out / "head", bf16=False)
     return training.prepared(args, some, target)
 
 
@@ -345,18 +370,19 @@ def chat(tmp_path: Path) -> Chat:
 
 
 def test_answers_stand_behind_their_prompts(chat: Chat, tmp_path: Path) -> None:
-    prompts = {"math": "1+1?", "code": "f<|end|>", "chat": "hi"}
+    prompts = {"math": "1+1?", "code": "f<|end|>", "chat": "hi\u2028you"}
     asked = [{"domain": domain, "prompt": prompt} for domain, prompt in prompts.items()]
     lengths = [len(chat.tokens(prompt)) for prompt in prompts.values()]
     said = [{"index": i, "tokens": [17, 3 + i], "prompt_tokens": length} for i, length in enumerate(lengths)]
     # The engine reads a spelled control token as seven characters.
     said[1]["prompt_tokens"] += 6
     for name, lines in (("asked", asked), ("said", said)):
-        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        (tmp_path / name).write_text(text, encoding="utf-8")
     documents = answered(tmp_path / "asked", tmp_path / "said", chat, prompt_len_max=100)
     assert [documents[i].tolist() for i in range(len(documents))] == [
         [*chat.tokens("1+1?"), 17, 3],
-        [*chat.tokens("hi"), 17, 5],
+        [*chat.tokens("hi\u2028you"), 17, 5],
     ]
     assert documents.prompt_lens.tolist() == [len(documents[0]) - 2, len(documents[1]) - 2]
     assert documents.domains.tolist() == [2, 0]

@@ -17,6 +17,13 @@ def test_an_orthogonal_matrix_keeps_directions_and_evens_out_their_strength() ->
         assert torch.allclose(inner, strengths.sort(descending=True).values, atol=0.7) and inner.min() > 0.6
 
 
+def test_bf16_is_about_as_orthogonal() -> None:
+    matrix = torch.randn(12, 20, generator=torch.Generator().manual_seed(1))
+    update = orthogonal(matrix, is_bf16=True)
+    assert update.dtype == torch.float32
+    assert (update - orthogonal(matrix)).norm() < 0.05 * update.norm()
+
+
 def test_matrices_move_by_the_size_of_the_rate_and_others_as_under_adamw() -> None:
     torch.manual_seed(2)
     matrix, vector, reference = (nn.Parameter(torch.randn(8, 16)) for _ in range(3))
