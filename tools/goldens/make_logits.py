@@ -539,6 +539,7 @@ def random_weights(
     """Weights large enough that attention is far from uniform and every bias and norm matters; logits of deviation 1."""
     is_tied = "lm_head.weight" not in shapes
     is_gpt_oss = any(name.endswith("sinks") for name in shapes)
+    is_gemma4 = any(name.endswith("layer_scalar") for name in shapes)
     weights = {}
     for name, shape in shapes.items():
         noise = torch.randn(shape, generator=generator)
@@ -552,6 +553,9 @@ def random_weights(
             weights[name] = noise - 1.5
         elif name.endswith("dt_bias"):
             weights[name] = noise
+        elif is_gemma4 and name.endswith("q_norm.weight"):
+            # Scores are not scaled: this does it.
+            weights[name] = 0.3 * (1.0 + 0.3 * noise)
         elif name.endswith(("norm.weight", "layer_scalar", "router.scale", "per_expert_scale")) or "layernorm" in name:
             weights[name] = 1.0 - norm_offset + 0.3 * noise
         elif name.endswith(".bias"):

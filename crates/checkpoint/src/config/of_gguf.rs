@@ -236,9 +236,9 @@ impl Keys<'_> {
         missing(&self.key(name))
     }
 
-    /// Rows of a tensor, 0 if it is not there.
-    pub(super) fn n_rows(&self, name: &str) -> usize {
-        self.gguf.tensor(name).map_or(0, |tensor| tensor.shape[0])
+    /// Rows of a tensor, if it is there.
+    pub(super) fn n_rows(&self, name: &str) -> Option<usize> {
+        self.gguf.tensor(name)?.shape.first().copied()
     }
 
     /// Whether there is a tensor.

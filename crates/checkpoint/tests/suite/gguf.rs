@@ -2,6 +2,7 @@
 
 mod architectures;
 mod blocks;
+mod gemma4;
 mod hostile;
 mod models;
 mod parts;

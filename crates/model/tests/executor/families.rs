@@ -47,9 +47,9 @@ const TOLERANCE_F32: f64 = 1e-5;
 /// for scores of attention, where a large value's absolute error is amplified by the exponential.
 const TOLERANCE_BF16: f64 = 0.02;
 
-/// As [`TOLERANCE_BF16`] where long contexts make the scores of attention 1.75 times as large (Phi-3's `longrope`): transformers
-/// with inputs, keys, values and weights rounded to bf16 is off by 0.031.
-const TOLERANCE_LONG: f64 = 0.04;
+/// As above where scores amplify more: transformers with those roundings alone is off by 0.026 of `phi3` and by 0.038 of
+/// `gemma4_shared`.
+const TOLERANCE_AMPLIFIED: f64 = 0.05;
 
 /// As above where experts in MXFP4 meet activations that are rounded to 8 bits per 32: transformers with that rounding alone is off
 /// by 0.025.
@@ -106,7 +106,7 @@ fn reference_logits_are_those_of_transformers() {
 fn cpu_logits_are_those_of_transformers_within_bf16() {
     let tolerance = |family: &str| match family {
         "gpt_oss_mxfp4" => TOLERANCE_BYTES,
-        "phi3" => TOLERANCE_LONG,
+        "phi3" | "gemma4_shared" => TOLERANCE_AMPLIFIED,
         _ => TOLERANCE_BF16,
     };
     check(&Cpu::new(2), tolerance);

@@ -77,7 +77,7 @@ pub(in crate::config) const GEMMA4: Architecture = Architecture {
         config.has_layer_scale = keys.has_tensor("blk.0.layer_output_scale.weight");
         let layers = layers_of_keys(config, keys)?;
         config.ropes.push(local_rope(config, keys)?);
-        config.layer_inputs = layer_inputs_of_keys(keys)?;
+        config.layer_inputs = layer_inputs_of_keys(keys, config.vocab_len)?;
         config.experts = experts_of_keys(keys)?;
         layers.set(config, &keys.key(SHARING_KEY))
     },
@@ -379,8 +379,19 @@ fn local_rope(config: &ModelConfig, keys: &Keys<'_>) -> Result<Rope, Error> {
     Ok(Rope { theta, rotary_dim, span: rotary_dim, ..usual })
 }
 
-fn layer_inputs_of_keys(keys: &Keys<'_>) -> Result<Option<LayerInputs>, Error> {
-    let width = keys.optional_len("embedding_length_per_layer_input", 0..=INPUT_WIDTH_MAX)?;
-    let n_embeddings = keys.n_rows("per_layer_token_embd.weight");
-    Ok(width.filter(|&width| width > 0).map(|width| LayerInputs { width, n_embeddings }))
+fn layer_inputs_of_keys(keys: &Keys<'_>, vocab_len: usize) -> Result<Option<LayerInputs>, Error> {
+    const TABLE: &str = "per_layer_token_embd.weight";
+    let width = keys.optional_len("embedding_length_per_layer_input", 0..=INPUT_WIDTH_MAX)?.unwrap_or(0);
+    if width == 0 {
+        return Ok(None);
+    }
+    let n_embeddings = keys.n_rows(TABLE).ok_or_else(|| Error::TensorMissing { name: TABLE.into() })?;
+    match n_embeddings >= vocab_len {
+        true => Ok(Some(LayerInputs { width, n_embeddings })),
+        false => Err(Error::Field {
+            field: format!("the rows of {TABLE}"),
+            expected: format!("at least those of token_embd.weight ({vocab_len})"),
+            got: n_embeddings.to_string(),
+        }),
+    }
 }
