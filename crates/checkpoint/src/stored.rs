@@ -48,12 +48,12 @@ pub enum RowOrder {
     /// As the matrix has them.
     AsIs,
     /// Heads of queries and keys for a rotary embedding that turns neighbours: row `2 i` and `2 i + 1` of a head are its rows `i`
-    /// and `i + rotary_dim / 2` for one that turns halves.
+    /// and `i + span / 2` for one that turns halves.
     Interleaved {
         /// Rows of a head.
         head_dim: usize,
-        /// Rows of a head that turn, the first ones; even.
-        rotary_dim: usize,
+        /// Rows of a head in which pairs lie, the first ones; even.
+        span: usize,
     },
 }
 
@@ -261,8 +261,8 @@ impl RowOrder {
     pub(crate) fn row_at(self, i: usize) -> usize {
         match self {
             RowOrder::AsIs => i,
-            RowOrder::Interleaved { head_dim, rotary_dim } => match i % head_dim {
-                at if at < rotary_dim => i - at + at % 2 * (rotary_dim / 2) + at / 2,
+            RowOrder::Interleaved { head_dim, span } => match i % head_dim {
+                at if at < span => i - at + at % 2 * (span / 2) + at / 2,
                 _ => i,
             },
         }
@@ -272,8 +272,8 @@ impl RowOrder {
     pub(crate) fn stored(self, i: usize) -> usize {
         match self {
             RowOrder::AsIs => i,
-            RowOrder::Interleaved { head_dim, rotary_dim } => match (i % head_dim, rotary_dim / 2) {
-                (row, half) if row < rotary_dim => i - row + row % half * 2 + row / half,
+            RowOrder::Interleaved { head_dim, span } => match (i % head_dim, span / 2) {
+                (row, half) if row < span => i - row + row % half * 2 + row / half,
                 _ => i,
             },
         }

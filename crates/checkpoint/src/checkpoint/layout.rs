@@ -105,7 +105,7 @@ fn split_rows<'a>(
 pub(super) fn row_order(config: &ModelConfig, name: &str, turns_neighbours: bool) -> RowOrder {
     let is_turned = name.contains(".self_attn.q_proj.") || name.contains(".self_attn.k_proj.");
     match is_turned && turns_neighbours {
-        true => RowOrder::Interleaved { head_dim: config.head_dim, rotary_dim: config.ropes[0].rotary_dim },
+        true => RowOrder::Interleaved { head_dim: config.head_dim, span: config.ropes[0].span },
         false => RowOrder::AsIs,
     }
 }

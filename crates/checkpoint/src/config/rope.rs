@@ -183,8 +183,10 @@ impl Rope {
             Some(inner) => RopeScaling::parse(field, outer, inner, rotary_dim, around.context_len)?,
             None => RopeScaling::None,
         };
-        let is_proportional =
-            inner.is_some_and(|inner| inner.get("rope_type").is_some_and(|kind| kind == PROPORTIONAL));
+        let is_proportional = match inner {
+            Some(inner) => inner.text(RopeScaling::key(inner))? == Some(PROPORTIONAL),
+            None => false,
+        };
         let span = if is_proportional { around.head_dim } else { rotary_dim };
         Ok(Self { theta, scaling, rotary_dim, span })
     }
@@ -220,6 +222,11 @@ impl RopeScaling {
         extended.clamp(trained, trained.max(CONTEXT_LEN_MAX as u32))
     }
 
+    /// The field that names it, in the newer spelling or the older.
+    fn key(fields: Fields<'_>) -> &'static str {
+        if fields.get("rope_type").is_some() { "rope_type" } else { "type" }
+    }
+
     /// * `field`: where `fields` stand in the file, for errors.
     /// * `outer`: where `field` stands.
     fn parse(
@@ -229,7 +236,7 @@ impl RopeScaling {
         rotary_dim: usize,
         context_len: u32,
     ) -> Result<Self, Error> {
-        let key = if fields.get("rope_type").is_some() { "rope_type" } else { "type" };
+        let key = Self::key(fields);
         let original = || {
             let inner = fields.optional_len(ORIGINAL, 1..=CONTEXT_LEN_MAX)?;
             let outer = outer.optional_len(ORIGINAL, 1..=CONTEXT_LEN_MAX)?;

@@ -55,6 +55,9 @@ pub(super) fn keys(config: &ModelConfig) -> Result<Keys, Error> {
             .u32(&key("expert_used_count"), experts.n_chosen as u32)
             .u32(&key("expert_feed_forward_length"), experts.intermediate as u32);
     }
+    if rope.span != rope.rotary_dim {
+        return unsupported("writing a GGUF file with pairs that do not turn", format!("{:?}", rope));
+    }
     match rope.scaling {
         RopeScaling::None | RopeScaling::Factors(_) | RopeScaling::Llama3 { .. } => {}
         RopeScaling::Linear { factor } => {

@@ -225,6 +225,10 @@ fn slower_pairs_may_stand_still_and_the_others_be_slowed_down() {
     let config = parsed("gemma4", json!({"rope_parameters": ropes})).unwrap();
     assert_eq!(config.ropes[0].scaling, RopeScaling::Linear { factor: 4.0 });
     assert_eq!((config.ropes[0].rotary_dim, config.ropes[0].span), (8, 16));
+    let older = json!({"type": "proportional", "partial_rotary_factor": 0.5, "rope_theta": 1e6});
+    let ropes = json!({"full_attention": older, "sliding_attention": {"type": "default"}});
+    let config = parsed("gemma4", json!({"rope_parameters": ropes})).unwrap();
+    assert_eq!((config.ropes[0].rotary_dim, config.ropes[0].span), (8, 16));
 }
 
 /// The fixture with tensors added and taken away.

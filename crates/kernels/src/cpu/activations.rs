@@ -91,7 +91,9 @@ dispatch! {
 mod avx512 {
     use std::arch::x86_64::*;
 
-    use super::{BYTES_WORDS, CODE_MAX, Group, PIECE, Place, QUADS, RmsNorm, piece, rms_scale, spread};
+    use super::{
+        BYTES_WORDS, CODE_MAX, Group, PIECE, Place, QUADS, RmsNorm, inverse_scale, piece, rms_scale, spread,
+    };
 
     /// Of [`super::Activations::Bf16Pairs`]. The instruction takes subnormal numbers for zeros, as the products do.
     #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
@@ -139,7 +141,7 @@ mod avx512 {
         unsafe {
             let halves = [0, 1].map(|half| _mm512_loadu_ps(group.as_ptr().add(half * Group::LEN / 2)));
             let max = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(halves[0]), _mm512_abs_ps(halves[1])));
-            let inverse = if max > 0.0 { CODE_MAX / max } else { 0.0 };
+            let inverse = inverse_scale(max);
             words[QUADS] = (max / CODE_MAX).to_bits();
             for (half, x) in halves.into_iter().enumerate() {
                 let codes = _mm512_cvtps_epi32(_mm512_mul_ps(x, _mm512_set1_ps(inverse)));
@@ -158,6 +160,13 @@ struct Rounded {
     scale: f32,
 }
 
+/// What numbers of at most this magnitude are multiplied by to become codes; 0 where that is no number.
+#[inline(always)]
+fn inverse_scale(max: f32) -> f32 {
+    let inverse = CODE_MAX / max;
+    if inverse.is_finite() { inverse } else { 0.0 }
+}
+
 #[inline(always)]
 fn rounded(group: &[f32; Group::LEN]) -> Rounded {
     // Eight maxima beside each other, which compilers turn into one vector.
@@ -172,7 +181,7 @@ fn rounded(group: &[f32; Group::LEN]) -> Rounded {
     for x in maxima {
         max = if x > max { x } else { max };
     }
-    let inverse = if max > 0.0 { CODE_MAX / max } else { 0.0 };
+    let inverse = inverse_scale(max);
     let mut codes = [0; Group::LEN];
     for (code, x) in codes.iter_mut().zip(group) {
         // The low bits of the sum are the whole number; what is not a number becomes any one.

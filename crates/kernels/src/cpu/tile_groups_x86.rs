@@ -63,11 +63,12 @@ trait Multiplier: Sized {
                 1 => strip.add::<Self, L, 1>(),
                 2 => strip.add::<Self, L, 2>(),
                 3 => strip.add::<Self, L, 3>(),
+                4 => strip.add::<Self, L, 4>(),
                 5 if Self::LONE_ROWS_MAX > 4 => strip.add::<Self, L, 5>(),
                 6 if Self::LONE_ROWS_MAX > 4 => strip.add::<Self, L, 6>(),
                 7 if Self::LONE_ROWS_MAX > 4 => strip.add::<Self, L, 7>(),
                 8 if Self::LONE_ROWS_MAX > 4 => strip.add::<Self, L, 8>(),
-                _ => strip.add::<Self, L, 4>(),
+                _ => unreachable!("no strip has {n_rows} rows"),
             }
         }
     }

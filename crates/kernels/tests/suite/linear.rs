@@ -181,6 +181,22 @@ fn products_with_quantised_weights_have_the_same_bits_with_all_vectors() {
 }
 
 #[test]
+fn activations_too_small_to_be_scaled_are_zeros() {
+    for dtype in quantised() {
+        let n_in = dtype.block_len();
+        let bytes = blocks(dtype, n_in, &mut Numbers::new(4));
+        let matrix = dense(dtype, 1, n_in, &bytes);
+        let x = vec![1e-38; n_in];
+        for cpu in cpus() {
+            let mut out = [1.0];
+            let packed = cpu.pack(&[matrix], Stacking::Concat, None);
+            cpu.linear(Input { x: &x, norm: None }, 1, &packed, Epilogue::Store, &mut out);
+            assert_eq!(out, [0.0], "{dtype:?} on {}", cpu.describe());
+        }
+    }
+}
+
+#[test]
 fn rounding_of_activations_costs_less_than_a_hundredth() {
     for dtype in quantised() {
         let case = Case::plain(dtype, 5, 512, 64);

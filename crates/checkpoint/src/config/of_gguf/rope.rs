@@ -20,7 +20,7 @@ impl Keys<'_> {
         let scaling = match (self.scaling(span, trained)?, self.gguf.tensor(ROPE_FACTORS)) {
             (scaling, None) => scaling,
             (RopeScaling::None, Some(factors)) => {
-                let factors = rope_factors(ROPE_FACTORS, factors, span)?;
+                let factors = rope_factors(ROPE_FACTORS, factors, span, n_turning)?;
                 rotary_dim = 2 * factors.len();
                 match factors.iter().all(|&factor| factor == 1.0) {
                     true => RopeScaling::None,
@@ -58,8 +58,8 @@ impl Keys<'_> {
             [SHORT_ROPE_FACTORS, LONG_ROPE_FACTORS].map(|name| Some((name, self.gguf.tensor(name)?)));
         if let [Some((_, short)), Some((_, long))] = tensors {
             return Ok(RopeScaling::LongRope {
-                short: rope_factors(SHORT_ROPE_FACTORS, short, rotary_dim)?,
-                long: rope_factors(LONG_ROPE_FACTORS, long, rotary_dim)?,
+                short: rope_factors(SHORT_ROPE_FACTORS, short, rotary_dim, <[f32]>::len)?,
+                long: rope_factors(LONG_ROPE_FACTORS, long, rotary_dim, <[f32]>::len)?,
                 original_context_len: original,
                 attention_factor,
             });
@@ -114,15 +114,26 @@ impl Keys<'_> {
     }
 }
 
-/// What frequencies are divided by, one number per pair. Pairs at the end that do not turn are left out, all of them at most but one.
-fn rope_factors(name: &str, factors: TensorView<'_>, rotary_dim: usize) -> Result<Vec<f32>, Error> {
+/// How many pairs turn: those at the end that do not are left out, all of them at most but one.
+fn n_turning(factors: &[f32]) -> usize {
+    factors.iter().rposition(|&factor| factor != STANDING).map_or(1, |last| last + 1)
+}
+
+/// What frequencies are divided by, one number per pair.
+///
+/// * `n_kept`: how many of them, from the first.
+fn rope_factors(
+    name: &str,
+    factors: TensorView<'_>,
+    rotary_dim: usize,
+    n_kept: impl Fn(&[f32]) -> usize,
+) -> Result<Vec<f32>, Error> {
     let (expected, got) = (vec![rotary_dim / 2], factors.shape.to_vec());
     if expected != got {
         return Err(Error::TensorShape { name: name.to_string(), expected, got });
     }
     let mut factors = factors.to_f32();
-    let n_turning = factors.iter().rposition(|&factor| factor != STANDING).map_or(1, |last| last + 1);
-    factors.truncate(n_turning);
+    factors.truncate(n_kept(&factors));
     match factors.iter().find(|&&factor| !DIVISOR.contains(&f64::from(factor))) {
         None => Ok(factors),
         Some(got) => Err(Error::Field {

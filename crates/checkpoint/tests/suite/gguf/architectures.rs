@@ -146,6 +146,9 @@ fn long_rope_has_two_lists_of_divisors() {
     writer.tensor("rope_factors_short.weight", &[1], 0, f32s([1.5]));
     writer.tensor("rope_factors_long.weight", &[2], 0, f32s([3.0, 4.0]));
     check_refused(&writer, "tensor rope_factors_long.weight must have shape [1], got [2]");
+    writer.tensors.retain(|tensor| tensor.name != "rope_factors_long.weight");
+    writer.tensor("rope_factors_long.weight", &[1], 0, f32s([1e30]));
+    check_refused(&writer, "rope_factors_long.weight must be numbers from 0.5 to 1000000.0, got 1e30");
 }
 
 #[test]
@@ -173,7 +176,7 @@ fn glm4_turns_neighbours_in_a_part_of_each_head() {
     writer.u32("glm4.attention.key_length", 4).u32("glm4.rope.dimension_count", 2);
     let checkpoint = opened(&writer).unwrap();
     let matrix = checkpoint.matrix("model.layers.0.self_attn.q_proj.weight", 4, 4).unwrap();
-    assert_eq!(matrix.order, RowOrder::Interleaved { head_dim: 4, rotary_dim: 2 });
+    assert_eq!(matrix.order, RowOrder::Interleaved { head_dim: 4, span: 2 });
     assert!(checkpoint.matrix("model.layers.0.mlp.up_proj.weight", 2, 4).is_ok());
 }
 

@@ -319,6 +319,11 @@ fn frequencies_may_have_factors() {
         writer.tensor("rope_freqs.weight", &[factors.len()], 0, f32s(factors));
         writer
     };
+    // A pair that stands still keeps its place.
+    let standing = opened(&with(vec![1.0, 1e30])).unwrap();
+    assert_eq!((standing.config().ropes[0].rotary_dim, standing.config().ropes[0].span), (2, 4));
+    let queries = standing.matrix("model.layers.0.self_attn.q_proj.weight", 4, 4).unwrap();
+    assert_eq!(queries.order, RowOrder::Interleaved { head_dim: 4, span: 4 });
     check_refused(&with(vec![1.0]), "tensor rope_freqs.weight must have shape [2], got [1]");
     for factor in [0.0, -1.0, f32::NAN, f32::INFINITY] {
         check_refused(&with(vec![1.0, factor]), "rope_freqs.weight must be numbers from 0.5 to 1000000.0");
