@@ -1,34 +1,12 @@
 //! Gemma 4: what its configuration says of layers, every refusal, and tensors that nobody uses.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-
 use dsde_checkpoint::config::{Activation, Family, KvHeads, KvSource, LayerInputs, ModelConfig, RopeScaling};
 use dsde_checkpoint::{Checkpoint, Error};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype as SafeDtype, TensorView};
 use serde_json::{Value, json};
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(name)
-}
-
-/// The configuration of a fixture with `changes` applied; `null` deletes.
-fn changed(name: &str, changes: &Value) -> Value {
-    let text = std::fs::read(fixture(name).join("config.json")).unwrap();
-    let mut config: BTreeMap<String, Value> = serde_json::from_slice(&text).unwrap();
-    for (field, value) in changes.as_object().unwrap() {
-        match value {
-            Value::Null => config.remove(field),
-            value => config.insert(field.clone(), value.clone()),
-        };
-    }
-    json!(config)
-}
-
-fn parsed(name: &str, changes: Value) -> Result<ModelConfig, Error> {
-    ModelConfig::parse(changed(name, &changes).to_string().as_bytes(), None)
-}
+use super::fixtures::{changed, fixture, parsed};
 
 fn sources(config: &ModelConfig) -> Vec<KvSource> {
     config.layers.iter().map(|layer| layer.kv).collect()

@@ -6,6 +6,7 @@ mod config;
 mod eagle3;
 mod encode;
 mod experts;
+mod fixtures;
 mod folders;
 mod gemma4;
 mod gguf;

@@ -1,16 +1,16 @@
 //! Gemma 4 through passes and the engine: layers of two shapes and layers that share keys and values change nothing that others rely on.
 
-use dsde_engine::{Config, Drafter, Request, RowBatch, Suffix};
+use dsde_engine::{Config, Drafter, RowBatch, Suffix};
 use dsde_kernels::cpu::KvType;
 use dsde_kernels::{Backend, Cpu, Reference};
 use dsde_model::Llama;
 use dsde_model::executor::{self, Checkpoints, DraftCheckpoint, KvSize, ModelExecutor};
 use dsde_model::llama::kv_shape;
 use dsde_policy::{Fixed, Off};
-use dsde_sampling::{Params, Proposal};
+use dsde_sampling::Proposal;
 
 use crate::pair::{blocks, open};
-use crate::serve::{Run, run, run_as};
+use crate::serve::{Run, mixed_requests, prompt, run, run_as};
 use crate::trees::Shape;
 
 const TARGETS: [&str; 3] = ["gemma4", "gemma4_shared", "gemma4_moe"];
@@ -24,22 +24,9 @@ fn executor<B: Backend>(backend: B, target: &str, draft: Option<&str>, n_blocks:
     ModelExecutor::new(backend, Checkpoints { target: &target, draft }, config).unwrap()
 }
 
-fn prompt(salt: u32, len: u32) -> Vec<u32> {
-    (0..len).map(|i| (salt + i * i + i) % 48).collect()
-}
-
-/// The second draws with a seed, the third begins as the first does, the last has two choices.
-fn requests() -> Vec<Request> {
-    let prompts = [prompt(0, 38), prompt(5, 7), [prompt(0, 38), prompt(9, 9)].concat(), prompt(7, 21)];
-    let mut requests = prompts.map(|prompt| Request::new(prompt, Params::greedy(), TOKENS_MAX)).to_vec();
-    requests[1].params = Params { temperature: 0.8, seed: Some(7), ..Params::greedy() };
-    requests[3].n_choices = 2;
-    requests
-}
-
 fn plain<B: Backend>(backend: B, target: &str) -> Run {
     let config = Config { prefix_cache: false, ..Config::default() };
-    run_as(executor(backend, target, None, 60), Off, config, &requests())
+    run_as(executor(backend, target, None, 60), Off, config, &mixed_requests(TOKENS_MAX))
 }
 
 fn speculation_changes_nothing<B: Backend>(backend: impl Fn() -> B, targets: &[&str]) {
@@ -57,7 +44,7 @@ fn speculation_changes_nothing<B: Backend>(backend: impl Fn() -> B, targets: &[&
             ];
             for shape in shapes {
                 let executor = executor(backend(), target, Some(draft), n_blocks);
-                let got = run(executor, shape, Config::default(), &requests());
+                let got = run(executor, shape, Config::default(), &mixed_requests(TOKENS_MAX));
                 assert_eq!(got.outputs, expected, "{target}, {draft}, {shape:?}, {n_blocks} blocks");
                 let is_off = matches!(shape, Shape::Off);
                 assert!(is_off || target != draft || got.sums.accepted > 0, "{target}: it guesses itself");
@@ -84,7 +71,7 @@ fn speculation_changes_nothing_whatever_keys_and_values_are_kept_in() {
         let backend = || Cpu::new(2).with_kv_type(kv_type);
         let expected = plain(backend(), "gemma4_shared").outputs;
         let executor = executor(backend(), "gemma4_shared", Some("gemma4_shared"), 60);
-        let got = run(executor, Shape::Mixed, Config::default(), &requests());
+        let got = run(executor, Shape::Mixed, Config::default(), &mixed_requests(TOKENS_MAX));
         assert_eq!(got.outputs, expected, "{kv_type:?}");
     }
 }
@@ -97,7 +84,12 @@ fn chunks_and_cached_prefixes_change_nothing() {
         for (sequences_max, rows_max) in [(1, 1), (1, 5), (2, 16), (3, 17), (5, 64)] {
             let drafter = Drafter::Suffix(Suffix::default());
             let config = Config { sequences_max, rows_max, drafter, ..Config::default() };
-            let got = run_as(executor(Cpu::new(2), target, None, 60), Fixed::new(3), config, &requests());
+            let got = run_as(
+                executor(Cpu::new(2), target, None, 60),
+                Fixed::new(3),
+                config,
+                &mixed_requests(TOKENS_MAX),
+            );
             assert_eq!(got.outputs, expected, "{target}, {sequences_max} sequences, {rows_max} rows");
             cached_tokens += got.cached_tokens;
         }

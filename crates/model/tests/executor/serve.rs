@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dsde_engine::{Config, CountingClock, Drafter, Engine, Event, Executor, Request, StepReport, Vocabulary};
 use dsde_policy::Policy;
-use dsde_sampling::TokenLogprobs;
+use dsde_sampling::{Params, TokenLogprobs};
 
 /// No token has text.
 pub(crate) struct NoText;
@@ -79,4 +79,18 @@ pub(crate) fn run_as(
         }
     }
     run
+}
+
+/// Tokens of the fixtures' vocabularies, others with another salt.
+pub(crate) fn prompt(salt: u32, len: u32) -> Vec<u32> {
+    (0..len).map(|i| (salt + i * i + i) % 48).collect()
+}
+
+/// Of several kinds, of `tokens_max` tokens each: the second draws with a seed, the third begins as the first does, the last has two choices.
+pub(crate) fn mixed_requests(tokens_max: u32) -> Vec<Request> {
+    let prompts = [prompt(0, 38), prompt(5, 7), [prompt(0, 38), prompt(9, 9)].concat(), prompt(7, 21)];
+    let mut requests = prompts.map(|prompt| Request::new(prompt, Params::greedy(), tokens_max)).to_vec();
+    requests[1].params = Params { temperature: 0.8, seed: Some(7), ..Params::greedy() };
+    requests[3].n_choices = 2;
+    requests
 }

@@ -1,30 +1,16 @@
 //! Through the engine: the same bytes whatever is speculated, cached, preempted or read at a time.
 
-use dsde_engine::{Config, Drafter, Request, Suffix};
+use dsde_engine::{Config, Drafter, Suffix};
 use dsde_kernels::{Backend, Cpu, Reference};
 use dsde_policy::{Fixed, Off};
-use dsde_sampling::Params;
 
 use super::{OWN_HEAD, TARGETS, executor};
-use crate::serve::{Run, run, run_as};
+use crate::serve::{Run, mixed_requests, run, run_as};
 use crate::trees::Shape;
 
 /// Random weights hardly ever agree with them.
 const DRAFTS: [&str; 2] = ["qwen2_window", OWN_HEAD];
 const TOKENS_MAX: u32 = 40;
-
-fn prompt(salt: u32, len: u32) -> Vec<u32> {
-    (0..len).map(|i| (salt + i * i + i) % 48).collect()
-}
-
-/// The second draws with a seed, the third begins as the first does, the last has two choices.
-fn requests() -> Vec<Request> {
-    let prompts = [prompt(0, 38), prompt(5, 7), [prompt(0, 38), prompt(9, 9)].concat(), prompt(7, 21)];
-    let mut requests = prompts.map(|prompt| Request::new(prompt, Params::greedy(), TOKENS_MAX)).to_vec();
-    requests[1].params = Params { temperature: 0.8, seed: Some(7), ..Params::greedy() };
-    requests[3].n_choices = 2;
-    requests
-}
 
 /// With fewer sequences at once than there are.
 fn config() -> Config {
@@ -33,7 +19,7 @@ fn config() -> Config {
 
 fn plain<B: Backend>(backend: B, target: &str) -> Run {
     let config = Config { prefix_cache: false, ..config() };
-    run_as(executor(backend, target, None, 40), Off, config, &requests())
+    run_as(executor(backend, target, None, 40), Off, config, &mixed_requests(TOKENS_MAX))
 }
 
 fn check<B: Backend>(backend: impl Fn() -> B, targets: &[&str]) {
@@ -51,14 +37,14 @@ fn check<B: Backend>(backend: impl Fn() -> B, targets: &[&str]) {
             let mut accepted_of_head = 0;
             for (draft, shape) in DRAFTS.iter().flat_map(|draft| shapes.map(|shape| (draft, shape))) {
                 let executor = executor(backend(), target, Some(draft), n_blocks);
-                let got = run(executor, shape, config(), &requests());
+                let got = run(executor, shape, config(), &mixed_requests(TOKENS_MAX));
                 assert_eq!(got.outputs, expected, "{target}, {draft}, {shape:?}, {n_blocks} blocks");
                 accepted_of_head += if *draft == OWN_HEAD { got.sums.accepted } else { 0 };
             }
             assert!(accepted_of_head > 0, "{target}: the head is right now and then");
             let config = Config { drafter: Drafter::Suffix(Suffix::default()), ..config() };
             let executor = executor(backend(), target, None, n_blocks);
-            let got = run_as(executor, Fixed::new(4), config, &requests());
+            let got = run_as(executor, Fixed::new(4), config, &mixed_requests(TOKENS_MAX));
             assert_eq!(got.outputs, expected, "{target}, what repeats, {n_blocks} blocks");
             assert!(got.sums.accepted > 0 && got.sums.verified > got.sums.accepted, "some are rejected");
         }
@@ -83,7 +69,12 @@ fn chunks_and_cached_prefixes_change_nothing() {
         for (sequences_max, rows_max) in [(1, 1), (1, 5), (2, 16), (3, 17), (3, 64)] {
             let drafter = Drafter::Suffix(Suffix::default());
             let config = Config { sequences_max, rows_max, drafter, ..config() };
-            let got = run_as(executor(Cpu::new(2), target, None, 40), Fixed::new(3), config, &requests());
+            let got = run_as(
+                executor(Cpu::new(2), target, None, 40),
+                Fixed::new(3),
+                config,
+                &mixed_requests(TOKENS_MAX),
+            );
             assert_eq!(got.outputs, expected, "{target}, {sequences_max} sequences, {rows_max} rows");
             cached_tokens += got.cached_tokens;
         }

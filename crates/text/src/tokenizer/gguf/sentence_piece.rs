@@ -30,21 +30,24 @@ pub(super) fn parts(metadata: &Metadata, entries: &Entries, marks: &Marks) -> Re
         return Err(refused(SCORES, format!("as long as {TOKENS}, {}", entries.len()), scores.len()));
     }
     let adds_space = metadata.flag(ADDS_SPACE)?.unwrap_or(true);
-    let model = BpeBuilder::new()
-        .vocab_and_merges(entries.vocabulary(), merges(entries, scores)?)
-        .byte_fallback(true)
-        .fuse_unk(true);
-    Ok(Parts {
+    Ok(of_merges(merges(entries, scores)?, adds_space, entries, marks))
+}
+
+/// Pieces whose spaces are characters, joined by `merges`, with bytes for what has no piece.
+pub(super) fn of_merges(merges: Merges, adds_space: bool, entries: &Entries, marks: &Marks) -> Parts {
+    let model =
+        BpeBuilder::new().vocab_and_merges(entries.vocabulary(), merges).byte_fallback(true).fuse_unk(true);
+    Parts {
         normalizer: normalizer(adds_space),
         pre_tokenizer: Value::Null,
         decoder: decoder(adds_space),
         model: with_unknown(model, entries, marks),
         begins: true,
-    })
+    }
 }
 
 /// With the token that stands for characters without a piece where there are no pieces for bytes, either.
-pub(super) fn with_unknown(model: BpeBuilder, entries: &Entries, marks: &Marks) -> BpeBuilder {
+fn with_unknown(model: BpeBuilder, entries: &Entries, marks: &Marks) -> BpeBuilder {
     let unknown = marks.unknown.map(|id| entries.text(id)).filter(|text| entries.id(text).is_some());
     match unknown {
         Some(text) => model.unk_token(text.to_string()),
@@ -101,7 +104,7 @@ fn pairs(entries: &Entries) -> Result<Vec<Pair>, Error> {
     Ok(pairs)
 }
 
-pub(super) fn normalizer(adds_space: bool) -> Value {
+fn normalizer(adds_space: bool) -> Value {
     let mut steps = vec![json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE_MARK})];
     if adds_space {
         steps.insert(0, json!({"type": "Prepend", "prepend": SPACE_MARK}));
@@ -109,7 +112,7 @@ pub(super) fn normalizer(adds_space: bool) -> Value {
     json!({"type": "Sequence", "normalizers": steps})
 }
 
-pub(super) fn decoder(adds_space: bool) -> Value {
+fn decoder(adds_space: bool) -> Value {
     let mut steps = vec![
         json!({"type": "Replace", "pattern": {"String": SPACE_MARK}, "content": " "}),
         json!({"type": "ByteFallback"}),
