@@ -6,7 +6,7 @@ use super::super::RmsNorm;
 use super::groups::{BYTES_WORDS, CODE_MAX, QUAD, QUADS, SHORTS_WORDS};
 use super::isa::{Isa, dispatch};
 use super::math::rms_scale;
-use super::weights::Activations;
+use super::weights::{Activations, BF16_RUN};
 
 /// Inputs converted at a time, before they are spread over the block.
 const PIECE: usize = 64;
@@ -88,31 +88,41 @@ dispatch! {
 
 /// [`pack_row`] with intrinsics, of what compilers make three times as many instructions from plain loops.
 #[cfg(target_arch = "x86_64")]
-mod avx512 {
+pub(super) mod avx512 {
     use std::arch::x86_64::*;
 
     use super::{
-        BYTES_WORDS, CODE_MAX, Group, PIECE, Place, QUADS, RmsNorm, inverse_scale, piece, rms_scale, spread,
+        BF16_RUN, BYTES_WORDS, CODE_MAX, Group, PIECE, Place, QUADS, RmsNorm, inverse_scale, piece,
+        rms_scale, spread,
     };
 
     /// Of [`super::Activations::Bf16Pairs`]. The instruction takes subnormal numbers for zeros, as the products do.
     #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     pub(super) fn pack_pairs(x: &[f32], norm: Option<RmsNorm<'_>>, place: Place, words: &mut [u32]) {
-        let scale = norm.map_or(1.0, |norm| rms_scale(x, norm.eps));
-        for start in (0..x.len()).step_by(PIECE) {
-            let piece = piece(x, norm, scale, start);
-            let mut pairs = [0_u32; PIECE / 2];
-            for (pairs, numbers) in pairs.as_chunks_mut::<16>().0.iter_mut().zip(piece.as_chunks::<32>().0) {
-                // SAFETY: two vectors of 16 numbers are read and one of 16 pairs is written.
-                unsafe {
-                    let [low, high] = [0, 16].map(|at| _mm512_loadu_ps(numbers.as_ptr().add(at)));
-                    let rounded: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
-                    _mm512_storeu_si512(pairs.as_mut_ptr().cast(), rounded);
-                }
+        let scale = _mm512_set1_ps(norm.map_or(1.0, |norm| rms_scale(x, norm.eps)));
+        for (run, start) in (0..x.len()).step_by(2 * BF16_RUN).enumerate() {
+            let numbers = &x[start..x.len().min(start + 2 * BF16_RUN)];
+            let present = u16::MAX >> (2 * BF16_RUN - numbers.len());
+            // SAFETY: as many numbers are read as `numbers` has, and as the weight of the norm has from `start` on: it is as long as `x`.
+            let mut numbers = unsafe { _mm512_maskz_loadu_ps(present, numbers.as_ptr()) };
+            if let Some(norm) = norm {
+                let weight = &norm.weight[start..x.len().min(start + 2 * BF16_RUN)];
+                // SAFETY: as above.
+                let weight = unsafe { _mm512_maskz_loadu_ps(present, weight.as_ptr()) };
+                numbers = _mm512_mul_ps(_mm512_mul_ps(numbers, scale), weight);
             }
-            let len = PIECE.min(x.len() - start);
-            spread(&pairs[..len.div_ceil(2)], &mut words[start / 2 * place.n_rows..], place);
+            store_pairs(_mm512_cvtneps_pbh(numbers), run, place, words);
         }
+    }
+
+    /// Writes run `run` of a row of [`super::Activations::Bf16Pairs`].
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub(in super::super) fn store_pairs(pairs: __m256bh, run: usize, place: Place, words: &mut [u32]) {
+        let at = (run * place.n_rows + place.row) * BF16_RUN;
+        let to: &mut [u32; BF16_RUN] = words[at..].first_chunk_mut().expect("a block holds whole runs");
+        // SAFETY: both are 32 bytes without invalid values.
+        *to = unsafe { std::mem::transmute::<__m256bh, [u32; BF16_RUN]>(pairs) };
     }
 
     /// Of [`super::Activations::Bytes`].

@@ -25,6 +25,8 @@ use super::math::soft_cap;
 use super::memory::LINE_BYTES;
 use super::page::{BLOCK_LEN, Half, KvType, Page};
 use super::share::SharedMut;
+#[cfg(target_arch = "x86_64")]
+use super::softmax::avx512_bf16::softmax_pairs;
 use super::softmax::softmax;
 use super::tile::{COLUMNS, ROWS_MAX, Stretch, Sums, Tile, TileFns, row_blocks, tile_fns};
 use super::weights::Format;
@@ -278,9 +280,9 @@ impl Pass<'_> {
             unsafe { self.fns[n_lines - 1](&tile, &mut sums) };
             let first = pair_idx * COLUMNS;
             for (scores, sums) in scratch.scores.chunks_exact_mut(n_slots).zip(&sums.0) {
-                let scores = &mut scores[first..first + pair.len() * BLOCK_LEN];
-                scores.copy_from_slice(&sums[..pair.len() * BLOCK_LEN]);
-                for (scores, page) in scores.chunks_exact_mut(BLOCK_LEN).zip(pair) {
+                let (scores, sums) = (scores[first..].as_chunks_mut::<BLOCK_LEN>().0, sums.as_chunks().0);
+                for ((scores, sums), page) in scores.iter_mut().zip(sums).zip(pair) {
+                    *scores = *sums;
                     self.scale(scores, *page, Half::Key);
                 }
             }
@@ -329,11 +331,18 @@ impl Pass<'_> {
                 None => self.rule.scale,
             };
             let sink = self.rule.sinks.map(|sinks| sinks[self.head(task, line)]);
-            sums[i] = softmax(self.cpu.isa, scores, attended, scale, sink, self.format);
+            let place = Place { activations: self.format.activations(), row: i, n_rows: n_lines };
+            #[cfg(target_arch = "x86_64")]
+            if self.format == Format::Bf16Dot {
+                // SAFETY: this format is chosen on a processor with AVX-512 BF16 alone.
+                sums[i] =
+                    unsafe { softmax_pairs(scores, attended, scale, sink, place, &mut scratch.weights) };
+                continue;
+            }
+            sums[i] = softmax(self.cpu.isa, scores, attended, scale, sink);
             for (weights, page) in scores.chunks_exact_mut(BLOCK_LEN).zip(&scratch.pages) {
                 self.scale(weights, *page, Half::Value);
             }
-            let place = Place { activations: self.format.activations(), row: i, n_rows: n_lines };
             pack_row(self.cpu.isa, scores, None, place, &mut scratch.weights);
         }
         sums

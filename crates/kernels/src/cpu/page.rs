@@ -1,7 +1,7 @@
 //! How the keys and values of one block, layer and head lie in memory.
 //!
-//! A *page* holds keys `[head_dim / s][16 slots][s]`, then values `[head_dim / 32][16 / s slots][32][s]` with `head_dim` padded to 32,
-//! where a step `s` is two elements of bf16 and one of other types. Keys are thus read as steps of dimensions for 16 slots, values as steps
+//! A *page* holds keys `[head_dim / s][16 slots][s]`, then values `[head_dim / 32][16 / s slots][32][s]`, with `head_dim` padded to 16 and
+//! to 32, where a step `s` is two elements of bf16 and one of other types. Keys are thus read as steps of dimensions for 16 slots, values as steps
 //! of slots for 32 dimensions, without any shuffling. All instruction sets share this layout.
 //!
 //! Whole numbers are followed by their scales, one of the key and one of the value of every slot: a scale of several slots would change
@@ -10,7 +10,7 @@
 use super::super::AttentionShape;
 use super::isa::Isa;
 use super::tile::COLUMNS;
-use super::weights::Format;
+use super::weights::{BF16_RUN, Format};
 
 /// Slots per block: the columns of one vector.
 pub(super) const BLOCK_LEN: usize = 16;
@@ -114,7 +114,7 @@ impl Page {
     }
 
     fn n_keys(self) -> usize {
-        self.head_dim * BLOCK_LEN
+        self.head_dim.next_multiple_of(2 * BF16_RUN) * BLOCK_LEN
     }
 
     fn n_elements(self) -> usize {

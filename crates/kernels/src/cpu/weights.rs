@@ -5,6 +5,10 @@ use dsde_checkpoint::{Dtype, Group};
 use super::groups::{self, Layout};
 use super::isa::Isa;
 
+/// Pairs of a row of [`Activations::Bf16Pairs`] that stand beside each other: what one vector of 16 numbers becomes, and what the slots
+/// of a page need.
+pub(super) const BF16_RUN: usize = 8;
+
 /// How a tile's weights and activations are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
@@ -27,7 +31,7 @@ pub(super) enum Format {
 /// How activations are stored for one or several formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Activations {
-    /// Pairs of bf16.
+    /// Pairs of bf16, [`BF16_RUN`] of a row beside each other.
     Bf16Pairs,
     /// Single precision.
     F32,
@@ -69,9 +73,10 @@ impl Format {
         }
     }
 
-    /// Steps that cover `n_in` inputs.
+    /// Steps that cover `n_in` inputs, in whole runs.
     pub(super) fn steps(self, n_in: usize) -> usize {
-        n_in.div_ceil(self.inputs_per_step())
+        let run = if self == Format::Bf16Dot { BF16_RUN } else { 1 };
+        n_in.div_ceil(self.inputs_per_step()).next_multiple_of(run)
     }
 
     /// Bytes of the weights of 16 columns in one step.
@@ -89,7 +94,7 @@ impl Activations {
     /// 32-bit words of a row of `n_in` activations.
     pub(super) fn words_per_row(self, n_in: usize) -> usize {
         match self {
-            Activations::Bf16Pairs => n_in.div_ceil(2),
+            Activations::Bf16Pairs => n_in.div_ceil(2).next_multiple_of(BF16_RUN),
             Activations::F32 => n_in.next_multiple_of(2),
             Activations::Bytes => n_in.div_ceil(Group::LEN) * groups::BYTES_WORDS,
             Activations::Shorts => n_in.div_ceil(Group::LEN) * groups::SHORTS_WORDS,

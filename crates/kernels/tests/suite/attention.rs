@@ -114,9 +114,9 @@ fn the_more_precise_the_type_the_nearer_the_reference() {
     let [f16, bf16, int8] = [KvType::F16, KvType::Bf16, KvType::Int8].map(error);
     assert!(4.0 * f16 < bf16 && bf16 < 2.0 * int8 && int8 < TOLERANCE, "{f16} {bf16} {int8}");
     let bytes = |kv_type| Cpu::new(1).with_kv_type(kv_type).block_bytes(&case.kv());
-    // Per head and slot numbers of two bytes, or of one and two scales: three heads of 10 elements, of which values take 32, two of
-    // 64, one of 64.
-    let n_numbers = [3 * (10 + 32), 2 * 128, 128].iter().sum::<usize>();
+    // Per head and slot numbers of two bytes, or of one and two scales: three heads of 10 elements, of which keys take 16 and values
+    // 32, two of 64, one of 64.
+    let n_numbers = [3 * (16 + 32), 2 * 128, 128].iter().sum::<usize>();
     let expected = [n_numbers * 2, n_numbers * 2, n_numbers + 6 * 8].map(|slot_bytes| 16 * slot_bytes);
     assert_eq!([KvType::F16, KvType::Bf16, KvType::Int8].map(bytes), expected);
 }
