@@ -177,7 +177,9 @@ impl Backend for Cpu {
     }
 
     fn kv_store(&self, shape: &KvShape) -> KvStore {
-        KvStore::new(self.kv_type, shape)
+        let kv = KvStore::new(self.kv_type, shape);
+        kv.make_first_present(&self.pool);
+        kv
     }
 
     fn append_blocks(&self, kv: &mut KvStore, n_blocks: usize) {

@@ -12,6 +12,7 @@ use super::isa::dispatch;
 use super::math::normalise;
 use super::memory::Buffer;
 use super::page::{BLOCK_LEN, Half, KvType, Page};
+use super::pool::Pool;
 use super::share::SharedMut;
 use super::weights::bf16_bits;
 
@@ -28,6 +29,10 @@ pub struct KvStore {
     layers: Vec<KvLayer>,
     kv_type: KvType,
 }
+
+/// What a store has of its memory from the beginning, bytes, each layer in whole large pages. The first prompts would else wait for pages: on a virtual machine those of
+/// 1000 tokens of SmolLM2-135M took 368 to 377 ms instead of 323 to 327.
+const PRESENT_BYTES: usize = 32 << 20;
 
 /// A layer of a store.
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +102,18 @@ impl KvStore {
     pub(super) fn new(kv_type: KvType, shape: &KvShape) -> KvStore {
         let (layers, block_bytes) = KvLayer::all(kv_type, &shape.layers);
         KvStore { parts: [shape.n_blocks, 0].map(|n| Part::new(n, block_bytes)), layers, kv_type }
+    }
+
+    /// Makes the memory of the first blocks present, as many as [`PRESENT_BYTES`] hold.
+    pub(super) fn make_first_present(&self, pool: &Pool) {
+        let Part { pages, n_blocks } = &self.parts[0];
+        let block_bytes: usize = self.layers.iter().map(KvLayer::block_bytes).sum();
+        let n_present = (PRESENT_BYTES / block_bytes.max(1)).min(*n_blocks);
+        pool.run(self.layers.len(), &|layer| {
+            let layer = &self.layers[layer];
+            let start = layer.before * n_blocks;
+            pages.make_present(start..start + n_present * layer.block_bytes());
+        });
     }
 
     /// See [`super::super::Backend::append_blocks`].
