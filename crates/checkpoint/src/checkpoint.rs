@@ -7,6 +7,7 @@
 //!
 //! Not done here: conversion and packing of weights (`weights`), tokenizer and chat template (`text`).
 
+mod assistant;
 mod bytes;
 mod declared;
 mod delta;
@@ -30,6 +31,7 @@ use crate::config::ModelConfig;
 use crate::error::Error;
 use crate::gguf::{Gguf, Metadata};
 use crate::stored::{Dense, Dtype, RowOrder, TensorView};
+pub use assistant::AssistantCheckpoint;
 pub(crate) use bytes::Bytes;
 pub use delta::{DeltaProjections, GatedQueries};
 pub use eagle3::Eagle3Checkpoint;

@@ -6,6 +6,7 @@
 
 mod architecture;
 mod architectures;
+mod assistant;
 mod delta;
 mod eagle3;
 mod experts;
@@ -28,6 +29,7 @@ use crate::files::json;
 pub(crate) use architecture::Architecture;
 use architecture::Defaults;
 pub use architecture::NormNames;
+pub use assistant::{AssistantConfig, Centroids};
 pub(crate) use delta::DeltaLayout;
 pub use delta::DeltaShape;
 pub use eagle3::{Eagle3Config, N_TAPS};
@@ -319,7 +321,10 @@ fn architecture(fields: Fields<'_>) -> Result<&'static Architecture, Error> {
     let named = fields.get("architectures").and_then(Value::as_array).and_then(|all| all.first());
     let Some(named) = named else {
         let model_type = fields.text("model_type")?.ok_or(Error::FieldMissing { field: "architectures" })?;
-        return Architecture::of_model_type(model_type);
+        return match assistant::is_assistant(model_type) {
+            true => Err(assistant::as_a_model(format!("model_type: {model_type}"))),
+            false => Architecture::of_model_type(model_type),
+        };
     };
     let got = named.as_str().map_or_else(|| shown(named), String::from);
     if eagle3::is_eagle3(&got) {
@@ -328,6 +333,9 @@ fn architecture(fields: Fields<'_>) -> Result<&'static Architecture, Error> {
             got: format!("architectures: {got}"),
             hint: "give it as the draft of the model that it was trained for",
         });
+    }
+    if assistant::is_assistant(&got) {
+        return Err(assistant::as_a_model(format!("architectures: {got}")));
     }
     Architecture::named(&got)
 }

@@ -17,10 +17,10 @@ mod stored;
 
 pub use blocks::{IQ4_VALUES, MXFP4_VALUES, Misfit};
 pub use checkpoint::{
-    BesideDense, Checkpoint, DeltaProjections, Eagle3Checkpoint, EmbeddedFiles, Expert, ExpertBiases,
-    GatedQueries, LayerExperts, MtpCheckpoint, gguf_file,
+    AssistantCheckpoint, BesideDense, Checkpoint, DeltaProjections, Eagle3Checkpoint, EmbeddedFiles, Expert,
+    ExpertBiases, GatedQueries, LayerExperts, MtpCheckpoint, gguf_file,
 };
-pub use config::{Eagle3Config, ModelConfig};
+pub use config::{AssistantConfig, Eagle3Config, ModelConfig};
 pub use conversion::{Conversion, Mix, Total};
 pub use error::Error;
 pub use stored::{Dense, Dtype, Group, RowOrder, TensorView};

@@ -43,7 +43,7 @@ pub(crate) struct InspectArgs {
     #[command(subcommand)]
     command: Option<Command>,
 
-    /// Try every drafter there is for the model: `suffix`, its own head, and the models and EAGLE-3 heads in this folder. Tells which
+    /// Try every drafter there is for the model: `suffix`, its own head, and the models and heads in this folder. Tells which
     /// fit, how many guesses are kept, what a guess costs on this machine, and how fast `auto` is with it beside plain decoding.
     /// Each takes the time of loading the model and of some two thousand tokens; nothing else should run meanwhile.
     #[arg(long, value_name = "DIR", conflicts_with = "draft")]
@@ -210,6 +210,7 @@ fn inspect(models: &Models) -> Outcome<Inspection> {
         }
         (_, Some(OpenedDraft::Eagle3(draft))) => head = Some(Head::of_eagle3(draft, &target, &backend)),
         (_, Some(OpenedDraft::Mtp(draft))) => head = Some(Head::of_mtp(draft, &target, &backend)),
+        (_, Some(OpenedDraft::Assistant(draft))) => head = Some(Head::of_assistant(draft, &target, &backend)),
         _ => {}
     }
     Ok(Inspection {

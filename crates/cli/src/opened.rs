@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dsde_checkpoint::config::ModelConfig;
-use dsde_checkpoint::{Checkpoint, Dtype, Eagle3Checkpoint, MtpCheckpoint};
+use dsde_checkpoint::{AssistantCheckpoint, Checkpoint, Dtype, Eagle3Checkpoint, MtpCheckpoint};
 use dsde_model::executor::{DraftCheckpoint, DraftSource};
 use dsde_model::{Translation, embedded};
 use dsde_text::{ChatTemplate, Correspondence, Tokenizer};
@@ -31,6 +31,8 @@ pub(crate) enum OpenedDraft {
     Eagle3(Box<Eagle3Checkpoint>),
     /// The head that its model brings with it.
     Mtp(Box<MtpCheckpoint>),
+    /// An assistant of Gemma 4, whose text is that of its model.
+    Assistant(Box<AssistantCheckpoint>),
 }
 
 /// Which of the embedded pair is meant by `demo`.
@@ -125,7 +127,10 @@ impl Opened {
     pub(crate) fn fit(&self, draft: &OpenedDraft) -> anyhow::Result<Option<Arc<Translation>>> {
         let translation = match draft {
             OpenedDraft::Model(draft) if !self.has_tokens_of(draft) => Some(self.translation(draft)?),
-            OpenedDraft::Model(_) | OpenedDraft::Eagle3(_) | OpenedDraft::Mtp(_) => None,
+            OpenedDraft::Model(_)
+            | OpenedDraft::Eagle3(_)
+            | OpenedDraft::Mtp(_)
+            | OpenedDraft::Assistant(_) => None,
         };
         draft.checkpoint(translation.as_ref()).check_fit(self.config())?;
         Ok(translation)
@@ -163,16 +168,16 @@ impl OpenedDraft {
             Draft::Mtp => return target.own_head().map(Some),
             Draft::Suffix { .. } | Draft::None => return Ok(None),
         };
-        let opened = match source {
-            Source::Path(folder) => {
-                eagle3(folder).map_err(|error| anyhow::Error::new(error).context(cannot_load(folder)))?
+        let head = match source {
+            Source::Path(path) => {
+                head(path).map_err(|error| anyhow::Error::new(error).context(cannot_load(path)))?
             }
             Source::Demo => None,
         };
-        Ok(Some(match opened {
-            Some(head) => Self::Eagle3(Box::new(head)),
-            None => Self::Model(Box::new(Opened::new(source, Role::Draft)?)),
-        }))
+        match head {
+            Some(head) => Ok(Some(head)),
+            None => Ok(Some(Self::Model(Box::new(Opened::new(source, Role::Draft)?)))),
+        }
     }
 
     /// Configuration and weights.
@@ -186,6 +191,7 @@ impl OpenedDraft {
             (Self::Model(opened), None) => DraftCheckpoint::Model(&opened.checkpoint),
             (Self::Eagle3(head), _) => DraftCheckpoint::Eagle3(head),
             (Self::Mtp(head), _) => DraftCheckpoint::Mtp(head),
+            (Self::Assistant(head), _) => DraftCheckpoint::Assistant(head),
         }
     }
 
@@ -199,9 +205,13 @@ impl OpenedDraft {
     }
 }
 
-/// The EAGLE-3 head in a folder, if that is what it holds.
-fn eagle3(folder: &Path) -> Result<Option<Eagle3Checkpoint>, dsde_checkpoint::Error> {
-    Eagle3Checkpoint::is_at(folder)?.then(|| Eagle3Checkpoint::open(folder)).transpose()
+/// The head at a path, if that is what lies there.
+fn head(path: &Path) -> Result<Option<OpenedDraft>, dsde_checkpoint::Error> {
+    if Eagle3Checkpoint::is_at(path)? {
+        return Ok(Some(OpenedDraft::Eagle3(Box::new(Eagle3Checkpoint::open(path)?))));
+    }
+    let assistant = AssistantCheckpoint::find(path)?;
+    Ok(assistant.map(|assistant| OpenedDraft::Assistant(Box::new(assistant))))
 }
 
 /// How many tensors have which element type, the most frequent first. An object in JSON.

@@ -272,7 +272,8 @@ pub trait Backend: Send + 'static {
     /// Dot-product attention of `rows` by `rule` over what each of them sees (see [`RowBatch`]) from
     /// [`AttentionShape::first_slot`] on.
     ///
-    /// * `qkv`: as left by [`Backend::store_kv`], or queries alone as left by [`Backend::transform_queries`].
+    /// * `qkv`: as left by [`Backend::store_kv`], or queries alone as left by [`Backend::transform_queries`], whose heads may be of
+    ///   another number than those of the layer that stored keys and values: any multiple of `n_kv_heads`.
     /// * `out`: `[n_rows, n_heads * head_dim]`.
     fn attention(
         &self,

@@ -128,19 +128,27 @@ fn assert_heads(shape: AttentionShape) {
     assert!(shape.n_heads.is_multiple_of(shape.n_kv_heads.max(1)), "n_kv_heads divides n_heads");
 }
 
-/// Checks the operands of attention and returns the row width of `qkv`.
+/// Checks the operands of attention and returns the row width of `qkv`, and the shape with the query heads that there are.
+///
+/// * `shape`: of the layer that stored keys and values.
 pub(super) fn assert_attention(
     qkv: &[f32],
     rows: &RowBatch,
     shape: AttentionShape,
     rule: AttentionRule<'_>,
     out: &[f32],
-) -> usize {
-    assert!(rule.window.is_none_or(|window| window > 0), "a row attends to itself");
-    assert!(rule.sinks.is_none_or(|sinks| sinks.len() == shape.n_heads), "one sink per head");
+) -> (usize, AttentionShape) {
+    let n_heads = match rows.n_rows() {
+        0 => shape.n_heads,
+        n_rows => out.len() / (n_rows * shape.head_dim),
+    };
+    let shape = AttentionShape { n_heads, ..shape };
+    assert!(rule.window.is_none_or(|window| window > 0), "a row attends to something");
+    assert!(rule.sinks.is_none_or(|sinks| sinks.len() == n_heads), "one sink per head");
     assert_eq!(out.len(), rows.n_rows() * shape.queries_len(), "out is [n_rows, n_heads * head_dim]");
-    match qkv.len() == rows.n_rows() * shape.queries_len() {
+    let width = match qkv.len() == out.len() {
         true => assert_queries(qkv, rows, shape),
         false => assert_qkv(qkv, rows, shape),
-    }
+    };
+    (width, shape)
 }

@@ -100,12 +100,8 @@ impl<B: Backend> Attention<B> {
         kv: &mut B::KvStore,
         qkv: &mut [f32],
     ) {
-        let AttentionPass { config, kv_layer, rope, rows, .. } = pass;
+        let AttentionPass { kv_layer, rows, .. } = pass;
         let (n_rows, shape) = (rows.n_rows(), self.shape);
-        let norm = |weight| RmsNorm { weight, eps: config.rms_eps };
-        let [q_norm, k_norm, v_norm] =
-            [&self.q_norm, &self.k_norm, &self.v_norm].map(|weight| weight.as_deref().map(norm));
-        let transform = QkvTransform { q_norm, k_norm, v_norm, rope };
         let project = |out: &mut [f32]| backend.linear(input, n_rows, &self.qkv, Epilogue::Store, out);
         let qkv = &mut qkv[..n_rows * self.row_len()];
         match self.source {
@@ -115,19 +111,31 @@ impl<B: Backend> Attention<B> {
                 project(&mut qkv[..n_rows * (shape.queries_len() + keys_len)]);
                 repeat_ends(qkv, shape.qkv_len(), keys_len);
             }
-            KvSource::Layer(_) => {
-                project(qkv);
-                return backend.transform_queries(shape, qkv, transform, rows);
-            }
+            KvSource::Layer(_) | KvSource::Target => return self.ask(backend, pass, input, qkv),
         }
-        backend.store_kv(kv_layer, qkv, transform, rows, kv);
+        backend.store_kv(kv_layer, qkv, self.transform(pass), rows, kv);
+    }
+
+    /// The same of a layer that stores nothing.
+    pub(crate) fn ask(&self, backend: &B, pass: AttentionPass<'_>, input: Input<'_>, queries: &mut [f32]) {
+        let n_rows = pass.rows.n_rows();
+        let queries = &mut queries[..n_rows * self.shape.queries_len()];
+        backend.linear(input, n_rows, &self.qkv, Epilogue::Store, queries);
+        backend.transform_queries(self.shape, queries, self.transform(pass), pass.rows);
+    }
+
+    fn transform<'a>(&'a self, AttentionPass { config, rope, .. }: AttentionPass<'a>) -> QkvTransform<'a> {
+        let norm = |weight| RmsNorm { weight, eps: config.rms_eps };
+        let [q_norm, k_norm, v_norm] =
+            [&self.q_norm, &self.k_norm, &self.v_norm].map(|weight| weight.as_deref().map(norm));
+        QkvTransform { q_norm, k_norm, v_norm, rope }
     }
 
     /// Numbers of a row between [`Attention::store`] and [`Attention::attend`].
     fn row_len(&self) -> usize {
         match self.source {
             KvSource::Projections | KvSource::KeysAsValues => self.shape.qkv_len(),
-            KvSource::Layer(_) => self.shape.queries_len(),
+            KvSource::Layer(_) | KvSource::Target => self.shape.queries_len(),
         }
     }
 

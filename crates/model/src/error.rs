@@ -72,6 +72,35 @@ pub enum Error {
         /// Width of the model.
         got: usize,
     },
+    /// An assistant reads what Gemma 4 stores.
+    #[error("an assistant of Gemma 4 must draft for Gemma 4, got {got}; use another draft")]
+    AssistantTarget {
+        /// Architecture of the model.
+        got: &'static str,
+    },
+    /// An assistant reads a kind of layers that the model lacks.
+    #[error(
+        "layer {layer} of this assistant reads a layer {expected}, and the model has none; use the assistant of this very model"
+    )]
+    AssistantKind {
+        /// Number of the layer.
+        layer: usize,
+        /// What it reads.
+        expected: &'static str,
+    },
+    /// An assistant reads keys and values of another shape than the model stores.
+    #[error(
+        "layer {layer} of this assistant reads {} key/value heads of {} numbers, the model stores {} of {}; use the assistant of this very model",
+        got[0], got[1], expected[0], expected[1]
+    )]
+    AssistantHeads {
+        /// Number of the layer.
+        layer: usize,
+        /// Heads that the model stores, and elements of each.
+        expected: [usize; 2],
+        /// What the assistant reads.
+        got: [usize; 2],
+    },
     /// A draft that was to be loaded again is another model now.
     #[error("the draft must have the shape that it had at the start, got another; start again to use it")]
     DraftChanged,

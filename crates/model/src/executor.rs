@@ -1,4 +1,4 @@
-//! The real executor: a target of the Llama family, and optionally a draft model or an EAGLE-3 head, over stores with the same
+//! The real executor: a target of the Llama family, and optionally a draft model or a head, over stores with the same
 //! blocks.
 //!
 //! A pass runs the model over all rows once and then walks over the sequences that want a token. Logits exist for a bounded
@@ -228,7 +228,7 @@ impl<B: Backend> ModelExecutor<B> {
         let layers = first_layer..llama.config().n_layers;
         llama.run_layers(&self.backend, layers, rows, &self.plan.outputs, kv);
         if let Some(draft) = &mut self.draft {
-            draft.read_target(&self.backend, llama, rows);
+            draft.read_target(&self.backend, llama, rows, &self.plan.outputs);
         }
         let (isa, rule) = (self.backend.isa(), self.rule);
         for group in groups {
@@ -368,7 +368,7 @@ impl<B: Backend> Executor for ModelExecutor<B> {
         draws: &[DraftDraw<'_>],
         drafted: &mut Vec<Drafted>,
     ) -> Result<(), ExecutorError> {
-        let draft = self.draft.as_mut().ok_or_else(no_draft)?.reader(&self.target.llama);
+        let draft = self.draft.as_mut().ok_or_else(no_draft)?.reader(&self.target);
         let kept = draws.iter().map(|draw| match draw.is_ahead {
             true => DraftedRows::default(),
             false => self.drafted.take(draw.seq, n_rows_before(draw)),

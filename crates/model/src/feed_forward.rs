@@ -4,10 +4,11 @@
 //! it needs of them, then [`FeedForward::write`] may overwrite them.
 
 mod beside;
-mod experts;
-mod routing;
+pub(crate) mod experts;
+pub(crate) mod routing;
 mod shared;
 
+use dsde_checkpoint::BesideDense;
 use dsde_checkpoint::config::{Activation, ModelConfig};
 use dsde_kernels::{Backend, Epilogue, Input, Stacking};
 use dsde_policy::ExpertsWoken;
@@ -15,7 +16,7 @@ use dsde_policy::ExpertsWoken;
 use crate::buffers::prefix;
 use crate::error::Error;
 use crate::weights::Tensors;
-use beside::{Beside, BesideScratch};
+use beside::{Beside, BesideScratch, Norms};
 use experts::{Experts, ExpertsScratch};
 
 /// Weights of the feed-forward part of one layer.
@@ -65,7 +66,9 @@ impl<B: Backend> FeedForward<B> {
             let width = tensors.checkpoint.config().intermediate_of(tensors.layer);
             Gated::load(backend, tensors, "mlp", width)
         };
-        Ok(match (Experts::load(backend, tensors)?, tensors.checkpoint.beside_dense(tensors.layer)?) {
+        let beside = tensors.checkpoint.beside_dense(tensors.layer)?;
+        let (norms, of_experts) = beside.map(apart).unzip();
+        Ok(match (Experts::load(backend, tensors, of_experts)?, norms) {
             (None, _) => Self::Dense(dense()?),
             (Some(experts), None) => Self::Experts(experts),
             (Some(experts), Some(norms)) => {
@@ -149,6 +152,12 @@ impl<B: Backend> Gated<B> {
         let gated = &gated[..n_rows * self.intermediate];
         backend.linear(Input { x: gated, norm: None }, n_rows, &self.down, epilogue, out);
     }
+}
+
+/// Norms around both networks; norm of what the router reads, and factors of the weights of experts.
+fn apart(beside: BesideDense) -> (Norms, [Vec<f32>; 2]) {
+    let BesideDense { after_dense, before_experts, after_experts, router_norm, scales } = beside;
+    (Norms { after_dense, before_experts, after_experts }, [router_norm, scales])
 }
 
 /// What becomes of gate and up.

@@ -1,4 +1,4 @@
-//! Heads: a layer that drafts from what the target made of the tokens so far, EAGLE-3's or the target's own.
+//! Heads: a layer or a few that draft from what the target made of the tokens so far, EAGLE-3's, the target's own, or an assistant.
 //!
 //! The row of a token reads its embedding and the *feature* of the token before, which comes from the target where that has read
 //! the token, and from the head itself where it was drafted. Features lie in [`Features`], a slot each, and so do keys and values.
@@ -9,6 +9,7 @@ use dsde_checkpoint::config::ModelConfig;
 use dsde_engine::RowBatch;
 use dsde_kernels::{Backend, KvShape, RmsNorm};
 
+use crate::assistant::Assistant;
 use crate::eagle3::Eagle3;
 use crate::features::Features;
 use crate::llama::{Llama, kv_shape};
@@ -18,6 +19,25 @@ use crate::mtp::Mtp;
 pub(crate) enum Head<B: Backend> {
     Eagle3(Eagle3<B>),
     Mtp(Mtp<B>),
+    Assistant(Assistant<B>),
+}
+
+/// Rows of a draft pass, and which of them draw.
+#[derive(Clone, Copy)]
+pub(crate) struct Drawing<'a> {
+    pub(crate) rows: &'a RowBatch,
+    /// Those that draw, strictly ascending; without any, work that only serves logits is left out.
+    pub(crate) outputs: &'a [u32],
+    /// Known tokens of the sequence of each, `[outputs.len()]`; the target has stored all but the last.
+    pub(crate) known_lens: &'a [u32],
+}
+
+/// Stores that a head works with.
+pub(crate) struct HeadStores<'a, B: Backend> {
+    pub(crate) features: &'a mut Features,
+    /// Of [`head_kv_shape`] for its layer.
+    pub(crate) kv: &'a mut B::KvStore,
+    pub(crate) target_kv: &'a B::KvStore,
 }
 
 impl<B: Backend> Head<B> {
@@ -26,25 +46,35 @@ impl<B: Backend> Head<B> {
         match self {
             Self::Eagle3(head) => head.weight_bytes(backend),
             Self::Mtp(head) => head.weight_bytes(backend),
+            Self::Assistant(head) => head.weight_bytes(backend),
         }
     }
 
-    /// Features of rows that the target has read, `[n_rows, hidden]`.
-    ///
-    /// * `taps`: `[n_rows, n_taps * target_hidden]`.
-    pub(crate) fn combine(&mut self, backend: &B, taps: &[f32], n_rows: usize) -> &[f32] {
+    /// Keeps features of rows that the target has read in its last pass: of all, or, of an assistant, of its outputs.
+    pub(crate) fn read_target(
+        &mut self,
+        backend: &B,
+        target: &Llama<B>,
+        (rows, outputs): (&RowBatch, &[u32]),
+        features: &mut Features,
+    ) {
+        let n_rows = rows.n_rows();
         match self {
-            Self::Eagle3(head) => head.combine(backend, taps, n_rows),
-            Self::Mtp(head) => head.combine(backend, taps, n_rows),
+            Self::Eagle3(head) => {
+                features.write(rows, 0..n_rows, head.combine(backend, target.taps(n_rows), n_rows));
+            }
+            Self::Mtp(head) => {
+                features.write(rows, 0..n_rows, head.combine(backend, target.taps(n_rows), n_rows));
+            }
+            Self::Assistant(head) => {
+                let made = head.read_target(backend, target, outputs.len());
+                features.write(rows, outputs.iter().map(|&r| r as usize), made);
+            }
         }
     }
 
-    /// Stores keys and values of `rows` and computes the output of the rows named by `outputs`, which becomes the feature of
-    /// their slots.
-    ///
-    /// * `outputs`: as for [`Llama::forward`].
-    /// * `features`: of the slot before that of every row.
-    /// * `kv`: a store of [`head_kv_shape`] for its layer.
+    /// Stores keys and values of the rows, of a head that has some, and computes the output of those that draw, which becomes the
+    /// feature of their slots.
     ///
     /// # Panics
     /// If a token or a position lies outside the head; the engine admits no such request.
@@ -52,13 +82,14 @@ impl<B: Backend> Head<B> {
         &mut self,
         backend: &B,
         target: &Llama<B>,
-        rows: &RowBatch,
-        outputs: &[u32],
-        (features, kv): (&mut Features, &mut B::KvStore),
+        drawing: Drawing<'_>,
+        HeadStores { features, kv, target_kv }: HeadStores<'_, B>,
     ) {
+        let Drawing { rows, outputs, .. } = drawing;
         match self {
             Self::Eagle3(head) => head.forward(backend, target, rows, outputs, features, kv),
             Self::Mtp(head) => head.forward(backend, target, rows, outputs, features, kv),
+            Self::Assistant(head) => head.forward(backend, (target, target_kv), drawing, features),
         }
     }
 
@@ -70,6 +101,7 @@ impl<B: Backend> Head<B> {
         match self {
             Self::Eagle3(head) => head.logits(backend, outputs, target.config().vocab_len),
             Self::Mtp(head) => head.logits(backend, target, outputs),
+            Self::Assistant(head) => head.logits(backend, target, outputs),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Architectures, and the real executor.
 //!
-//! [`llama`] runs every architecture over ragged rows, `head` one layer that drafts from a model's states (`eagle3`, `mtp`), and
+//! [`llama`] runs every architecture over ragged rows, `head` what drafts from a model's states (`eagle3`, `mtp`, `assistant`), and
 //! [`executor`] joins a target and a draft behind the engine's [`Executor`](dsde_engine::Executor) port.
 //!
 //! The key decision: no tensor framework. A pass knows all its shapes, so it works on plain slices in buffers that live from
@@ -13,6 +13,7 @@
 //! (`dsde-sampling`), and it knows nothing of files (`dsde-checkpoint`), text (`dsde-text`) or HTTP. Decoders of text
 //! only: no images.
 
+mod assistant;
 mod attention;
 mod buffers;
 mod delta;

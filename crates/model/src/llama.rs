@@ -143,6 +143,14 @@ impl<B: Backend> Llama<B> {
         &self.scratch.taps[..n_rows * self.tapped.len() * self.config.hidden]
     }
 
+    /// States of the outputs of the last pass, behind the last norm and times the factor of logits.
+    ///
+    /// * `out`: `[n_outputs, hidden]`.
+    pub(crate) fn states(&self, backend: &B, out: &mut [f32]) {
+        let norm = RmsNorm { weight: &self.weights.final_norm, eps: self.config.rms_eps };
+        backend.rms_norm(&self.scratch.hidden[..out.len()], norm, out);
+    }
+
     /// Embeddings of tokens as stored, without their factor; `out: [tokens.len(), hidden]`.
     pub(crate) fn embed(&self, backend: &B, tokens: &[u32], out: &mut [f32]) {
         self.weights.embed(backend, tokens, out);

@@ -88,7 +88,9 @@ impl<B: Backend> Mtp<B> {
         self.weights.bytes(backend) + 2 * n_angles * size_of::<f32>()
     }
 
-    /// See [`Head::combine`](crate::head::Head::combine); the one tap is behind the last layer.
+    /// Features of rows that the target has read, `[n_rows, hidden]`.
+    ///
+    /// * `taps`: `[n_rows, hidden]`, behind the last layer.
     pub(crate) fn combine(&mut self, backend: &B, taps: &[f32], n_rows: usize) -> &[f32] {
         let combined = prefix(&mut self.combined, n_rows * self.config.hidden);
         let norm = RmsNorm { weight: &self.weights.target_norm, eps: self.config.rms_eps };

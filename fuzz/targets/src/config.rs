@@ -1,6 +1,7 @@
-//! `config.json` and `generation_config.json`, of models and of EAGLE-3 heads.
+//! `config.json` and `generation_config.json`, of models, EAGLE-3 heads and assistants.
 
-use dsde_checkpoint::{Eagle3Config, ModelConfig};
+use dsde_checkpoint::config::{Centroids, KvSource};
+use dsde_checkpoint::{AssistantConfig, Eagle3Config, ModelConfig};
 
 use crate::input::sections;
 
@@ -22,7 +23,15 @@ pub fn config(bytes: &[u8]) {
             assert!(n_layers == 0 || taps.iter().all(|&tap| tap < n_layers), "{taps:?}");
         }
     }
-    let _ = Eagle3Config::describes(file);
+    if let Ok(AssistantConfig { model, target_hidden, centroids, .. }) = AssistantConfig::parse(file) {
+        assert_usable(&model);
+        assert!(model.layers.iter().all(|layer| layer.kv == KvSource::Target));
+        assert!((1..1 << 31).contains(&target_hidden));
+        if let Some(Centroids { n_centroids, n_chosen }) = centroids {
+            assert!(model.vocab_len.is_multiple_of(n_centroids) && (1..=n_centroids).contains(&n_chosen));
+        }
+    }
+    let _ = (Eagle3Config::describes(file), AssistantConfig::describes(file));
 }
 
 /// What the documentation of [`ModelConfig`] promises: sizes whose products are numbers, finite factors, references that lead

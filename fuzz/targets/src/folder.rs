@@ -1,7 +1,7 @@
 //! The small files of a model folder, beside weights that are in order.
 
 use dsde_checkpoint::gguf::Gguf;
-use dsde_checkpoint::{Checkpoint, Conversion, Eagle3Checkpoint, Mix};
+use dsde_checkpoint::{AssistantCheckpoint, Checkpoint, Conversion, Eagle3Checkpoint, Mix};
 use dsde_text::{ChatTemplate, Tokenizer, gguf_keys};
 
 use crate::gguf::assert_tensors;
@@ -36,6 +36,7 @@ pub fn folder(bytes: &[u8]) {
     let (model, tokenizer) = (Checkpoint::open(path), Tokenizer::open(path));
     let _ = Eagle3Checkpoint::is_at(path);
     let _ = Eagle3Checkpoint::open(path);
+    let _ = AssistantCheckpoint::find(path);
     if let (Ok(template), Ok(tokenizer)) = (ChatTemplate::open(path), &tokenizer) {
         let _ = template.end_of_turn(tokenizer);
         let _ = template.for_tokenizer(tokenizer).is_ok_and(|template| template.try_out().is_ok());

@@ -147,7 +147,7 @@ impl Checkpoint {
     }
 
     /// Whether a stored output projection is the embedding table.
-    fn is_output_tied(&self) -> bool {
+    pub(super) fn is_output_tied(&self) -> bool {
         let (Ok(output), Ok(table)) = (self.stored(OUTPUT), self.stored(EMBEDDINGS)) else {
             return false;
         };

@@ -62,11 +62,23 @@ const DERIVED: &str = "attn_rot_embd.weight";
 /// If the metadata are refused, or there is a tensor that the model has no use for: such a file is another model than it says.
 pub(super) fn checkpoint(gguf: Gguf) -> Result<Checkpoint, Error> {
     let config = ModelConfig::of_gguf(&gguf)?;
+    with_config(gguf, config, &[])
+}
+
+/// The same by a configuration.
+///
+/// * `others`: tensors that no model has, by their names in GGUF and in Hugging Face files.
+pub(super) fn with_config(
+    gguf: Gguf,
+    config: ModelConfig,
+    others: &[(&str, &'static str)],
+) -> Result<Checkpoint, Error> {
     let Gguf { metadata, files, tensors: named, .. } = gguf;
     let mut tensors = HashMap::new();
     let mut n_beyond = 0;
     for (name, location) in named {
-        match published_name(&config, &name) {
+        let other = find(others, &name).map(str::to_string);
+        match other.or_else(|| published_name(&config, &name)) {
             Some(published) => drop(tensors.insert(published, location)),
             None => n_beyond += usize::from(is_beyond(&name, config.n_layers)?),
         }

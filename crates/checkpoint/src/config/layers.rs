@@ -37,6 +37,9 @@ pub enum KvSource {
     KeysAsValues,
     /// Another layer below, which stores its own: the layer projects queries alone and reads those.
     Layer(usize),
+    /// Another model, for which this one drafts: the last of its layers that stores some and has a window as this one has, or none.
+    /// The layer projects queries alone.
+    Target,
 }
 
 impl LayerConfig {
@@ -52,7 +55,7 @@ impl LayerConfig {
 
     /// Whether it has keys and values of its own.
     pub fn stores(&self) -> bool {
-        !self.is_delta && !matches!(self.kv, KvSource::Layer(_))
+        !self.is_delta && matches!(self.kv, KvSource::Projections | KvSource::KeysAsValues)
     }
 }
 
@@ -73,11 +76,11 @@ impl ModelConfig {
         (0..self.n_layers).filter(|&layer| self.layers[layer].stores()).map(|layer| self.kv_heads_of(layer))
     }
 
-    /// Which of these a layer reads.
+    /// Which of these a layer reads; one that reads those of another model, none of them.
     pub fn kv_layer(&self, layer: usize) -> usize {
         let stored_by = match self.layers[layer].kv {
             KvSource::Layer(below) => below,
-            KvSource::Projections | KvSource::KeysAsValues => layer,
+            KvSource::Projections | KvSource::KeysAsValues | KvSource::Target => layer,
         };
         self.layers[..stored_by].iter().filter(|layer| layer.stores()).count()
     }
@@ -90,7 +93,7 @@ impl ModelConfig {
         let n_projections = match self.layers[layer].kv {
             KvSource::Projections => 3,
             KvSource::KeysAsValues => 2,
-            KvSource::Layer(_) => 1,
+            KvSource::Layer(_) | KvSource::Target => 1,
         };
         all[..n_projections].to_vec()
     }

@@ -27,21 +27,30 @@ pub(super) fn text_part(mut config: Value) -> Value {
     else {
         return config;
     };
-    let outer = OUTER.map(|field| (field, config[field].take()));
-    let Some(Value::Object(text)) = config.get_mut(TEXT).map(Value::take) else {
-        return config;
-    };
-    let mut fields = match outer_architecture {
+    let defaults = match outer_architecture {
         GEMMA3 => gemma3_defaults(),
         GEMMA4_UNIFIED => gemma4_unified_defaults(),
         _ => Map::new(),
     };
+    flat(&mut config, architecture, defaults).unwrap_or(config)
+}
+
+/// The fields of the text part and those beside it that are about text, as those of a model of `architecture`; they are taken out of
+/// `config`. `None` without such a part.
+///
+/// * `defaults`: what absent fields are.
+pub(super) fn flat(config: &mut Value, architecture: &str, defaults: Map<String, Value>) -> Option<Value> {
+    let Some(Value::Object(text)) = config.get_mut(TEXT).map(Value::take) else {
+        return None;
+    };
+    let outer = OUTER.map(|field| (field, config[field].take()));
+    let mut fields = defaults;
     fields.extend(text);
     fields.extend(
         outer.into_iter().filter(|(_, value)| !value.is_null()).map(|(field, value)| (field.into(), value)),
     );
     fields.insert("architectures".into(), json!([architecture]));
-    Value::Object(fields)
+    Some(Value::Object(fields))
 }
 
 /// Sizes that the published files leave out: those of transformers' `Gemma3TextConfig`.
@@ -57,7 +66,7 @@ fn gemma3_defaults() -> Map<String, Value> {
 }
 
 /// What transformers' `Gemma4UnifiedTextConfig` has otherwise than that of Gemma 4: no inputs per layer, and a longer window.
-fn gemma4_unified_defaults() -> Map<String, Value> {
+pub(super) fn gemma4_unified_defaults() -> Map<String, Value> {
     let fields = [("hidden_size_per_layer_input", json!(0)), ("sliding_window", json!(1024))];
     fields.map(|(field, value)| (field.to_string(), value)).into_iter().collect()
 }

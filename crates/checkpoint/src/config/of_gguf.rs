@@ -2,10 +2,12 @@
 //!
 //! Absent keys mean what they mean to llama.cpp, for which such files are made.
 
+mod ends;
 mod rope;
 
 use std::ops::RangeInclusive;
 
+use super::assistant::{self, AssistantConfig};
 use super::experts::N_EXPERTS_MAX;
 use super::unsupported::{self, SCALE_TOLERANCE};
 use super::{
@@ -28,31 +30,6 @@ const EXPERT_COUNT: &str = "expert_count";
 const EMBEDDINGS: &str = "token_embd.weight";
 /// Key of the token that begins a text.
 const BOS: &str = "tokenizer.ggml.bos_token_id";
-/// Keys of tokens that end a text, a turn or a message.
-const ENDS: [&str; 3] =
-    ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
-/// Control tokens that end a text of the families here. Files name one or two of a model's, the others are known by their text.
-const END_TEXTS: [&str; 10] = [
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|end_of_text|>",
-    "<|im_end|>",
-    "<|endoftext|>",
-    END_OF_MESSAGE,
-    "<end_of_turn>",
-    "<turn|>",
-    END_OF_CALL,
-    "<|return|>",
-];
-/// Ends a text of Phi-3, and a message of many in one of gpt-oss, which is known by the other.
-const END_OF_MESSAGE: &str = "<|end|>";
-const END_OF_CALL: &str = "<|call|>";
-/// Ends a turn of Gemma 4 in which tools were asked; of another type in files, since readers of answers are to see it.
-const BEGIN_OF_TOOL_ANSWER: &str = "<|tool_response>";
-/// Types of control tokens and of pieces of text that are found before others, in `tokenizer.ggml.token_type`.
-const CONTROL: i64 = 3;
-const USER_DEFINED: i64 = 4;
-
 /// Keys that change what a model computes, the values with which they do not, and what they ask for otherwise.
 const UNSUPPORTED: &[(&str, &[f64], &str)] = &[
     (EXPERT_COUNT, &[0.0], unsupported::EXPERTS),
@@ -100,15 +77,28 @@ impl ModelConfig {
     /// vocabulary alone), sizes do not divide, or the model needs something that is not implemented: another architecture,
     /// layers of different shapes, another rotary scaling.
     pub fn of_gguf(gguf: &Gguf) -> Result<Self, Error> {
+        let name = gguf.architecture()?;
+        if AssistantConfig::describes_gguf(gguf) {
+            return Err(assistant::as_a_model(format!("{ARCHITECTURE}: {name}")));
+        }
+        let n_experts = gguf.metadata().number(&format!("{name}.{EXPERT_COUNT}"))?;
+        let architecture = Architecture::of_gguf(name, n_experts.is_some_and(|n| n != 0.0))?;
+        let keys = Keys::of(gguf, architecture)?;
+        Self::of_keys(gguf, &keys, architecture, keys.n_layers()?)
+    }
+
+    /// The same by an architecture and its keys.
+    ///
+    /// * `n_layers`: those that run.
+    pub(super) fn of_keys(
+        gguf: &Gguf,
+        keys: &Keys<'_>,
+        architecture: &Architecture,
+        n_layers: usize,
+    ) -> Result<Self, Error> {
         let metadata = gguf.metadata();
-        let name = metadata.text(ARCHITECTURE)?.ok_or_else(|| missing(ARCHITECTURE))?;
-        let has_experts = metadata.number(&format!("{name}.{EXPERT_COUNT}"))?.is_some_and(|n| n != 0.0);
-        let architecture = Architecture::of_gguf(name, has_experts)?;
-        let keys = Keys { gguf, metadata, architecture: name, read: architecture.keys };
-        keys.refuse_unsupported()?;
         let vocab_len = vocab_len(gguf)?;
         let hidden = keys.len("embedding_length", HIDDEN_MAX)?;
-        let n_layers = keys.n_layers()?;
         let n_heads = keys.len("attention.head_count", N_HEADS_MAX)?;
         let head_dim = keys.head_dim(hidden, n_heads)?;
         let trained = keys.len("context_length", CONTEXT_LEN_MAX)? as u32;
@@ -151,11 +141,11 @@ impl ModelConfig {
             residual_scale: 1.0,
             logit_scale: 1.0,
             logit_soft_cap: None,
-            eos_tokens: end_tokens(metadata, vocab_len)?,
+            eos_tokens: ends::tokens(metadata, vocab_len)?,
             bos_token: bos_token(metadata, vocab_len),
             sampling: SamplingDefaults::of_gguf(metadata),
         };
-        (architecture.of_keys)(&mut config, &keys)?;
+        (architecture.of_keys)(&mut config, keys)?;
         // Files of the first weeks of Qwen3-Next.
         if config.delta_layout == DeltaLayout::FusedScores && has("blk.0.ssm_in.weight") {
             config.delta_layout = DeltaLayout::Fused;
@@ -170,6 +160,28 @@ fn vocab_len(gguf: &Gguf) -> Result<usize, Error> {
         gguf.tensor(EMBEDDINGS).ok_or_else(|| Error::TensorMissing { name: EMBEDDINGS.to_string() })?;
     let field = format!("the rows of {EMBEDDINGS}");
     ranges::len(&field, Some(table.shape[0]), 1..=VOCAB_LEN_MAX, || table.shape[0].to_string())
+}
+
+impl Gguf {
+    /// Name of the architecture.
+    pub(super) fn architecture(&self) -> Result<&str, Error> {
+        self.metadata().text(ARCHITECTURE)?.ok_or_else(|| missing(ARCHITECTURE))
+    }
+}
+
+impl<'a> Keys<'a> {
+    /// # Errors
+    /// If some ask for what is not implemented.
+    pub(super) fn of(gguf: &'a Gguf, architecture: &Architecture) -> Result<Self, Error> {
+        let keys = Self {
+            gguf,
+            metadata: gguf.metadata(),
+            architecture: gguf.architecture()?,
+            read: architecture.keys,
+        };
+        keys.refuse_unsupported()?;
+        Ok(keys)
+    }
 }
 
 impl Keys<'_> {
@@ -362,31 +374,6 @@ fn bos_token(metadata: &Metadata, vocab_len: usize) -> Option<u32> {
         tracing::warn!("{error}; it is ignored");
         None
     })
-}
-
-fn end_tokens(metadata: &Metadata, vocab_len: usize) -> Result<Vec<u32>, Error> {
-    let mut tokens = Vec::new();
-    for key in ENDS {
-        tokens.extend(token(metadata, key, vocab_len)?);
-    }
-    let texts = metadata.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
-    let types = metadata.integers("tokenizer.ggml.token_type")?.unwrap_or_default();
-    let has_messages = texts.iter().any(|text| text == END_OF_CALL);
-    let is_end = |text: &str| END_TEXTS.contains(&text) && !(has_messages && text == END_OF_MESSAGE);
-    for (id, (text, kind)) in texts.iter().zip(types).enumerate().take(vocab_len) {
-        let is_tool_answer = text == BEGIN_OF_TOOL_ANSWER && [CONTROL, USER_DEFINED].contains(&kind);
-        if (kind == CONTROL && is_end(text)) || is_tool_answer {
-            tokens.push(id as u32);
-        }
-    }
-    let mut distinct = Vec::new();
-    for token in tokens {
-        // A file that has a text many times means one of them.
-        if !distinct.contains(&token) && distinct.len() < super::END_TOKENS_MAX {
-            distinct.push(token);
-        }
-    }
-    Ok(distinct)
 }
 
 fn missing(key: &str) -> Error {

@@ -105,12 +105,14 @@ fn text_parts_of_models_that_read_images_and_sound_are_read() {
     assert_eq!((got.layer_inputs, got.layers[0].window), (None, Some(1024)));
 }
 
+#[track_caller]
+fn check_refused(name: &str, changes: Value, expected: &str) {
+    let error = parsed(name, changes.clone()).expect_err(&changes.to_string());
+    assert!(error.to_string().contains(expected), "{name} {changes}: {error}");
+}
+
 #[test]
-fn hostile_configurations_are_refused_by_name() {
-    let check = |name: &str, changes: Value, expected: &str| {
-        let error = parsed(name, changes.clone()).expect_err(&changes.to_string());
-        assert!(error.to_string().contains(expected), "{name} {changes}: {error}");
-    };
+fn numbers_out_of_range_are_refused_by_name() {
     for (field, least, max) in [
         ("global_head_dim", 2, 1024),
         ("num_global_key_value_heads", 1, 4),
@@ -120,66 +122,104 @@ fn hostile_configurations_are_refused_by_name() {
     ] {
         for value in [json!(-1), json!("4"), json!(1.5), json!(max + 1), json!(u64::MAX)] {
             let expected = format!("{field} must be a whole number from {least} to {max}, got {value}");
-            check("gemma4", json!({field: value}), &expected);
+            check_refused("gemma4", json!({field: value}), &expected);
         }
     }
-    check("gemma4", json!({"global_head_dim": 15}), "global_head_dim must be even and at most 1024, got 15");
-    check(
+    check_refused(
+        "gemma4",
+        json!({"global_head_dim": 15}),
+        "global_head_dim must be even and at most 1024, got 15",
+    );
+    check_refused(
         "gemma4",
         json!({"num_global_key_value_heads": 3}),
         "num_global_key_value_heads must be a divisor of num_attention_heads (4), got 3",
     );
+    check_refused(
+        "gemma4_shared",
+        json!({"vocab_size_per_layer_input": 47}),
+        "vocab_size_per_layer_input must be at least vocab_size (48), got 47",
+    );
+}
+
+#[test]
+fn what_is_computed_otherwise_is_refused_by_name() {
     for (field, value) in [
         ("attention_k_eq_v", json!("yes")),
         ("use_double_wide_mlp", json!(2)),
         ("enable_moe_block", json!("no")),
     ] {
-        check("gemma4", json!({field: value}), &format!("{field} must be true or false"));
+        check_refused("gemma4", json!({field: value}), &format!("{field} must be true or false"));
     }
     // Three of four: one layer is left, and it has a window.
-    check(
+    check_refused(
         "gemma4",
         json!({"num_kv_shared_layers": 3}),
         "num_kv_shared_layers must be few enough for layers of both kinds to store keys and values, got 3 of 4",
     );
-    check(
+    check_refused(
         "gemma4",
         json!({"use_bidirectional_attention": "all"}),
         "attention to later tokens is not supported",
     );
-    check("gemma4", json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor: 0.5");
-    check("gemma4", json!({"rope_local_base_freq": 10.0}), "rope_local_base_freq: 10.0");
-    check(
+    check_refused("gemma4", json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor: 0.5");
+    check_refused("gemma4", json!({"rope_local_base_freq": 10.0}), "rope_local_base_freq: 10.0");
+    check_refused(
         "gemma4",
         json!({"final_logit_softcapping": 0}),
         "final_logit_softcapping must be a number from 0.001",
     );
-    check("gemma4", json!({"layer_types": ["full_attention"]}), "one type for each of 4 layers, got 1");
-    check("gemma4", json!({"query_pre_attn_scalar": 256}), "another scale of attention");
+    check_refused(
+        "gemma4",
+        json!({"layer_types": ["full_attention"]}),
+        "one type for each of 4 layers, got 1",
+    );
+    check_refused("gemma4", json!({"query_pre_attn_scalar": 256}), "another scale of attention");
+    // Elsewhere all layers turn alike.
+    check_refused(
+        "llama2",
+        json!({"partial_rotary_factor": 0.25}),
+        "a rotary embedding of a part of each head",
+    );
+}
+
+#[test]
+fn rotary_embeddings_that_make_no_sense_are_refused_by_name() {
     let ropes = |full: Value| json!({"rope_parameters": {"full_attention": full, "sliding_attention": {"rope_theta": 1e4}}});
-    check("gemma4", ropes(Value::Null), "rope_parameters must be full_attention and sliding_attention");
+    check_refused(
+        "gemma4",
+        ropes(Value::Null),
+        "rope_parameters must be full_attention and sliding_attention",
+    );
     let proportional = |share: f64| json!({"rope_type": "proportional", "partial_rotary_factor": share});
-    check(
+    check_refused(
         "gemma4",
         ropes(proportional(0.05)),
         "partial_rotary_factor must be an even number of the 16 elements",
     );
-    check("gemma4", ropes(proportional(1.5)), "partial_rotary_factor must be a number from 0.001 to 1.0");
-    check("gemma4", ropes(json!({"rope_type": "axial"})), "(rope_parameters.rope_type: axial)");
-    check(
-        "gemma4_shared",
-        json!({"vocab_size_per_layer_input": 47}),
-        "vocab_size_per_layer_input must be at least vocab_size (48), got 47",
+    check_refused(
+        "gemma4",
+        ropes(proportional(1.5)),
+        "partial_rotary_factor must be a number from 0.001 to 1.0",
     );
+    check_refused("gemma4", ropes(json!({"rope_type": "axial"})), "(rope_parameters.rope_type: axial)");
+}
+
+#[test]
+fn experts_that_make_no_sense_are_refused_by_name() {
     for field in ["num_experts", "top_k_experts", "moe_intermediate_size"] {
-        check("gemma4_moe", json!({field: null}), &format!("lacks {field}"));
-        check("gemma4_moe", json!({field: 0}), &format!("{field} must be a whole number from 1 to"));
+        check_refused("gemma4_moe", json!({field: null}), &format!("lacks {field}"));
+        check_refused("gemma4_moe", json!({field: 0}), &format!("{field} must be a whole number from 1 to"));
     }
-    check(
+    check_refused(
         "gemma4_moe",
         json!({"top_k_experts": 7}),
         "top_k_experts must be a whole number from 1 to 6, got 7",
     );
+}
+
+#[test]
+fn heads_of_layers_that_make_no_sense_are_refused_by_name() {
     let heads =
         "the same head_dim and num_key_value_heads for every layer of full_attention, and nothing else";
     for wrong in [
@@ -187,12 +227,10 @@ fn hostile_configurations_are_refused_by_name() {
         json!({"1": {"head_dim": 16}, "2": {"head_dim": 16}}),
         json!({"2": {"head_dim": 16, "sliding_window": 4}}),
     ] {
-        check("gemma4_moe", json!({"per_layer_config": wrong}), heads);
+        check_refused("gemma4_moe", json!({"per_layer_config": wrong}), heads);
     }
-    check("gemma4_moe", json!({"per_layer_config": {"2": {"head_dim": 7}}}), "head_dim must be even");
-    check("gemma4_moe", json!({"per_layer_config": {"2": 7}}), "per_layer_config must be an object");
-    // Elsewhere all layers turn alike.
-    check("llama2", json!({"partial_rotary_factor": 0.25}), "a rotary embedding of a part of each head");
+    check_refused("gemma4_moe", json!({"per_layer_config": {"2": {"head_dim": 7}}}), "head_dim must be even");
+    check_refused("gemma4_moe", json!({"per_layer_config": {"2": 7}}), "per_layer_config must be an object");
 }
 
 #[test]

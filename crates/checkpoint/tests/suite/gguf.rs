@@ -7,7 +7,7 @@ mod hostile;
 mod models;
 mod parts;
 mod values;
-mod writer;
+pub(crate) mod writer;
 mod written;
 
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 /// A file with these bytes in a folder of its own.
-fn written(bytes: &[u8]) -> (TempDir, PathBuf) {
+pub(crate) fn written(bytes: &[u8]) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     std::fs::write(&path, bytes).unwrap();

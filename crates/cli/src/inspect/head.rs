@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use dsde_checkpoint::config::{Eagle3Config, ModelConfig};
-use dsde_checkpoint::{Eagle3Checkpoint, MtpCheckpoint};
+use dsde_checkpoint::{AssistantCheckpoint, Eagle3Checkpoint, MtpCheckpoint};
 use dsde_kernels::{Backend as _, Cpu};
 use dsde_model::executor::DraftCheckpoint;
 use serde::Serialize;
@@ -11,11 +11,12 @@ use serde::Serialize;
 use crate::opened::{Dtypes, Opened};
 use crate::stores::bytes;
 
-/// An EAGLE-3 head, or the one that the model brings.
+/// An EAGLE-3 head, the one that the model brings, or an assistant of Gemma 4.
 #[derive(Serialize)]
 pub(super) struct Head {
     architecture: &'static str,
     dtypes: Dtypes,
+    layers: usize,
     hidden: usize,
     heads: usize,
     kv_heads: usize,
@@ -56,11 +57,21 @@ impl Head {
         }
     }
 
+    pub(super) fn of_assistant(head: &AssistantCheckpoint, target: &Opened, backend: &Cpu) -> Self {
+        Self {
+            architecture: "Gemma 4 assistant",
+            dtypes: Dtypes::of(head.dtypes()),
+            taps: Some(vec![target.config().n_layers]),
+            ..Self::of_layer(&head.config().model, DraftCheckpoint::Assistant(head), backend)
+        }
+    }
+
     /// What a layer and `draft` say, the head being the target's in all else.
     fn of_layer(layer: &ModelConfig, draft: DraftCheckpoint<'_>, backend: &Cpu) -> Self {
         Self {
             architecture: "",
             dtypes: Dtypes::of(Vec::new()),
+            layers: layer.n_layers,
             hidden: layer.hidden,
             heads: layer.n_heads,
             kv_heads: layer.n_kv_heads,
@@ -78,11 +89,12 @@ impl Head {
 
     /// For people.
     pub(super) fn print(&self, out: &mut impl Write) -> io::Result<()> {
-        let Self { architecture, dtypes, hidden, heads, kv_heads, head_dim, intermediate, .. } = self;
+        let Self { architecture, dtypes, layers, hidden, heads, kv_heads, head_dim, intermediate, .. } = self;
         writeln!(out, "  {architecture} head, {dtypes}")?;
+        let of_layers = if *layers == 1 { "layer" } else { "layers" };
         writeln!(
             out,
-            "  1 layer, hidden {hidden}, {heads} heads ({kv_heads} key/value) of {head_dim}, feed-forward {intermediate}"
+            "  {layers} {of_layers}, hidden {hidden}, {heads} heads ({kv_heads} key/value) of {head_dim}, feed-forward {intermediate}"
         )?;
         writeln!(
             out,

@@ -1,7 +1,7 @@
 //! Drafters that models bring, and trying all there are.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::common::{dsde, dsde_with_stdin};
 use serde_json::{Value, json};
@@ -12,10 +12,18 @@ const VOCAB: &str = "\u{120}abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTU";
 
 /// A hybrid of random weights that brings a head, with text of 48 characters.
 fn model() -> TempDir {
+    model_of("qwen3_5")
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(name)
+}
+
+/// A fixture with text of 48 characters.
+fn model_of(name: &str) -> TempDir {
     let folder = tempfile::tempdir().expect("a scratch folder");
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/qwen3_5");
     for file in ["config.json", "model.safetensors"] {
-        fs::copy(fixture.join(file), folder.path().join(file)).expect("a fixture");
+        fs::copy(fixture(name).join(file), folder.path().join(file)).expect("a fixture");
     }
     let vocab: serde_json::Map<String, Value> =
         VOCAB.chars().enumerate().map(|(id, token)| (token.to_string(), json!(id))).collect();
@@ -42,20 +50,66 @@ fn a_model_with_a_head_is_drafted_for_by_it() {
     assert_eq!(told["draft"]["head"]["taps"], json!([4]));
     assert!(told["draft"]["head"]["weight_bytes"].as_u64() > Some(0));
 
-    let answers = |options: &[&str]| {
-        let fixed = ["generate", "--model", &path, "--raw", "--file", "-", "--json", "--max-tokens", "40"];
-        let prompts = "{\"prompt\": \"a small model\"}\n{\"prompt\": \"of letters\"}\n";
-        dsde_with_stdin(&[&fixed[..], options].concat(), prompts).json_lines()
-    };
-    let tokens = |answers: &[Value]| answers.iter().map(|one| one["tokens"].clone()).collect::<Vec<_>>();
-    let plain = answers(&["--draft", "none"]);
+    let plain = answers(&path, &["--draft", "none"]);
     for options in [&["--policy", "fixed:k=3"][..], &["--draft", "mtp", "--policy", "ddd"], &[]] {
-        let got = answers(options);
+        let got = answers(&path, options);
         assert_eq!(tokens(&got), tokens(&plain), "{options:?}");
     }
-    let drafted = |answers: &[Value]| answers.iter().filter_map(|one| one["drafted"].as_u64()).sum::<u64>();
     assert_eq!(drafted(&plain), 0);
-    assert!(drafted(&answers(&["--policy", "fixed:k=3"])) > 0);
+    assert!(drafted(&answers(&path, &["--policy", "fixed:k=3"])) > 0);
+}
+
+/// What a model answers to two prompts.
+fn answers(model: &str, options: &[&str]) -> Vec<Value> {
+    let fixed = ["generate", "--model", model, "--raw", "--file", "-", "--json", "--max-tokens", "40"];
+    let prompts = "{\"prompt\": \"a small model\"}\n{\"prompt\": \"of letters\"}\n";
+    dsde_with_stdin(&[&fixed[..], options].concat(), prompts).json_lines()
+}
+
+fn tokens(answers: &[Value]) -> Vec<Value> {
+    answers.iter().map(|one| one["tokens"].clone()).collect()
+}
+
+fn drafted(answers: &[Value]) -> u64 {
+    answers.iter().filter_map(|one| one["drafted"].as_u64()).sum()
+}
+
+#[test]
+fn an_assistant_drafts_for_its_model() {
+    let (folder, assistant) = (model_of("gemma4"), fixture("gemma4_assistant").display().to_string());
+    let path = folder.path().display().to_string();
+    let inspected = |model: &str| {
+        dsde(&["inspect", "--model", model, "--draft", &assistant, "--json"]).json_lines().remove(0)["draft"]
+            .clone()
+    };
+    let told = inspected(&path);
+    let head = |field: &str| told["head"][field].clone();
+    assert_eq!(
+        (head("architecture"), head("layers"), head("taps")),
+        (json!("Gemma 4 assistant"), json!(3), json!([4]))
+    );
+    // A state of the target, 16 numbers of 4 bytes, and no keys and values.
+    assert_eq!((head("kv_bytes_per_token"), &told["compatible"]), (json!(64), &json!(true)));
+    let shown = dsde(&["inspect", "--model", &path, "--draft", &assistant]).stdout;
+    assert!(shown.contains("Gemma 4 assistant head, BF16\n  3 layers, hidden 24, 2 heads"), "{shown}");
+
+    let plain = answers(&path, &["--draft", "none"]);
+    for policy in ["fixed:k=3", "ddd", "auto"] {
+        let got = answers(&path, &["--draft", &assistant, "--policy", policy]);
+        assert_eq!(tokens(&got), tokens(&plain), "{policy}");
+        assert!(policy == "auto" || drafted(&got) > 0, "{policy}");
+    }
+    let other = model();
+    let told = inspected(&other.path().display().to_string());
+    let expected =
+        "an assistant of Gemma 4 must draft for Gemma 4, got Qwen3_5ForCausalLM; use another draft";
+    assert_eq!((&told["compatible"], &told["reason"]), (&json!(false), &json!(expected)));
+    let refused = dsde(&["generate", "--model", &assistant, "--prompt", "a"]);
+    assert!(
+        refused.stderr.contains("an assistant as a model of its own is not supported"),
+        "{}",
+        refused.stderr
+    );
 }
 
 #[test]

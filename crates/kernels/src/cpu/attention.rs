@@ -73,8 +73,8 @@ pub(super) fn attention(
     kv: &KvStore,
     out: &mut [f32],
 ) {
-    let KvLayer { shape: attention, page, .. } = *kv.layer(layer);
-    let width = shape::assert_attention(qkv, rows, attention, rule, out);
+    let KvLayer { shape: stored, page, .. } = *kv.layer(layer);
+    let (width, attention) = shape::assert_attention(qkv, rows, stored, rule, out);
     let mut tasks = cpu.tasks.lock().unwrap_or_else(PoisonError::into_inner);
     list_tasks(rows, attention, &mut tasks);
     let format = page.kv_type.format(cpu.isa);
@@ -157,7 +157,7 @@ struct Pass<'a> {
     width: usize,
     rows: &'a RowBatch,
     kv: &'a KvStore,
-    /// Of the layer.
+    /// Of the layer, with the heads that ask.
     shape: AttentionShape,
     /// How the pages of the layer lie.
     page: Page,

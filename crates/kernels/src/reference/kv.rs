@@ -55,16 +55,18 @@ impl LayerKv {
     }
 
     /// What a head of a row gets of the slots that it attends to.
+    ///
+    /// * `head`, `kv_head`: which query head it is, and that of the keys and values that it reads.
     fn attend(
         &self,
         query: &[f32],
-        head: usize,
+        [head, kv_head]: [usize; 2],
         rule: AttentionRule<'_>,
         (table, slots): (&[BlockId], &[usize]),
         out: &mut [f32],
     ) {
-        let AttentionShape { n_heads, n_kv_heads, head_dim, .. } = self.shape;
-        let at = |slot| self.index(table, slot, head / (n_heads / n_kv_heads));
+        let head_dim = self.shape.head_dim;
+        let at = |slot| self.index(table, slot, kv_head);
         let score = |&slot| rule.scale * dot(query, &self.keys[at(slot)..][..head_dim]);
         let mut weights: Vec<f32> = slots.iter().map(score).collect();
         if let Some(cap) = rule.soft_cap {
@@ -159,8 +161,8 @@ impl ReferenceKv {
         out: &mut [f32],
     ) {
         let layer = &self.layers[layer];
-        let AttentionShape { n_heads, head_dim, first_slot, .. } = layer.shape;
-        let width = assert_attention(qkv, rows, layer.shape, rule, out);
+        let (width, shape) = assert_attention(qkv, rows, layer.shape, rule, out);
+        let AttentionShape { n_heads, n_kv_heads, head_dim, first_slot } = shape;
         for seq in 0..rows.n_seqs() {
             for r in rows.rows_of(seq) {
                 let n_before = rule.n_before(visible_slots(rows, r).count());
@@ -169,7 +171,8 @@ impl ReferenceKv {
                 for head in 0..n_heads {
                     let query = &qkv[r * width + head * head_dim..][..head_dim];
                     let out = &mut out[(r * n_heads + head) * head_dim..][..head_dim];
-                    layer.attend(query, head, rule, (rows.table_of(seq), &slots), out);
+                    let heads = [head, head / (n_heads / n_kv_heads)];
+                    layer.attend(query, heads, rule, (rows.table_of(seq), &slots), out);
                 }
             }
         }

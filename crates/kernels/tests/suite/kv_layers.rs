@@ -160,7 +160,23 @@ fn queries_alone_attend_as_those_beside_keys_do<B: Backend>(backend: &B) {
             out
         });
         assert!(bits(&beside) == bits(&alone), "{shape:?} on {}", backend.describe());
+        for n_heads in [shape.n_kv_heads, 2 * shape.n_heads] {
+            let of_others = |x: &[f32]| heads(x, shape, n_heads);
+            let (queries, expected) = (of_others(&queries), of_others(&alone));
+            let mut got = vec![0.0; expected.len()];
+            backend.attention(layer, rule, &queries, &rows, &kv, &mut got);
+            assert!(bits(&got) == bits(&expected), "{n_heads} of {shape:?} on {}", backend.describe());
+        }
     }
+}
+
+/// Rows of so many heads in place of those of `shape`: every so many of them, or each several times.
+fn heads(x: &[f32], shape: AttentionShape, n_heads: usize) -> Vec<f32> {
+    let of_row = |row: &[f32]| -> Vec<f32> {
+        let head = |i: usize| &row[i * shape.n_heads / n_heads * shape.head_dim..][..shape.head_dim];
+        (0..n_heads).flat_map(|i| head(i).to_vec()).collect()
+    };
+    x.chunks_exact(shape.queries_len()).flat_map(of_row).collect()
 }
 
 #[test]

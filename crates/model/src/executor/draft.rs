@@ -4,15 +4,16 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use dsde_checkpoint::config::ModelConfig;
-use dsde_checkpoint::{Checkpoint, Eagle3Checkpoint, MtpCheckpoint};
+use dsde_checkpoint::{AssistantCheckpoint, Checkpoint, Eagle3Checkpoint, MtpCheckpoint};
 use dsde_engine::{BlockCopy, RowBatch, Shape, SlotMove};
 use dsde_kernels::Backend;
 
 use super::{Model, block_bytes};
+use crate::assistant::{self, Assistant};
 use crate::eagle3::{self, Eagle3};
 use crate::error::Error;
 use crate::features::Features;
-use crate::head::{Head, head_kv_shape};
+use crate::head::{Drawing, Head, HeadStores, head_kv_shape};
 use crate::llama::Llama;
 use crate::mtp::Mtp;
 use crate::translation::Translation;
@@ -33,6 +34,8 @@ pub enum DraftCheckpoint<'a> {
     Eagle3(&'a Eagle3Checkpoint),
     /// The head in the target's own files.
     Mtp(&'a MtpCheckpoint),
+    /// An assistant of Gemma 4.
+    Assistant(&'a AssistantCheckpoint),
 }
 
 impl<'a> DraftCheckpoint<'a> {
@@ -44,6 +47,7 @@ impl<'a> DraftCheckpoint<'a> {
     pub fn check_fit(self, target: &ModelConfig) -> Result<(), Error> {
         match self {
             Self::Eagle3(head) => eagle3::check_fit(head, target),
+            Self::Assistant(head) => assistant::check_fit(head.config(), target),
             Self::Mtp(head) if head.config().hidden != target.hidden => {
                 Err(Error::TargetHidden { expected: target.hidden, got: head.config().hidden })
             }
@@ -73,6 +77,7 @@ impl<'a> DraftCheckpoint<'a> {
             Self::Translated { checkpoint, translation } => translation.weight_bytes(checkpoint),
             Self::Eagle3(checkpoint) => checkpoint.weight_bytes(),
             Self::Mtp(checkpoint) => checkpoint.weight_bytes(),
+            Self::Assistant(checkpoint) => checkpoint.weight_bytes(),
         }
     }
 
@@ -82,10 +87,9 @@ impl<'a> DraftCheckpoint<'a> {
             Self::Model(checkpoint) | Self::Translated { checkpoint, .. } => {
                 block_bytes(backend, checkpoint.config())
             }
-            Self::Eagle3(_) | Self::Mtp(_) => {
-                let layer = self.config();
-                let features = Features::block_bytes(backend.block_len(), layer.hidden);
-                features + backend.block_bytes(&head_kv_shape(layer, 1))
+            Self::Eagle3(_) | Self::Mtp(_) | Self::Assistant(_) => {
+                let features = Features::block_bytes(backend.block_len(), self.feature_len());
+                features + backend.block_bytes(&head_kv_shape(self.config(), 1))
             }
         }
     }
@@ -95,18 +99,27 @@ impl<'a> DraftCheckpoint<'a> {
         self.config().context_len_max
     }
 
-    /// Of the model, or of the head's layer.
+    /// Numbers of a feature, of a head.
+    fn feature_len(self) -> usize {
+        match self {
+            Self::Assistant(checkpoint) => checkpoint.config().target_hidden,
+            _ => self.config().hidden,
+        }
+    }
+
+    /// Of the model, or of the head's layers.
     fn config(self) -> &'a ModelConfig {
         match self {
             Self::Model(checkpoint) | Self::Translated { checkpoint, .. } => checkpoint.config(),
             Self::Eagle3(checkpoint) => &checkpoint.config().layer,
             Self::Mtp(checkpoint) => checkpoint.config(),
+            Self::Assistant(checkpoint) => &checkpoint.config().model,
         }
     }
 
     pub(super) fn reads_target(self) -> bool {
         match self {
-            Self::Eagle3(_) | Self::Mtp(_) => true,
+            Self::Eagle3(_) | Self::Mtp(_) | Self::Assistant(_) => true,
             Self::Model(_) | Self::Translated { .. } => false,
         }
     }
@@ -153,12 +166,15 @@ impl<B: Backend> Draft<B> {
                 target.tap(&[target.config().n_layers]);
                 Head::Mtp(Mtp::load(backend, checkpoint, target_checkpoint, context_len)?)
             }
+            DraftCheckpoint::Assistant(checkpoint) => {
+                Head::Assistant(Assistant::load(backend, checkpoint, target_checkpoint, context_len)?)
+            }
         };
-        let (layer, n_blocks) = (draft.config(), shape.n_blocks as usize);
+        let n_blocks = shape.n_blocks as usize;
         Ok(Self::Head(HeadDraft {
             head,
-            kv: backend.kv_store(&head_kv_shape(layer, n_blocks)),
-            features: Features::new(n_blocks, backend.block_len(), layer.hidden),
+            kv: backend.kv_store(&head_kv_shape(draft.config(), n_blocks)),
+            features: Features::new(n_blocks, backend.block_len(), draft.feature_len()),
             block_bytes: draft.block_bytes(backend),
         }))
     }
@@ -200,15 +216,16 @@ impl<B: Backend> Draft<B> {
     }
 
     /// Takes in what the target made of `rows`, all of which its last pass ended with.
-    pub(super) fn read_target(&mut self, backend: &B, target: &Llama<B>, rows: &RowBatch) {
+    ///
+    /// * `outputs`: of that pass.
+    pub(super) fn read_target(&mut self, backend: &B, target: &Llama<B>, rows: &RowBatch, outputs: &[u32]) {
         if let Self::Head(HeadDraft { head, features, .. }) = self {
-            let n_rows = rows.n_rows();
-            features.write(rows, 0..n_rows, head.combine(backend, target.taps(n_rows), n_rows));
+            head.read_target(backend, target, (rows, outputs), features);
         }
     }
 
     /// What it passes with.
-    pub(super) fn reader<'a>(&'a mut self, target: &'a Llama<B>) -> Reader<'a, B> {
+    pub(super) fn reader<'a>(&'a mut self, target: &'a Model<B>) -> Reader<'a, B> {
         match self {
             Self::Model(model) => Reader::Model(model),
             Self::Head(draft) => Reader::Head { draft, target },
@@ -219,16 +236,17 @@ impl<B: Backend> Draft<B> {
 /// A draft under way.
 pub(super) enum Reader<'a, B: Backend> {
     Model(&'a mut Model<B>),
-    Head { draft: &'a mut HeadDraft<B>, target: &'a Llama<B> },
+    Head { draft: &'a mut HeadDraft<B>, target: &'a Model<B> },
 }
 
 impl<B: Backend> Reader<'_, B> {
     /// See [`Llama::forward`].
-    pub(super) fn forward(&mut self, backend: &B, rows: &RowBatch, outputs: &[u32]) {
+    pub(super) fn forward(&mut self, backend: &B, drawing: Drawing<'_>) {
         match self {
-            Self::Model(Model { llama, kv }) => llama.forward(backend, rows, outputs, kv),
+            Self::Model(Model { llama, kv }) => llama.forward(backend, drawing.rows, drawing.outputs, kv),
             Self::Head { draft: HeadDraft { head, kv, features, .. }, target } => {
-                head.forward(backend, target, rows, outputs, (features, kv));
+                let stores = HeadStores { features, kv, target_kv: &target.kv };
+                head.forward(backend, &target.llama, drawing, stores);
             }
         }
     }
@@ -237,14 +255,14 @@ impl<B: Backend> Reader<'_, B> {
     pub(super) fn logits(&mut self, backend: &B, outputs: Range<usize>) -> &mut [f32] {
         match self {
             Self::Model(model) => model.llama.logits(backend, outputs),
-            Self::Head { draft, target } => draft.head.logits(backend, target, outputs),
+            Self::Head { draft, target } => draft.head.logits(backend, &target.llama, outputs),
         }
     }
 
     pub(super) fn vocab_len(&self) -> usize {
         match self {
             Self::Model(model) => model.llama.vocab_len(),
-            Self::Head { target, .. } => target.config().vocab_len,
+            Self::Head { target, .. } => target.llama.config().vocab_len,
         }
     }
 }

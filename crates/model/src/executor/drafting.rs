@@ -1,5 +1,7 @@
 //! One draft pass: keys and values of its rows, and a token or a level of a tree for everyone who draws.
 
+use std::iter::repeat_n;
+
 use dsde_engine::{DraftDraw, Drafted, RowBatch};
 use dsde_policy::DraftPosition;
 
@@ -10,6 +12,7 @@ use super::drafted::DraftedRows;
 use super::draw::Draw;
 use super::outputs::OutputPlan;
 use super::parallel::Workers;
+use crate::head::Drawing;
 
 /// What draft passes work with.
 pub(super) struct Drafting<'a, B: Backend> {
@@ -33,7 +36,9 @@ impl<B: Backend> Drafting<'_, B> {
     ) {
         let Self { backend, draft, workers, plan } = self;
         let groups = plan.of(rows, draws.iter().map(|draw| (draw.seq_idx, draw.n_rows())));
-        draft.forward(backend, rows, &plan.outputs);
+        let of_draw = |draw: &DraftDraw<'_>| repeat_n(draw.history.len() as u32, draw.n_rows() as usize);
+        let known_lens: Vec<u32> = draws.iter().flat_map(of_draw).collect();
+        draft.forward(backend, Drawing { rows, outputs: &plan.outputs, known_lens: &known_lens });
         let n_drafted = draws.iter().map(DraftDraw::n_drafted).sum();
         drafted.clear();
         drafted.resize(n_drafted, Drafted { token: 0, position: DraftPosition::default() });

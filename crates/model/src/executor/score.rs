@@ -27,7 +27,7 @@ impl<B: Backend> ModelExecutor<B> {
         let Model { llama, kv } = &mut self.target;
         llama.forward(&self.backend, rows, outputs, kv);
         if let Some(draft) = &mut self.draft {
-            draft.read_target(&self.backend, llama, rows);
+            draft.read_target(&self.backend, llama, rows, outputs);
         }
         logprobs.clear();
         logprobs.resize(asked.len(), TokenLogprobs::default());

@@ -2,7 +2,6 @@
 //!
 //! `norm_1(dense(norm(h))) + norm_2(experts(norm'(h)))`, and the router reads `h` by a norm of its own.
 
-use dsde_checkpoint::BesideDense;
 use dsde_kernels::{Backend, Epilogue, Input, RmsNorm};
 
 use super::experts::Experts;
@@ -13,8 +12,15 @@ use crate::buffers::prefix;
 pub(crate) struct Beside<B: Backend> {
     pub(super) dense: Gated<B>,
     pub(super) experts: Experts<B>,
-    pub(super) norms: BesideDense,
+    pub(super) norms: Norms,
     pub(super) eps: f32,
+}
+
+/// Norms around the networks, `[hidden]` each.
+pub(super) struct Norms {
+    pub(super) after_dense: Vec<f32>,
+    pub(super) before_experts: Vec<f32>,
+    pub(super) after_experts: Vec<f32>,
 }
 
 /// Memory of a pass.
@@ -30,8 +36,8 @@ pub(crate) struct BesideScratch {
 impl<B: Backend> Beside<B> {
     /// Bytes in memory.
     pub(crate) fn bytes(&self, backend: &B) -> usize {
-        let BesideDense { after_dense, before_experts, after_experts, router_norm, scales } = &self.norms;
-        let vectors = [after_dense, before_experts, after_experts, router_norm, scales];
+        let Norms { after_dense, before_experts, after_experts } = &self.norms;
+        let vectors = [after_dense, before_experts, after_experts];
         let vector_bytes: usize = vectors.iter().map(|vector| size_of_val(vector.as_slice())).sum();
         self.dense.bytes(backend) + self.experts.bytes(backend) + vector_bytes
     }

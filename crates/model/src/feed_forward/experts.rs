@@ -42,7 +42,13 @@ pub(crate) struct ExpertsScratch {
 
 impl<B: Backend> Experts<B> {
     /// Those of the layer of `tensors`, if it has any.
-    pub(crate) fn load(backend: &B, tensors: &Tensors<'_>) -> Result<Option<Self>, Error> {
+    ///
+    /// * `beside`: norm of what the router reads, and factors of the weights of experts, where an ordinary network stands beside them.
+    pub(crate) fn load(
+        backend: &B,
+        tensors: &Tensors<'_>,
+        beside: Option<[Vec<f32>; 2]>,
+    ) -> Result<Option<Self>, Error> {
         let (checkpoint, layer) = (tensors.checkpoint, tensors.layer);
         let Some(config) = checkpoint.config().experts_of(layer) else { return Ok(None) };
         let router = checkpoint.router(layer)?;
@@ -53,8 +59,7 @@ impl<B: Backend> Experts<B> {
         let gate_up: Vec<&[Dense<'_>]> = gate_up.iter().map(<[_; 2]>::as_slice).collect();
         let down: Vec<&[Dense<'_>]> =
             experts.iter().map(|expert| std::slice::from_ref(&expert.down)).collect();
-        let beside = checkpoint.beside_dense(layer)?;
-        let (router_norm, scales) = beside.map(|beside| (beside.router_norm, beside.scales)).unzip();
+        let (router_norm, scales) = beside.map(|[norm, scales]| (norm, scales)).unzip();
         Ok(Some(Self {
             config: config.clone(),
             router_norm,
@@ -70,7 +75,9 @@ impl<B: Backend> Experts<B> {
 
     /// Bytes in memory.
     pub(crate) fn bytes(&self, backend: &B) -> usize {
+        let vectors = [&self.router_norm, &self.scales].into_iter().flatten();
         backend.matrix_bytes(&self.router)
+            + vectors.map(|vector| size_of_val(vector.as_slice())).sum::<usize>()
             + backend.experts_bytes(&self.gate_up)
             + backend.experts_bytes(&self.down)
             + self.shared.as_ref().map_or(0, |shared| shared.bytes(backend))
@@ -131,7 +138,7 @@ impl<B: Backend> Experts<B> {
 }
 
 /// A matrix packed in single precision.
-fn widened<B: Backend>(backend: &B, matrix: Dense<'_>, bias: Option<&[f32]>) -> B::Matrix {
+pub(crate) fn widened<B: Backend>(backend: &B, matrix: Dense<'_>, bias: Option<&[f32]>) -> B::Matrix {
     let Dense { n_out, n_in, .. } = matrix;
     let mut values = vec![0.0; n_out * n_in];
     values.chunks_exact_mut(n_in).enumerate().for_each(|(row, values)| matrix.widen_row(row, values));

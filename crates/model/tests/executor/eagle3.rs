@@ -12,6 +12,7 @@ use dsde_sampling::Rule;
 
 use crate::pair::open;
 use files::{Files, Kind, head, target};
+pub(crate) use serving::policies;
 
 /// The small target and a head for it, with the tensors that they were made of.
 struct Pair<B: Backend> {

@@ -12,8 +12,9 @@ use dsde_model::llama::{Llama, kv_shape};
 use dsde_policy::Signals;
 use dsde_sampling::{Params, Proposal, Rule, Stream};
 
+use crate::assistant::{PAIRS, assisted};
 use crate::eagle3::tiny_head;
-use crate::pair::{blocks, embedded_pair, open, tiny_pair};
+use crate::pair::{Decoder, blocks, embedded_pair, open, tiny_pair};
 use crate::translated::translated_pair;
 
 /// Sequences in a batch; with one block each.
@@ -55,14 +56,16 @@ impl<'a, B: Backend> Trials<'a, B> {
     /// Stores the prompt once and copies its block to every sequence.
     fn new(mut executor: ModelExecutor<B>, drafter: Drafter, prompt: &'a [u32]) -> Self {
         assert!(prompt.len() + 4 <= executor.shape().block_len as usize);
-        let mut rows = RowBatch::default();
-        rows.push(0, &prompt[..prompt.len() - 1], &Proposal::new(), &blocks(0, 1));
-        executor.verify(&rows, &[], &mut Vec::new()).unwrap();
+        let (mut rows, params, nothing) = (RowBatch::default(), params(), Proposal::new());
+        rows.push(0, &prompt[..prompt.len() - 1], &nothing, &blocks(0, 1));
+        // What the target makes of the last of them a head may read.
+        let decoder = Decoder::new(&params, prompt, blocks(0, 1));
+        executor.verify(&rows, &[decoder.target_draw(&nothing, false)], &mut Vec::new()).unwrap();
         executor.draft(&rows, &[], &mut Vec::new()).unwrap();
         let copies: Vec<_> =
             (1..=BATCH_LEN).map(|to| BlockCopy { from: BlockId(0), to: BlockId(to) }).collect();
         executor.copy_blocks(&copies).unwrap();
-        Self { executor, drafter, prompt, params: params(), first: 0, rows }
+        Self { executor, drafter, prompt, params, first: 0, rows }
     }
 
     fn push(&mut self, i: usize, context_len: usize, token: u32, proposal: &Proposal) {
@@ -179,16 +182,22 @@ struct Expected {
 
 impl Expected {
     fn of_tiny(temperature: f64) -> Self {
-        let mut model = Llama::load(&Reference, &open("llama3"), 16).unwrap();
-        let mut kv = Reference.kv_store(&kv_shape(model.config(), 128));
+        Self::of("llama3", &PROMPT, temperature)
+    }
+
+    fn of(target: &str, prompt: &[u32], temperature: f64) -> Self {
+        let mut model = Llama::load(&Reference, &open(target), 16).unwrap();
+        let vocab_len = model.config().vocab_len;
+        let mut kv = Reference.kv_store(&kv_shape(model.config(), vocab_len));
         let mut rows = RowBatch::default();
-        for token in 0..128 {
-            rows.push(0, &[&PROMPT[..], &[token]].concat(), &Proposal::new(), &blocks(token, 1));
+        for token in 0..vocab_len as u32 {
+            rows.push(0, &[prompt, &[token]].concat(), &Proposal::new(), &blocks(token, 1));
         }
-        let outputs: Vec<u32> = (0..128).flat_map(|i| [i * 9 + 7, i * 9 + 8]).collect();
+        let outputs: Vec<u32> = (0..vocab_len as u32).flat_map(|i| [i * 9 + 7, i * 9 + 8]).collect();
         model.forward(&Reference, &rows, &outputs, &mut kv);
-        let logits = model.logits(&Reference, 0..256);
-        let mut laws: Vec<Vec<f64>> = logits.chunks_exact(128).map(|row| softmax(row, temperature)).collect();
+        let logits = model.logits(&Reference, 0..2 * vocab_len);
+        let rows = logits.chunks_exact(vocab_len);
+        let mut laws: Vec<Vec<f64>> = rows.map(|row| softmax(row, temperature)).collect();
         let first = laws[0].clone();
         let second = laws.drain(..).skip(1).step_by(2).collect();
         Self { first, second }
@@ -241,12 +250,21 @@ fn check_pairs(rule: Rule, drafter: Drafter) {
 }
 
 fn check_law(executor: ModelExecutor<Cpu>, rule: Rule, drafter: Drafter) {
-    let mut trials = Trials::new(executor, drafter, &PROMPT);
+    check_law_of("llama3", &PROMPT, executor, rule, drafter);
+}
+
+/// * `target`: that of `executor`.
+fn check_law_of(target: &str, prompt: &[u32], executor: ModelExecutor<Cpu>, rule: Rule, drafter: Drafter) {
+    let mut trials = Trials::new(executor, drafter, prompt);
     let observed: Vec<[u32; 2]> = (0..N_BATCHES).flat_map(|batch_idx| trials.run(batch_idx)).collect();
-    let right = excess(Expected::of_tiny(0.8).cells(), |[first, _]| [first, u32::MAX], &observed);
-    assert!(right < QUANTILE, "{rule:?}: {right} standard deviations from the target's law");
+    let excess = |temperature| {
+        let expected = Expected::of(target, prompt, temperature);
+        excess(expected.cells(), |[first, _]| [first, u32::MAX], &observed)
+    };
+    let right = excess(0.8);
+    assert!(right < QUANTILE, "{target}, {rule:?}: {right} standard deviations from the target's law");
     // The same counts tell a temperature of 0.9 from the right one.
-    let wrong = excess(Expected::of_tiny(0.9).cells(), |[first, _]| [first, u32::MAX], &observed);
+    let wrong = excess(0.9);
     assert!(wrong > QUANTILE, "{rule:?}: a wrong law is only {wrong} standard deviations away");
 }
 
@@ -274,6 +292,16 @@ fn deterministic_proposals_follow_the_target() {
 fn an_eagle3_head_with_a_part_of_the_vocabulary_follows_its_target() {
     for rule in [Rule::TokenWise, Rule::Block] {
         check_law(tiny_head(Cpu::new(2), rule, 1 + BATCH_LEN), rule, Drafter::Model);
+    }
+}
+
+/// So do assistants of Gemma 4, of which one guesses a third of the tokens.
+#[test]
+fn assistants_follow_their_targets() {
+    let prompt = PROMPT.map(|token| token % 48);
+    for (pair, rule) in PAIRS.into_iter().zip([Rule::TokenWise, Rule::Block, Rule::TokenWise]) {
+        let executor = assisted(Cpu::new(2), pair, rule, 1 + BATCH_LEN);
+        check_law_of(pair[0], &prompt, executor, rule, Drafter::Model);
     }
 }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 mod ahead;
+mod assistant;
 mod batches;
 mod contexts;
 mod delta;

@@ -1,5 +1,7 @@
 //! The head that a model brings with it: what it guesses against transformers, and nothing that it changes in the target.
 
+use std::path::Path;
+
 use dsde_engine::{Beam, DraftDraw, Drafted, Executor, RowBatch, StateSlot, StateUse};
 use dsde_kernels::{Backend, Cpu, Reference};
 use dsde_model::ModelExecutor;
@@ -11,8 +13,8 @@ use crate::pair::{Decoder, blocks, fixture};
 
 const VOCAB: u32 = 48;
 /// Tokens that are known when the head guesses, and how many it guesses one after the other.
-const KNOWN_LENS: [u32; 4] = [2, 9, 20, 33];
-const GUESSED_LEN: usize = 3;
+pub(crate) const KNOWN_LENS: [u32; 4] = [2, 9, 20, 33];
+pub(crate) const GUESSED_LEN: usize = 3;
 
 /// Root mean square error of log-probabilities: sums in another order. With the target's state before its final norm, the head's before
 /// its own, or the embedding behind the state it would be above 0.3.
@@ -20,14 +22,22 @@ const TOLERANCE_F32: f64 = 1e-4;
 /// As above with activations, keys and values rounded to bf16 in the layers of target and head.
 const TOLERANCE_BF16: f64 = 0.05;
 
-/// The text, and the log-probabilities `[n_known, n_guessed, vocab]` of what is guessed behind its beginnings.
-fn golden(target: &str) -> (Vec<u32>, Vec<f32>) {
-    let words = |file: &str, name: &str| {
-        let bytes = std::fs::read(fixture(target).join(file)).unwrap();
+/// The text of a target, and the log-probabilities `[n_known, n_guessed, vocab]` of what is guessed behind its beginnings.
+///
+/// * `guesses`: the file with the latter.
+pub(crate) fn golden(target: &str, guesses: &Path) -> (Vec<u32>, Vec<f32>) {
+    let words = |file: &Path, name: &str| {
+        let bytes = std::fs::read(file).unwrap();
         SafeTensors::deserialize(&bytes).unwrap().tensor(name).unwrap().data().as_chunks::<4>().0.to_vec()
     };
-    let tokens = words("logits.safetensors", "tokens").into_iter().map(u32::from_le_bytes).collect();
-    (tokens, words("mtp.safetensors", "log_probs").into_iter().map(f32::from_le_bytes).collect())
+    let tokens = words(&fixture(target).join("logits.safetensors"), "tokens");
+    let log_probs = words(guesses, "log_probs").into_iter().map(f32::from_le_bytes).collect();
+    (tokens.into_iter().map(u32::from_le_bytes).collect(), log_probs)
+}
+
+/// The same of the head of a target.
+fn golden_of_head(target: &str) -> (Vec<u32>, Vec<f32>) {
+    golden(target, &fixture(target).join("mtp.safetensors"))
 }
 
 /// The target reads all but the last of the known tokens, in chunks of at most `chunk`.
@@ -45,7 +55,7 @@ fn read<B: Backend>(executor: &mut ModelExecutor<B>, decoder: &mut Decoder<'_>, 
 }
 
 /// Log-probabilities of every token behind a proposal, and the head reads what it has not read.
-fn guess<B: Backend>(
+pub(crate) fn guess<B: Backend>(
     executor: &mut ModelExecutor<B>,
     decoder: &mut Decoder<'_>,
     proposal: &Proposal,
@@ -67,7 +77,7 @@ fn guess<B: Backend>(
 }
 
 fn guesses_agree<B: Backend>(backend: impl Fn() -> B, target: &str, tolerance: f64) {
-    let (tokens, expected) = golden(target);
+    let (tokens, expected) = golden_of_head(target);
     let mut expected = expected.chunks_exact(VOCAB as usize);
     let params = Params::greedy();
     for (n_known, chunk) in KNOWN_LENS.into_iter().zip([64, 3, 7, 16]) {
@@ -96,7 +106,7 @@ fn what_the_head_guesses_is_what_transformers_computes() {
 /// The state of a token that was drafted comes from the target once that has read it.
 #[test]
 fn accepted_tokens_are_read_with_the_states_of_the_target() {
-    let (tokens, expected) = golden("qwen3_5");
+    let (tokens, expected) = golden_of_head("qwen3_5");
     let params = Params::greedy();
     let (from, to) = (KNOWN_LENS[1], KNOWN_LENS[2]);
     let mut executor = executor(Reference, "qwen3_5", Some(OWN_HEAD), 4);

@@ -3,6 +3,8 @@
 //! normalised, scores not scaled. Small ones have layers that read the keys and values of others, and inputs per layer; one has
 //! experts beside its feed-forward parts.
 
+mod inputs;
+
 use crate::config::architecture::{Architecture, LIKE_LLAMA};
 use crate::config::experts::{self, Experts};
 use crate::config::fields::{Fields, invalid, shown};
@@ -11,9 +13,7 @@ use crate::config::of_gguf::Keys;
 use crate::config::rope::{Rope, THETA};
 use crate::config::unsupported::ANOTHER_MODEL;
 use crate::config::windows::{sliding_layers, window_of_fields, window_of_keys};
-use crate::config::{
-    Family, HEAD_DIM_MAX, INTERMEDIATE_MAX, LayerInputs, ModelConfig, RopeScaling, VOCAB_LEN_MAX, ranges,
-};
+use crate::config::{Family, HEAD_DIM_MAX, INTERMEDIATE_MAX, ModelConfig, RopeScaling, ranges};
 use crate::error::Error;
 
 use super::gemma2::{DEFAULTS, NORMS, cap, optional_cap, set_scales};
@@ -27,9 +27,6 @@ const GLOBAL_HEAD_DIM_DEFAULT: usize = 512;
 /// Base of the layers that see everything, and the share of their heads that turns.
 const GLOBAL_THETA_DEFAULT: f64 = 1_000_000.0;
 const GLOBAL_SHARE_DEFAULT: f64 = 0.25;
-/// Elements of the input of a layer.
-const INPUT_WIDTH_DEFAULT: usize = 256;
-const INPUT_WIDTH_MAX: usize = 1 << 14;
 /// Indices into [`ModelConfig::ropes`].
 const GLOBAL: usize = 0;
 const LOCAL: usize = 1;
@@ -66,24 +63,37 @@ pub(in crate::config) const GEMMA4: Architecture = Architecture {
         set_constants(config);
         let layers = layers(config, fields)?;
         config.ropes = ropes(fields, config, layers.global.head_dim)?;
-        config.layer_inputs = layer_inputs(fields, config.vocab_len)?;
+        config.layer_inputs = inputs::of_fields(fields, config.vocab_len)?;
         config.experts = experts(fields)?;
         layers.set(config, SHARING)
     },
     keys: &["final_logit_softcapping", KV_HEADS_KEY, WIDTH_KEY, experts::KEYS[0]],
     of_keys: |config, keys| {
-        config.logit_soft_cap = optional_cap(keys, "final_logit_softcapping")?;
-        set_constants(config);
-        config.has_layer_scale = keys.has_tensor("blk.0.layer_output_scale.weight");
-        let layers = layers_of_keys(config, keys)?;
-        config.ropes.push(local_rope(config, keys)?);
-        config.layer_inputs = layer_inputs_of_keys(keys, config.vocab_len)?;
-        config.experts = experts_of_keys(keys)?;
-        layers.set(config, &keys.key(SHARING_KEY))
+        let n_sharing = keys.optional_len(SHARING_KEY, 0..=config.n_layers - 1)?;
+        read_keys(config, keys, n_sharing.unwrap_or(0))
     },
     is_written: false,
     ..LIKE_LLAMA
 };
+
+/// Its assistant, which is no model of its own: none of its layers has keys and values.
+pub(in crate::config) const ASSISTANT: Architecture = Architecture {
+    keys: &["final_logit_softcapping", KV_HEADS_KEY, WIDTH_KEY, experts::KEYS[0], "nextn_predict_layers"],
+    of_keys: |config, keys| read_keys(config, keys, 0),
+    ..GEMMA4
+};
+
+/// * `n_sharing`: layers that read keys and values of others.
+fn read_keys(config: &mut ModelConfig, keys: &Keys<'_>, n_sharing: usize) -> Result<(), Error> {
+    config.logit_soft_cap = optional_cap(keys, "final_logit_softcapping")?;
+    set_constants(config);
+    config.has_layer_scale = keys.has_tensor("blk.0.layer_output_scale.weight");
+    let layers = Layers { n_sharing, ..layers_of_keys(config, keys)? };
+    config.ropes.push(local_rope(config, keys)?);
+    config.layer_inputs = inputs::of_keys(keys, config.vocab_len)?;
+    config.experts = experts_of_keys(keys)?;
+    layers.set(config, &keys.key(SHARING_KEY))
+}
 
 /// What no file says.
 fn set_constants(config: &mut ModelConfig) {
@@ -279,27 +289,7 @@ fn ropes(fields: Fields<'_>, config: &ModelConfig, global_head_dim: usize) -> Re
     Ok(vec![of_kind("full_attention", global_head_dim)?, of_kind("sliding_attention", config.head_dim)?])
 }
 
-fn layer_inputs(fields: Fields<'_>, vocab_len: usize) -> Result<Option<LayerInputs>, Error> {
-    const ROWS: &str = "vocab_size_per_layer_input";
-    const WIDTH: &str = "hidden_size_per_layer_input";
-    // Some files write `null` for none.
-    let absent = if fields.is_mentioned(WIDTH) { 0 } else { INPUT_WIDTH_DEFAULT };
-    let width = fields.optional_len(WIDTH, 0..=INPUT_WIDTH_MAX)?.unwrap_or(absent);
-    if width == 0 {
-        return Ok(None);
-    }
-    let n_embeddings = fields.optional_len(ROWS, 1..=VOCAB_LEN_MAX)?.unwrap_or(vocab_len);
-    match n_embeddings >= vocab_len {
-        true => Ok(Some(LayerInputs { width, n_embeddings })),
-        false => Err(Error::Field {
-            field: ROWS.into(),
-            expected: format!("at least vocab_size ({vocab_len})"),
-            got: n_embeddings.to_string(),
-        }),
-    }
-}
-
-/// The same by the keys of a GGUF file, whose `key_length` is that of layers that see everything; the size of the other heads becomes
+/// What the keys of a GGUF file say of layers, whose `key_length` is that of layers that see everything; the size of the other heads becomes
 /// the usual one.
 fn layers_of_keys(config: &mut ModelConfig, keys: &Keys<'_>) -> Result<Layers, Error> {
     const PATTERN: &str = "attention.sliding_window_pattern";
@@ -327,7 +317,7 @@ fn layers_of_keys(config: &mut ModelConfig, keys: &Keys<'_>) -> Result<Layers, E
         window: window_of_keys(keys)?.ok_or_else(|| keys.missing("attention.sliding_window"))?,
         global,
         keys_as_values: (0..n_layers).map(|i| !has_values(i)).collect(),
-        n_sharing: keys.optional_len(SHARING_KEY, 0..=n_layers - 1)?.unwrap_or(0),
+        n_sharing: 0,
         widths: widths.unwrap_or_else(|| vec![config.intermediate; n_layers]),
     })
 }
@@ -377,21 +367,4 @@ fn local_rope(config: &ModelConfig, keys: &Keys<'_>) -> Result<Rope, Error> {
     let rotary_dim = ranges::head_dim(&keys.key(TURNING), rotary_dim)?;
     let theta = keys.optional_number("rope.freq_base_swa", THETA)?.unwrap_or(usual.theta);
     Ok(Rope { theta, rotary_dim, span: rotary_dim, ..usual })
-}
-
-fn layer_inputs_of_keys(keys: &Keys<'_>, vocab_len: usize) -> Result<Option<LayerInputs>, Error> {
-    const TABLE: &str = "per_layer_token_embd.weight";
-    let width = keys.optional_len("embedding_length_per_layer_input", 0..=INPUT_WIDTH_MAX)?.unwrap_or(0);
-    if width == 0 {
-        return Ok(None);
-    }
-    let n_embeddings = keys.n_rows(TABLE).ok_or_else(|| Error::TensorMissing { name: TABLE.into() })?;
-    match n_embeddings >= vocab_len {
-        true => Ok(Some(LayerInputs { width, n_embeddings })),
-        false => Err(Error::Field {
-            field: format!("the rows of {TABLE}"),
-            expected: format!("at least those of token_embd.weight ({vocab_len})"),
-            got: n_embeddings.to_string(),
-        }),
-    }
 }

@@ -15,7 +15,7 @@ use crate::serve::{Run, run};
 const TOKENS: u32 = 60;
 
 /// Chains, trees, pruned and overlapped ones, and every policy that needs no parameters.
-fn policies() -> Vec<String> {
+pub(crate) fn policies() -> Vec<String> {
     let special = [
         "fixed:k=1",
         "fixed:k=5",
