@@ -1,4 +1,5 @@
-//! `dsde`: serves large language models with dynamic speculative decoding.
+//! The commands of `dsde`, which serves large language models with dynamic speculative decoding; and, for programs that serve the
+//! same models in another way, what `dsde serve` makes of its options ([`EngineArgs`]).
 //!
 //! One file per command; each turns what was typed (`args`) into what is needed (`speculation`, `sampling`, `session`) and
 //! leaves the work to the crates below. Results go to stdout, everything else to stderr.
@@ -12,6 +13,7 @@ mod commands;
 mod demo;
 mod derived;
 mod drafters;
+mod engine_args;
 mod failure;
 mod generate;
 mod hub;
@@ -42,7 +44,11 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-fn main() -> ExitCode {
+pub use engine_args::{EngineArgs, EnginePlan, Served};
+pub use failure::{Failure, Outcome};
+
+/// Runs the program with the arguments of the process.
+pub fn main() -> ExitCode {
     let program = commands::Program::parse();
     commands::log_to_stderr();
     match program.run() {

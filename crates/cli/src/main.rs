@@ -1,0 +1,7 @@
+//! The program `dsde`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dsde_cli::main()
+}
