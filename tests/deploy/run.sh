@@ -30,7 +30,7 @@ else
 fi
 
 if python3 -m venv "$scratch/venv" 2>/dev/null && "$scratch/venv/bin/pip" install --quiet kubernetes-validate==1.37.0 2>/dev/null; then
-    "$scratch/venv/bin/kubernetes-validate" --strict "$root/deploy/kubernetes.yaml"
+    "$scratch/venv/bin/kubernetes-validate" --strict "$root/deploy/kubernetes.yaml" "$root/integrations/dynamo/kubernetes.yaml"
     checked=$((checked + 1))
 else
     echo "kubernetes.yaml is not checked: kubernetes-validate cannot be installed" >&2

@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 /// Why a command did not do what was asked.
-pub(crate) enum Failure {
+pub enum Failure {
     /// An option, prompt or policy cannot be used; nothing was computed. Exit code 2.
     Usage(anyhow::Error),
     /// Something failed on the way, loading a model included. Exit code 1.
@@ -12,7 +12,7 @@ pub(crate) enum Failure {
 }
 
 /// Result of a command or of a part of it.
-pub(crate) type Outcome<T = ()> = Result<T, Failure>;
+pub type Outcome<T = ()> = Result<T, Failure>;
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
@@ -46,7 +46,7 @@ impl<T, E: Into<anyhow::Error>> OrUsage<T> for Result<T, E> {
 
 impl Failure {
     /// Writes the failure on stderr and returns its exit code. A reader that closed our stdout is no failure.
-    pub(crate) fn report(&self) -> ExitCode {
+    pub fn report(&self) -> ExitCode {
         let code = match self {
             Self::Usage(_) => 2,
             Self::Run(_) => 1,
@@ -60,7 +60,7 @@ impl Failure {
     }
 
     /// What failed and why, in one line.
-    pub(crate) fn line(&self) -> String {
+    pub fn line(&self) -> String {
         one_line(self.error())
     }
 

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -14,11 +14,10 @@ use clap::Args;
 use clap::builder::{NonEmptyStringValueParser, TypedValueParser};
 use dsde_server::{Config, Text};
 
-use crate::args::{CONCURRENCY_MAX, DefaultsArgs, ModelArgs, PolicyArgs, positive_up_to, whole_number_in};
+use crate::args::{positive_up_to, whole_number_in};
+use crate::engine_args::{EngineArgs, EnginePlan};
 use crate::failure::Outcome;
-use crate::opened::chat_template;
-use crate::session::{Form, Models, Session, Wish, fresh_draws};
-use crate::speculation::{Source, policy_for};
+use crate::session::Session;
 use crate::stores::bytes;
 use crate::today::today;
 use crate::trace::TraceFile;
@@ -73,22 +72,9 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "NAME")]
     served_model_name: Vec<String>,
 
-    /// Sequences that run at once; more wait.
-    #[arg(long, value_name = "C", default_value = "32", value_parser = positive_up_to(CONCURRENCY_MAX))]
-    max_concurrency: NonZeroU32,
-
-    /// Sequences that may wait; more requests are answered with status 429.
-    #[arg(long, value_name = "N", default_value = "256", value_parser = positive_up_to(CONCURRENCY_MAX))]
-    max_waiting: NonZeroU32,
-
     /// Connections at once; more are answered with status 503 or closed.
     #[arg(long, value_name = "N", default_value = "1024", value_parser = positive_up_to(CONNECTIONS_MAX))]
     max_connections: NonZeroU32,
-
-    /// Memory of the key/value stores, for example 512MiB or 4GiB, instead of --kv-blocks. A number
-    /// alone counts bytes.
-    #[arg(long, value_name = "SIZE", conflicts_with = "kv_blocks", value_parser = memory, help_heading = "Model")]
-    kv_memory: Option<u64>,
 
     /// Send streams at most every so many milliseconds, all that came meanwhile together, in events of few different sizes: who
     /// watches the connection learns less of how many tokens each step kept. At most 1000. Default: as they come.
@@ -117,13 +103,7 @@ pub(crate) struct ServeArgs {
     config: Option<PathBuf>,
 
     #[command(flatten)]
-    policy: PolicyArgs,
-
-    #[command(flatten)]
-    model: ModelArgs,
-
-    #[command(flatten)]
-    defaults: DefaultsArgs,
+    engine: EngineArgs,
 }
 
 /// Runs the command.
@@ -132,32 +112,19 @@ pub(crate) fn run() -> Outcome {
     let typed: Vec<OsString> = std::env::args_os().skip(2).collect();
     let args = options::layered(&typed, |name| std::env::var_os(name))?;
     check_address(&args.host, args.port)?;
-    let models = Models::new(&args.model)?.with_kv_bytes(args.kv_memory);
-    let policy = policy_for(args.policy.policy.clone(), &models.draft)?;
-    let models = models.under(&policy);
-    let usable = chat_template(&models.target).map_err(|error| error.to_string());
-    let form = if usable.is_ok() { Form::Chat } else { Form::Raw };
-    if let Err(reason) = &usable {
+    let plan = args.engine.plan()?;
+    if let Some(reason) = &plan.template_fault {
         tracing::warn!("only completions are served: {reason}");
     }
-    let rule = args.policy.verification.into();
-    let wish = Wish {
-        policy,
-        rule,
-        form,
-        n_sequences: args.max_concurrency,
-        prefix_cache: true,
-        draws: fresh_draws(),
-    };
-    let session = Session::open(&models, &wish)?;
-    let mut config = server_config(&args, &models.target, wish.policy.to_string());
-    config.sampling = session.sampling(args.defaults);
+    let session = Session::open(&plan.models, &plan.wish)?;
+    let mut config = server_config(&args, &plan);
+    config.sampling = session.sampling(args.engine.defaults);
     warn_if_open(&args.host, &config);
-    let banner = banner(&session, &models, &config, args.max_concurrency);
+    let banner = banner(&session, &plan, &config);
     let Session { mut engine, tokenizer, template, eos_tokens, .. } = session;
     let trace = args.trace.as_deref().map(TraceFile::create).transpose()?;
     engine.set_trace(trace.as_ref().map(TraceFile::sink));
-    let text = Text { tokenizer, template, template_fault: usable.err(), eos_tokens, today };
+    let text = Text { tokenizer, template, template_fault: plan.template_fault, eos_tokens, today };
     let listening = |address: SocketAddr| {
         // Nothing can be done about a stderr that is gone.
         let _ = writeln!(io::stderr(), "{banner}\nready: http://{address}");
@@ -175,15 +142,15 @@ fn check_address(host: &str, port: u16) -> Outcome {
     Ok(taken.with_context(|| format!("cannot listen on {host}:{port}"))?)
 }
 
-fn server_config(args: &ServeArgs, target: &Source, policy: String) -> Config {
+fn server_config(args: &ServeArgs, plan: &EnginePlan) -> Config {
     let seconds = |n: NonZeroU32| Duration::from_secs(n.get().into());
-    let mut config = Config::new(model_name(target), policy);
+    let mut config = Config::new(plan.model_name(), plan.policy());
     if !args.served_model_name.is_empty() {
         config.model_names = args.served_model_name.clone();
     }
     config.api_keys = args.api_key.clone();
     config.cors_origins = args.cors_origin.clone();
-    config.waiting_max = args.max_waiting.get();
+    config.waiting_max = plan.waiting_max();
     config.connections_max = args.max_connections.get();
     config.request_timeout = seconds(args.request_timeout);
     config.pace = args.pace.map(|pace| Duration::from_millis(pace.get().into()));
@@ -202,29 +169,6 @@ fn origin(text: &str) -> Result<String, String> {
     }
 }
 
-/// The name of the folder, or of the file without its ending; of what a cache of Hugging Face has, the repository's name.
-fn model_name(target: &Source) -> String {
-    let Source::Path(path) = target else {
-        return target.to_string();
-    };
-    let real = path.canonicalize().unwrap_or_else(|_| path.clone());
-    // A file of a cache is a link to one without a name.
-    if let Some(name) = path.ancestors().chain(real.ancestors()).find_map(cached_repository) {
-        return name;
-    }
-    let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
-    let name = if is_gguf { path.file_stem() } else { real.file_name() };
-    name.map_or_else(|| target.to_string(), |name| name.to_string_lossy().into_owned())
-}
-
-/// `ORG/NAME` of `models--ORG--NAME/snapshots/HASH`.
-fn cached_repository(path: &Path) -> Option<String> {
-    let snapshots = path.parent()?;
-    let repository = snapshots.parent()?.file_name()?.to_str()?;
-    let name = repository.strip_prefix("models--").filter(|_| snapshots.ends_with("snapshots"))?;
-    Some(name.replacen("--", "/", 1))
-}
-
 /// Parses a port.
 fn port() -> impl TypedValueParser<Value = u16> {
     whole_number_in(0..=u16::MAX.into()).try_map(u16::try_from)
@@ -238,7 +182,7 @@ fn warn_if_open(host: &str, config: &Config) {
     }
 }
 
-fn banner(session: &Session, models: &Models, config: &Config, max_concurrency: NonZeroU32) -> String {
+fn banner(session: &Session, plan: &EnginePlan, config: &Config) -> String {
     let (shape, memory) = (session.engine.shape(), session.memory);
     let weights = match memory.draft_weight_bytes {
         0 => bytes(memory.target_weight_bytes),
@@ -256,7 +200,8 @@ fn banner(session: &Session, models: &Models, config: &Config, max_concurrency: 
          {max_concurrency} sequences at once, {waiting} waiting, context {context} tokens, {keys}{sampling}",
         version = env!("CARGO_PKG_VERSION"),
         names = config.model_names.join(", "),
-        target = models.target,
+        target = plan.models.target,
+        max_concurrency = plan.sequences_max(),
         draft = session.draft,
         policy = config.policy,
         kernels = session.machine().backend,
@@ -271,34 +216,9 @@ fn banner(session: &Session, models: &Models, config: &Config, max_concurrency: 
     )
 }
 
-/// Parses a number of bytes with a binary unit.
-fn memory(text: &str) -> Result<u64, String> {
-    let expected = || "expected a size of at least 1 byte such as 512MiB or 4GiB".to_owned();
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let number: u64 = digits.parse().map_err(|_| expected())?;
-    let unit = match text[digits.len()..].trim() {
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        "" | "B" => 1,
-        _ => return Err(expected()),
-    };
-    number.checked_mul(unit).filter(|&n_bytes| n_bytes > 0).ok_or_else(expected)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_have_binary_units() {
-        assert_eq!(memory("512MiB"), Ok(512 << 20));
-        assert_eq!(memory("4 GiB"), Ok(4 << 30));
-        assert_eq!(memory("4096"), Ok(4096));
-        for text in ["", "GiB", "4GB", "1.5GiB", "0", "-1", "99999999999GiB"] {
-            assert!(memory(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn help_tells_the_limits() {
@@ -313,27 +233,5 @@ mod tests {
         let command = ServeArgs::augment_args(clap::Command::new("serve"));
         let defaults = command.get_arguments().find(|arg| arg.get_long() == Some("max-connections")).unwrap();
         assert_eq!(defaults.get_default_values(), [connections_max.to_string().as_str()]);
-    }
-
-    #[test]
-    fn a_model_is_called_like_its_folder() {
-        assert_eq!(model_name(&Source::Demo), "demo");
-        assert_eq!(model_name(&Source::parse("/no/such/Qwen3-0.6B/")), "Qwen3-0.6B");
-    }
-
-    #[test]
-    fn a_snapshot_of_a_cache_is_called_like_its_repository() {
-        let hub = "/no/such/hub/models--Qwen--Qwen3-0.6B";
-        for (path, name) in [
-            (format!("{hub}/snapshots/c1899de289a04d12100db370d81485cdf75e47ca"), "Qwen/Qwen3-0.6B"),
-            (format!("{hub}/snapshots/main/"), "Qwen/Qwen3-0.6B"),
-            (format!("{hub}/snapshots/0/Q8_0/x-00001-of-00002.gguf"), "Qwen/Qwen3-0.6B"),
-            ("/no/models--gpt2/snapshots/0".to_owned(), "gpt2"),
-            ("/no/models--a--b--c/snapshots/0".to_owned(), "a/b--c"),
-            ("/no/datasets--a--b/snapshots/0".to_owned(), "0"),
-            (format!("{hub}/other/0"), "0"),
-        ] {
-            assert_eq!(model_name(&Source::parse(&path)), name, "{path}");
-        }
     }
 }

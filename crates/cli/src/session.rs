@@ -195,6 +195,11 @@ impl Wish {
     fn sequences_max(&self) -> u32 {
         self.n_sequences.get().min(SEQUENCES_MAX)
     }
+
+    /// Rows of known tokens per step.
+    pub(crate) fn rows_max(&self) -> u32 {
+        self.sequences_max().max(ROWS_MAX_DEFAULT)
+    }
 }
 
 /// A key of draws that nobody can guess: those of a `RandomState` are random.
@@ -400,7 +405,7 @@ fn engine_config(draft: &Draft, wish: &Wish) -> dsde_engine::Config {
     let sequences_max = wish.sequences_max();
     dsde_engine::Config {
         sequences_max,
-        rows_max: sequences_max.max(ROWS_MAX_DEFAULT),
+        rows_max: wish.rows_max(),
         // What waits is bounded by who submits.
         waiting_max: SEQUENCES_MAX,
         // The policy's own parameters bound its lengths.

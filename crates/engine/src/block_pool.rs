@@ -11,6 +11,7 @@ mod resize;
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::cache_events::{CachedBlockId, Watch};
 use crate::rows::{BlockCopy, BlockId};
 use crate::state_pool::StatePool;
 
@@ -21,6 +22,12 @@ pub(crate) struct Prefix(u64);
 impl Prefix {
     /// The empty prefix.
     pub(crate) const EMPTY: Self = Self(0);
+}
+
+impl From<Prefix> for CachedBlockId {
+    fn from(prefix: Prefix) -> Self {
+        Self(prefix.0)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -86,6 +93,8 @@ pub(crate) struct BlockPool {
     next_release: u64,
     /// Of a target with recurrent layers; a snapshot goes with its block.
     pub(crate) states: StatePool,
+    /// Is told what is remembered and what is not any more.
+    pub(crate) watch: Watch,
 }
 
 impl BlockPool {
@@ -98,6 +107,7 @@ impl BlockPool {
             next_serial: 1,
             next_release: 0,
             states: StatePool::new(0),
+            watch: Watch::default(),
         }
     }
 
@@ -130,9 +140,11 @@ impl BlockPool {
 
     fn evict(&mut self) -> Option<BlockId> {
         let (_, id) = self.cached.pop_first()?;
-        let contents = self.block_mut(id).contents.take().expect("a cached block is remembered");
-        self.index.remove(&contents.fingerprint);
+        let block = self.block_mut(id);
+        let (prefix, contents) = (block.prefix, block.contents.take());
+        self.index.remove(&contents.expect("a cached block is remembered").fingerprint);
         self.states.forget(id);
+        self.watch.removed(prefix);
         Some(id)
     }
 
@@ -226,6 +238,7 @@ impl BlockPool {
         block.contents = Some(Contents { prefix, tokens: tokens.into(), fingerprint });
         block.prefix = own.prefix;
         self.index.insert(fingerprint, id);
+        self.watch.stored(own.prefix, prefix, tokens);
         own
     }
 
@@ -236,9 +249,24 @@ impl BlockPool {
 
     /// Forgets every remembered block that nobody owns.
     pub(crate) fn forget_cached(&mut self) {
+        let is_everything = !self.cached.is_empty() && self.cached.len() == self.index.len();
+        // One event says it all.
+        let told_at_once = if is_everything { std::mem::take(&mut self.watch) } else { Watch::default() };
         while let Some(id) = self.evict() {
             self.blank.push(id);
         }
+        if is_everything {
+            self.watch = told_at_once;
+            self.watch.cleared();
+        }
+    }
+
+    /// A pool of the same size that knows nothing, and says so to who watches.
+    pub(crate) fn renewed(&mut self) -> Self {
+        let mut renewed = Self::new(self.n_total()).with_states(self.states.n_total());
+        renewed.watch = std::mem::take(&mut self.watch);
+        renewed.watch.cleared();
+        renewed
     }
 
     /// Panics unless the books balance with `tables`, the block tables of all sequences.
@@ -283,9 +311,12 @@ pub(crate) struct OutOfBlocks;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cache_events::CacheEvent;
 
     #[test]
     fn blocks_run_out_and_come_back() {
@@ -352,10 +383,72 @@ mod tests {
         pool.check([&[a][..]].into_iter());
     }
 
+    /// Books kept by an observer: the remembered blocks with their parents and tokens.
+    type Books = Arc<Mutex<BTreeMap<CachedBlockId, (Option<CachedBlockId>, Vec<u32>)>>>;
+
+    fn watch(pool: &mut BlockPool, block_len: u32) -> Books {
+        let books = Books::default();
+        let written = books.clone();
+        let observer = move |event: CacheEvent<'_>| {
+            let mut books = written.lock().unwrap();
+            match event {
+                CacheEvent::Stored { block, parent, tokens, .. } => {
+                    let known = books.insert(block, (parent, tokens.to_vec()));
+                    assert_eq!(known, None, "{block:?} is stored once");
+                }
+                CacheEvent::Removed { block } => {
+                    assert!(books.remove(&block).is_some(), "{block:?} was stored");
+                }
+                CacheEvent::Cleared => books.clear(),
+            }
+        };
+        pool.watch = Watch::new(block_len, Box::new(observer));
+        books
+    }
+
+    fn check_books(pool: &BlockPool, books: &Books) {
+        let remembered = pool.blocks.iter().filter_map(|block| {
+            let Contents { prefix, tokens, .. } = block.contents.as_ref()?;
+            let parent = (*prefix != Prefix::EMPTY).then(|| (*prefix).into());
+            Some((block.prefix.into(), (parent, tokens.to_vec())))
+        });
+        assert_eq!(*books.lock().unwrap(), remembered.collect::<BTreeMap<_, _>>());
+    }
+
+    #[test]
+    fn an_observer_hears_whose_a_block_is_and_that_all_is_forgotten() {
+        let mut pool = BlockPool::new(2);
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let told = heard.clone();
+        let tell = move |event: CacheEvent<'_>| told.lock().unwrap().push(format!("{event:?}"));
+        pool.watch = Watch::new(2, Box::new(tell));
+        let mut table = vec![pool.allocate().unwrap(), pool.allocate().unwrap()];
+        let first = pool.remember(table[0], Prefix::EMPTY, &[7, 8, u32::from(b'm'), u32::from(b'e')]).prefix;
+        pool.remember(table[1], first, &[9, 10]);
+        pool.release(table.pop().unwrap());
+        pool.forget_cached();
+        pool.release_all(&mut table);
+        pool.forget_cached();
+        pool.forget_cached();
+        pool = pool.renewed();
+        pool.check(std::iter::empty());
+        let expected = [
+            "Stored { block: CachedBlockId(1), parent: None, tokens: [7, 8], salt: \"me\" }",
+            "Stored { block: CachedBlockId(2), parent: Some(CachedBlockId(1)), tokens: [9, 10], salt: \"\" }",
+            // The first block is owned still.
+            "Removed { block: CachedBlockId(2) }",
+            "Cleared",
+            // Not of the cache that was empty, but of the pool.
+            "Cleared",
+        ];
+        assert_eq!(*heard.lock().unwrap(), expected);
+    }
+
     proptest! {
         #[test]
-        fn the_books_balance_under_any_order_of_operations(operations in prop::collection::vec((0..6u8, 0..8usize, 0..3u32), 1..200)) {
+        fn the_books_balance_under_any_order_of_operations(operations in prop::collection::vec((0..7u8, 0..8usize, 0..3u32), 1..200)) {
             let mut pool = BlockPool::new(5);
+            let books = watch(&mut pool, 1);
             // Each table with the prefix that names its contents and how many of its blocks are remembered.
             let mut tables: Vec<(Vec<BlockId>, Prefix, usize)> = vec![];
             for (operation, i, token) in operations {
@@ -384,9 +477,11 @@ mod tests {
                         let last = table.len() - 1;
                         let _ = pool.make_writable(table, last);
                     }
+                    (6, _) if token == 0 => pool.forget_cached(),
                     _ => {}
                 }
                 pool.check(tables.iter().map(|(table, ..)| &table[..]));
+                check_books(&pool, &books);
             }
             for (table, ..) in &mut tables {
                 pool.release_all(table);

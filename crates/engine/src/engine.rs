@@ -5,6 +5,7 @@ use std::sync::Arc;
 use dsde_policy::{Mixture, Policy, PolicyFailure, SeqId};
 use dsde_sampling::Stream;
 
+use crate::cache_events::{CacheObserver, Watch};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Drafter};
 use crate::executor::{Executor, Shape};
@@ -209,6 +210,15 @@ impl Engine {
     /// Takes back what was set by [`Engine::set_trace`].
     pub fn take_trace(&mut self) -> Option<TraceSink> {
         self.trace.take()
+    }
+
+    /// Tells `observer` what the prefix cache holds from now on; `None` ends that. What is cached and nobody uses is forgotten
+    /// first, so the observer of an idle engine knows everything.
+    pub fn set_cache_observer(&mut self, observer: Option<CacheObserver>) {
+        self.scheduler.pool.forget_cached();
+        let block_len = self.shape.block_len;
+        let watch = observer.map(|observer| Watch::new(block_len, observer));
+        self.scheduler.pool.watch = watch.unwrap_or_default();
     }
 
     /// Forgets cached prefixes and past answers, so that a benchmark starts like a fresh engine.

@@ -11,6 +11,7 @@
 //! the same tokens. Why a step did what it did is told by a [`StepTrace`], if somebody asks.
 
 pub mod ahead;
+pub mod cache_events;
 pub mod clock;
 pub mod config;
 pub mod constraint;
@@ -41,6 +42,7 @@ mod suffix;
 mod tree;
 
 pub use ahead::DraftAhead;
+pub use cache_events::{CacheEvent, CacheObserver, CachedBlockId};
 pub use clock::{Clock, CountingClock, MonotonicClock};
 pub use config::{Config, ConfigError, Drafter};
 pub use constraint::{Constraint, ConstraintError, Grammar};

@@ -282,7 +282,7 @@ impl Scheduler {
 
     /// Forgets who owns which block and state and what they hold.
     pub(crate) fn distrust(&mut self) {
-        self.pool = BlockPool::new(self.pool.n_total()).with_states(self.pool.states.n_total());
+        self.pool = self.pool.renewed();
         self.copies.clear();
         for seq in &mut self.running {
             seq.table.clear();

@@ -3,7 +3,7 @@
 //! Between two steps the thread takes all new requests, cancels those whose client is gone or whose time is over, and looks
 //! whether the server stops; within a step it talks to nobody. It sleeps while there is nothing to do.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,13 +36,16 @@ pub(crate) struct Submission {
 }
 
 /// Why nothing was submitted.
-#[derive(Debug)]
-pub(crate) enum Rejected {
+#[derive(Debug, thiserror::Error)]
+pub enum Rejected {
     /// A bad request, or a full queue.
-    Refused(Refused),
+    #[error(transparent)]
+    Refused(#[from] Refused),
     /// More requests arrive than the thread can take.
+    #[error("too many requests arrive at once; try again later")]
     Busy,
     /// The thread has ended.
+    #[error("the engine has stopped")]
     Stopped,
 }
 
@@ -355,12 +358,19 @@ impl Owner {
                 flight.inbox.speculated(flight.first + choice as usize, step);
             }
         }
-        for event in self.engine.drain_events() {
-            self.deliver_event(event);
+        let events = self.engine.drain_events();
+        let ends = events.iter().filter_map(|event| match event {
+            Event::Finished(finished) => Some((finished.request, finished.choice)),
+            Event::Scored(_) | Event::Emitted(_) => None,
+        });
+        let ends: HashSet<(RequestId, u32)> = ends.collect();
+        for event in events {
+            self.deliver_event(event, &ends);
         }
     }
 
-    fn deliver_event(&mut self, event: Event) {
+    /// * `ends`: choices whose end is delivered behind their last tokens.
+    fn deliver_event(&mut self, event: Event, ends: &HashSet<(RequestId, u32)>) {
         match event {
             Event::Scored(scored) => {
                 let Some(flight) = self.in_flight.get(&scored.request) else {
@@ -379,7 +389,11 @@ impl Owner {
                 if let Some(last) = flight.emitted[choice].replace(now) {
                     self.metrics.gap((now - last).as_secs_f64());
                 }
-                flight.inbox.emit(flight.first + choice, emission, now);
+                let slot = flight.first + choice;
+                match ends.contains(&(emission.request, emission.choice)) {
+                    true => flight.inbox.emit_last(slot, emission, now),
+                    false => flight.inbox.emit(slot, emission, now),
+                }
             }
             Event::Finished(finished) => {
                 self.board.remove(finished.request, finished.choice);
@@ -404,6 +418,7 @@ impl Owner {
 
     fn count_state(&self) {
         let (free, total) = self.engine.blocks_free_and_total();
+        self.metrics.blocks_owned.store((total - free).into(), Ordering::Relaxed);
         self.metrics.running.set(f64::from(self.engine.n_running()));
         self.metrics.waiting.set(f64::from(self.engine.n_waiting()));
         self.metrics.blocks_free.set(f64::from(free));

@@ -14,29 +14,35 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 /// One verification of one choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SpeculativeStep {
+pub struct SpeculativeStep {
     /// Drafted tokens that the target judged, at least one.
-    pub(crate) verified: u32,
+    pub verified: u32,
     /// Those that were kept, before stop conditions.
-    pub(crate) accepted: u32,
+    pub accepted: u32,
 }
 
 /// What came since the last look.
 #[derive(Debug, Default)]
-pub(crate) struct Delta {
+pub struct Delta {
     /// Log-probabilities of the prompt in order. They wait for what follows: nobody is told of them alone.
-    pub(crate) scored: Vec<TokenLogprobs>,
+    pub scored: Vec<TokenLogprobs>,
     /// Tokens in order.
-    pub(crate) tokens: Vec<EmittedToken>,
+    pub tokens: Vec<EmittedToken>,
     /// Text that became certain; may end inside a character.
-    pub(crate) text: Vec<u8>,
+    pub text: Vec<u8>,
     /// Verifications in order.
-    pub(crate) speculative_steps: Vec<SpeculativeStep>,
+    pub speculative_steps: Vec<SpeculativeStep>,
     /// When the first token came.
-    pub(crate) emitted: Option<Instant>,
+    pub emitted: Option<Instant>,
 }
 
 impl Delta {
+    fn append(&mut self, emission: Emission, now: Instant) {
+        self.emitted.get_or_insert(now);
+        self.tokens.extend(emission.tokens);
+        self.text.extend(emission.text);
+    }
+
     fn is_empty(&self) -> bool {
         self.tokens.is_empty() && self.text.is_empty() && self.speculative_steps.is_empty()
     }
@@ -44,7 +50,7 @@ impl Delta {
 
 /// Why a choice ended without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Loss {
+pub enum Loss {
     /// The engine failed.
     Failed,
     /// It took longer than allowed.
@@ -55,25 +61,25 @@ pub(crate) enum Loss {
 
 /// The regular end of a choice.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Done {
+pub struct Done {
     /// Stop or length.
-    pub(crate) reason: FinishReason,
+    pub reason: FinishReason,
     /// Times and sums.
-    pub(crate) timeline: RequestTimeline,
+    pub timeline: RequestTimeline,
 }
 
 /// How a choice ended.
-pub(crate) type End = Result<Done, Loss>;
+pub type End = Result<Done, Loss>;
 
 /// News of one choice.
 #[derive(Debug)]
-pub(crate) struct Update {
+pub struct Update {
     /// Number of the choice among all of the HTTP request.
-    pub(crate) choice: usize,
+    pub choice: usize,
     /// What came.
-    pub(crate) delta: Delta,
+    pub delta: Delta,
     /// The end, told once.
-    pub(crate) end: Option<End>,
+    pub end: Option<End>,
 }
 
 /// When a reader is woken.
@@ -90,6 +96,8 @@ pub(crate) enum Wake {
 #[derive(Debug, Default)]
 struct Slot {
     pending: Delta,
+    /// What is told with the end.
+    last: Option<(Emission, Instant)>,
     end: Option<End>,
     is_ended: bool,
 }
@@ -131,6 +139,11 @@ impl Inbox {
         self.is_abandoned.load(Ordering::Relaxed)
     }
 
+    /// Notes that nobody will read any more.
+    pub(crate) fn abandon(&self) {
+        self.is_abandoned.store(true, Ordering::Relaxed);
+    }
+
     /// Whether tokens wait for a reader who was told of them.
     pub(crate) fn is_awaited(&self) -> bool {
         self.is_awaited.load(Ordering::Relaxed) && !self.is_abandoned()
@@ -138,17 +151,17 @@ impl Inbox {
 
     /// Appends tokens and text that came now.
     pub(crate) fn emit(&self, choice: usize, emission: Emission, now: Instant) {
-        let mut slots = self.slots();
-        let pending = &mut slots[choice].pending;
-        pending.emitted.get_or_insert(now);
-        pending.tokens.extend(emission.tokens);
-        pending.text.extend(emission.text);
+        self.slots()[choice].pending.append(emission, now);
         if self.wake == Wake::Always {
             self.is_awaited.store(true, Ordering::Relaxed);
-            // A reader who wakes at once must not find the lock taken.
-            drop(slots);
+            // A reader who wakes at once does not find the lock taken.
             self.news.notify_one();
         }
+    }
+
+    /// Appends tokens and text that came now and are the last: whoever reads finds them together with the end, which follows.
+    pub(crate) fn emit_last(&self, choice: usize, emission: Emission, now: Instant) {
+        self.slots()[choice].last = Some((emission, now));
     }
 
     /// Appends log-probabilities of the prompt.
@@ -166,6 +179,9 @@ impl Inbox {
         let slot = &mut self.slots()[choice];
         if !slot.is_ended {
             slot.is_ended = true;
+            if let Some((emission, now)) = slot.last.take() {
+                slot.pending.append(emission, now);
+            }
             // A loss tells nothing about tokens, and whoever loses may be in a hurry.
             let is_told_at_once = end.is_err() || !matches!(self.wake, Wake::Paced(_));
             slot.end = Some(end);
@@ -228,7 +244,7 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.inbox.is_abandoned.store(true, Ordering::Relaxed);
+        self.inbox.abandon();
     }
 }
 
@@ -266,6 +282,17 @@ mod tests {
         let last = reader.next().await.unwrap();
         assert!(matches!(last[0].end, Some(Ok(_))) && last.len() == 1, "the first end counts");
         assert!(reader.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn the_last_tokens_are_found_with_the_end() {
+        let (inbox, mut reader) = Inbox::new(1, Wake::Always);
+        inbox.emit(0, emission(1, "a"), Instant::now());
+        inbox.emit_last(0, emission(2, "b"), Instant::now());
+        assert_eq!(reader.next().await.unwrap()[0].delta.text, b"a");
+        inbox.end(0, done());
+        let last = reader.next().await.unwrap();
+        assert!(last[0].delta.text == b"b" && matches!(last[0].end, Some(Ok(_))));
     }
 
     #[tokio::test]

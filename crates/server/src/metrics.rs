@@ -16,6 +16,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use crate::serving::Load;
 use requests::Requests;
 pub(crate) use speculation::N_LENGTHS;
 use speculation::Speculation;
@@ -81,6 +82,8 @@ pub(crate) struct Metrics {
     refused: IntCounterVec,
     /// Times that a sequence emitted; for the live feed.
     pub(crate) emissions: AtomicU64,
+    /// Blocks that sequences own; for who asks for the load.
+    pub(crate) blocks_owned: AtomicU64,
 }
 
 /// Registers metrics under constant labels.
@@ -187,6 +190,7 @@ impl Metrics {
                 &["status"],
             ),
             emissions: AtomicU64::new(0),
+            blocks_owned: AtomicU64::new(0),
             registry: m.0,
         }
     }
@@ -269,6 +273,18 @@ impl Metrics {
     /// Planned lengths so far, by length.
     pub(crate) fn lengths(&self) -> [u64; N_LENGTHS] {
         self.speculation.lengths()
+    }
+
+    /// What there is to do and to store.
+    pub(crate) fn load(&self) -> Load {
+        let [tokens_asked, tokens_cached] = self.requests.prefix_tokens();
+        Load {
+            running: self.running.get() as u64,
+            waiting: self.waiting.get() as u64,
+            blocks_owned: self.blocks_owned.load(Ordering::Relaxed),
+            tokens_asked,
+            tokens_cached,
+        }
     }
 
     /// Everything, as a scraper reads it.

@@ -142,6 +142,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+    use crate::engine_args::EngineArgs;
     use crate::failure::Failure;
 
     /// A value of every option that is none of its defaults.
@@ -214,7 +215,8 @@ mod tests {
         let file = "port = 1\nmax_concurrency = 1\nmax-waiting = 1\napi-key = ['a', 'b']\n";
         let variables = [("DSDE_PORT", "2"), ("DSDE_MAX_CONCURRENCY", "2"), ("DSDE_HOST", "")];
         let args = from(&["--port", "3"], &variables, Some(file)).ok().unwrap();
-        assert_eq!((args.port, args.max_concurrency.get(), args.max_waiting.get()), (3, 2, 1));
+        let EngineArgs { max_concurrency, max_waiting, .. } = args.engine;
+        assert_eq!((args.port, max_concurrency.get(), max_waiting.get()), (3, 2, 1));
         assert_eq!(args.api_key, ["a", "b"]);
         assert_eq!(args.host, "127.0.0.1", "an empty variable is none");
         let typed = from(&["--api-key", "c"], &[("DSDE_API_KEY", "d")], Some(file)).ok().unwrap();

@@ -5,10 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where pages lie, from the root of the repository.
-const FOLDERS: [&str; 8] = [
+const FOLDERS: [&str; 9] = [
     ".",
     "docs",
     "docs/decisions",
+    "integrations/dynamo",
     "integrations/vllm",
     "models",
     "tests/fixtures",

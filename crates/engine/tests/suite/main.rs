@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 mod ahead;
+mod cache_events;
 mod common;
 mod draft_context;
 mod either;

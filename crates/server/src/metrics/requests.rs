@@ -70,6 +70,11 @@ impl Requests {
         }
     }
 
+    /// Prompt tokens that were looked for in the prefix cache so far, and those that were found.
+    pub(super) fn prefix_tokens(&self) -> [u64; 2] {
+        [self.prefix_queries.get(), self.prefix_hits.get()]
+    }
+
     /// Counts the end of a choice; cancelled and failed ones leave no latency behind.
     pub(super) fn ended(&self, reason: FinishReason, timeline: &RequestTimeline, slo: &Slo) {
         self.finished.with_label_values(&[finished_reason(reason)]).inc();

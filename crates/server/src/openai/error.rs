@@ -208,8 +208,8 @@ impl From<Rejected> for ApiError {
     fn from(rejected: Rejected) -> Self {
         match rejected {
             Rejected::Refused(refused) => refused.into(),
-            Rejected::Busy => Self::busy("too many requests arrive at once; try again later"),
-            Rejected::Stopped => Self::unavailable("the engine has stopped"),
+            Rejected::Busy => Self::busy(rejected.to_string()),
+            Rejected::Stopped => Self::unavailable(rejected.to_string()),
         }
     }
 }

@@ -13,6 +13,6 @@ mod origins;
 mod padding;
 pub(crate) mod responses;
 mod span;
-mod statistics;
+pub(crate) mod statistics;
 pub(crate) mod tokens;
 pub(crate) mod tools;

@@ -10,7 +10,7 @@ use crate::inbox::SpeculativeStep;
 /// How much is said; asked for by the field `spec_decode_metrics`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Detail {
+pub enum Detail {
     /// Nothing.
     #[default]
     None,
@@ -23,7 +23,7 @@ pub(crate) enum Detail {
 /// The value of `metrics` for one choice.
 ///
 /// * `steps`: its verifications in order. Steps without a proposal are plain decoding and no part of the statistics.
-pub(crate) fn metrics(detail: Detail, timeline: &RequestTimeline, steps: &[SpeculativeStep]) -> Value {
+pub fn metrics(detail: Detail, timeline: &RequestTimeline, steps: &[SpeculativeStep]) -> Value {
     let queued = timeline.admitted.map(|admitted| milliseconds(admitted.saturating_sub(timeline.arrival)));
     let generation = timeline.first_token.map(|first| timeline.finished.saturating_sub(first));
     let seconds = timeline.admitted.map(|admitted| timeline.finished.saturating_sub(admitted).as_secs_f64());

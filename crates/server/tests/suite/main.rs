@@ -14,6 +14,7 @@ mod origins;
 mod page;
 mod policies;
 mod responses;
+mod serving;
 mod soak;
 mod special_tokens;
 mod tools;
