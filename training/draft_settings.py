@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from settings import build
+from settings import FromFeatures, build
 
 
 @dataclass(frozen=True)
@@ -19,34 +19,19 @@ class DraftShape:
     layers: list[int]
 
 
-@dataclass(frozen=True)
-class DraftTraining:
-    """A step is one update of the weights from `documents_per_step` prompts with their answers."""
+@dataclass(frozen=True, kw_only=True)
+class DraftTraining(FromFeatures):
+    """Of a draft: every token at once."""
 
-    documents_per_step: int
-    n_steps: int
-    lr_max: float
-    warmup_steps: int
     # What a place in a prompt counts beside one in an answer; 0 learns from answers only.
     prompt_weight: float = 0.5
-    # The cosine ends at this share of lr_max.
-    lr_end_share: float = 0.02
     # Learning rate of the embeddings, which are the output rows too, beside that of the layers.
     embedding_lr_share: float = 0.5
-    weight_decay: float = 0.1
-    gradient_norm_max: float = 1.0
-    # Share of the documents that is never learned from.
-    heldout_share: float = 0.02
-    checkpoint_every_steps: int = 100
-    heldout_every_steps: int = 100
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0.0 <= self.prompt_weight <= 1.0:
             raise ValueError(f"prompt_weight must lie in 0..1, got {self.prompt_weight}")
-        if not 0.0 < self.heldout_share < 1.0:
-            raise ValueError(f"heldout_share must lie between 0 and 1, got {self.heldout_share}")
-        if not 0 < self.warmup_steps < self.n_steps:
-            raise ValueError(f"warmup_steps must lie in 1..{self.n_steps - 1}, got {self.warmup_steps}")
 
 
 @dataclass(frozen=True)

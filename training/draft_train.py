@@ -22,7 +22,7 @@ from draft_vocabulary import Vocabulary, counts, vocabulary_of
 from eagle3_features import load_features
 from eagle3_loss import SoftCrossEntropy, distributions
 from eagle3_train import DocumentStream, Item, in_batches, split
-from loop import LOG, PAUSED, Progress, forget_after, train
+from loop import LOG, Progress, arguments, begun, finish, forget_after
 from model import Llama
 from optimiser import Muon
 from train import learning_rate
@@ -197,9 +197,8 @@ def optimiser_of(draft: Llama, training: DraftTraining, is_bf16: bool) -> Muon:
     )
 
 
-def prepared(args: argparse.Namespace, settings: DraftSettings) -> DraftRun:
+def prepared(args: argparse.Namespace, settings: DraftSettings, target: Llama) -> DraftRun:
     """A fresh run, or the continued one if the folder has a checkpoint."""
-    target = checkpoint.load_model(args.target, torch.device("cpu"))
     parts = [load_features(path, target.shape.hidden_size) for path in sorted(args.features.glob("*.npz"))]
     if not parts:
         raise SystemExit(f"expected features in {args.features}: run eagle3_features.py first")
@@ -228,29 +227,21 @@ def prepared(args: argparse.Namespace, settings: DraftSettings) -> DraftRun:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True)
+    parser = arguments(__doc__)
     parser.add_argument("--target", type=Path, required=True, help="Hugging Face folder of the target")
     parser.add_argument("--features", type=Path, required=True, help="folder written by eagle3_features.py")
-    parser.add_argument("--out", type=Path, required=True, help="run folder; a checkpoint in it is continued")
-    parser.add_argument("--minutes", type=float, help="shorten the schedule so that the whole run fits")
-    parser.add_argument("--pause-minutes", type=float, help="stop this call after so long, with a checkpoint; exit 3")
     parser.add_argument("--bf16", action="store_true", help="multiply in bf16: faster where the processor has it")
-    parser.add_argument("--threads", type=int, help="CPU threads; default: as many as cores")
     args = parser.parse_args()
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    begun(args)
     settings = DraftSettings.read(args.config)
-    args.out.mkdir(parents=True, exist_ok=True)
-    run = prepared(args, settings)
+    run = prepared(args, settings, checkpoint.load_model(args.target, torch.device("cpu")))
     print(
         f"{run.draft.n_parameters} parameters, {len(run.stream.items)} documents, {len(run.heldout_items)} held out, "
         f"step {run.progress.step} of {run.progress.n_steps}",
         flush=True,
     )
-    if not train(run, args.minutes, args.pause_minutes):
-        raise SystemExit(PAUSED)
+    finish(run, args)
 
 
 if __name__ == "__main__":

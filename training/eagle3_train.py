@@ -22,7 +22,7 @@ from eagle3_features import Features, load_features
 from eagle3_head import Head, StreamSizes, fresh_head, load_head, save_head, with_vocabulary
 from eagle3_loss import ChainLoss, chain_loss
 from eagle3_settings import HeadSettings, HeadTraining
-from loop import LOG, PAUSED, Progress, forget_after, train
+from loop import LOG, Progress, arguments, begun, finish, forget_after
 from model import Llama
 from optimiser import Muon
 from train import learning_rate
@@ -272,32 +272,24 @@ def prepared(args: argparse.Namespace, settings: HeadSettings, target: Llama) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True)
+    parser = arguments(__doc__)
     parser.add_argument("--target", type=Path, required=True, help="Hugging Face folder of the target")
     parser.add_argument("--features", type=Path, required=True, help="folder written by eagle3_features.py")
-    parser.add_argument("--out", type=Path, required=True, help="run folder; a checkpoint in it is continued")
     parser.add_argument("--export", type=Path, help="write the head here at every checkpoint")
     parser.add_argument("--init", type=Path, help="head folder whose weights a fresh run begins with")
-    parser.add_argument("--minutes", type=float, help="shorten the schedule so that the whole run fits")
-    parser.add_argument("--pause-minutes", type=float, help="stop this call after so long, with a checkpoint; exit 3")
     parser.add_argument("--bf16", action="store_true", help="multiply in bf16: faster where the processor has it")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, help="CPU threads; default: as many as cores")
     args = parser.parse_args()
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    begun(args)
     settings = HeadSettings.read(args.config)
-    args.out.mkdir(parents=True, exist_ok=True)
     run = prepared(args, settings, checkpoint.load_model(args.target, torch.device(args.device)))
     print(
         f"{run.head.n_parameters} parameters, {len(run.stream.items)} documents, {len(run.heldout_items)} held out, "
         f"step {run.progress.step} of {run.progress.n_steps}, {args.device}",
         flush=True,
     )
-    if not train(run, args.minutes, args.pause_minutes):
-        raise SystemExit(PAUSED)
+    finish(run, args)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """The loop of a training run: steps, a schedule that fits the time, held-out figures, checkpoints and a log."""
 
+import argparse
 import json
 import statistics
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 # Steps left out of, and then used for, each measuring of the speed that --minutes plans with (compilation comes first).
 SKIPPED_STEPS, MEASURED_STEPS = 5, 15
@@ -111,3 +114,27 @@ def train(run: Run, minutes: float | None, pause_minutes: float | None) -> bool:
             print(f"paused at step {progress.step} of {progress.n_steps}; the same command goes on", flush=True)
             return False
     return True
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """A parser of what every training command takes."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="run folder; a checkpoint in it is continued")
+    parser.add_argument("--minutes", type=float, help="shorten the schedule so that the whole run fits")
+    parser.add_argument("--pause-minutes", type=float, help="stop this call after so long, with a checkpoint; exit 3")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: as many as cores")
+    return parser
+
+
+def begun(args: argparse.Namespace) -> None:
+    """Threads and the run folder, before anything is computed."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    args.out.mkdir(parents=True, exist_ok=True)
+
+
+def finish(run: Run, args: argparse.Namespace) -> None:
+    """Trains to the end, or ends the program with PAUSED."""
+    if not train(run, args.minutes, args.pause_minutes):
+        raise SystemExit(PAUSED)

@@ -16,7 +16,7 @@ import torch
 import checkpoint
 from data import Batch, Documents, RowStream, joined
 from evaluate import heldout_losses
-from loop import LOG, PAUSED, Progress, forget_after, train
+from loop import LOG, Progress, arguments, begun, finish, forget_after
 from losses import batch_loss
 from model import Llama
 from optimiser import Muon
@@ -209,35 +209,27 @@ def begin_from(model: Llama, earlier: Llama, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True)
+    parser = arguments(__doc__)
     parser.add_argument("--role", choices=("target", "draft"), required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder with train.npz and heldout.npz")
-    parser.add_argument("--out", type=Path, required=True, help="run folder; a checkpoint in it is continued")
     parser.add_argument("--teacher", type=Path, help="run or model folder of the target, for the draft")
     parser.add_argument("--samples", type=Path, help="samples.npz of the target, for the draft")
     parser.add_argument("--init", type=Path, help="run or model folder whose weights a fresh run begins with")
-    parser.add_argument("--minutes", type=float, help="shorten the schedule so that the whole run fits")
-    parser.add_argument("--pause-minutes", type=float, help="stop this call after so long, with a checkpoint; exit 3")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, help="CPU threads; default: as many as cores")
     args = parser.parse_args()
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    begun(args)
     torch.set_float32_matmul_precision("high")
     settings = Settings.read(args.config)
     if settings.recipe(args.role).training.teacher_share > 0 and not args.teacher:
         raise SystemExit("this recipe has a teacher_share: give --teacher")
-    args.out.mkdir(parents=True, exist_ok=True)
     run = prepared(args, settings, torch.device(args.device))
     print(
         f"{args.role}: {run.model.n_parameters} parameters, {run.streams[0].rows_per_epoch} rows per epoch, "
         f"step {run.progress.step} of {run.progress.n_steps}, {args.device}",
         flush=True,
     )
-    if not train(run, args.minutes, args.pause_minutes):
-        raise SystemExit(PAUSED)
+    finish(run, args)
 
 
 if __name__ == "__main__":

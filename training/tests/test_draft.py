@@ -10,6 +10,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from some_features import write_features
 from tokenizers import Tokenizer
 from torch.nn import functional as F
 
@@ -61,15 +62,9 @@ def target() -> Llama:
 
 @pytest.fixture
 def folder(target: Llama, tmp_path: Path) -> Path:
-    """Features of seven answered prompts of different lengths, and the target's tokenizer."""
-    draw = np.random.default_rng(5)
-    lengths, prompt_lens = [9, 14, 7, 20, 11, 6, 16], [3, 5, 4, 2, 9, 1, 8]
-    encoded = [draw.integers(0, SHAPE.vocab_size, n).astype(np.uint16) for n in lengths]
-    documents = Documents.collect(encoded, prompt_lens, [0, 1, 2, 3, 0, 1, 2])
-    for name in ("features", "target"):
-        (tmp_path / name).mkdir()
-    documents.save(tmp_path / "features" / "part-00.npz")
-    write_streams(target, documents, tmp_path / "features" / "part-00.hidden", rows=3)
+    """Features of answered prompts, and the target's tokenizer."""
+    write_features(target, tmp_path / "features")
+    (tmp_path / "target").mkdir()
     (tmp_path / "target" / "tokenizer.json").write_text(json.dumps(tokenizer_json()), encoding="utf-8")
     (tmp_path / "target" / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}', encoding="utf-8")
     return tmp_path
@@ -190,21 +185,14 @@ def settings(**changes) -> DraftSettings:
     return DraftSettings(seed=1, shape=shape, training=replace(some, **changes))
 
 
-def prepared(
-    some: DraftSettings, target: Llama, folder: Path, out: str, monkeypatch: pytest.MonkeyPatch
-) -> training.DraftRun:
-    monkeypatch.setattr(training.checkpoint, "load_model", lambda *_: target)
+def prepared(some: DraftSettings, target: Llama, folder: Path, out: str) -> training.DraftRun:
     (folder / out).mkdir(exist_ok=True)
     args = argparse.Namespace(target=folder / "target", features=folder / "features", out=folder / out, bf16=False)
-    run = training.prepared(args, some)
-    monkeypatch.undo()
-    return run
+    return training.prepared(args, some, target)
 
 
-def test_the_loss_is_the_plain_cross_entropy(
-    target: Llama, folder: Path, features: Features, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = prepared(settings(), target, folder, "run", monkeypatch)
+def test_the_loss_is_the_plain_cross_entropy(target: Llama, folder: Path, features: Features) -> None:
+    run = prepared(settings(), target, folder, "run")
     items = [(features, i) for i in range(6)]
     loss, _ = run.loss(training.places_of(items, run.vocabulary.reads, 0.5))
     loss.backward()
@@ -234,13 +222,11 @@ def test_without_prompts_only_answers_count(features: Features) -> None:
     assert [len(group) for group in places.tokens] == [4, 3]
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
-    target: Llama, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = prepared(settings(), target, folder, "whole", monkeypatch)
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(target: Llama, folder: Path) -> None:
+    whole = prepared(settings(), target, folder, "whole")
     assert loop.train(whole, None, None)
     for _ in range(20):
-        part = prepared(settings(), target, folder, "part", monkeypatch)
+        part = prepared(settings(), target, folder, "part")
         if loop.train(part, None, pause_minutes=0.0):
             break
     logs = [
@@ -251,11 +237,11 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     for name, tensor in whole.draft.state_dict().items():
         assert torch.equal(tensor, part.draft.state_dict()[name]), name
     with pytest.raises(SystemExit, match="other settings or other text"):
-        prepared(settings(lr_end_share=0.5), target, folder, "part", monkeypatch)
+        prepared(settings(lr_end_share=0.5), target, folder, "part")
 
 
-def test_a_draft_learns_its_documents(target: Llama, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = prepared(settings(n_steps=60), target, folder, "run", monkeypatch)
+def test_a_draft_learns_its_documents(target: Llama, folder: Path) -> None:
+    run = prepared(settings(n_steps=60), target, folder, "run")
     places = training.places_of(run.stream.items, run.vocabulary.reads, 0.5)
     before = float(run.loss(places)[0].detach())
     loop.train(run, None, None)
@@ -294,7 +280,7 @@ def test_a_token_that_the_draft_lacks_counts_in_the_divergence() -> None:
 
 
 def test_the_file_has_the_reduced_tokenizer(target: Llama, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = prepared(settings(n_steps=3), target, folder, "run", monkeypatch)
+    run = prepared(settings(n_steps=3), target, folder, "run")
     loop.train(run, None, None)
     draft, vocabulary = loaded(folder / "run", folder / "target", 13)
     assert torch.equal(vocabulary.draft_to_target, run.vocabulary.draft_to_target)

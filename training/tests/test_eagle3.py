@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from some_features import write_features
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn import functional as F
 
@@ -18,7 +19,7 @@ import loop
 from data import Documents
 from eagle3_chains import batch_of, chain_hidden
 from eagle3_evaluate import by_place, judged, walked
-from eagle3_features import Chat, Features, answered, hidden_streams, in_bf16, load_features, write_streams
+from eagle3_features import Chat, Features, answered, hidden_streams, in_bf16, load_features
 from eagle3_head import Head, HeadShape, fresh_head, load_head, save_head, tap_layers, with_vocabulary
 from eagle3_loss import SoftCrossEntropy, chain_loss, wanted_distributions
 from eagle3_prompts import questions, without_repeats
@@ -43,16 +44,9 @@ def target() -> Llama:
 
 @pytest.fixture
 def features(target: Llama, tmp_path: Path) -> Features:
-    """Seven answered prompts of different lengths, as stage 2 writes them."""
-    draw = np.random.default_rng(5)
-    lengths, prompt_lens = [9, 14, 7, 20, 11, 6, 16], [3, 5, 4, 2, 9, 1, 8]
-    encoded = [draw.integers(0, SHAPE.vocab_size, n).astype(np.uint16) for n in lengths]
-    documents = Documents.collect(encoded, prompt_lens, [0, 1, 2, 3, 0, 1, 2])
-    folder = tmp_path / "features"
-    folder.mkdir()
-    documents.save(folder / "part-00.npz")
-    write_streams(target, documents, folder / "part-00.hidden", rows=3)
-    return load_features(folder / "part-00.npz", SHAPE.hidden_size)
+    """Answered prompts, as stage 2 writes them."""
+    write_features(target, tmp_path / "features")
+    return load_features(tmp_path / "features" / "part-00.npz", SHAPE.hidden_size)
 
 
 def head_of(target: Llama, features: Features) -> Head:
