@@ -1,5 +1,6 @@
 """The loss of a head: cross-entropy against the target's distribution over the reduced vocabulary."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,30 +11,29 @@ from torch.nn import functional as F
 from eagle3_chains import Batch, chain_hidden
 from eagle3_head import Head
 
-# Rows whose logits exist at one time: with 8192 tokens, 8 MB, which stay near the processor.
-CHUNK_ROWS = 256
+# Logits that exist at one time: 8 MB, which stay near the processor.
+CHUNK_LOGITS = 2**21
 
 
 class SoftCrossEntropy(torch.autograd.Function):
     """Weighted sum of cross-entropies, and how many rows agree with the target's first choice.
 
-    hidden: [n, hidden_size]; weight: [vocabulary, hidden_size]; wanted: [m, vocabulary], distributions; rows: i64 [n],
-    into `wanted`; weights: f32 [n]. The gradients are computed with the loss, chunk by chunk, so that the logits of a
-    batch never exist as a whole.
+    hidden: [n, hidden_size]; weight: [vocabulary, hidden_size]; wanted: the distributions [m, vocabulary] of a slice of
+    the rows; weights: f32 [n]. The gradients are computed with the loss, chunk by chunk, so that the logits of a batch
+    never exist as a whole.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, wanted: Tensor, rows: Tensor, weights: Tensor
+        ctx: Any, hidden: Tensor, weight: Tensor, wanted: Callable[[slice], Tensor], weights: Tensor
     ) -> tuple[Tensor, Tensor]:
         total, agrees = hidden.new_zeros(()), torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
         for_hidden = torch.empty_like(hidden)
         for_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         low_weight, low_hidden = (multiplied_as(part) for part in (weight, hidden))
-        for start in range(0, len(hidden), CHUNK_ROWS):
-            chunk = slice(start, start + CHUNK_ROWS)
+        for chunk in chunks(len(hidden), len(weight)):
             log_q = F.linear(low_hidden[chunk], low_weight).log_softmax(-1, dtype=torch.float32)
-            p = wanted[rows[chunk]]
+            p = wanted(chunk)
             # Where both are largest; amax is many times as fast as argmax.
             agrees[chunk] = ((log_q == log_q.amax(-1, keepdim=True)) & (p == p.amax(-1, keepdim=True))).any(-1)
             total -= (log_q.mul(p).sum(-1) * weights[chunk]).sum()
@@ -46,9 +46,15 @@ class SoftCrossEntropy(torch.autograd.Function):
         return total, agrees
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         for_weight = None if ctx.for_weight is None else ctx.for_weight * upstream
-        return ctx.for_hidden * upstream, for_weight, None, None, None
+        return ctx.for_hidden * upstream, for_weight, None, None
+
+
+def chunks(n: int, vocab_size: int) -> list[slice]:
+    """Slices of `n` rows of logits, as many at a time as stay near the processor."""
+    size = max(1, CHUNK_LOGITS // vocab_size)
+    return [slice(start, start + size) for start in range(0, n, size)]
 
 
 @dataclass(frozen=True)
@@ -65,14 +71,19 @@ def multiplied_as(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
-def wanted_distributions(output_rows: Tensor, batch: Batch) -> Tensor:
-    """The target's distributions over the reduced vocabulary, [n_starts, draft_vocab_size], for step 0 of each start.
+def distributions(output_rows: Tensor, last: Tensor) -> Callable[[slice], Tensor]:
+    """The target's distributions over some tokens, f32 [n, len(output_rows)], for a slice of hidden states.
 
-    output_rows: the rows of the target's output matrix that the reduced vocabulary keeps.
+    output_rows: the rows of the target's output matrix for those tokens; last: [m, hidden_size], behind its final norm.
     """
-    low_rows = multiplied_as(output_rows)
-    parts = multiplied_as(batch.last).split(CHUNK_ROWS)
-    return torch.cat([F.linear(part, low_rows).softmax(-1, dtype=torch.float32) for part in parts])
+    low_rows, low_last = multiplied_as(output_rows), multiplied_as(last)
+    return lambda chunk: F.linear(low_last[chunk], low_rows).softmax(-1, dtype=torch.float32)
+
+
+def wanted_distributions(output_rows: Tensor, batch: Batch) -> Tensor:
+    """The target's distributions over the reduced vocabulary, [n_starts, draft_vocab_size], for step 0 of starts."""
+    wanted = distributions(output_rows, batch.last)
+    return torch.cat([wanted(chunk) for chunk in chunks(len(batch.last), len(output_rows))])
 
 
 def chain_loss(
@@ -89,7 +100,7 @@ def chain_loss(
             for weight, chosen in zip(step_weights, starts, strict=True)
         ]
     )
-    wanted = wanted_distributions(output_rows, batch)
-    total, agrees = SoftCrossEntropy.apply(hidden, head.lm_head.weight, wanted, rows, weights)
+    all_wanted = wanted_distributions(output_rows, batch)
+    total, agrees = SoftCrossEntropy.apply(hidden, head.lm_head.weight, lambda chunk: all_wanted[rows[chunk]], weights)
     by_step = agrees.split([len(chosen) for chosen in starts])
     return ChainLoss(total, [float(part.float().mean()) if len(part) else 0.0 for part in by_step])

@@ -6,8 +6,6 @@ Resuming is exact, as in train.py: weights, optimiser, data position and learnin
 import argparse
 import json
 import math
-import statistics
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,10 +21,11 @@ from eagle3_chains import Batch, batch_of
 from eagle3_features import Features, load_features
 from eagle3_head import Head, StreamSizes, fresh_head, load_head, save_head, with_vocabulary
 from eagle3_loss import ChainLoss, chain_loss
-from eagle3_settings import HeadSettings
+from eagle3_settings import HeadSettings, HeadTraining
+from loop import LOG, Progress, arguments, begun, finish, forget_after
 from model import Llama
 from optimiser import Muon
-from train import LOG, MEASURED_STEPS, PAUSED, SKIPPED_STEPS, Progress, forget_after, learning_rate, planned_steps
+from train import learning_rate
 
 # Tokens of streams from which their sizes are measured.
 MEASURED_TOKENS = 4096
@@ -82,7 +81,7 @@ class DocumentStream:
 
 @dataclass
 class HeadRun:
-    """Everything a run holds."""
+    """Everything a run holds; see loop.Run."""
 
     settings: HeadSettings
     head: Head
@@ -91,13 +90,32 @@ class HeadRun:
     output_rows: Tensor
     optimiser: Muon
     stream: DocumentStream
-    heldout: list[Item]
+    heldout_items: list[Item]
     progress: Progress
     folder: Path
     export: Path | None = None
     # Multiply in bf16; weights, streams and averages stay f32.
     is_bf16: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def training(self) -> HeadTraining:
+        return self.settings.training
+
+    def take_step(self) -> "StepReport":
+        return train_step(self)
+
+    def shown(self, report: "StepReport") -> str:
+        agreement = " ".join(f"{share:.3f}" for share in report.agreement)
+        return f"loss {report.loss:.4f} agree {agreement} norm {report.gradient_norm:.2f} lr {report.lr:.2e}"
+
+    def heldout(self) -> dict[str, Any]:
+        return heldout_report(self)
+
+    def save(self) -> None:
+        checkpoint.save(self.folder, state_of(self))
+        if self.export:
+            save_head(self.head, self.export)
 
 
 @dataclass(frozen=True)
@@ -135,7 +153,7 @@ def loss_of(run: HeadRun, batch: Batch) -> ChainLoss:
 
 def train_step(run: HeadRun) -> StepReport:
     """One update."""
-    training = run.settings.training
+    training = run.training
     lr = learning_rate(run.progress.step, run.progress.n_steps, training)
     for group in run.optimiser.param_groups:
         group["lr"] = lr * group["lr_share"]
@@ -158,7 +176,7 @@ def train_step(run: HeadRun) -> StepReport:
 def heldout_report(run: HeadRun) -> dict[str, Any]:
     """Loss and agreement by step of the chain on documents that are never learned from."""
     losses, agreements, counts = [], [], []
-    for items in in_batches(run.heldout, run.settings.training.documents_per_step):
+    for items in in_batches(run.heldout_items, run.settings.training.documents_per_step):
         batch = batch_of(items, run.device)
         loss = loss_of(run, batch)
         losses.append(float(loss.total))
@@ -177,7 +195,7 @@ def in_batches(items: list[Item], size: int) -> Iterator[list[Item]]:
 
 def identity(run: HeadRun) -> str:
     """What must not change while a run goes on: its settings and the size of its text."""
-    n_documents = len(run.stream.items) + len(run.heldout)
+    n_documents = len(run.stream.items) + len(run.heldout_items)
     return json.dumps({"settings": asdict(run.settings), "n_documents": n_documents})
 
 
@@ -201,52 +219,6 @@ def restore(run: HeadRun) -> None:
     run.progress = Progress(**state["progress"])
     ((run.stream.epoch, run.stream.taken),) = run.progress.positions
     forget_after(run.folder / LOG, run.progress.step)
-
-
-def train(run: HeadRun, minutes: float | None, pause_minutes: float | None) -> bool:
-    """Steps until the last one (True) or until the pause (False)."""
-    began, before = time.monotonic(), run.progress.seconds
-    training, durations = run.settings.training, []
-    log = (run.folder / LOG).open("a", encoding="utf-8")
-    while run.progress.step < run.progress.n_steps:
-        started = time.monotonic()
-        report = train_step(run)
-        progress = run.progress
-        progress.seconds = before + time.monotonic() - began
-        durations.append(time.monotonic() - started)
-        if minutes is not None and len(durations) == SKIPPED_STEPS + MEASURED_STEPS:
-            pace = statistics.median(durations[SKIPPED_STEPS:])
-            del durations[SKIPPED_STEPS:]
-            progress.n_steps = planned_steps(progress, minutes, pace, training.n_steps)
-            print(f"{pace:.2f} s per step: {progress.n_steps} steps fit into {minutes:g} minutes", flush=True)
-        is_last = progress.step >= progress.n_steps
-        entry = {"step": progress.step, "seconds": round(progress.seconds, 2)} | asdict(report)
-        if is_last or progress.step % training.heldout_every_steps == 0:
-            entry["heldout"] = heldout_report(run)
-            print(f"held out at {progress.step}: {json.dumps(entry['heldout'])}", flush=True)
-        print(json.dumps(entry), file=log, flush=True)
-        show(report, progress, time.monotonic() - started)
-        is_pause = pause_minutes is not None and time.monotonic() - began >= pause_minutes * 60.0
-        if is_last or is_pause or progress.step % training.checkpoint_every_steps == 0:
-            checkpoint.save(run.folder, state_of(run))
-            if run.export:
-                save_head(run.head, run.export)
-        if is_pause and not is_last:
-            print(f"paused at step {progress.step} of {progress.n_steps}; the same command goes on", flush=True)
-            return False
-    return True
-
-
-def show(report: StepReport, progress: Progress, seconds: float) -> None:
-    """The progress line."""
-    left = (progress.n_steps - progress.step) * progress.seconds / progress.step
-    agreement = " ".join(f"{share:.3f}" for share in report.agreement)
-    print(
-        f"step {progress.step}/{progress.n_steps} loss {report.loss:.4f} agree {agreement} "
-        f"norm {report.gradient_norm:.2f} lr {report.lr:.2e} {report.n_starts / seconds:.0f} starts/s "
-        f"left {left / 60.0:.1f} min",
-        flush=True,
-    )
 
 
 def split(parts: list[Features], heldout_share: float) -> tuple[list[Item], list[Item]]:
@@ -287,7 +259,7 @@ def prepared(args: argparse.Namespace, settings: HeadSettings, target: Llama) ->
         output_rows=embeddings[head.draft_to_target],
         optimiser=optimiser_of(head, settings, args.bf16),
         stream=DocumentStream(learned, settings.training.documents_per_step, settings.seed),
-        heldout=heldout,
+        heldout_items=heldout,
         progress=Progress(settings.training.n_steps),
         folder=args.out,
         export=args.export,
@@ -300,32 +272,24 @@ def prepared(args: argparse.Namespace, settings: HeadSettings, target: Llama) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True)
+    parser = arguments(__doc__)
     parser.add_argument("--target", type=Path, required=True, help="Hugging Face folder of the target")
     parser.add_argument("--features", type=Path, required=True, help="folder written by eagle3_features.py")
-    parser.add_argument("--out", type=Path, required=True, help="run folder; a checkpoint in it is continued")
     parser.add_argument("--export", type=Path, help="write the head here at every checkpoint")
     parser.add_argument("--init", type=Path, help="head folder whose weights a fresh run begins with")
-    parser.add_argument("--minutes", type=float, help="shorten the schedule so that the whole run fits")
-    parser.add_argument("--pause-minutes", type=float, help="stop this call after so long, with a checkpoint; exit 3")
     parser.add_argument("--bf16", action="store_true", help="multiply in bf16: faster where the processor has it")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, help="CPU threads; default: as many as cores")
     args = parser.parse_args()
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    begun(args)
     settings = HeadSettings.read(args.config)
-    args.out.mkdir(parents=True, exist_ok=True)
     run = prepared(args, settings, checkpoint.load_model(args.target, torch.device(args.device)))
     print(
-        f"{run.head.n_parameters} parameters, {len(run.stream.items)} documents, {len(run.heldout)} held out, "
+        f"{run.head.n_parameters} parameters, {len(run.stream.items)} documents, {len(run.heldout_items)} held out, "
         f"step {run.progress.step} of {run.progress.n_steps}, {args.device}",
         flush=True,
     )
-    if not train(run, args.minutes, args.pause_minutes):
-        raise SystemExit(PAUSED)
+    finish(run, args)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """GGUF: tensor names, the order of rotary pairs, and the tokenizer as llama.cpp reads them."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
@@ -34,8 +35,17 @@ LAYER_NAMES = {
 }
 NAMES = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
 
-# The split pattern of our tokenizer under llama.cpp's name.
-SPLIT_NAME = "qwen2"
+
+@dataclass(frozen=True)
+class TextKind:
+    """What a tokenizer.json does not tell: the name of its split pattern in llama.cpp, and the chat template."""
+
+    split_name: str
+    chat_template: str
+
+
+# Of our own tokenizer.
+OWN_TEXT = TextKind("qwen2", CHAT_TEMPLATE)
 
 
 def tensor_name(name: str) -> str:
@@ -67,7 +77,7 @@ def add_shape(writer: gguf.GGUFWriter, shape: Shape) -> None:
     writer.add_vocab_size(shape.vocab_size)
 
 
-def add_tokenizer(writer: gguf.GGUFWriter, path: Path) -> None:
+def add_tokenizer(writer: gguf.GGUFWriter, path: Path, text: TextKind) -> None:
     """Tokens by id, their kinds, merges, end of turn, template. The first special token stands in for an unused BOS."""
     model = json.loads(path.read_text(encoding="utf-8"))["model"]
     vocabulary: dict[str, int] = model["vocab"]
@@ -75,7 +85,7 @@ def add_tokenizer(writer: gguf.GGUFWriter, path: Path) -> None:
     kinds = [gguf.TokenType.CONTROL if token in SPECIALS else gguf.TokenType.NORMAL for token in tokens]
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(SPLIT_NAME)
+    writer.add_tokenizer_pre(text.split_name)
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     writer.add_token_merges(merges)
@@ -84,10 +94,10 @@ def add_tokenizer(writer: gguf.GGUFWriter, path: Path) -> None:
     writer.add_eot_token_id(vocabulary[TURN_END])
     writer.add_pad_token_id(vocabulary[END_OF_TEXT])
     writer.add_add_bos_token(False)
-    writer.add_chat_template(CHAT_TEMPLATE)
+    writer.add_chat_template(text.chat_template)
 
 
-def write(model: Llama, tokenizer_dir: Path, path: Path, kind: str, name: str) -> None:
+def write(model: Llama, tokenizer_dir: Path, path: Path, kind: str, name: str, text: TextKind = OWN_TEXT) -> None:
     """A whole model as one file; norms stay f32."""
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(path, "llama")
@@ -95,7 +105,7 @@ def write(model: Llama, tokenizer_dir: Path, path: Path, kind: str, name: str) -
     writer.add_file_type(FILE_TYPES[kind])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     add_shape(writer, model.shape)
-    add_tokenizer(writer, tokenizer_dir / "tokenizer.json")
+    add_tokenizer(writer, tokenizer_dir / "tokenizer.json", text)
     for hf_name, weight in model.state_dict().items():
         values = weight.float().numpy()
         if ".q_proj." in hf_name:

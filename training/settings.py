@@ -49,6 +49,30 @@ class Training:
             raise ValueError(f"warmup_steps must lie in 1..{self.n_steps - 1}, got {self.warmup_steps}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class FromFeatures:
+    """What trainings on the features of a target share; a step is one update from `documents_per_step` answers."""
+
+    documents_per_step: int
+    n_steps: int
+    lr_max: float
+    warmup_steps: int
+    # The cosine ends at this share of lr_max.
+    lr_end_share: float = 0.02
+    weight_decay: float = 0.1
+    gradient_norm_max: float = 1.0
+    # Share of the documents that is never learned from.
+    heldout_share: float = 0.02
+    checkpoint_every_steps: int = 100
+    heldout_every_steps: int = 100
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.heldout_share < 1.0:
+            raise ValueError(f"heldout_share must lie between 0 and 1, got {self.heldout_share}")
+        if not 0 < self.warmup_steps < self.n_steps:
+            raise ValueError(f"warmup_steps must lie in 1..{self.n_steps - 1}, got {self.warmup_steps}")
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How the target's own text is drawn for the draft: at temperature 1, which it must match, and greedily."""

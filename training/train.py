@@ -7,9 +7,7 @@ nothing else decides the next step. On CUDA, sums whose order the hardware choos
 import argparse
 import json
 import math
-import statistics
-import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +16,18 @@ import torch
 import checkpoint
 from data import Batch, Documents, RowStream, joined
 from evaluate import heldout_losses
+from loop import LOG, Progress, arguments, begun, finish, forget_after
 from losses import batch_loss
 from model import Llama
 from optimiser import Muon
 from settings import Recipe, Role, Settings, Training
 
-# Steps left out of, and then used for, each measuring of the speed that --minutes plans with (compilation comes first).
-SKIPPED_STEPS, MEASURED_STEPS = 5, 15
-
-# Share of --minutes kept for checkpoints and held-out losses.
-RESERVE_SHARE = 0.05
-
-LOG = "log.jsonl"
-
-# Exit status of a run that paused before its last step: start the same command again.
-PAUSED = 3
-
-
-@dataclass
-class Progress:
-    """Where a run is; with the weights and the optimiser this is the whole state."""
-
-    n_steps: int
-    step: int = 0
-    n_tokens: int = 0
-    seconds: float = 0.0
-    # (epoch, row) of each stream.
-    positions: list[tuple[int, int]] = field(default_factory=list)
-
 
 @dataclass
 class Run:
-    """Everything a training run holds."""
+    """Everything a training run holds; see loop.Run."""
 
+    settings: Settings
     recipe: Recipe
     model: Llama
     backbone: Any
@@ -58,12 +35,30 @@ class Run:
     streams: list[RowStream]
     rows: list[int]
     teacher: Llama | None
+    heldout_text: Documents
     progress: Progress
     folder: Path
 
     @property
     def training(self) -> Training:
         return self.recipe.training
+
+    def take_step(self) -> "StepReport":
+        return train_step(self)
+
+    def shown(self, report: "StepReport") -> str:
+        divergence = f" kld {report.kld:.4f}" if report.kld else ""
+        return (
+            f"loss {report.loss:.4f} text {report.text:.4f}{divergence} norm {report.gradient_norm:.2f} "
+            f"lr {report.lr:.2e}"
+        )
+
+    def heldout(self) -> dict[str, float]:
+        n_tokens = self.settings.evaluation.heldout_tokens_per_domain
+        return heldout_losses(self.model, self.heldout_text, self.training.context_len, n_tokens)
+
+    def save(self) -> None:
+        checkpoint.save(self.folder, state_of(self))
 
 
 @dataclass(frozen=True)
@@ -135,16 +130,16 @@ def shuffled(batch: Batch, run: Run) -> Batch:
     return Batch(batch.tokens[order], batch.weights[order], batch.segments[order])
 
 
-def identity(run: Run, settings: Settings) -> str:
+def identity(run: Run) -> str:
     """What must not change while a run goes on: seed, recipe and the size of its text."""
     n_tokens = [len(stream.documents.tokens) for stream in run.streams]
-    return json.dumps({"seed": settings.seed, "recipe": asdict(run.recipe), "n_tokens": n_tokens})
+    return json.dumps({"seed": run.settings.seed, "recipe": asdict(run.recipe), "n_tokens": n_tokens})
 
 
-def state_of(run: Run, settings: Settings) -> dict[str, Any]:
+def state_of(run: Run) -> dict[str, Any]:
     """What a checkpoint holds: tensors and plain values only."""
     state = {
-        "identity": identity(run, settings),
+        "identity": identity(run),
         "shape": asdict(run.model.shape),
         "model": run.model.state_dict(),
         "optimiser": run.optimiser.state_dict(),
@@ -154,10 +149,10 @@ def state_of(run: Run, settings: Settings) -> dict[str, Any]:
     return state | ({"rng_cuda": torch.cuda.get_rng_state()} if run.model.device.type == "cuda" else {})
 
 
-def restore(run: Run, settings: Settings) -> None:
+def restore(run: Run) -> None:
     """Continues from the checkpoint of the folder; refuses another recipe or other text."""
     state = checkpoint.load(run.folder)
-    if state["identity"] != identity(run, settings):
+    if state["identity"] != identity(run):
         raise SystemExit(f"{run.folder} was made with another recipe or other text: use those, or another folder")
     run.model.load_state_dict(state["model"])
     run.optimiser.load_state_dict(state["optimiser"])
@@ -168,67 +163,6 @@ def restore(run: Run, settings: Settings) -> None:
     for stream, (epoch, row) in zip(run.streams, run.progress.positions, strict=True):
         stream.seek(epoch, row)
     forget_after(run.folder / LOG, run.progress.step)
-
-
-def forget_after(log: Path, step: int) -> None:
-    """Drops log lines of steps that a crash lost and that will be taken again."""
-    if log.exists():
-        lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        log.write_text("".join(kept), encoding="utf-8")
-
-
-def planned_steps(progress: Progress, minutes: float, seconds_per_step: float, n_steps_max: int) -> int:
-    """The steps that fit into `minutes` of the whole run, at most those of the recipe."""
-    left = minutes * 60.0 * (1.0 - RESERVE_SHARE) - progress.seconds
-    return max(progress.step + 1, min(n_steps_max, progress.step + int(left / seconds_per_step)))
-
-
-def train(run: Run, settings: Settings, heldout: Documents, minutes: float | None, pause_minutes: float | None) -> bool:
-    """Steps until the last one (True) or until the pause (False), with checkpoints and a log on the way."""
-    began, before = time.monotonic(), run.progress.seconds
-    durations: list[float] = []
-    log = (run.folder / LOG).open("a", encoding="utf-8")
-    while run.progress.step < run.progress.n_steps:
-        started = time.monotonic()
-        report = train_step(run)
-        progress = run.progress
-        progress.seconds = before + time.monotonic() - began
-        durations.append(time.monotonic() - started)
-        if minutes is not None and len(durations) == SKIPPED_STEPS + MEASURED_STEPS:
-            # Planned again and again: on a shared machine the speed changes. The median does not see a pause.
-            pace = statistics.median(durations[SKIPPED_STEPS:])
-            del durations[SKIPPED_STEPS:]
-            progress.n_steps = planned_steps(progress, minutes, pace, run.training.n_steps)
-            print(f"{pace:.3f} s per step: {progress.n_steps} steps fit into {minutes:g} minutes", flush=True)
-        is_last = progress.step >= progress.n_steps
-        entry = {"step": progress.step, "seconds": round(progress.seconds, 2)} | asdict(report)
-        if is_last or progress.step % run.training.heldout_every_steps == 0:
-            entry["heldout"] = heldout_losses(
-                run.model, heldout, run.training.context_len, settings.evaluation.heldout_tokens_per_domain
-            )
-            print(f"held out at {progress.step}: {json.dumps(entry['heldout'])}", flush=True)
-        print(json.dumps(entry), file=log, flush=True)
-        show(report, progress, time.monotonic() - started)
-        is_pause = pause_minutes is not None and time.monotonic() - began >= pause_minutes * 60.0
-        if is_last or is_pause or progress.step % run.training.checkpoint_every_steps == 0:
-            checkpoint.save(run.folder, state_of(run, settings))
-        if is_pause and not is_last:
-            print(f"paused at step {progress.step} of {progress.n_steps}; the same command goes on", flush=True)
-            return False
-    return True
-
-
-def show(report: StepReport, progress: Progress, seconds: float) -> None:
-    """The progress line."""
-    left = (progress.n_steps - progress.step) * progress.seconds / progress.step
-    divergence = f" kld {report.kld:.4f}" if report.kld else ""
-    print(
-        f"step {progress.step}/{progress.n_steps} loss {report.loss:.4f} text {report.text:.4f}{divergence} "
-        f"norm {report.gradient_norm:.2f} lr {report.lr:.2e} {report.n_tokens / seconds:.0f} tokens/s "
-        f"left {left / 60.0:.1f} min",
-        flush=True,
-    )
 
 
 def prepared(args: argparse.Namespace, settings: Settings, device: torch.device) -> Run:
@@ -246,6 +180,7 @@ def prepared(args: argparse.Namespace, settings: Settings, device: torch.device)
     ]
     sampled = round(training.rows_per_step * training.samples_share) if args.samples else 0
     run = Run(
+        settings=settings,
         recipe=recipe,
         model=model,
         backbone=torch.compile(model.model) if training.compile and device.type == "cuda" else model.model,
@@ -253,13 +188,14 @@ def prepared(args: argparse.Namespace, settings: Settings, device: torch.device)
         streams=streams,
         rows=[training.rows_per_step - sampled] + ([sampled] if args.samples else []),
         teacher=checkpoint.load_model(args.teacher, device) if args.teacher else None,
+        heldout_text=Documents.load(args.data / "heldout.npz"),
         progress=Progress(training.n_steps),
         folder=args.out,
     )
     if run.teacher and run.teacher.shape.vocab_size != model.shape.vocab_size:
         raise SystemExit(f"the teacher has {run.teacher.shape.vocab_size} tokens, expected {model.shape.vocab_size}")
     if checkpoint.exists(args.out):
-        restore(run, settings)
+        restore(run)
     elif args.init:
         begin_from(run.model, checkpoint.load_model(args.init, device), args.init)
     return run
@@ -273,36 +209,27 @@ def begin_from(model: Llama, earlier: Llama, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True)
+    parser = arguments(__doc__)
     parser.add_argument("--role", choices=("target", "draft"), required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder with train.npz and heldout.npz")
-    parser.add_argument("--out", type=Path, required=True, help="run folder; a checkpoint in it is continued")
     parser.add_argument("--teacher", type=Path, help="run or model folder of the target, for the draft")
     parser.add_argument("--samples", type=Path, help="samples.npz of the target, for the draft")
     parser.add_argument("--init", type=Path, help="run or model folder whose weights a fresh run begins with")
-    parser.add_argument("--minutes", type=float, help="shorten the schedule so that the whole run fits")
-    parser.add_argument("--pause-minutes", type=float, help="stop this call after so long, with a checkpoint; exit 3")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, help="CPU threads; default: as many as cores")
     args = parser.parse_args()
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    begun(args)
     torch.set_float32_matmul_precision("high")
     settings = Settings.read(args.config)
     if settings.recipe(args.role).training.teacher_share > 0 and not args.teacher:
         raise SystemExit("this recipe has a teacher_share: give --teacher")
-    args.out.mkdir(parents=True, exist_ok=True)
     run = prepared(args, settings, torch.device(args.device))
     print(
         f"{args.role}: {run.model.n_parameters} parameters, {run.streams[0].rows_per_epoch} rows per epoch, "
         f"step {run.progress.step} of {run.progress.n_steps}, {args.device}",
         flush=True,
     )
-    heldout = Documents.load(args.data / "heldout.npz")
-    if not train(run, settings, heldout, args.minutes, args.pause_minutes):
-        raise SystemExit(PAUSED)
+    finish(run, args)
 
 
 if __name__ == "__main__":

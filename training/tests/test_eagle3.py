@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from some_features import write_features
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn import functional as F
 
 import eagle3_train as training
+import loop
 from data import Documents
 from eagle3_chains import batch_of, chain_hidden
 from eagle3_evaluate import by_place, judged, walked
-from eagle3_features import Chat, Features, answered, hidden_streams, in_bf16, load_features, write_streams
+from eagle3_features import Chat, Features, answered, hidden_streams, in_bf16, load_features
 from eagle3_head import Head, HeadShape, fresh_head, load_head, save_head, tap_layers, with_vocabulary
 from eagle3_loss import SoftCrossEntropy, chain_loss, wanted_distributions
 from eagle3_prompts import questions, without_repeats
@@ -42,16 +44,9 @@ def target() -> Llama:
 
 @pytest.fixture
 def features(target: Llama, tmp_path: Path) -> Features:
-    """Seven answered prompts of different lengths, as stage 2 writes them."""
-    draw = np.random.default_rng(5)
-    lengths, prompt_lens = [9, 14, 7, 20, 11, 6, 16], [3, 5, 4, 2, 9, 1, 8]
-    encoded = [draw.integers(0, SHAPE.vocab_size, n).astype(np.uint16) for n in lengths]
-    documents = Documents.collect(encoded, prompt_lens, [0, 1, 2, 3, 0, 1, 2])
-    folder = tmp_path / "features"
-    folder.mkdir()
-    documents.save(folder / "part-00.npz")
-    write_streams(target, documents, folder / "part-00.hidden", rows=3)
-    return load_features(folder / "part-00.npz", SHAPE.hidden_size)
+    """Answered prompts, as stage 2 writes them."""
+    write_features(target, tmp_path / "features")
+    return load_features(tmp_path / "features" / "part-00.npz", SHAPE.hidden_size)
 
 
 def head_of(target: Llama, features: Features) -> Head:
@@ -187,7 +182,7 @@ def test_streams_in_bf16_are_about_those_in_f32(target: Llama) -> None:
 def test_fixed_output_rows_get_no_gradient() -> None:
     hidden = torch.randn(5, 4, requires_grad=True)
     weight, wanted = torch.randn(6, 4), torch.randn(5, 6).softmax(-1)
-    total, agrees = SoftCrossEntropy.apply(hidden, weight, wanted, torch.arange(5), torch.ones(5))
+    total, agrees = SoftCrossEntropy.apply(hidden, weight, lambda chunk: wanted[chunk], torch.ones(5))
     total.backward()
     assert weight.grad is None and hidden.grad is not None and agrees.dtype == torch.bool
 
@@ -283,12 +278,12 @@ def prepared(some: HeadSettings, target: Llama, features: Path, out: Path) -> tr
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(target: Llama, features: Features, tmp_path: Path) -> None:
     whole = prepared(settings(), target, tmp_path / "features", tmp_path / "whole")
-    assert training.train(whole, None, None)
+    assert loop.train(whole, None, None)
     for _ in range(20):
         part = prepared(settings(), target, tmp_path / "features", tmp_path / "part")
-        if training.train(part, None, pause_minutes=0.0):
+        if loop.train(part, None, pause_minutes=0.0):
             break
-    files = [tmp_path / out / training.LOG for out in ("whole", "part")]
+    files = [tmp_path / out / loop.LOG for out in ("whole", "part")]
     logs = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
     assert [entry["loss"] for entry in logs[0]] == [entry["loss"] for entry in logs[1]]
     assert len(logs[0]) == 7 and logs[0][-1]["heldout"] == logs[1][-1]["heldout"]
@@ -302,7 +297,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(target: Llama, features:
 def test_a_head_learns_its_documents(target: Llama, features: Features, tmp_path: Path) -> None:
     run = prepared(settings(n_steps=60), target, tmp_path / "features", tmp_path / "run")
     before = training.loss_of(run, batch_of(run.stream.items, run.device))
-    training.train(run, None, None)
+    loop.train(run, None, None)
     after = training.loss_of(run, batch_of(run.stream.items, run.device))
     assert after.total < 0.98 * before.total
 

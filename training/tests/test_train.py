@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import checkpoint
+import loop
 import train
 from data import Documents
 from evaluate import Chain, agreement, chains, run_lengths, speculation
@@ -56,26 +57,26 @@ def test_the_learning_rate_warms_up_and_falls_to_its_end_share() -> None:
 
 
 def test_a_plan_keeps_to_the_recipe_and_never_ends_in_the_past() -> None:
-    progress = train.Progress(n_steps=100, step=20, seconds=40.0)
+    progress = loop.Progress(n_steps=100, step=20, seconds=40.0)
     # 10 minutes less 5 % less 40 s leave 530 s, at 2 s per step 265 steps.
-    assert train.planned_steps(progress, 10.0, 2.0, 1000) == 285
-    assert train.planned_steps(progress, 10.0, 0.1, 1000) == 1000
-    assert train.planned_steps(progress, 0.1, 2.0, 1000) == 21
+    assert loop.planned_steps(progress, 10.0, 2.0, 1000) == 285
+    assert loop.planned_steps(progress, 10.0, 0.1, 1000) == 1000
+    assert loop.planned_steps(progress, 0.1, 2.0, 1000) == 21
 
 
 def test_a_run_with_a_limit_plans_again_and_ends(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "SKIPPED_STEPS", 1)
-    monkeypatch.setattr(train, "MEASURED_STEPS", 2)
+    monkeypatch.setattr(loop, "SKIPPED_STEPS", 1)
+    monkeypatch.setattr(loop, "MEASURED_STEPS", 2)
     plans = []
 
-    def planned(progress: train.Progress, minutes: float, seconds_per_step: float, n_steps_max: int) -> int:
+    def planned(progress: loop.Progress, minutes: float, seconds_per_step: float, n_steps_max: int) -> int:
         assert seconds_per_step > 0 and n_steps_max == 12
         plans.append(progress.step)
         return {3: 12, 5: 9, 7: 8}[progress.step]
 
-    monkeypatch.setattr(train, "planned_steps", planned)
+    monkeypatch.setattr(loop, "planned_steps", planned)
     run = prepared(settings(), folder, "limited")
-    assert train.train(run, settings(), Documents.load(folder / "heldout.npz"), minutes=1.0, pause_minutes=None)
+    assert loop.train(run, minutes=1.0, pause_minutes=None)
     assert (plans, run.progress.step) == ([3, 5, 7], 8)
 
 
@@ -94,14 +95,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(folder: Path, stop: int) -> N
     assert whole.progress.positions[0][0] >= 1, "the run must cross an epoch"
     broken = prepared(some, folder, "resumed")
     got = [train.train_step(broken) for _ in range(stop)]
-    checkpoint.save(broken.folder, train.state_of(broken, some))
+    checkpoint.save(broken.folder, train.state_of(broken))
     # A crash two steps later left these lines behind.
     lines = [f'{{"step": {step}}}\n' for step in range(1, stop + 3)]
-    (broken.folder / train.LOG).write_text("".join(lines) + '{"st', encoding="utf-8")
+    (broken.folder / loop.LOG).write_text("".join(lines) + '{"st', encoding="utf-8")
     torch.manual_seed(999)
     resumed = prepared(some, folder, "resumed")
     assert resumed.progress.step == stop
-    assert (broken.folder / train.LOG).read_text(encoding="utf-8") == "".join(lines[:stop])
+    assert (broken.folder / loop.LOG).read_text(encoding="utf-8") == "".join(lines[:stop])
     got += [train.train_step(resumed) for _ in range(12 - stop)]
     assert got == expected
     for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
@@ -110,7 +111,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(folder: Path, stop: int) -> N
 
 def test_a_checkpoint_of_another_recipe_is_refused(folder: Path) -> None:
     run = prepared(settings(), folder, "run")
-    checkpoint.save(run.folder, train.state_of(run, settings()))
+    checkpoint.save(run.folder, train.state_of(run))
     with pytest.raises(SystemExit, match="another recipe"):
         prepared(settings(lr_max=1.0), folder, "run")
 

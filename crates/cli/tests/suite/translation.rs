@@ -86,6 +86,21 @@ fn a_draft_with_another_vocabulary_changes_no_text() {
     }
 }
 
+/// Made for SmolLM2-135M-Instruct, which is no part of the repository: here it guesses for a stranger.
+#[test]
+fn the_small_draft_of_a_real_model_is_read_and_changes_no_text() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/smollm2-135m-instruct-draft");
+    let draft = models.join("draft-Q8_0.gguf").display().to_string();
+    let told = dsde(&["inspect", "--draft", &draft, "--json"]).json_lines().remove(0);
+    let n_parameters = told["draft"]["model"]["parameters"].as_u64().expect("a count");
+    let page = fs::read_to_string(models.join("README.md")).expect("the draft has a page");
+    assert!(page.replace(' ', "").contains(&n_parameters.to_string()), "its page must state {n_parameters}");
+    let (plain, _) = answers(&["--draft", "none"]);
+    let (tokens, accepted) = answers(&["--draft", &draft, "--policy", "fixed:k=3"]);
+    assert_eq!(tokens, plain);
+    assert!(accepted > 0);
+}
+
 #[test]
 fn how_much_two_vocabularies_share_is_told() {
     let folder = draft(500);
