@@ -120,7 +120,7 @@ impl<B: Backend> Assistant<B> {
         }
         self.rows.copy_rows(drawing.rows, drawing.outputs);
         self.join(backend, target, features);
-        see_what_is_stored(&mut self.rows, drawing.known_lens);
+        see_what_is_stored(&mut self.rows, drawing.known_lens());
         let Self { weights, config: AssistantConfig { model: config, .. }, rows, .. } = self;
         let mut buffers = self.scratch.buffers(config, 0, n_rows);
         let input = Input { x: &self.inputs[..n_rows * 2 * self.config.target_hidden], norm: None };
@@ -172,8 +172,10 @@ impl<B: Backend> Assistant<B> {
 }
 
 /// Puts rows where the last known token stands, and lets them see the slots before it.
-fn see_what_is_stored(rows: &mut RowBatch, known_lens: &[u32]) {
-    for (row, &known_len) in known_lens.iter().enumerate() {
+///
+/// * `known_lens`: of the sequence of each row.
+fn see_what_is_stored(rows: &mut RowBatch, known_lens: impl Iterator<Item = u32>) {
+    for (row, known_len) in known_lens.enumerate() {
         debug_assert!((2..=rows.positions[row] + 1).contains(&known_len), "a token is stored, another known");
         rows.positions[row] = known_len - 1;
         rows.visible_len[row] = known_len - 1;
@@ -309,7 +311,7 @@ mod tests {
         }
         let mut rows = RowBatch::default();
         rows.push(6, &[9], &tree, &[BlockId(0)]);
-        see_what_is_stored(&mut rows, &[7; 4]);
+        see_what_is_stored(&mut rows, [7; 4].into_iter());
         assert_eq!((rows.positions, rows.visible_len, rows.tree_mask), (vec![6; 4], vec![6; 4], vec![0; 4]));
         assert_eq!(rows.slots, [6, 7, 8, 9]);
     }

@@ -3,10 +3,11 @@
 //! The row of a token reads its embedding and the *feature* of the token before, which comes from the target where that has read
 //! the token, and from the head itself where it was drafted. Features lie in [`Features`], a slot each, and so do keys and values.
 
+use std::iter::repeat_n;
 use std::ops::Range;
 
 use dsde_checkpoint::config::ModelConfig;
-use dsde_engine::RowBatch;
+use dsde_engine::{DraftDraw, RowBatch};
 use dsde_kernels::{Backend, KvShape, RmsNorm};
 
 use crate::assistant::Assistant;
@@ -28,8 +29,16 @@ pub(crate) struct Drawing<'a> {
     pub(crate) rows: &'a RowBatch,
     /// Those that draw, strictly ascending; without any, work that only serves logits is left out.
     pub(crate) outputs: &'a [u32],
-    /// Known tokens of the sequence of each, `[outputs.len()]`; the target has stored all but the last.
-    pub(crate) known_lens: &'a [u32],
+    /// Whose they are, in the same order.
+    pub(crate) draws: &'a [DraftDraw<'a>],
+}
+
+impl Drawing<'_> {
+    /// Known tokens of the sequence of each output; the target has stored all but the last.
+    pub(crate) fn known_lens(self) -> impl Iterator<Item = u32> {
+        let of_draw = |draw: &DraftDraw<'_>| repeat_n(draw.history.len() as u32, draw.n_rows() as usize);
+        self.draws.iter().flat_map(of_draw)
+    }
 }
 
 /// Stores that a head works with.

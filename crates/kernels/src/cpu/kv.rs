@@ -107,8 +107,7 @@ impl KvStore {
     /// Makes the memory of the first blocks present, as many as [`PRESENT_BYTES`] hold.
     pub(super) fn make_first_present(&self, pool: &Pool) {
         let Part { pages, n_blocks } = &self.parts[0];
-        let block_bytes: usize = self.layers.iter().map(KvLayer::block_bytes).sum();
-        let n_present = (PRESENT_BYTES / block_bytes.max(1)).min(*n_blocks);
+        let n_present = (PRESENT_BYTES / self.bytes_per_block().max(1)).min(*n_blocks);
         pool.run(self.layers.len(), &|layer| {
             let layer = &self.layers[layer];
             let start = layer.before * n_blocks;
@@ -118,10 +117,14 @@ impl KvStore {
 
     /// See [`super::super::Backend::append_blocks`].
     pub(super) fn append_blocks(&mut self, n_blocks: usize) {
-        let block_bytes = self.layers.iter().map(KvLayer::block_bytes).sum();
+        let block_bytes = self.bytes_per_block();
         // What was appended before goes first: the two are never in memory together.
         self.parts[1] = Part::new(0, block_bytes);
         self.parts[1] = Part::new(n_blocks, block_bytes);
+    }
+
+    fn bytes_per_block(&self) -> usize {
+        self.layers.iter().map(KvLayer::block_bytes).sum()
     }
 
     /// Bytes of one block in all layers.

@@ -75,21 +75,23 @@ trait Multiplier: Sized {
 
     /// Adds the products of part `part` of a group to `whole`.
     ///
-    /// * `columns`: where the bytes of two vectors of columns begin.
-    /// * `x`: words of the first of `R` rows among `n_rows`.
-    ///
     /// # Safety
-    /// A half step of `L` behind each of `columns` and a group of activations must be readable, and the instructions of the
-    /// multiplier enabled.
-    unsafe fn add_part<L: Grouped, const R: usize>(
-        whole: &mut Whole<Self::V, R>,
-        columns: [*const u8; 2],
-        x: *const u32,
-        n_rows: usize,
-        part: usize,
-        run: Run,
-        ahead: Ahead,
-    );
+    /// A half step of `L` behind each of the step's columns and a group of activations of `R` rows must be readable, and the
+    /// instructions of the multiplier enabled.
+    unsafe fn add_part<L: Grouped, const R: usize>(whole: &mut Whole<Self::V, R>, step: Step, part: usize);
+}
+
+/// A group of some rows' activations, and the codes that it meets.
+#[derive(Clone, Copy)]
+struct Step {
+    /// Where the bytes of two vectors of columns begin.
+    columns: [*const u8; 2],
+    /// Words of the first of the rows.
+    x: *const u32,
+    /// Rows of the tile.
+    n_rows: usize,
+    run: Run,
+    ahead: Ahead,
 }
 
 /// Pairs of quads in a row, of a number that the compiler must not know: it would write all of them out, mix them, and run out of
@@ -137,14 +139,8 @@ impl Ahead {
 /// # Safety
 /// As [`Multiplier::add_part`].
 #[inline(always)]
-unsafe fn add_step<M: Multiplier, L: Grouped, const R: usize>(
-    sums: &mut Floats<M::V, R>,
-    columns: [*const u8; 2],
-    x: *const u32,
-    n_rows: usize,
-    run: Run,
-    ahead: Ahead,
-) {
+unsafe fn add_step<M: Multiplier, L: Grouped, const R: usize>(sums: &mut Floats<M::V, R>, step: Step) {
+    let Step { columns, x, n_rows, .. } = step;
     for part in 0..L::LAYOUT.parts() {
         // SAFETY: by the caller's promise.
         unsafe {
@@ -158,7 +154,7 @@ unsafe fn add_step<M: Multiplier, L: Grouped, const R: usize>(
                     *whole = [M::V::splat(*excess); 2];
                 }
             }
-            M::add_part::<L, R>(&mut whole, columns, x, n_rows, part, run, ahead);
+            M::add_part::<L, R>(&mut whole, step, part);
             let scales = columns.map(|columns| M::V::load_floats(columns.add(L::LAYOUT.scale_at(part, 0))));
             for (row, (sums, whole)) in sums.iter_mut().zip(whole).enumerate() {
                 let of_row = f32::from_bits(*x.add(M::scale_word(L::LAYOUT) * n_rows + row));
@@ -195,19 +191,11 @@ unsafe fn row_sum(x: *const u32, n_rows: usize, n_parts: usize, part: usize) -> 
 
 /// Some steps of some rows.
 struct Strip {
-    /// Where the bytes of two vectors of columns begin.
-    columns: [*const u8; 2],
-    /// Activations of the first of the rows.
-    x: *const u32,
-    /// Rows of the tile.
-    n_rows: usize,
+    first: Step,
     n_steps: usize,
     step_bytes: usize,
     /// Of the first of the rows, in [`Sums`].
     sums: [*mut f32; 2],
-    run: Run,
-    /// At the first step.
-    ahead: Ahead,
 }
 
 impl Strip {
@@ -224,11 +212,14 @@ impl Strip {
             for (row, floats) in floats.iter_mut().enumerate() {
                 *floats = sums_of(row).map(|sums| M::V::load_floats(sums.cast()));
             }
-            for step in 0..self.n_steps {
-                let columns = self.columns.map(|columns| columns.add(step * self.step_bytes));
-                let x = self.x.add(step * self.n_rows * M::words(L::LAYOUT));
-                let ahead = self.ahead.after(step);
-                add_step::<M, L, R>(&mut floats, columns, x, self.n_rows, self.run, ahead);
+            for i in 0..self.n_steps {
+                let step = Step {
+                    columns: self.first.columns.map(|columns| columns.add(i * self.step_bytes)),
+                    x: self.first.x.add(i * self.first.n_rows * M::words(L::LAYOUT)),
+                    ahead: self.first.ahead.after(i),
+                    ..self.first
+                };
+                add_step::<M, L, R>(&mut floats, step);
             }
             for (row, floats) in floats.into_iter().enumerate() {
                 let [first, second] = sums_of(row);
@@ -260,8 +251,8 @@ unsafe fn tile_in_strips<M: Multiplier, L: Grouped>(tile: &Tile<'_>, sums: &mut 
                 for (columns, sums) in M::V::pairs(halves, start) {
                     let x = x.wrapping_add(rows.start);
                     let ahead = if strip == 0 { ahead } else { Ahead::NOTHING };
-                    let strip =
-                        Strip { columns, x, n_rows, n_steps, step_bytes: tile.step_bytes, sums, run, ahead };
+                    let first = Step { columns, x, n_rows, run, ahead };
+                    let strip = Strip { first, n_steps, step_bytes: tile.step_bytes, sums };
                     // SAFETY: the caller's promise covers all steps, rows and columns.
                     unsafe { M::add_strip::<L>(&strip, rows.len()) }
                 }

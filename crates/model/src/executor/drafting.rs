@@ -1,7 +1,5 @@
 //! One draft pass: keys and values of its rows, and a token or a level of a tree for everyone who draws.
 
-use std::iter::repeat_n;
-
 use dsde_engine::{DraftDraw, Drafted, RowBatch};
 use dsde_policy::DraftPosition;
 
@@ -36,9 +34,7 @@ impl<B: Backend> Drafting<'_, B> {
     ) {
         let Self { backend, draft, workers, plan } = self;
         let groups = plan.of(rows, draws.iter().map(|draw| (draw.seq_idx, draw.n_rows())));
-        let of_draw = |draw: &DraftDraw<'_>| repeat_n(draw.history.len() as u32, draw.n_rows() as usize);
-        let known_lens: Vec<u32> = draws.iter().flat_map(of_draw).collect();
-        draft.forward(backend, Drawing { rows, outputs: &plan.outputs, known_lens: &known_lens });
+        draft.forward(backend, Drawing { rows, outputs: &plan.outputs, draws });
         let n_drafted = draws.iter().map(DraftDraw::n_drafted).sum();
         drafted.clear();
         drafted.resize(n_drafted, Drafted { token: 0, position: DraftPosition::default() });

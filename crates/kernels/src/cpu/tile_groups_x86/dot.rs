@@ -10,7 +10,7 @@ use super::super::groups::{BYTES_WORDS, Grouped, Layout, QUADS, by_layout};
 use super::super::tile::{Sums, Tile, TileFns, by_rows};
 use super::codes::Codes;
 use super::vector::{Vector, Ymm, Zmm};
-use super::{Ahead, Multiplier, Run, Whole, tile_in_strips};
+use super::{Multiplier, Step, Whole, tile_in_strips};
 
 /// What is added to a code with a sign.
 const BIAS: u8 = 128;
@@ -82,15 +82,8 @@ impl<V: ByteDot> Multiplier for Dot<V> {
     }
 
     #[inline(always)]
-    unsafe fn add_part<L: Grouped, const R: usize>(
-        whole: &mut Whole<V, R>,
-        columns: [*const u8; 2],
-        x: *const u32,
-        n_rows: usize,
-        part: usize,
-        run: Run,
-        ahead: Ahead,
-    ) {
+    unsafe fn add_part<L: Grouped, const R: usize>(whole: &mut Whole<V, R>, step: Step, part: usize) {
+        let Step { columns, x, n_rows, run, ahead } = step;
         let first = part * Self::run_len(L::LAYOUT);
         for pair in first..first + run.len {
             ahead.fetch(pair);

@@ -10,7 +10,7 @@ use super::super::groups::{Grouped, Layout, QUADS, by_layout};
 use super::super::tile::{Sums, Tile, TileFns, by_rows};
 use super::codes::Codes;
 use super::vector::{Vector, Ymm};
-use super::{Ahead, Multiplier, Run, Whole, tile_in_strips};
+use super::{Multiplier, Step, Whole, tile_in_strips};
 
 struct Madd;
 
@@ -39,15 +39,8 @@ impl Multiplier for Madd {
     }
 
     #[inline(always)]
-    unsafe fn add_part<L: Grouped, const R: usize>(
-        whole: &mut Whole<Ymm, R>,
-        columns: [*const u8; 2],
-        x: *const u32,
-        n_rows: usize,
-        part: usize,
-        run: Run,
-        ahead: Ahead,
-    ) {
+    unsafe fn add_part<L: Grouped, const R: usize>(whole: &mut Whole<Ymm, R>, step: Step, part: usize) {
+        let Step { columns, x, n_rows, run, ahead } = step;
         // SAFETY: by the caller's promise.
         unsafe {
             let mut pair = part * (QUADS / 2 / L::LAYOUT.parts());
