@@ -1,7 +1,7 @@
 """Compares llama.cpp with transformers on the tiny checkpoints, each rewritten as a GGUF file.
 
 What llama.cpp makes of a file says what the keys and tensors of its architecture mean, so a small distance here and equal logits in
-`crates/model/tests/gguf.rs`, which writes the same files, say that they are read as llama.cpp reads them. Writes nothing.
+`crates/model/tests/gguf/`, which writes the same files, say that they are read as llama.cpp reads them. Writes nothing.
 
 usage: check_llama_cpp.py LLAMA_SERVER [NAME ...]
 """

@@ -1,12 +1,21 @@
-"""Features of a few answered prompts, for the tests of what learns from them."""
+"""A target and its features of a few answered prompts, for the tests of what learns from them."""
 
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from data import Documents
 from eagle3_features import write_streams
-from model import Llama
+from model import Llama, Shape
+
+
+def seeded_target(shape: Shape) -> Llama:
+    torch.manual_seed(3)
+    model = Llama(shape).eval().requires_grad_(False)
+    # Larger embeddings, so that the distributions are not flat.
+    model.model.embed_tokens.weight.mul_(30.0)
+    return model
 
 
 def write_features(target: Llama, folder: Path) -> None:

@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from some_features import write_features
+from some_features import seeded_target, write_features
 from tokenizers import Tokenizer
 from torch.nn import functional as F
 
@@ -53,11 +53,7 @@ def tokenizer_json() -> dict:
 
 @pytest.fixture
 def target() -> Llama:
-    torch.manual_seed(3)
-    model = Llama(SHAPE).eval().requires_grad_(False)
-    # Larger embeddings, so that the distributions are not flat.
-    model.model.embed_tokens.weight.mul_(30.0)
-    return model
+    return seeded_target(SHAPE)
 
 
 @pytest.fixture

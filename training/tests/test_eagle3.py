@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from some_features import write_features
+from some_features import seeded_target, write_features
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn import functional as F
 
@@ -35,11 +35,7 @@ DRAFT_TO_TARGET = torch.tensor([1, 2, 3, 5, 8, 9, 10, 12, 20, 21, 30, 39])
 
 @pytest.fixture
 def target() -> Llama:
-    torch.manual_seed(3)
-    model = Llama(SHAPE).eval().requires_grad_(False)
-    # Larger embeddings, so that the distributions are not flat.
-    model.model.embed_tokens.weight.mul_(30.0)
-    return model
+    return seeded_target(SHAPE)
 
 
 @pytest.fixture

@@ -1,36 +1,20 @@
 //! Mixtures of experts: configurations, every refusal, and the forms in which experts are stored.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
-use dsde_checkpoint::config::{Family, ModelConfig};
+use dsde_checkpoint::config::Family;
 use dsde_checkpoint::{Checkpoint, Dtype, Error};
 use safetensors::tensor::{Dtype as SafeDtype, TensorView};
 use serde_json::{Value, json};
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(name)
-}
+use super::fixtures::{fixture, parsed};
 
 fn open(name: &str) -> Checkpoint {
     Checkpoint::open(&fixture(name)).unwrap()
 }
 
-/// The configuration of a fixture with `changes` applied; `null` deletes.
-fn parsed(name: &str, changes: &Value) -> Result<ModelConfig, Error> {
-    let text = std::fs::read(fixture(name).join("config.json")).unwrap();
-    let mut config: BTreeMap<String, Value> = serde_json::from_slice(&text).unwrap();
-    for (field, value) in changes.as_object().unwrap() {
-        match value {
-            Value::Null => config.remove(field),
-            value => config.insert(field.clone(), value.clone()),
-        };
-    }
-    ModelConfig::parse(json!(config).to_string().as_bytes(), None)
-}
-
 fn check_refused(name: &str, changes: Value, expected: &str) {
-    let error = parsed(name, &changes).expect_err(&changes.to_string());
+    let error = parsed(name, changes.clone()).expect_err(&changes.to_string());
     assert_eq!(error.to_string(), expected, "{name} {changes}");
 }
 
@@ -45,7 +29,7 @@ fn families_have_their_experts() {
         ("gpt_oss_mxfp4", Family::GptOss, [6, 3, 32], true),
     ];
     for (name, family, sizes, is_renormalised) in cases {
-        let config = parsed(name, &json!({})).unwrap();
+        let config = parsed(name, json!({})).unwrap();
         let experts = config.experts.as_ref().unwrap();
         assert_eq!(config.family, family);
         assert_eq!([experts.n_experts, experts.n_chosen, experts.intermediate], sizes, "{name}");
@@ -56,15 +40,15 @@ fn families_have_their_experts() {
         }
     }
     // 4 heads and as many key/value heads of 16.
-    assert_eq!(parsed("olmoe", &json!({})).unwrap().qk_norm_lens(0), [64, 64]);
-    assert_eq!(parsed("qwen3_moe", &json!({})).unwrap().qk_norm_lens(0), [32, 32]);
+    assert_eq!(parsed("olmoe", json!({})).unwrap().qk_norm_lens(0), [64, 64]);
+    assert_eq!(parsed("qwen3_moe", json!({})).unwrap().qk_norm_lens(0), [32, 32]);
 }
 
 #[test]
 fn either_name_of_the_number_of_experts_is_read() {
     let renamed = json!({"num_experts": null, "num_local_experts": 8});
-    assert_eq!(parsed("olmoe", &renamed).unwrap(), parsed("olmoe", &json!({})).unwrap());
-    assert!(parsed("olmoe", &json!({"num_local_experts": 8})).is_ok());
+    assert_eq!(parsed("olmoe", renamed).unwrap(), parsed("olmoe", json!({})).unwrap());
+    assert!(parsed("olmoe", json!({"num_local_experts": 8})).is_ok());
     check_refused(
         "olmoe",
         json!({"num_local_experts": 9}),
@@ -75,7 +59,7 @@ fn either_name_of_the_number_of_experts_is_read() {
 #[test]
 fn every_nth_layer_has_experts_less_those_that_are_listed() {
     let dense = |changes: Value| -> Vec<usize> {
-        let config = parsed("qwen3_moe", &changes).unwrap();
+        let config = parsed("qwen3_moe", changes.clone()).unwrap();
         (0..config.n_layers).filter(|&layer| config.experts_of(layer).is_none()).collect()
     };
     // Layers count from 1: of six, the second, fourth and sixth have experts.

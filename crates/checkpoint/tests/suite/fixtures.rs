@@ -15,14 +15,19 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
 /// The configuration of a fixture with `changes` applied; `null` deletes.
 pub(crate) fn changed(name: &str, changes: &Value) -> Value {
     let text = std::fs::read(fixture(name).join("config.json")).unwrap();
-    let mut config: BTreeMap<String, Value> = serde_json::from_slice(&text).unwrap();
+    with_changes(serde_json::from_slice(&text).unwrap(), changes)
+}
+
+/// An object with `changes` applied; `null` deletes.
+pub(crate) fn with_changes(object: Value, changes: &Value) -> Value {
+    let mut fields: BTreeMap<String, Value> = serde_json::from_value(object).unwrap();
     for (field, value) in changes.as_object().unwrap() {
         match value {
-            Value::Null => config.remove(field),
-            value => config.insert(field.clone(), value.clone()),
+            Value::Null => fields.remove(field),
+            value => fields.insert(field.clone(), value.clone()),
         };
     }
-    json!(config)
+    json!(fields)
 }
 
 /// What that configuration means.

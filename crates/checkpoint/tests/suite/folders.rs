@@ -1,14 +1,12 @@
 //! Every fixture and the embedded pair open, with the tensors that their configurations imply.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use dsde_checkpoint::Checkpoint;
 use dsde_checkpoint::Dtype;
 use dsde_checkpoint::embedded;
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(name)
-}
+use super::fixtures::fixture;
 
 /// Every tensor that the configuration implies is there in its shape, and no other.
 fn check_complete(checkpoint: &Checkpoint, dtype: Dtype) {

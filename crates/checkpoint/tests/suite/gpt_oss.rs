@@ -1,7 +1,6 @@
 //! gpt-oss: its configuration, every refusal, and experts in the forms in which it is published.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use dsde_checkpoint::config::{Activation, Family, ModelConfig, RopeScaling};
 use dsde_checkpoint::{Checkpoint, Dense, Dtype, Error};
@@ -9,36 +8,17 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype as SafeDtype, TensorView};
 use serde_json::{Value, json};
 
+use super::fixtures::{changed, fixture, parsed};
+
 const FORMS: [&str; 2] = ["gpt_oss", "gpt_oss_mxfp4"];
 /// Of the fixtures: experts, inputs and outputs of each part.
 const N_EXPERTS: usize = 6;
 const WIDTH: usize = 32;
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(name)
-}
-
-/// The configuration of a fixture with `changes` applied; `null` deletes.
-fn changed(name: &str, changes: &Value) -> Vec<u8> {
-    let text = std::fs::read(fixture(name).join("config.json")).unwrap();
-    let mut config: BTreeMap<String, Value> = serde_json::from_slice(&text).unwrap();
-    for (field, value) in changes.as_object().unwrap() {
-        match value {
-            Value::Null => config.remove(field),
-            value => config.insert(field.clone(), value.clone()),
-        };
-    }
-    json!(config).to_string().into_bytes()
-}
-
-fn parsed(name: &str, changes: &Value) -> Result<ModelConfig, Error> {
-    ModelConfig::parse(&changed(name, changes), None)
-}
-
 #[test]
 fn the_configuration_is_what_it_was_trained_with() {
     for name in FORMS {
-        let config = parsed(name, &json!({})).unwrap();
+        let config = parsed(name, json!({})).unwrap();
         assert_eq!((config.family, config.activation), (Family::GptOss, Activation::ClampedSwiGlu));
         assert_eq!((config.head_dim, config.n_heads, config.hidden), (16, 4, 32));
         assert_eq!((config.has_qkv_bias, config.has_output_bias, config.has_sinks), (true, true, true));
@@ -55,19 +35,19 @@ fn the_configuration_is_what_it_was_trained_with() {
         assert_eq!(attention_factor, 0.1 * 8_f64.ln() + 1.0);
     }
     let windows = |changes: Value| -> Vec<Option<u32>> {
-        parsed("gpt_oss", &changes).unwrap().layers.iter().map(|layer| layer.window).collect()
+        parsed("gpt_oss", changes.clone()).unwrap().layers.iter().map(|layer| layer.window).collect()
     };
     let full_first = json!({"layer_types": ["full_attention", "sliding_attention"]});
     assert_eq!(windows(full_first), [None, Some(12)]);
     assert_eq!(windows(json!({"sliding_window": null})), [Some(128), None]);
-    let without = parsed("gpt_oss", &json!({"attention_bias": false})).unwrap();
+    let without = parsed("gpt_oss", json!({"attention_bias": false})).unwrap();
     assert_eq!((without.has_qkv_bias, without.has_output_bias), (false, false));
 }
 
 #[test]
 fn hostile_configurations_are_refused_by_name() {
     let check = |name: &str, changes: Value, expected: &str| {
-        let error = parsed(name, &changes).expect_err(&changes.to_string());
+        let error = parsed(name, changes.clone()).expect_err(&changes.to_string());
         assert_eq!(error.to_string(), expected, "{name} {changes}");
     };
     let another = "use another model, or remove the field if the weights do not need it";
@@ -109,8 +89,10 @@ fn hostile_configurations_are_refused_by_name() {
         check("gpt_oss_mxfp4", json!({field: 48}), &expected);
     }
     // Only this family has experts in MXFP4.
-    let text = changed("mixtral", &json!({"quantization_config": {"quant_method": "mxfp4"}}));
-    assert!(ModelConfig::parse(&text, None).unwrap_err().to_string().contains("a quantised checkpoint"));
+    let text = changed("mixtral", &json!({"quantization_config": {"quant_method": "mxfp4"}})).to_string();
+    assert!(
+        ModelConfig::parse(text.as_bytes(), None).unwrap_err().to_string().contains("a quantised checkpoint")
+    );
 }
 
 /// Tensors of a folder: type, shape and bytes.
@@ -130,7 +112,7 @@ fn written(name: &str, changes: &Value, tensors: &Tensors) -> Result<Checkpoint,
         .iter()
         .map(|(name, (dtype, shape, bytes))| (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("config.json"), changed(name, changes)).unwrap();
+    std::fs::write(folder.path().join("config.json"), changed(name, changes).to_string()).unwrap();
     let bytes = safetensors::serialize(views, None).unwrap();
     std::fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
     Checkpoint::open(folder.path())

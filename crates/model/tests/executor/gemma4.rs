@@ -1,17 +1,17 @@
 //! Gemma 4 through passes and the engine: layers of two shapes and layers that share keys and values change nothing that others rely on.
 
-use dsde_engine::{Config, Drafter, RowBatch, Suffix};
+use dsde_engine::{Config, RowBatch};
 use dsde_kernels::cpu::KvType;
 use dsde_kernels::{Backend, Cpu, Reference};
 use dsde_model::Llama;
 use dsde_model::executor::{self, Checkpoints, DraftCheckpoint, KvSize, ModelExecutor};
 use dsde_model::llama::kv_shape;
-use dsde_policy::{Fixed, Off};
+use dsde_policy::Off;
 use dsde_sampling::Proposal;
 
 use crate::pair::{blocks, open};
-use crate::serve::{Run, mixed_requests, prompt, run, run_as};
-use crate::trees::Shape;
+use crate::serve::{self, Run, mixed_requests, prompt, run, run_as};
+use crate::trees::{OF_ALL_KINDS, Shape};
 
 const TARGETS: [&str; 3] = ["gemma4", "gemma4_shared", "gemma4_moe"];
 /// Sequences reach far beyond the window, 10.
@@ -35,14 +35,7 @@ fn speculation_changes_nothing<B: Backend>(backend: impl Fn() -> B, targets: &[&
         let mut preemptions = 0;
         // One that guesses right and one that guesses wrong; all at once, and with so few blocks that sequences are preempted.
         for (draft, n_blocks) in [(target, 60), (target, 8), ("qwen2_window", 60), ("qwen2_window", 8)] {
-            let shapes = [
-                Shape::Off,
-                Shape::Tree { len: 3, width: 1 },
-                Shape::Tree { len: 3, width: 3 },
-                Shape::Tree { len: 2, width: 12 },
-                Shape::Mixed,
-            ];
-            for shape in shapes {
+            for shape in OF_ALL_KINDS {
                 let executor = executor(backend(), target, Some(draft), n_blocks);
                 let got = run(executor, shape, Config::default(), &mixed_requests(TOKENS_MAX));
                 assert_eq!(got.outputs, expected, "{target}, {draft}, {shape:?}, {n_blocks} blocks");
@@ -79,21 +72,15 @@ fn speculation_changes_nothing_whatever_keys_and_values_are_kept_in() {
 #[test]
 fn chunks_and_cached_prefixes_change_nothing() {
     for target in TARGETS {
-        let expected = plain(Cpu::new(2), target).outputs;
-        let mut cached_tokens = 0;
-        for (sequences_max, rows_max) in [(1, 1), (1, 5), (2, 16), (3, 17), (5, 64)] {
-            let drafter = Drafter::Suffix(Suffix::default());
-            let config = Config { sequences_max, rows_max, drafter, ..Config::default() };
-            let got = run_as(
-                executor(Cpu::new(2), target, None, 60),
-                Fixed::new(3),
-                config,
-                &mixed_requests(TOKENS_MAX),
-            );
-            assert_eq!(got.outputs, expected, "{target}, {sequences_max} sequences, {rows_max} rows");
-            cached_tokens += got.cached_tokens;
-        }
-        assert!(cached_tokens > 0, "{target}: prefixes are found");
+        let expected = plain(Cpu::new(2), target);
+        let limits = [(1, 1), (1, 5), (2, 16), (3, 17), (5, 64)];
+        let executor = || executor(Cpu::new(2), target, None, 60);
+        serve::chunks_and_cached_prefixes_change_nothing(
+            executor,
+            &mixed_requests(TOKENS_MAX),
+            &expected,
+            &limits,
+        );
     }
 }
 

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dsde_engine::{Config, CountingClock, Drafter, Engine, Event, Executor, Request, StepReport, Vocabulary};
-use dsde_policy::Policy;
+use dsde_engine::{
+    Config, CountingClock, Drafter, Engine, Event, Executor, Request, StepReport, Suffix, Vocabulary,
+};
+use dsde_policy::{Fixed, Policy};
 use dsde_sampling::{Params, TokenLogprobs};
 
 /// No token has text.
@@ -93,4 +95,24 @@ pub(crate) fn mixed_requests(tokens_max: u32) -> Vec<Request> {
     requests[1].params = Params { temperature: 0.8, seed: Some(7), ..Params::greedy() };
     requests[3].n_choices = 2;
     requests
+}
+
+/// Requests give `expected` however few run and however few rows a step has, with prefixes from the cache and guesses of what repeats.
+///
+/// * `limits`: sequences and rows of a step.
+pub(crate) fn chunks_and_cached_prefixes_change_nothing<E: Executor + 'static>(
+    executor: impl Fn() -> E,
+    requests: &[Request],
+    expected: &Run,
+    limits: &[(u32, u32)],
+) {
+    let mut cached_tokens = 0;
+    for &(sequences_max, rows_max) in limits {
+        let drafter = Drafter::Suffix(Suffix::default());
+        let config = Config { sequences_max, rows_max, drafter, ..Config::default() };
+        let got = run_as(executor(), Fixed::new(3), config, requests);
+        assert_eq!(got.outputs, expected.outputs, "{sequences_max} sequences, {rows_max} rows");
+        cached_tokens += got.cached_tokens;
+    }
+    assert!(cached_tokens > 0, "prefixes are found");
 }

@@ -22,6 +22,15 @@ pub(crate) enum Shape {
     Mixed,
 }
 
+/// Plain decoding, chains, trees, the widest of trees, and all of them side by side.
+pub(crate) const OF_ALL_KINDS: [Shape; 5] = [
+    Shape::Off,
+    Shape::Tree { len: 3, width: 1 },
+    Shape::Tree { len: 3, width: 3 },
+    Shape::Tree { len: 2, width: 12 },
+    Shape::Mixed,
+];
+
 const SHAPES: [Shape; 4] = [
     Shape::Tree { len: 1, width: 4 },
     Shape::Tree { len: 3, width: 3 },

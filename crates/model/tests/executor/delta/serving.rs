@@ -5,8 +5,8 @@ use dsde_kernels::{Backend, Cpu, Reference};
 use dsde_policy::{Fixed, Off};
 
 use super::{OWN_HEAD, TARGETS, executor};
-use crate::serve::{Run, mixed_requests, run, run_as};
-use crate::trees::Shape;
+use crate::serve::{self, Run, mixed_requests, run, run_as};
+use crate::trees::OF_ALL_KINDS;
 
 /// Random weights hardly ever agree with them.
 const DRAFTS: [&str; 2] = ["qwen2_window", OWN_HEAD];
@@ -27,15 +27,8 @@ fn check<B: Backend>(backend: impl Fn() -> B, targets: &[&str]) {
         let expected = plain(backend(), target).outputs;
         // All at once, and with so few blocks that sequences are preempted.
         for n_blocks in [40, 12] {
-            let shapes = [
-                Shape::Off,
-                Shape::Tree { len: 3, width: 1 },
-                Shape::Tree { len: 3, width: 3 },
-                Shape::Tree { len: 2, width: 12 },
-                Shape::Mixed,
-            ];
             let mut accepted_of_head = 0;
-            for (draft, shape) in DRAFTS.iter().flat_map(|draft| shapes.map(|shape| (draft, shape))) {
+            for (draft, shape) in DRAFTS.iter().flat_map(|draft| OF_ALL_KINDS.map(|shape| (draft, shape))) {
                 let executor = executor(backend(), target, Some(draft), n_blocks);
                 let got = run(executor, shape, config(), &mixed_requests(TOKENS_MAX));
                 assert_eq!(got.outputs, expected, "{target}, {draft}, {shape:?}, {n_blocks} blocks");
@@ -64,20 +57,14 @@ fn speculation_changes_nothing_on_the_processor() {
 #[test]
 fn chunks_and_cached_prefixes_change_nothing() {
     for target in TARGETS {
-        let expected = plain(Cpu::new(2), target).outputs;
-        let mut cached_tokens = 0;
-        for (sequences_max, rows_max) in [(1, 1), (1, 5), (2, 16), (3, 17), (3, 64)] {
-            let drafter = Drafter::Suffix(Suffix::default());
-            let config = Config { sequences_max, rows_max, drafter, ..config() };
-            let got = run_as(
-                executor(Cpu::new(2), target, None, 40),
-                Fixed::new(3),
-                config,
-                &mixed_requests(TOKENS_MAX),
-            );
-            assert_eq!(got.outputs, expected, "{target}, {sequences_max} sequences, {rows_max} rows");
-            cached_tokens += got.cached_tokens;
-        }
-        assert!(cached_tokens > 0, "{target}: prefixes are found");
+        let expected = plain(Cpu::new(2), target);
+        let limits = [(1, 1), (1, 5), (2, 16), (3, 17), (3, 64)];
+        let executor = || executor(Cpu::new(2), target, None, 40);
+        serve::chunks_and_cached_prefixes_change_nothing(
+            executor,
+            &mixed_requests(TOKENS_MAX),
+            &expected,
+            &limits,
+        );
     }
 }
