@@ -19,10 +19,10 @@ import checkpoint
 from draft_fresh import fresh_draft
 from draft_settings import DraftSettings, DraftTraining
 from draft_vocabulary import Vocabulary, counts, vocabulary_of
-from eagle3_features import load_features
+from eagle3_features import load_all_features
 from eagle3_loss import SoftCrossEntropy, distributions
 from eagle3_train import DocumentStream, Item, in_batches, split
-from loop import LOG, Progress, arguments, begun, finish, forget_after
+from loop import Progress, arguments, begun, continued, finish
 from model import Llama
 from optimiser import Muon
 from train import learning_rate
@@ -173,14 +173,10 @@ class DraftRun:
 
     def restore(self) -> None:
         """Continues from the checkpoint of the folder; refuses other settings or other text."""
-        state = checkpoint.load(self.folder)
-        if state["identity"] != self.identity():
-            raise SystemExit(f"{self.folder} was made with other settings or other text: use those, or another folder")
+        state = continued(self, self.identity(), "other settings")
         self.draft.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.progress = Progress(**state["progress"])
         ((self.stream.epoch, self.stream.taken),) = self.progress.positions
-        forget_after(self.folder / LOG, self.progress.step)
 
 
 def optimiser_of(draft: Llama, training: DraftTraining, is_bf16: bool) -> Muon:
@@ -199,9 +195,7 @@ def optimiser_of(draft: Llama, training: DraftTraining, is_bf16: bool) -> Muon:
 
 def prepared(args: argparse.Namespace, settings: DraftSettings, target: Llama) -> DraftRun:
     """A fresh run, or the continued one if the folder has a checkpoint."""
-    parts = [load_features(path, target.shape.hidden_size) for path in sorted(args.features.glob("*.npz"))]
-    if not parts:
-        raise SystemExit(f"expected features in {args.features}: run eagle3_features.py first")
+    parts = load_all_features(args.features, target.shape.hidden_size)
     texts, shape, training = [part.documents for part in parts], settings.shape, settings.training
     torch.manual_seed(settings.seed)
     vocabulary = vocabulary_of(args.target, texts, target.shape.vocab_size, shape.vocab_size)

@@ -127,6 +127,14 @@ def load_features(path: Path, hidden_size: int) -> Features:
     return Features(documents, torch.from_numpy(np.memmap(file, np.uint16, "c", shape=shape)).view(torch.bfloat16))
 
 
+def load_all_features(folder: Path, hidden_size: int) -> list[Features]:
+    """All parts in `folder`, at least one."""
+    parts = [load_features(path, hidden_size) for path in sorted(folder.glob("*.npz"))]
+    if not parts:
+        raise SystemExit(f"expected features in {folder}: run eagle3_features.py first")
+    return parts
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", type=Path, required=True, help="Hugging Face folder of the target")

@@ -18,11 +18,11 @@ from torch import Tensor
 import checkpoint
 from data import Documents
 from eagle3_chains import Batch, batch_of
-from eagle3_features import Features, load_features
+from eagle3_features import Features, load_all_features
 from eagle3_head import Head, StreamSizes, fresh_head, load_head, save_head, with_vocabulary
 from eagle3_loss import ChainLoss, chain_loss
 from eagle3_settings import HeadSettings, HeadTraining
-from loop import LOG, Progress, arguments, begun, finish, forget_after
+from loop import Progress, arguments, begun, continued, finish
 from model import Llama
 from optimiser import Muon
 from train import learning_rate
@@ -211,14 +211,10 @@ def state_of(run: HeadRun) -> dict[str, Any]:
 
 def restore(run: HeadRun) -> None:
     """Continues from the checkpoint of the folder; refuses other settings or other text."""
-    state = checkpoint.load(run.folder)
-    if state["identity"] != identity(run):
-        raise SystemExit(f"{run.folder} was made with other settings or other text: use those, or another folder")
+    state = continued(run, identity(run), "other settings")
     run.head.load_state_dict(state["head"])
     run.optimiser.load_state_dict(state["optimiser"])
-    run.progress = Progress(**state["progress"])
     ((run.stream.epoch, run.stream.taken),) = run.progress.positions
-    forget_after(run.folder / LOG, run.progress.step)
 
 
 def split(parts: list[Features], heldout_share: float) -> tuple[list[Item], list[Item]]:
@@ -235,10 +231,7 @@ def has_chain(documents: Documents, i: int) -> bool:
 def prepared(args: argparse.Namespace, settings: HeadSettings, target: Llama) -> HeadRun:
     """A fresh run, or the continued one if the folder has a checkpoint."""
     device = target.device
-    paths = sorted(path for path in args.features.glob("*.npz"))
-    if not paths:
-        raise SystemExit(f"expected features in {args.features}: run eagle3_features.py first")
-    parts = [load_features(path, target.shape.hidden_size) for path in paths]
+    parts = load_all_features(args.features, target.shape.hidden_size)
     texts = [part.documents for part in parts]
     torch.manual_seed(settings.seed)
     chosen = reduced_vocabulary(texts, target.shape.vocab_size, settings.draft_vocab_size)

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import torch
 
+import checkpoint
+
 # Steps left out of, and then used for, each measuring of the speed that --minutes plans with (compilation comes first).
 SKIPPED_STEPS, MEASURED_STEPS = 5, 15
 
@@ -76,6 +78,19 @@ def forget_after(log: Path, step: int) -> None:
         lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
         log.write_text("".join(kept), encoding="utf-8")
+
+
+def continued(run: Run, identity: str, settings: str) -> dict[str, Any]:
+    """The checkpoint of the run's folder, from which the run goes on; refuses one of another `identity`.
+
+    `settings` is what the message calls those of the run.
+    """
+    state = checkpoint.load(run.folder)
+    if state["identity"] != identity:
+        raise SystemExit(f"{run.folder} was made with {settings} or other text: use those, or another folder")
+    run.progress = Progress(**state["progress"])
+    forget_after(run.folder / LOG, run.progress.step)
+    return state
 
 
 def train(run: Run, minutes: float | None, pause_minutes: float | None) -> bool:

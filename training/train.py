@@ -16,7 +16,7 @@ import torch
 import checkpoint
 from data import Batch, Documents, RowStream, joined
 from evaluate import heldout_losses
-from loop import LOG, Progress, arguments, begun, finish, forget_after
+from loop import Progress, arguments, begun, continued, finish
 from losses import batch_loss
 from model import Llama
 from optimiser import Muon
@@ -151,18 +151,14 @@ def state_of(run: Run) -> dict[str, Any]:
 
 def restore(run: Run) -> None:
     """Continues from the checkpoint of the folder; refuses another recipe or other text."""
-    state = checkpoint.load(run.folder)
-    if state["identity"] != identity(run):
-        raise SystemExit(f"{run.folder} was made with another recipe or other text: use those, or another folder")
+    state = continued(run, identity(run), "another recipe")
     run.model.load_state_dict(state["model"])
     run.optimiser.load_state_dict(state["optimiser"])
     torch.set_rng_state(state["rng"])
     if "rng_cuda" in state and run.model.device.type == "cuda":
         torch.cuda.set_rng_state(state["rng_cuda"])
-    run.progress = Progress(**state["progress"])
     for stream, (epoch, row) in zip(run.streams, run.progress.positions, strict=True):
         stream.seek(epoch, row)
-    forget_after(run.folder / LOG, run.progress.step)
 
 
 def prepared(args: argparse.Namespace, settings: Settings, device: torch.device) -> Run:

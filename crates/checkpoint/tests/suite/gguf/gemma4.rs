@@ -77,13 +77,14 @@ fn layers_share_and_have_inputs_where_keys_say_so() {
     );
 }
 
+fn check(change: &dyn Fn(&mut Writer), expected: &str) {
+    let mut writer = model();
+    change(&mut writer);
+    check_refused(&writer, expected);
+}
+
 #[test]
 fn hostile_keys_are_refused_by_name() {
-    let check = |change: &dyn Fn(&mut Writer), expected: &str| {
-        let mut writer = model();
-        change(&mut writer);
-        check_refused(&writer, expected);
-    };
     let without = |key: &'static str| {
         move |writer: &mut Writer| {
             writer.without(key);
@@ -133,6 +134,10 @@ fn hostile_keys_are_refused_by_name() {
         };
         check(&change, expected);
     }
+}
+
+#[test]
+fn tables_and_divisors_that_do_not_fit_are_refused() {
     // Inputs without a table, and one of fewer tokens than there are.
     let inputs = |writer: &mut Writer| {
         writer.u32("gemma4.embedding_length_per_layer_input", 2);
