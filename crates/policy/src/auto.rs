@@ -15,6 +15,7 @@
 //! | when a draft stops, what is verified | `auto/marginal.rs`, the marginal rule: `w a / seconds >= rate` |
 //! | whether the draft model drafts or what was foreseen is taken | `auto/pricing.rs`: what each is worth to the sequence at the rate of plain decoding |
 //! | whether the draft's shape is worth computing | `auto/insight.rs`: what it tells against what it takes |
+//! | whether what is never verified would be accepted after all | `auto/beyond.rs`: a token more than planned, now and then |
 //! | whether the model is right | `auto/guard.rs`: measured against foretold rates |
 //! | whether to begin or to end | `auto/switch.rs`: any gain keeps it on, a sure one starts it |
 //! | how long a decision to decode plainly stands | `auto/rest.rs` |
@@ -28,6 +29,7 @@
 //! because the first ones still pay for the speculation before them (`auto/costs.rs`).
 
 mod attention;
+mod beyond;
 mod choice;
 mod costs;
 mod expert_term;
@@ -38,6 +40,7 @@ mod pricing;
 mod probe;
 mod probing;
 mod rest;
+mod rounds;
 mod step;
 mod switch;
 
@@ -191,6 +194,7 @@ impl Auto {
                 survival: 1.0,
                 depth: 0,
                 drafts: false,
+                goes_beyond: false,
                 survivals: [0.0; DEPTH_MAX],
                 features: (0, 0),
             });
@@ -207,12 +211,13 @@ impl Auto {
         let read = if is_behind { self.costs.round(sequence.draft_lag) - self.costs.round(1) } else { 0.0 };
         let steps_left = f64::from(sequence.remaining.max(1)) / (1.0 + survivals[0]);
         let catch_up = read.max(0.0) / steps_left.clamp(1.0, HORIZON_STEPS);
-        let row_seconds = self.costs.attending(sequence.context_len);
+        let (attending, drafting) =
+            (self.costs.attending(sequence.context_len), self.costs.drafting(sequence.context_len));
         Candidate {
             weight: weight(&self.costs, sequence),
             survivals,
             catch_up,
-            row_seconds,
+            row_seconds: attending + drafting,
             is_foreseen: false,
         }
     }
@@ -265,6 +270,15 @@ impl Auto {
             self.step.wants_shape && self.acceptance.insight().is_some_and(|nats| nats > INSIGHT_TO_GO_ON);
         let step = &mut self.step;
         for (i, (planned, &len)) in plan.iter_mut().zip(&step.lens).enumerate() {
+            let (sequence, is_foreseen) = (&view.sequences[i], step.drafting[i].is_foreseen);
+            let len_max = if is_foreseen { view.foreseen_of(sequence).len() as u32 } else { sequence.limit };
+            let has_more = || beyond::has_more(sequence, is_foreseen, len, len_max.min(self.k_max));
+            if beyond::is_drawn(view.step, i) && has_more() {
+                step.drafting[i].goes_beyond = true;
+                step.drafting[i].drafts = !is_foreseen;
+                *planned = Planned { len: len + 1, width: 1, is_settled: false, reason: "looking beyond" };
+                continue;
+            }
             if len == 0 {
                 *planned = plain("does not pay");
                 continue;

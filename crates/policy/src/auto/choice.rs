@@ -28,7 +28,7 @@ pub(super) struct Candidate {
     pub(super) survivals: [f64; DEPTH_MAX],
     /// Seconds that its first draft costs on top of the round, for what the draft has not read.
     pub(super) catch_up: f64,
-    /// Seconds that each of its draft rows takes beyond a row of the pass, for attending to its context.
+    /// Seconds that each of its drafts takes for attending to its context, beyond a row of the pass and one of a round.
     pub(super) row_seconds: f64,
     /// Whether its drafts take no rounds, since they are there already.
     pub(super) is_foreseen: bool,

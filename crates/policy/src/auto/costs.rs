@@ -1,5 +1,5 @@
 //! What a step takes: the target pass over its rows, with an expert term where it has experts (`auto/expert_term.rs`), a draft
-//! round over its rows, and the pace of the machine. What passes take longer in long contexts is a price of its own
+//! round over its rows, and the pace of the machine. What passes and rounds take longer in long contexts are prices of their own
 //! (`auto/attention.rs`), and the curves have the rest.
 //!
 //! A plain step among its like is a size of its own, not a pass with no draft rows: the draft pushes the target out of the
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::attention::Attention;
 use super::expert_term::ExpertTerm;
+use super::rounds::Rounds;
 use crate::cost::curve::{Attended, CostCurve};
 use crate::{Outcome, StepFeedback};
 
@@ -56,6 +57,8 @@ pub(super) struct Costs {
     round: CostCurve,
     /// On top of the first three.
     attention: Attention,
+    /// On top of the last.
+    draft_attention: Attention,
     /// Positions stored by the sequences of the step under way.
     stored: f64,
     /// Those sequences, at least one.
@@ -80,6 +83,7 @@ impl Default for Costs {
             mixed: CostCurve::default(),
             round: CostCurve::default(),
             attention: Attention::default(),
+            draft_attention: Attention::default(),
             stored: 0.0,
             n_sequences: 1,
             experts: ExpertTerm::default(),
@@ -110,6 +114,11 @@ impl Costs {
     /// Seconds that a draft row takes for attending to this many positions, beyond what a row takes.
     pub(super) fn attending(&self, context_len: u32) -> f64 {
         self.attention.seconds([0.0, f64::from(context_len)])
+    }
+
+    /// Seconds that a round takes for a sequence that has stored this many positions, beyond what a row takes.
+    pub(super) fn drafting(&self, context_len: u32) -> f64 {
+        self.draft_attention.seconds([f64::from(context_len), 0.0])
     }
 
     /// Seconds that the first rows of the step under way take for attending.
@@ -181,7 +190,8 @@ impl Costs {
         if self.target.rows_max() > 0.0 { &self.target } else { &self.plain }
     }
 
-    /// Expected seconds of a draft round; a share of the target's time before the first.
+    /// Expected seconds of a draft round, without what its rows [attend](Self::drafting) to; a share of the target's time before the
+    /// first.
     pub(super) fn round(&self, rows: u32) -> f64 {
         let seconds = self.round.seconds(rows).or_else(|| Some(ROUND_UNSEEN * self.passes().seconds(1)?));
         seconds.unwrap_or(0.0) * self.pace
@@ -217,6 +227,7 @@ impl Costs {
                 curve.price(prices);
                 curve.settle();
             }
+            self.round.price(self.draft_attention.prices().map(|price| price / self.pace));
             self.round.settle();
             self.experts.settle();
         }
@@ -274,28 +285,40 @@ impl Costs {
         if rounds.rows.is_empty() || feedback.draft_time == Duration::ZERO {
             return None;
         }
-        let expected: Vec<f64> = rounds.rows.iter().map(|&rows| self.round(rows) / self.pace).collect();
+        let attending = |&stored: &f64| self.draft_attention.seconds([stored, 0.0]);
+        let whole = rounds.rows.iter().zip(&rounds.stored);
+        let expected: Vec<f64> =
+            whole.map(|(&rows, stored)| (self.round(rows) + attending(stored)) / self.pace).collect();
         let sum: f64 = expected.iter().sum();
         if self.round.rows_max() == 0.0 || sum <= 0.0 {
             let share = seconds / rounds.rows.len() as f64;
-            for &rows in &rounds.rows {
-                self.round.learn(rows, share, 1.0);
+            for (&rows, &stored) in rounds.rows.iter().zip(&rounds.stored) {
+                self.round.learn_attending(rows, [stored, 0.0], share, 1.0);
             }
             return None;
         }
         if rounds.catches_up {
             // Only the first round is new; it gets what the others leave, and at least a quarter of its expectation.
             let first = (seconds - (sum - expected[0])).max(0.25 * expected[0]);
-            self.round.learn(rounds.rows[0], first, 1.0);
+            self.round.learn_attending(rounds.rows[0], [rounds.stored[0], 0.0], first, 1.0);
             return None;
         }
         if self.n_alike <= STEPS_TO_WARM {
             return None;
         }
-        for (&rows, expected) in rounds.rows.iter().zip(&expected) {
-            self.round.learn(rows, seconds * expected / sum, 1.0);
+        for ((&rows, &stored), expected) in rounds.rows.iter().zip(&rounds.stored).zip(&expected) {
+            self.round.learn_attending(rows, [stored, 0.0], seconds * expected / sum, 1.0);
         }
+        self.learn_draft_attention(&rounds, feedback.draft_time.as_secs_f64());
         Some((seconds / sum).ln())
+    }
+
+    /// Takes in the mean round of a step; those of a step differ in their rows, and the price is of what they have in common.
+    fn learn_draft_attention(&mut self, rounds: &Rounds, seconds: f64) {
+        let n_rounds = rounds.rows.len() as f64;
+        let rows = f64::from(rounds.rows.iter().sum::<u32>()) / n_rounds;
+        let stored = rounds.stored.iter().sum::<f64>() / n_rounds;
+        self.draft_attention.learn(true, rows.round() as u32, [stored, 0.0], seconds / n_rounds);
     }
 }
 
@@ -303,31 +326,6 @@ impl Costs {
 fn attended(feedback: &StepFeedback<'_>) -> Attended {
     let by_drafts = |outcome: &Outcome<'_>| f64::from(outcome.verified) * f64::from(outcome.context_len);
     [feedback.context_len_sum() as f64, feedback.outcomes.iter().map(by_drafts).sum()]
-}
-
-/// Rows of every draft round of a step.
-struct Rounds {
-    rows: Vec<u32>,
-    /// Whether the first round read much more than the token or two that every sequence leaves unread.
-    catches_up: bool,
-}
-
-impl Rounds {
-    fn of(feedback: &StepFeedback<'_>) -> Self {
-        let guessed: Vec<u32> =
-            feedback.outcomes.iter().filter(|o| !o.is_foreseen).map(|o| o.drafted).collect();
-        let deepest = guessed.iter().copied().max().unwrap_or(0);
-        let drafting = |round: u32| guessed.iter().filter(|&&drafted| drafted > round).count() as u32;
-        let mut rows: Vec<u32> = (0..deepest).map(drafting).collect();
-        let mut catches_up = false;
-        if let Some(first) = rows.first_mut() {
-            let n_drafting = *first;
-            let others: u32 = guessed.iter().map(|drafted| drafted.saturating_sub(1)).sum();
-            *first = feedback.draft_rows.saturating_sub(others).max(n_drafting);
-            catches_up = *first > 2 * n_drafting;
-        }
-        Self { rows, catches_up }
-    }
 }
 
 #[cfg(test)]
@@ -371,22 +369,6 @@ pub(super) mod tests {
         }
     }
 
-    #[test]
-    fn rounds_shrink_as_sequences_stop() {
-        let check = |lens: &[u32], draft_rows, expected: &[u32], catches_up| {
-            let outcomes: Vec<Outcome<'_>> = lens.iter().map(|&len| outcome(len)).collect();
-            let rounds = Rounds::of(&feedback(&outcomes, draft_rows, 1, 1));
-            assert_eq!((&rounds.rows[..], rounds.catches_up), (expected, catches_up), "{lens:?}");
-        };
-        // Three sequences, of which one reads two tokens in the first round.
-        check(&[3, 1, 2], 7, &[4, 2, 1], false);
-        // One sequence that had 40 tokens to read.
-        check(&[2], 41, &[40, 1], true);
-        check(&[0, 0], 0, &[], false);
-        // Rows that were not reported.
-        check(&[2, 2], 0, &[2, 2], false);
-    }
-
     /// Has `costs` learn `n_steps` equal steps; drafts cost 2 ms each.
     fn learn(costs: &mut Costs, n_steps: u32, drafted: u32, rest_ms: u64) {
         for _ in 0..n_steps {
@@ -409,6 +391,24 @@ pub(super) mod tests {
         assert!((speculating / 0.024 - 1.0).abs() < 0.01, "{speculating}");
         assert!((plain / 0.020 - 1.0).abs() < 0.1, "{plain}");
         assert!((costs.round(1) / 0.004 - 1.0).abs() < 0.05, "{}", costs.round(1));
+    }
+
+    #[test]
+    fn a_round_is_dearer_in_a_long_context() {
+        let mut costs = Costs::default();
+        learn(&mut costs, 8, 0, 10);
+        // 2 ms, and 1 ms per thousand positions.
+        for i in 0..400 {
+            let outcomes = [Outcome { context_len: 1000 * (i % 5), ..outcome(3) }];
+            let draft_ms = 3 * (2 + u64::from(i % 5));
+            costs.learn(&feedback(&outcomes, 3, draft_ms, 12));
+            costs.settle();
+        }
+        let (row, attending) = (costs.round(1), costs.drafting(4000));
+        assert!(
+            (row / 0.002 - 1.0).abs() < 0.1 && (attending / 0.004 - 1.0).abs() < 0.1,
+            "{row} {attending}"
+        );
     }
 
     #[test]

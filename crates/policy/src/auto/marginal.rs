@@ -17,6 +17,9 @@ impl Auto {
             // All of it was seen when it was planned.
             return true;
         }
+        if self.step.drafting[i].goes_beyond {
+            return true;
+        }
         let (index, drafting) = (position.index as usize, &mut self.step.drafting[i]);
         drafting.survival *= self.acceptance.sighted(drafting.temperature, drafting.offset, position);
         drafting.survivals[index.min(DEPTH_MAX - 1)] = drafting.survival;
@@ -70,10 +73,12 @@ impl Auto {
             let Some(i) = self.step.find(sequence.seq) else { continue };
             let drafting = &mut self.step.drafting[i];
             drafting.features = (start, positions.len());
-            if !is_speculating || drafting.is_foreseen {
+            if !is_speculating || drafting.is_foreseen || drafting.goes_beyond {
                 continue;
             }
-            let price = self.step.best.value * (self.step.row_seconds + self.step.candidates[i].row_seconds);
+            // What drafting took is gone.
+            let attending = self.costs.attending(sequence.context_len);
+            let price = self.step.best.value * (self.step.row_seconds + attending);
             let mut survival = 1.0;
             let pays = |(index, position): &(usize, &DraftPosition)| {
                 if !has_shape(position) {

@@ -44,6 +44,8 @@ pub(super) struct Drafting {
     pub(super) survivals: [f64; DEPTH_MAX],
     /// Whether anything is planned for it.
     pub(super) drafts: bool,
+    /// Whether a token more than planned is verified, whatever the draft's shape says (`auto/beyond.rs`).
+    pub(super) goes_beyond: bool,
     /// Where the features of its drafted positions start, and how many there are.
     pub(super) features: (usize, usize),
 }
