@@ -19,6 +19,7 @@ mod layer_inputs;
 mod layout;
 mod matrix;
 mod mtp;
+mod rounding;
 mod shard;
 mod span;
 
@@ -61,7 +62,7 @@ const SINKS: &str = "self_attn.sinks";
 pub struct Checkpoint {
     config: ModelConfig,
     /// Shared with the checkpoint of the model's own head.
-    files: Arc<Vec<Bytes>>,
+    files: Vec<Arc<Bytes>>,
     tensors: HashMap<String, Location>,
     /// Of a GGUF file.
     metadata: Option<Arc<Metadata>>,
@@ -105,7 +106,7 @@ impl Checkpoint {
         let shard = Shard::embedded("embedded model.safetensors", files.weights)?;
         let tensors = shard.spans().map(|(name, span)| (name, Location { file_idx: 0, span })).collect();
         let tensors = layout::of_folder(tensors, &config)?;
-        Self { config, files: Arc::new(vec![shard.into_bytes()]), tensors, metadata: None }.declared()
+        Self { config, files: vec![Arc::new(shard.into_bytes())], tensors, metadata: None }.declared()
     }
 
     /// Takes the rows of the embeddings that belong to tokens for the vocabulary and the rest for padding, which is never

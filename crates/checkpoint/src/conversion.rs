@@ -17,7 +17,8 @@ use crate::gguf::{ALIGNMENT, Declared, Gguf, Keys, Writer};
 use crate::stored::{Dtype, RowOrder, TensorView};
 pub use mix::Mix;
 use mix::Shape;
-use piece::{Loss, Rows};
+use piece::Loss;
+pub(crate) use piece::Rows;
 
 /// Which mix of types the file is in.
 const FILE_TYPE: &str = "general.file_type";

@@ -59,6 +59,10 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "PATH|ORG/NAME|mtp|suffix|none", help_heading = "Model")]
     pub(crate) draft: Option<String>,
 
+    /// Weights of the draft in memory. Guesses are verified, so this changes speed and how many are right, never the answers.
+    #[arg(long, value_name = "HOW", help_heading = "Model", value_enum, default_value_t)]
+    pub(crate) draft_weights: DraftWeights,
+
     /// Threads that compute. Default: all logical cores.
     #[arg(long, value_name = "N", help_heading = "Model", value_parser = positive_up_to(THREADS_MAX))]
     pub(crate) threads: Option<NonZeroU32>,
@@ -97,6 +101,7 @@ impl ModelArgs {
         Self {
             model: None,
             draft: None,
+            draft_weights: DraftWeights::default(),
             threads,
             kv_blocks: None,
             kv_type: KvTypeArg::default(),
@@ -104,6 +109,16 @@ impl ModelArgs {
             allow_control_tokens: false,
         }
     }
+}
+
+/// What becomes of a draft's weights when they are loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DraftWeights {
+    /// Plain numbers are rounded to 4 bits (heads) or 8 (models): a draft waits for memory.
+    #[default]
+    Rounded,
+    /// As in the files.
+    Stored,
 }
 
 /// Type in which keys and values are kept; docs/kernels.md says what it costs and errs.

@@ -14,6 +14,11 @@ use serde::{Serialize, Serializer};
 use crate::failure::{OrUsage as _, Outcome, usage};
 use crate::speculation::{Draft, Source};
 
+/// What plain weights of heads and of draft models are rounded to. A head of two is right as often with 4 bits as with 16
+/// (docs/drafters.md); models have more layers for errors to add up in.
+const HEAD_DTYPE: Dtype = Dtype::Q4_0;
+const MODEL_DTYPE: Dtype = Dtype::Q8_0;
+
 /// A model as opened.
 pub(crate) struct Opened {
     /// Configuration and weights.
@@ -21,6 +26,8 @@ pub(crate) struct Opened {
     /// Its text.
     pub(crate) tokenizer: Tokenizer,
     source: Source,
+    /// Whether its weights are no longer those of the files.
+    is_rounded: bool,
 }
 
 /// Who guesses, as opened.
@@ -48,8 +55,9 @@ impl Opened {
     /// # Errors
     /// If files are missing or make no sense.
     pub(crate) fn new(source: &Source, role: Role) -> Outcome<Self> {
-        let Self { checkpoint, tokenizer, source } = Self::untrimmed(source, role)?;
-        Ok(Self { checkpoint: checkpoint.without_padding(tokenizer.vocab_len()), tokenizer, source })
+        let opened = Self::untrimmed(source, role)?;
+        let n_tokens = opened.tokenizer.vocab_len();
+        Ok(Self { checkpoint: opened.checkpoint.without_padding(n_tokens), ..opened })
     }
 
     /// The model with the padding of its vocabulary, as stored.
@@ -66,7 +74,7 @@ impl Opened {
                 }
                 (Source::Path(path), None) => Tokenizer::open(path)?,
             };
-            Ok(Self { checkpoint, tokenizer, source: source.clone() })
+            Ok(Self { checkpoint, tokenizer, source: source.clone(), is_rounded: false })
         };
         Ok(open().map_err(|error| match source {
             Source::Demo => error,
@@ -180,6 +188,23 @@ impl OpenedDraft {
         }
     }
 
+    /// With its weights rounded, as far as they are plain numbers: those of a head to 4 bits, those of a model of its own to 8.
+    ///
+    /// The embedded draft stays as it is: so small a model lies in the processor's caches anyway.
+    pub(crate) fn rounded(self) -> Self {
+        match self {
+            Self::Model(opened) if opened.source == Source::Demo => Self::Model(opened),
+            Self::Model(opened) => Self::Model(Box::new(Opened {
+                checkpoint: opened.checkpoint.with_matrices_rounded(MODEL_DTYPE),
+                is_rounded: true,
+                ..*opened
+            })),
+            Self::Eagle3(head) => Self::Eagle3(Box::new(head.with_matrices_rounded(HEAD_DTYPE))),
+            Self::Mtp(head) => Self::Mtp(Box::new(head.with_matrices_rounded(HEAD_DTYPE))),
+            Self::Assistant(head) => Self::Assistant(Box::new(head.with_matrices_rounded(HEAD_DTYPE))),
+        }
+    }
+
     /// Configuration and weights.
     ///
     /// * `translation`: as of [`Opened::fit`].
@@ -200,8 +225,12 @@ impl OpenedDraft {
         let (Draft::Model(source), Self::Model(opened)) = (draft, self) else {
             return None;
         };
-        let (source, n_tokens) = (source.clone(), opened.tokenizer.vocab_len());
-        Some(DraftSource::new(move || Ok(checkpoint(&source, Role::Draft)?.without_padding(n_tokens))))
+        let (source, n_tokens, is_rounded) =
+            (source.clone(), opened.tokenizer.vocab_len(), opened.is_rounded);
+        Some(DraftSource::new(move || {
+            let checkpoint = checkpoint(&source, Role::Draft)?.without_padding(n_tokens);
+            Ok(if is_rounded { checkpoint.with_matrices_rounded(MODEL_DTYPE) } else { checkpoint })
+        }))
     }
 }
 

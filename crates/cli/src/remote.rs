@@ -37,7 +37,7 @@ const TIMEOUT_MIN: f64 = 0.01;
 pub(crate) struct RemoteArgs {
     /// Ask a server in the OpenAI API instead of running a model here, ours or another: its address, with or without /v1.
     /// --model then names one of its models; default: the first one it lists.
-    #[arg(long, value_name = "URL", conflicts_with_all = ["draft", "threads", "kv_blocks", "kv_type", "context", "verification"])]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["draft", "draft_weights", "threads", "kv_blocks", "kv_type", "context", "verification"])]
     pub(crate) url: Option<ServerUrl>,
 
     /// Key for the server. Default: the variable DSDE_API_KEY, else OPENAI_API_KEY.

@@ -19,7 +19,7 @@ use dsde_sampling::Rule;
 use dsde_sampling::proposal::NODES_MAX;
 use dsde_text::{self as text, ChatTemplate, Tokenizer};
 
-use crate::args::{DefaultsArgs, GenerationConfig, ModelArgs};
+use crate::args::{DefaultsArgs, DraftWeights, GenerationConfig, ModelArgs};
 use crate::failure::{OrUsage as _, Outcome, usage};
 use crate::opened::{Opened, OpenedDraft, Role};
 use crate::speculation::{Draft, Source, is_off};
@@ -46,6 +46,7 @@ pub(crate) struct Models {
     is_draft_named: bool,
     n_threads: u32,
     kv: KvSize,
+    draft_weights: DraftWeights,
     kv_type: KvType,
     context: Option<u32>,
     allows_control_tokens: bool,
@@ -69,6 +70,7 @@ impl Models {
             is_draft_named: args.draft.is_some(),
             n_threads: n_threads(args.threads),
             kv: args.kv_blocks.map_or(KvSize::Auto, |n_blocks| KvSize::Blocks(n_blocks.get())),
+            draft_weights: args.draft_weights,
             kv_type: args.kv_type.into(),
             context: args.context,
             allows_control_tokens: args.allow_control_tokens,
@@ -95,6 +97,14 @@ impl Models {
                 tracing::warn!("the head of this model cannot draft, so what repeats does: {error}");
                 self.draft.clone()
             }
+        }
+    }
+
+    /// The draft as it is to be loaded.
+    fn in_memory(&self, draft: OpenedDraft) -> OpenedDraft {
+        match self.draft_weights {
+            DraftWeights::Rounded => draft.rounded(),
+            DraftWeights::Stored => draft,
         }
     }
 
@@ -246,7 +256,7 @@ impl Session {
     pub(crate) fn open(models: &Models, wish: &Wish) -> Outcome<Self> {
         let target = Opened::new(&models.target, Role::Target)?;
         let drafter = models.draft_for(&target);
-        let draft = OpenedDraft::new(&drafter, &target)?;
+        let draft = OpenedDraft::new(&drafter, &target)?.map(|draft| models.in_memory(draft));
         let translation = draft.as_ref().map(|draft| translation(&target, draft)).transpose()?.flatten();
         let template = match wish.form {
             Form::Raw => None,

@@ -131,6 +131,13 @@ impl AssistantCheckpoint {
         &self.order
     }
 
+    /// As [`Checkpoint::with_matrices_rounded`].
+    #[must_use]
+    pub fn with_matrices_rounded(mut self, dtype: Dtype) -> Self {
+        self.weights = self.weights.with_matrices_rounded(dtype);
+        self
+    }
+
     /// As [`Checkpoint::weight_bytes`].
     pub fn weight_bytes(&self) -> usize {
         self.weights.bytes_of(&self.used())

@@ -1,4 +1,4 @@
-//! The bytes of a weight file: mapped, or part of the program.
+//! The bytes of a weight file: mapped, or part of the program; or bytes that take the place of some of them.
 
 use std::fs::File;
 use std::path::Path;
@@ -11,6 +11,7 @@ use crate::files::is_lfs_pointer;
 pub(crate) enum Bytes {
     Mapped(memmap2::Mmap),
     Embedded(&'static [u8]),
+    Owned(Vec<u8>),
 }
 
 impl Bytes {
@@ -38,6 +39,7 @@ impl std::ops::Deref for Bytes {
         match self {
             Self::Mapped(map) => map,
             Self::Embedded(bytes) => bytes,
+            Self::Owned(bytes) => bytes,
         }
     }
 }

@@ -90,6 +90,13 @@ impl Eagle3Checkpoint {
         self.weights.has_tensor(EMBEDDINGS).then(table).transpose()
     }
 
+    /// As [`Checkpoint::with_matrices_rounded`].
+    #[must_use]
+    pub fn with_matrices_rounded(mut self, dtype: Dtype) -> Self {
+        self.weights = self.weights.with_matrices_rounded(dtype);
+        self
+    }
+
     /// As [`Checkpoint::weight_bytes`].
     pub fn weight_bytes(&self) -> usize {
         self.weights.bytes_of(&self.used())

@@ -34,7 +34,7 @@ pub(super) struct Weights {
 impl Weights {
     pub(super) fn into_checkpoint(self, config: ModelConfig) -> Checkpoint {
         let Self { files, tensors } = self;
-        Checkpoint { config, files: Arc::new(files), tensors, metadata: None }
+        Checkpoint { config, files: files.into_iter().map(Arc::new).collect(), tensors, metadata: None }
     }
 }
 

@@ -93,7 +93,12 @@ pub(super) fn with_config(
             config.n_layers
         );
     }
-    Ok(Checkpoint { config, files: Arc::new(files), tensors, metadata: Some(Arc::new(metadata)) })
+    Ok(Checkpoint {
+        config,
+        files: files.into_iter().map(Arc::new).collect(),
+        tensors,
+        metadata: Some(Arc::new(metadata)),
+    })
 }
 
 /// The name in Hugging Face files, if they have such a tensor; one that holds all experts is named as fused ones are there.

@@ -9,7 +9,6 @@
 //! | `mtp.norm` | `blk.n.nextn.shared_head_norm` | before the output projection of the model |
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use super::declared::implied;
 use super::{Checkpoint, EMBEDDINGS, OUTPUT};
@@ -53,6 +52,13 @@ impl MtpCheckpoint {
         &self.weights
     }
 
+    /// As [`Checkpoint::with_matrices_rounded`].
+    #[must_use]
+    pub fn with_matrices_rounded(mut self, dtype: Dtype) -> Self {
+        self.weights = self.weights.with_matrices_rounded(dtype);
+        self
+    }
+
     /// As [`Checkpoint::weight_bytes`].
     pub fn weight_bytes(&self) -> usize {
         self.weights.bytes_of(&names(self.config()))
@@ -81,7 +87,7 @@ impl Checkpoint {
         let config = layer_config(&self.config);
         let own = self.tensors.iter().filter(|(name, _)| name.starts_with(PREFIX));
         let tensors = own.map(|(name, at)| (name_in_layer(name), at.clone())).collect();
-        let (files, metadata) = (Arc::clone(&self.files), self.metadata.clone());
+        let (files, metadata) = (self.files.clone(), self.metadata.clone());
         let weights = Checkpoint { config, files, tensors, metadata };
         let names = names(&weights.config);
         if let Some(name) = names.iter().filter(|name| !weights.has_tensor(name)).min() {

@@ -16,7 +16,7 @@ pub(super) struct Loss {
 
 /// Rows of a tensor and what they become.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rows<'a> {
+pub(crate) struct Rows<'a> {
     stored: TensorView<'a>,
     order: RowOrder,
     dtype: Dtype,
@@ -26,8 +26,8 @@ pub(super) struct Rows<'a> {
 
 /// Some rounded rows.
 #[derive(Debug, Default)]
-pub(super) struct Piece {
-    pub(super) bytes: Vec<u8>,
+pub(crate) struct Piece {
+    pub(crate) bytes: Vec<u8>,
     pub(super) loss: Loss,
 }
 
@@ -53,7 +53,7 @@ impl AddAssign for Loss {
 
 impl<'a> Rows<'a> {
     /// * `order`: in which order rows are to be written; of a vector, elements.
-    pub(super) fn new(stored: TensorView<'a>, order: RowOrder, dtype: Dtype) -> Self {
+    pub(crate) fn new(stored: TensorView<'a>, order: RowOrder, dtype: Dtype) -> Self {
         let last = stored.shape.last().copied().unwrap_or(1);
         let is_moved_vector = stored.shape.len() == 1 && order != RowOrder::AsIs;
         let len = if is_moved_vector { 1 } else { last };
@@ -70,12 +70,12 @@ impl<'a> Rows<'a> {
         self.stored.dtype.row_bytes(self.len)
     }
 
-    pub(super) fn n_rows(&self) -> usize {
+    pub(crate) fn n_rows(&self) -> usize {
         self.stored.bytes.len() / self.stored_bytes()
     }
 
     /// Rows of `range`, in order and in at most `n_threads` pieces.
-    pub(super) fn rounded(&self, range: Range<usize>, n_threads: usize) -> Vec<Result<Piece, Misfit>> {
+    pub(crate) fn rounded(&self, range: Range<usize>, n_threads: usize) -> Vec<Result<Piece, Misfit>> {
         let rows_per_thread = range.len().div_ceil(n_threads.max(1)).max(1);
         let parts: Vec<Range<usize>> = range
             .clone()

@@ -165,6 +165,7 @@ mod tests {
         ("verification", "token"),
         ("model", "some/folder"),
         ("draft", "ngram"),
+        ("draft-weights", "stored"),
         ("threads", "9"),
         ("kv-blocks", "10"),
         ("kv-type", "int8"),

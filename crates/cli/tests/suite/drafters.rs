@@ -51,7 +51,8 @@ fn a_model_with_a_head_is_drafted_for_by_it() {
     assert!(told["draft"]["head"]["weight_bytes"].as_u64() > Some(0));
 
     let plain = answers(&path, &["--draft", "none"]);
-    for options in [&["--policy", "fixed:k=3"][..], &["--draft", "mtp", "--policy", "ddd"], &[]] {
+    let as_stored = ["--draft-weights", "stored", "--policy", "fixed:k=3"];
+    for options in [&["--policy", "fixed:k=3"][..], &as_stored, &["--draft", "mtp", "--policy", "ddd"], &[]] {
         let got = answers(&path, options);
         assert_eq!(tokens(&got), tokens(&plain), "{options:?}");
     }
