@@ -50,11 +50,11 @@ pub(crate) fn group(dtype: Dtype, row: &[u8], index: usize) -> Group {
 
 /// Values without a minimum. Not even `-0.0` is changed by adding minus zero.
 fn scaled(codes: [i8; Group::LEN], scale: f32) -> Group {
-    Group { codes, scales: [scale; 2], mins: [-0.0; 2] }
+    Group { codes, units: [scale, -0.0], scales: [1; 2], mins: [1; 2] }
 }
 
 fn affine(codes: [u8; Group::LEN], scale: f32, min: f32) -> Group {
-    Group { codes: codes.map(u8::cast_signed), scales: [scale; 2], mins: [min; 2] }
+    Group { codes: codes.map(u8::cast_signed), units: [scale, min], scales: [1; 2], mins: [1; 2] }
 }
 
 fn f16(block: &[u8], at: usize) -> f32 {
@@ -82,8 +82,9 @@ fn q2_k(block: &[u8], index: usize) -> Group {
     let pairs = [block[2 * index], block[2 * index + 1]];
     Group {
         codes: pairs_of_bits(&block[16..80], index).map(u8::cast_signed),
-        scales: pairs.map(|pair| scale * f32::from(pair & 15)),
-        mins: pairs.map(|pair| -(min * f32::from(pair >> 4))),
+        units: [scale, -min],
+        scales: pairs.map(|pair| (pair & 15).cast_signed()),
+        mins: pairs.map(|pair| (pair >> 4).cast_signed()),
     }
 }
 
@@ -94,27 +95,28 @@ fn q3_k(block: &[u8], index: usize) -> Group {
         let packed = &block[96..108];
         let low = if i < 8 { packed[i] & 15 } else { packed[i - 8] >> 4 };
         let high = packed[8 + i % 4] >> (i / 4 * 2) & 3;
-        f16(block, 108) * f32::from((low | high << 4).cast_signed() - 32)
+        (low | high << 4).cast_signed() - 32
     };
     Group {
         codes: std::array::from_fn(|i| {
             let has_third_bit = block[i] >> index & 1 == 1;
             low[i].cast_signed() - if has_third_bit { 0 } else { 4 }
         }),
+        units: [f16(block, 108), -0.0],
         scales: [scale_of(2 * index), scale_of(2 * index + 1)],
-        mins: [-0.0; 2],
+        mins: [1; 2],
     }
 }
 
 /// Scale and minimum of group `index`, 6 bits each, from 12 bytes.
-fn six_bits(packed: &[u8], index: usize) -> (f32, f32) {
+fn six_bits(packed: &[u8], index: usize) -> [i8; 2] {
     let (scale, min) = if index < 4 {
         (packed[index] & 63, packed[index + 4] & 63)
     } else {
         let shared = packed[index + 4];
         (shared & 15 | packed[index - 4] >> 6 << 4, shared >> 4 | packed[index] >> 6 << 4)
     };
-    (f32::from(scale), f32::from(min))
+    [scale, min].map(u8::cast_signed)
 }
 
 /// 64 elements of 4 bits lie in 32 bytes, low halves first.
@@ -122,18 +124,23 @@ fn half_bytes(bytes: &[u8], index: usize) -> [u8; Group::LEN] {
     std::array::from_fn(|i| bytes[index / 2 * 32 + i] >> (index % 2 * 4) & 15)
 }
 
+/// Codes of a block that begins with the scale of its scales, that of its minima, and 12 bytes of both.
+fn shared(codes: [u8; Group::LEN], block: &[u8], index: usize) -> Group {
+    let [scale, min] = six_bits(&block[4..16], index);
+    let units = [f16(block, 0), -f16(block, 2)];
+    Group { codes: codes.map(u8::cast_signed), units, scales: [scale; 2], mins: [min; 2] }
+}
+
 /// Bytes: scale of the scales, scale of the minima, 12 of these, 128 of codes.
 fn q4_k(block: &[u8], index: usize) -> Group {
-    let (scale, min) = six_bits(&block[4..16], index);
-    affine(half_bytes(&block[16..144], index), f16(block, 0) * scale, -(f16(block, 2) * min))
+    shared(half_bytes(&block[16..144], index), block, index)
 }
 
 /// Bytes: as [`q4_k`] up to the codes, then 32 of fifth bits, 128 of codes.
 fn q5_k(block: &[u8], index: usize) -> Group {
-    let (scale, min) = six_bits(&block[4..16], index);
     let low = half_bytes(&block[48..176], index);
     let codes = std::array::from_fn(|i| low[i] | (block[16 + i] >> index & 1) << 4);
-    affine(codes, f16(block, 0) * scale, -(f16(block, 2) * min))
+    shared(codes, block, index)
 }
 
 /// Bytes: 128 of low 4 bits, 64 of high 2 bits, 16 scales, scale of the scales.
@@ -144,11 +151,12 @@ fn q6_k(block: &[u8], index: usize) -> Group {
         let high = block[128 + part * 32 + i] >> (quarter * 2) & 3;
         (low | high << 4).cast_signed() - 32
     };
-    let scale_of = |i: usize| f16(block, 208) * f32::from(block[192 + i].cast_signed());
+    let scale_of = |i: usize| block[192 + i].cast_signed();
     Group {
         codes: std::array::from_fn(code),
+        units: [f16(block, 208), -0.0],
         scales: [scale_of(2 * index), scale_of(2 * index + 1)],
-        mins: [-0.0; 2],
+        mins: [1; 2],
     }
 }
 
@@ -156,9 +164,9 @@ fn q6_k(block: &[u8], index: usize) -> Group {
 fn iq4_xs(block: &[u8], index: usize) -> Group {
     let high = u16::from_le_bytes([block[2], block[3]]) >> (2 * index) & 3;
     let low = block[4 + index / 2] >> (index % 2 * 4) & 15;
-    let scale = f32::from(low | (high as u8) << 4) - 32.0;
+    let scale = (low | (high as u8) << 4).cast_signed() - 32;
     let codes = nibbles(&block[8 + 16 * index..]).map(|code| IQ4_VALUES[usize::from(code)]);
-    scaled(codes, f16(block, 0) * scale)
+    Group { scales: [scale; 2], ..scaled(codes, f16(block, 0)) }
 }
 
 /// Half of 2 to the power of `exponent - 127`, the scale of doubled values.

@@ -72,16 +72,18 @@ pub struct Dense<'a> {
     pub order: RowOrder,
 }
 
-/// 32 successive elements of a row: element `i` is `scales[i / 16] * codes[i] + mins[i / 16]`, in single precision and in this
+/// 32 successive elements of a row: element `i` is `scale(i / 16) * codes[i] + min(i / 16)`, in single precision and in this
 /// order.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Group {
     /// Whole numbers.
     pub codes: [i8; Group::LEN],
-    /// One per 16 elements.
-    pub scales: [f32; 2],
-    /// One per 16 elements.
-    pub mins: [f32; 2],
+    /// What the whole numbers of scales and of minima count, numbers of half precision except in [`Dtype::Mxfp4`].
+    pub units: [f32; 2],
+    /// Scales per 16 elements, in their unit; 1 in formats whose groups have a unit of their own.
+    pub scales: [i8; 2],
+    /// Minima per 16 elements, in theirs; likewise.
+    pub mins: [i8; 2],
 }
 
 /// A tensor as stored, row-major and little endian.
@@ -284,9 +286,20 @@ impl Group {
     /// Elements of a group.
     pub const LEN: usize = 32;
 
+    /// What a code of half `part` counts; exact.
+    pub fn scale(&self, part: usize) -> f32 {
+        self.units[0] * f32::from(self.scales[part])
+    }
+
+    /// What is added to the elements of half `part`; exact.
+    pub fn min(&self, part: usize) -> f32 {
+        self.units[1] * f32::from(self.mins[part])
+    }
+
     /// The elements.
     pub fn values(&self) -> [f32; Group::LEN] {
-        std::array::from_fn(|i| self.scales[i / 16] * f32::from(self.codes[i]) + self.mins[i / 16])
+        let parts = [0, 1].map(|part| (self.scale(part), self.min(part)));
+        std::array::from_fn(|i| parts[i / 16].0 * f32::from(self.codes[i]) + parts[i / 16].1)
     }
 }
 

@@ -511,6 +511,44 @@ mod tests {
     }
 
     #[test]
+    fn now_and_then_a_draft_goes_beyond_what_pays() {
+        let mut auto = auto();
+        // Rounds and rows take next to nothing.
+        for len in 0..=12 {
+            for _ in 0..FIRST_LENS.len() {
+                let outcomes = [outcome(len), outcome(0)];
+                auto.learn_costs(&feedback(&outcomes, len, u64::from(len), 20_000 + 10 * u64::from(len)));
+            }
+        }
+        let sequences = sequences(2);
+        let (mut n_beyond, mut n_speculating) = (0, 0);
+        for step in 0..8192 {
+            let view = PlanView {
+                step,
+                sequences: &sequences,
+                foreseen: &[],
+                prefill_rows: 0,
+                n_waiting: 0,
+                blocks_free: 10,
+                blocks_total: 10,
+                block_len: 16,
+                now: Duration::ZERO,
+            };
+            let mut plan = vec![Planned::none(); 2];
+            auto.plan(&view, &mut plan);
+            n_speculating += usize::from(auto.step.turn == Turn::Speculating);
+            for (i, planned) in plan.iter().enumerate().filter(|(_, p)| p.reason == "looking beyond") {
+                n_beyond += 1;
+                let position = DraftPosition { index: 0, entropy: 9.0, top_prob: 0.001, path_log_prob: -7.0 };
+                assert_eq!(planned.len, auto.step.lens[i] + 1);
+                assert!(auto.keep_drafting(sequences[i].seq, &position), "its shape does not end it");
+            }
+        }
+        // Two in 512, of steps in which all of the limit is not best already.
+        assert!(n_speculating > 4000 && (4..=64).contains(&n_beyond), "{n_beyond} of {n_speculating}");
+    }
+
+    #[test]
     fn foreseen_drafts_are_planned_by_what_they_promise_in_every_step() {
         let mut auto = auto();
         // Two rows take a quarter of what an empty pass does, a round next to nothing. Every size is known.

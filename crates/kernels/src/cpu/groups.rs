@@ -1,15 +1,17 @@
 //! Weights in groups of 32 inputs: whole numbers with a scale, and where the format has one a minimum.
 //!
-//! A step of 16 columns is one group of each: codes, then scales `[parts][16]`, then minima `[parts][16]`, where a format with a
-//! scale per 16 inputs has two parts and the others one. Codes lie four inputs of a column beside each other, 8 columns to
-//! a 32-byte vector, in 8 *quads*; see [`Layout`] for what is stored of a code. Every value of a file is kept exactly.
+//! A step is one group of each of 32 columns: codes of columns `0..16`, codes of the others, then scales `[parts][32]`, then minima
+//! `[parts][32]`, where a format with a scale per 16 inputs has two parts and the others one. Codes lie four inputs of a column
+//! beside each other, 8 columns to a 32-byte vector, in 8 *quads*; see [`Layout`] for what is stored of a code, and [`Scales`] for
+//! what is stored of a scale. Every value of a file is kept exactly.
 //!
 //! Activations are rounded to whole numbers per row and group: `scale = max |x| / 127`. A product is then
 //! `scale_x * (scale_w * (sum(code * x) - offset * sum(x)) + min_w * sum(x))`, in which the sums are exact.
 
 use dsde_checkpoint::{Dtype, Group, IQ4_VALUES, MXFP4_VALUES};
 
-use super::tile::LANES;
+use super::tile::{COLUMNS, LANES};
+use super::weights::f16_value;
 
 /// Inputs that lie beside each other.
 pub(super) const QUAD: usize = 4;
@@ -31,12 +33,16 @@ pub(super) enum Layout {
     I8,
     /// Places of 4 bits in a table of bytes with a sign.
     Iq4,
+    /// As [`Layout::Iq4`], with shared units.
+    Iq4Shared,
     /// As [`Layout::Iq4`], with another table.
     Mxfp4,
     /// 4 bits, of which 8 are subtracted.
     U4,
     /// 4 bits; with minima.
     U4Min,
+    /// As [`Layout::U4Min`], with shared units.
+    U4MinShared,
     /// 4 bits, of which 8 are subtracted; a scale per 16 inputs.
     U4Per16,
     /// 4 bits; a scale and a minimum per 16 inputs.
@@ -45,8 +51,35 @@ pub(super) enum Layout {
     U5,
     /// 5 bits; with minima.
     U5Min,
+    /// As [`Layout::U5Min`], with shared units.
+    U5MinShared,
     /// 6 bits, of which 32 are subtracted; a scale per 16 inputs.
     U6Per16,
+}
+
+/// How scales and minima are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scales {
+    /// In single precision.
+    F32,
+    /// In half precision.
+    F16,
+    /// As whole numbers of 8 bits. Their units, in half precision, are shared by a *run* of 8 steps and lie before it, `[kinds][32]`.
+    Shared,
+}
+
+/// Steps of a run that shares its units.
+const RUN_STEPS: usize = 8;
+
+impl Scales {
+    /// Bytes of a number.
+    const fn size(self) -> usize {
+        match self {
+            Scales::F32 => 4,
+            Scales::F16 => 2,
+            Scales::Shared => 1,
+        }
+    }
 }
 
 impl Layout {
@@ -55,14 +88,17 @@ impl Layout {
         match dtype {
             Dtype::F32 | Dtype::F16 | Dtype::Bf16 => unreachable!("{} has no groups", dtype.name()),
             Dtype::Q8_0 => Layout::I8,
-            Dtype::Iq4Nl | Dtype::Iq4Xs => Layout::Iq4,
+            Dtype::Iq4Nl => Layout::Iq4,
+            Dtype::Iq4Xs => Layout::Iq4Shared,
             Dtype::Mxfp4 => Layout::Mxfp4,
             Dtype::Q4_0 => Layout::U4,
-            Dtype::Q4_1 | Dtype::Q4K => Layout::U4Min,
+            Dtype::Q4_1 => Layout::U4Min,
+            Dtype::Q4K => Layout::U4MinShared,
             Dtype::Q3K => Layout::U4Per16,
             Dtype::Q2K => Layout::U4MinPer16,
             Dtype::Q5_0 => Layout::U5,
-            Dtype::Q5_1 | Dtype::Q5K => Layout::U5Min,
+            Dtype::Q5_1 => Layout::U5Min,
+            Dtype::Q5K => Layout::U5MinShared,
             Dtype::Q6K => Layout::U6Per16,
         }
     }
@@ -72,7 +108,7 @@ impl Layout {
         match self {
             Layout::I8 => 8,
             Layout::U6Per16 => 6,
-            Layout::U5 | Layout::U5Min => 5,
+            Layout::U5 | Layout::U5Min | Layout::U5MinShared => 5,
             _ => 4,
         }
     }
@@ -87,7 +123,24 @@ impl Layout {
 
     /// Whether there is a minimum beside every scale.
     pub(super) const fn has_min(self) -> bool {
-        matches!(self, Layout::U4Min | Layout::U4MinPer16 | Layout::U5Min)
+        matches!(
+            self,
+            Layout::U4Min | Layout::U4MinShared | Layout::U4MinPer16 | Layout::U5Min | Layout::U5MinShared
+        )
+    }
+
+    /// How scales and minima are stored.
+    pub(super) const fn scales(self) -> Scales {
+        match self {
+            Layout::Mxfp4 => Scales::F32,
+            Layout::I8 | Layout::Iq4 | Layout::U4 | Layout::U4Min | Layout::U5 | Layout::U5Min => Scales::F16,
+            Layout::Iq4Shared
+            | Layout::U4MinShared
+            | Layout::U4Per16
+            | Layout::U4MinPer16
+            | Layout::U5MinShared
+            | Layout::U6Per16 => Scales::Shared,
+        }
     }
 
     /// What a code is stored too large by.
@@ -118,7 +171,7 @@ impl Layout {
     /// Values that codes are places of.
     pub(super) const fn table(self) -> Option<&'static [i8; 16]> {
         match self {
-            Layout::Iq4 => Some(&IQ4_VALUES),
+            Layout::Iq4 | Layout::Iq4Shared => Some(&IQ4_VALUES),
             Layout::Mxfp4 => Some(&MXFP4_VALUES),
             _ => None,
         }
@@ -129,66 +182,118 @@ impl Layout {
         self.bits() * PLANE_BYTES
     }
 
-    /// Bytes of 16 columns.
-    pub(super) const fn half_step_bytes(self) -> usize {
-        let kinds = if self.has_min() { 2 } else { 1 };
-        self.code_bytes() + kinds * self.parts() * LANES * size_of::<f32>()
+    /// Scale, and minimum where there is one.
+    const fn kinds(self) -> usize {
+        if self.has_min() { 2 } else { 1 }
     }
 
-    /// Where scale `part` of a column lies among the bytes of its 16.
-    pub(super) const fn scale_at(self, part: usize, column: usize) -> usize {
-        self.code_bytes() + (part * LANES + column) * size_of::<f32>()
+    /// Bytes of a step.
+    const fn step_bytes(self) -> usize {
+        2 * self.code_bytes() + self.kinds() * self.parts() * COLUMNS * self.scales().size()
     }
 
-    /// Where minimum `part` of a column lies among the bytes of its 16.
-    pub(super) const fn min_at(self, part: usize, column: usize) -> usize {
-        self.scale_at(self.parts() + part, column)
+    /// Bytes of the units of a run of steps.
+    const fn units_bytes(self) -> usize {
+        match self.scales() {
+            Scales::F32 | Scales::F16 => 0,
+            Scales::Shared => self.kinds() * COLUMNS * size_of::<u16>(),
+        }
     }
 
-    /// Writes the group of a column (below 16) into the bytes of a half step.
-    pub(super) fn write(self, half: &mut [u8], column: usize, group: &Group) {
+    /// Bytes of `n_steps` steps, which are whole runs where runs share their units.
+    pub(super) const fn panel_bytes(self, n_steps: usize) -> usize {
+        n_steps * self.step_bytes() + n_steps.div_ceil(RUN_STEPS) * self.units_bytes()
+    }
+
+    /// Where a step lies in its panel.
+    #[inline(always)]
+    pub(super) const fn step_at(self, step: usize) -> usize {
+        step * self.step_bytes() + (step / RUN_STEPS + 1) * self.units_bytes()
+    }
+
+    /// Where the unit of a scale (`kind` 0) or minimum (1) of a column lies in the panel of its step.
+    #[inline(always)]
+    pub(super) const fn unit_at(self, step: usize, kind: usize, column: usize) -> usize {
+        self.step_at(step / RUN_STEPS * RUN_STEPS) - self.units_bytes()
+            + (kind * COLUMNS + column) * size_of::<u16>()
+    }
+
+    /// Where scale (`kind` 0) or minimum (1) `part` of a column lies in its step.
+    #[inline(always)]
+    pub(super) const fn scale_at(self, kind: usize, part: usize, column: usize) -> usize {
+        2 * self.code_bytes() + ((kind * self.parts() + part) * COLUMNS + column) * self.scales().size()
+    }
+
+    /// Writes group `step` of a column (below 32) into a panel.
+    pub(super) fn write(self, panel: &mut [u8], step: usize, column: usize, group: &Group) {
+        let numbers = [group.scales, group.mins];
+        let at = self.step_at(step);
+        for kind in 0..self.kinds() {
+            let unit = group.units[kind];
+            if self.scales() == Scales::Shared {
+                put(panel, self.unit_at(step, kind, column), f16_bytes(unit));
+            }
+            for part in 0..self.parts() {
+                let at = at + self.scale_at(kind, part, column);
+                match self.scales() {
+                    Scales::F32 => put(panel, at, unit.to_ne_bytes()),
+                    Scales::F16 => put(panel, at, f16_bytes(unit)),
+                    Scales::Shared => put(panel, at, numbers[kind][part].to_ne_bytes()),
+                }
+            }
+        }
+        let half = &mut panel[at + column / LANES * self.code_bytes()..][..self.code_bytes()];
+        self.write_codes(half, column % LANES, &group.codes);
+    }
+
+    /// Writes the codes of a column (below 16) into those of its half.
+    fn write_codes(self, half: &mut [u8], column: usize, codes: &[i8; Group::LEN]) {
         // A loop, because a closure that is not inlined asks for the layout again at every code.
         let mut stored = [0; Group::LEN];
-        for (stored, &code) in stored.iter_mut().zip(&group.codes) {
+        for (stored, &code) in stored.iter_mut().zip(codes) {
             *stored = self.stored(code);
         }
         let quads = stored.as_chunks::<QUAD>().0;
-        let mut put_quad = |at: usize, quad: [u8; QUAD]| {
-            let at = (at * LANES + column) * QUAD;
-            half[at..at + QUAD].copy_from_slice(&quad);
-        };
+        let mut put_quad = |at: usize, quad: [u8; QUAD]| put(half, (at * LANES + column) * QUAD, quad);
         if self == Layout::I8 {
             quads.iter().enumerate().for_each(|(at, quad)| put_quad(at, *quad));
-        } else {
-            for (at, [low, high]) in quads.as_chunks::<2>().0.iter().enumerate() {
-                put_quad(at, std::array::from_fn(|i| low[i] & 15 | high[i] << 4));
-            }
-            // What is left of a code, as many bits of each quad as there are.
-            let n_bits = self.bits() - 4;
-            let quads_per_plane = 8 / n_bits.max(1);
-            for plane in 0..n_bits {
-                let quads = &quads[plane * quads_per_plane..(plane + 1) * quads_per_plane];
-                let merged = quads.iter().enumerate().fold([0; QUAD], |merged, (at, quad)| {
-                    std::array::from_fn(|i| merged[i] | quad[i] >> 4 << (at * n_bits))
-                });
-                put_quad(QUADS / 2 + plane, merged);
-            }
+            return;
         }
-        for part in 0..self.parts() {
-            put(half, self.scale_at(part, column), group.scales[part]);
-            if self.has_min() {
-                put(half, self.min_at(part, column), group.mins[part]);
-            }
+        for (at, [low, high]) in quads.as_chunks::<2>().0.iter().enumerate() {
+            put_quad(at, std::array::from_fn(|i| low[i] & 15 | high[i] << 4));
+        }
+        // What is left of a code, as many bits of each quad as there are.
+        let n_bits = self.bits() - 4;
+        let quads_per_plane = 8 / n_bits.max(1);
+        for plane in 0..n_bits {
+            let quads = &quads[plane * quads_per_plane..(plane + 1) * quads_per_plane];
+            let merged = quads.iter().enumerate().fold([0; QUAD], |merged, (at, quad)| {
+                std::array::from_fn(|i| merged[i] | quad[i] >> 4 << (at * n_bits))
+            });
+            put_quad(QUADS / 2 + plane, merged);
         }
     }
 
-    /// The inverse of [`Layout::write`].
-    pub(super) fn read(self, half: &[u8], column: usize) -> Group {
-        let parts: [usize; 2] = if self.parts() == 2 { [0, 1] } else { [0, 0] };
-        Group {
-            codes: std::array::from_fn(|input| self.code(half, column, input)),
-            scales: parts.map(|part| get(half, self.scale_at(part, column))),
-            mins: parts.map(|part| if self.has_min() { get(half, self.min_at(part, column)) } else { -0.0 }),
+    /// Elements of group `step` of a column (below 32).
+    pub(super) fn values(self, panel: &[u8], step: usize, column: usize) -> [f32; Group::LEN] {
+        let number = |kind, i: usize| self.number(panel, step, kind, i / (Group::LEN / self.parts()), column);
+        std::array::from_fn(|i| {
+            let min = if self.has_min() { number(1, i) } else { -0.0 };
+            number(0, i) * f32::from(self.code(panel, step, column, i)) + min
+        })
+    }
+
+    /// Scale (`kind` 0) or minimum (1) `part` of group `step` of a column (below 32).
+    #[inline(always)]
+    pub(super) fn number(self, panel: &[u8], step: usize, kind: usize, part: usize, column: usize) -> f32 {
+        let at = self.step_at(step) + self.scale_at(kind, part, column);
+        let half = |at| f16_value(u16::from_ne_bytes(get(panel, at)));
+        match self.scales() {
+            Scales::F32 => f32::from_ne_bytes(get(panel, at)),
+            Scales::F16 => half(at),
+            Scales::Shared => {
+                half(self.unit_at(step, kind, column)) * f32::from(i8::from_ne_bytes(get(panel, at)))
+            }
         }
     }
 
@@ -204,10 +309,11 @@ impl Layout {
         }
     }
 
-    /// The code of an input of a column (below 16).
+    /// The code of an input of group `step` of a column (below 32).
     #[inline(always)]
-    pub(super) fn code(self, half: &[u8], column: usize, input: usize) -> i8 {
-        let (quad, byte) = (input / QUAD, column * QUAD + input % QUAD);
+    pub(super) fn code(self, panel: &[u8], step: usize, column: usize, input: usize) -> i8 {
+        let half = &panel[self.step_at(step) + column / LANES * self.code_bytes()..][..self.code_bytes()];
+        let (quad, byte) = (input / QUAD, column % LANES * QUAD + input % QUAD);
         if self == Layout::I8 {
             return half[quad * LANES * QUAD + byte].cast_signed();
         }
@@ -225,14 +331,18 @@ impl Layout {
     }
 }
 
-fn put(half: &mut [u8], at: usize, x: f32) {
-    half[at..at + size_of::<f32>()].copy_from_slice(&x.to_ne_bytes());
+fn put<const N: usize>(bytes: &mut [u8], at: usize, x: [u8; N]) {
+    bytes[at..at + N].copy_from_slice(&x);
 }
 
 #[inline(always)]
-pub(super) fn get(half: &[u8], at: usize) -> f32 {
-    let (bytes, _) = half[at..].split_first_chunk().expect("a scale lies in its step");
-    f32::from_ne_bytes(*bytes)
+fn get<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    *bytes[at..].first_chunk().expect("a panel holds its steps")
+}
+
+/// A number that half precision holds.
+fn f16_bytes(x: f32) -> [u8; 2] {
+    half::f16::from_f32(x).to_bits().to_ne_bytes()
 }
 
 /// A layout as a type, for loops compiled once per layout.
@@ -253,24 +363,28 @@ macro_rules! layout_types {
     };
 }
 
-layout_types! { I8 Iq4 Mxfp4 U4 U4Min U4Per16 U4MinPer16 U5 U5Min U6Per16 }
+layout_types! { I8 Iq4 Iq4Shared Mxfp4 U4 U4Min U4MinShared U4Per16 U4MinPer16 U5 U5Min U5MinShared U6Per16 }
 
 /// Functions of a generic tile for the layout at hand.
 macro_rules! by_layout {
     ($layout:expr, $function:ident) => {{
         use $crate::cpu::groups::{
-            I8, Iq4, Layout, Mxfp4, U4, U4Min, U4MinPer16, U4Per16, U5, U5Min, U6Per16,
+            I8, Iq4, Iq4Shared, Layout, Mxfp4, U4, U4Min, U4MinPer16, U4MinShared, U4Per16, U5, U5Min,
+            U5MinShared, U6Per16,
         };
         match $layout {
             Layout::I8 => &const { by_rows!($function, I8) },
             Layout::Iq4 => &const { by_rows!($function, Iq4) },
+            Layout::Iq4Shared => &const { by_rows!($function, Iq4Shared) },
             Layout::Mxfp4 => &const { by_rows!($function, Mxfp4) },
             Layout::U4 => &const { by_rows!($function, U4) },
             Layout::U4Min => &const { by_rows!($function, U4Min) },
-            Layout::U4Per16 => &const { by_rows!($function, U4Per16) },
+            Layout::U4MinShared => &const { by_rows!($function, U4MinShared) },
             Layout::U4MinPer16 => &const { by_rows!($function, U4MinPer16) },
+            Layout::U4Per16 => &const { by_rows!($function, U4Per16) },
             Layout::U5 => &const { by_rows!($function, U5) },
             Layout::U5Min => &const { by_rows!($function, U5Min) },
+            Layout::U5MinShared => &const { by_rows!($function, U5MinShared) },
             Layout::U6Per16 => &const { by_rows!($function, U6Per16) },
         }
     }};

@@ -182,7 +182,7 @@ impl Strip<'_> {
         let stretches = [panel];
         let n_blocks = self.n_rows.div_ceil(ROWS_MAX);
         let n_steps = piece.format.steps(piece.n_in);
-        let prefetch_bytes = piece.step_bytes().div_ceil(n_blocks);
+        let prefetch_bytes = piece.panel_bytes().div_ceil((n_steps * n_blocks).max(1));
         let words_per_row = piece.format.activations().words_per_row(piece.n_in);
         for (block_idx, rows) in row_blocks(self.n_rows).enumerate() {
             let prefetch = match n_blocks {

@@ -1,6 +1,6 @@
 //! Packed weight matrices: panels of 32 outputs, each one linear stream in the order in which a tile reads it.
 //!
-//! A panel is `[n_steps][2][16 columns]` (see [`Format`]), `n_out` and `n_in` padded with zeros. A gate-up matrix puts 16 gate
+//! A panel is `[n_steps][2][16 columns]` (see [`Format`]; groups have a form of their own), `n_out` and `n_in` padded with zeros. A gate-up matrix puts 16 gate
 //! outputs beside the 16 up outputs that they meet, so that SwiGLU happens inside a tile.
 //!
 //! Stacked matrices of different element types, as files with a mix of quantised types have them, become one piece each; they
@@ -153,7 +153,7 @@ impl Piece {
             Stacking::GateUp => (n_out / 2, (n_out / 2).div_ceil(LANES)),
         };
         let n_panels = matrices.len() * n_each;
-        let panel_bytes = format.steps(n_in) * 2 * format.half_step_bytes();
+        let panel_bytes = format.panel_bytes(n_in);
         let mut piece = Piece {
             panels: Buffer::zeroed(n_panels * panel_bytes),
             bias: None,
@@ -201,14 +201,14 @@ impl Piece {
         read_column(panel, output % COLUMNS, self.format, row);
     }
 
-    /// Bytes of one step of a panel.
+    /// Bytes of one step of a panel, of groups without what runs of steps share.
     pub(super) fn step_bytes(&self) -> usize {
         2 * self.format.half_step_bytes()
     }
 
     /// Bytes of one panel.
-    fn panel_bytes(&self) -> usize {
-        self.format.steps(self.n_in) * self.step_bytes()
+    pub(super) fn panel_bytes(&self) -> usize {
+        self.format.panel_bytes(self.n_in)
     }
 
     /// Panel `p` of the matrix as the only stretch of a tile.
@@ -278,9 +278,8 @@ fn read_column(panel: &[u8], column: usize, format: Format, row: &mut [f32]) {
         }
         Format::Int8 => unreachable!("no weights are single bytes"),
         Format::Grouped(layout) | Format::GroupedDot(layout) => {
-            let halves = panel.chunks_exact(layout.half_step_bytes()).skip(column / LANES).step_by(2);
-            for (half, row) in halves.zip(row.chunks_exact_mut(Group::LEN)) {
-                row.copy_from_slice(&layout.read(half, column % LANES).values());
+            for (step, row) in row.chunks_exact_mut(Group::LEN).enumerate() {
+                row.copy_from_slice(&layout.values(panel, step, column));
             }
         }
     }
@@ -313,9 +312,8 @@ fn fill_column(panel: &mut [u8], column: usize, part: &Dense<'_>, row: usize, fo
         Format::Int8 => unreachable!("no weights are single bytes"),
         Format::Grouped(layout) | Format::GroupedDot(layout) => {
             let source = part.row(row);
-            let halves = panel.chunks_exact_mut(layout.half_step_bytes()).skip(column / LANES).step_by(2);
-            for (index, half) in halves.enumerate() {
-                layout.write(half, column % LANES, &part.dtype.group(source, index));
+            for step in 0..part.n_in / Group::LEN {
+                layout.write(panel, step, column, &part.dtype.group(source, step));
             }
         }
     }

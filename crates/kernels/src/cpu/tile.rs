@@ -42,7 +42,7 @@ pub(super) struct Tile<'a> {
     pub(super) stretches: &'a [Stretch],
     /// Steps of each stretch.
     pub(super) n_steps: usize,
-    /// Bytes from one step to the next, in both halves.
+    /// Bytes from one step to the next, in both halves; groups know their own places.
     pub(super) step_bytes: usize,
     /// Address that is brought into the cache at the first step; need not be readable.
     pub(super) prefetch: *const u8,

@@ -1,7 +1,7 @@
 //! Tiles over groups of whole numbers in plain Rust, for any processor.
 
-use super::groups::{Grouped, QUAD, QUADS, by_layout, get};
-use super::tile::{COLUMNS, LANES, Sums, Tile, TileFns, by_rows};
+use super::groups::{Grouped, QUAD, QUADS, by_layout};
+use super::tile::{COLUMNS, Sums, Tile, TileFns, by_rows};
 use super::weights::Format;
 
 /// A group of activations of one row.
@@ -47,37 +47,35 @@ unsafe fn tile_of<L: Grouped>(tile: &Tile<'_>, sums: &mut [[f32; COLUMNS]]) {
     let n_rows = sums.len();
     sums.fill([0.0; COLUMNS]);
     for stretch in tile.stretches {
-        for (half_idx, start) in stretch.halves.into_iter().enumerate() {
-            for step in 0..tile.n_steps {
-                let start = start.wrapping_add(step * tile.step_bytes);
-                // SAFETY: the caller promises readable weights for every step.
-                let half = unsafe { std::slice::from_raw_parts(start, L::LAYOUT.half_step_bytes()) };
-                let x = tile.x.wrapping_add(step * n_rows * L::LAYOUT.words());
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    // SAFETY: the caller promises readable activations for every step.
-                    let inputs = unsafe { Inputs::read::<L>(x, row, n_rows) };
-                    add_group::<L>(half, &inputs, &mut sums[half_idx * LANES..][..LANES]);
-                }
+        let panel_bytes = L::LAYOUT.panel_bytes(tile.n_steps);
+        // SAFETY: the caller promises readable weights for every step, and both halves lie in one panel.
+        let panel = unsafe { std::slice::from_raw_parts(stretch.halves[0], panel_bytes) };
+        for step in 0..tile.n_steps {
+            let x = tile.x.wrapping_add(step * n_rows * L::LAYOUT.words());
+            for (row, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: the caller promises readable activations for every step.
+                let inputs = unsafe { Inputs::read::<L>(x, row, n_rows) };
+                add_group::<L>(panel, step, &inputs, sums);
             }
         }
     }
 }
 
-/// Adds the products of one group of 16 columns.
+/// Adds the products of one group of all columns.
 #[inline(always)]
-fn add_group<L: Grouped>(half: &[u8], inputs: &Inputs, sums: &mut [f32]) {
+fn add_group<L: Grouped>(panel: &[u8], step: usize, inputs: &Inputs, sums: &mut [f32; COLUMNS]) {
     let layout = L::LAYOUT;
     let part_len = inputs.codes.len() / layout.parts();
     for (column, total) in sums.iter_mut().enumerate() {
         for (part, codes) in inputs.codes.chunks_exact(part_len).enumerate() {
             let (mut product, mut sum) = (0, 0);
             for (i, &x) in codes.iter().enumerate() {
-                product += x * i32::from(layout.code(half, column, part * part_len + i));
+                product += x * i32::from(layout.code(panel, step, column, part * part_len + i));
                 sum += x;
             }
-            *total += product as f32 * (get(half, layout.scale_at(part, column)) * inputs.scale);
+            *total += product as f32 * (layout.number(panel, step, 0, part, column) * inputs.scale);
             if layout.has_min() {
-                *total += get(half, layout.min_at(part, column)) * (inputs.scale * sum as f32);
+                *total += layout.number(panel, step, 1, part, column) * (inputs.scale * sum as f32);
             }
         }
     }

@@ -10,11 +10,12 @@ mod madd;
 mod vector;
 
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+use std::ops::Range;
 
-use super::groups::{Grouped, Layout, QUADS};
+use super::groups::{Grouped, Layout, QUAD, QUADS, Scales};
 use super::isa::Isa;
 use super::memory::LINE_BYTES;
-use super::tile::{COLUMNS, Sums, Tile, TileFns};
+use super::tile::{COLUMNS, LANES, Sums, Tile, TileFns};
 use super::weights::Format;
 
 use vector::Vector;
@@ -76,22 +77,73 @@ trait Multiplier: Sized {
     /// Adds the products of part `part` of a group to `whole`.
     ///
     /// # Safety
-    /// A half step of `L` behind each of the step's columns and a group of activations of `R` rows must be readable, and the
-    /// instructions of the multiplier enabled.
+    /// The step of `L`, the units of its run and a group of activations of `R` rows must be readable, and the instructions of the
+    /// multiplier enabled.
     unsafe fn add_part<L: Grouped, const R: usize>(whole: &mut Whole<Self::V, R>, step: Step, part: usize);
 }
 
 /// A group of some rows' activations, and the codes that it meets.
 #[derive(Clone, Copy)]
 struct Step {
-    /// Where the bytes of two vectors of columns begin.
-    columns: [*const u8; 2],
+    /// First byte of the step.
+    start: *const u8,
+    /// First byte of the units of its run.
+    units: *const u8,
+    /// First columns of two vectors.
+    columns: [usize; 2],
     /// Words of the first of the rows.
     x: *const u32,
     /// Rows of the tile.
     n_rows: usize,
     run: Run,
     ahead: Ahead,
+}
+
+impl Step {
+    /// Where the codes of two vectors of columns begin.
+    #[inline(always)]
+    fn codes(&self, layout: Layout) -> [*const u8; 2] {
+        let at = |column: usize| column / LANES * layout.code_bytes() + column % LANES * QUAD;
+        [self.start.wrapping_add(at(self.columns[0])), self.start.wrapping_add(at(self.columns[1]))]
+    }
+
+    /// Scales (`kind` 0) or minima (1) `part` of two vectors of columns.
+    ///
+    /// # Safety
+    /// As [`Multiplier::add_part`].
+    #[inline(always)]
+    unsafe fn numbers<V: Vector>(&self, layout: Layout, kind: usize, part: usize) -> [V::Floats; 2] {
+        let [first, second] = self.columns;
+        // SAFETY: by the caller's promise. No closures: they would be compiled without the vector's instructions.
+        unsafe {
+            [
+                self.numbers_of::<V>(layout, kind, part, first),
+                self.numbers_of::<V>(layout, kind, part, second),
+            ]
+        }
+    }
+
+    /// # Safety
+    /// As [`Multiplier::add_part`].
+    #[inline(always)]
+    unsafe fn numbers_of<V: Vector>(
+        &self,
+        layout: Layout,
+        kind: usize,
+        part: usize,
+        column: usize,
+    ) -> V::Floats {
+        let at = self.start.wrapping_add(layout.scale_at(kind, part, column));
+        let unit = self.units.wrapping_add((kind * COLUMNS + column) * size_of::<u16>());
+        // SAFETY: by the caller's promise.
+        unsafe {
+            match layout.scales() {
+                Scales::F32 => V::load_floats(at),
+                Scales::F16 => V::load_halves(at),
+                Scales::Shared => V::multiply(V::load_halves(unit), V::load_bytes(at)),
+            }
+        }
+    }
 }
 
 /// Pairs of quads in a row, of a number that the compiler must not know: it would write all of them out, mix them, and run out of
@@ -140,7 +192,7 @@ impl Ahead {
 /// As [`Multiplier::add_part`].
 #[inline(always)]
 unsafe fn add_step<M: Multiplier, L: Grouped, const R: usize>(sums: &mut Floats<M::V, R>, step: Step) {
-    let Step { columns, x, n_rows, .. } = step;
+    let Step { x, n_rows, .. } = step;
     for part in 0..L::LAYOUT.parts() {
         // SAFETY: by the caller's promise.
         unsafe {
@@ -155,7 +207,11 @@ unsafe fn add_step<M: Multiplier, L: Grouped, const R: usize>(sums: &mut Floats<
                 }
             }
             M::add_part::<L, R>(&mut whole, step, part);
-            let scales = columns.map(|columns| M::V::load_floats(columns.add(L::LAYOUT.scale_at(part, 0))));
+            let scales = step.numbers::<M::V>(L::LAYOUT, 0, part);
+            let mins = match L::LAYOUT.has_min() {
+                true => step.numbers::<M::V>(L::LAYOUT, 1, part),
+                false => scales,
+            };
             for (row, (sums, whole)) in sums.iter_mut().zip(whole).enumerate() {
                 let of_row = f32::from_bits(*x.add(M::scale_word(L::LAYOUT) * n_rows + row));
                 for i in 0..2 {
@@ -166,8 +222,7 @@ unsafe fn add_step<M: Multiplier, L: Grouped, const R: usize>(sums: &mut Floats<
                     let sum = row_sum(x.add(row), n_rows, L::LAYOUT.parts(), part);
                     let sum = M::V::splat_float(of_row * sum as f32);
                     for i in 0..2 {
-                        let mins = M::V::load_floats(columns[i].add(L::LAYOUT.min_at(part, 0)));
-                        sums[i] = M::V::multiply_add(mins, sum, sums[i]);
+                        sums[i] = M::V::multiply_add(mins[i], sum, sums[i]);
                     }
                 }
             }
@@ -191,11 +246,12 @@ unsafe fn row_sum(x: *const u32, n_rows: usize, n_parts: usize, part: usize) -> 
 
 /// Some steps of some rows.
 struct Strip {
+    /// The first step, but for where it lies.
     first: Step,
-    n_steps: usize,
-    step_bytes: usize,
+    panel: *const u8,
+    steps: Range<usize>,
     /// Of the first of the rows, in [`Sums`].
-    sums: [*mut f32; 2],
+    sums: *mut f32,
 }
 
 impl Strip {
@@ -207,14 +263,15 @@ impl Strip {
     unsafe fn add<M: Multiplier, L: Grouped, const R: usize>(&self) {
         // SAFETY: by the caller's promise.
         unsafe {
-            let sums_of = |row: usize| self.sums.map(|sums| sums.add(row * COLUMNS));
+            let sums_of = |row: usize| self.first.columns.map(|column| self.sums.add(row * COLUMNS + column));
             let mut floats: Floats<M::V, R> = [[M::V::splat_float(0.0); 2]; R];
             for (row, floats) in floats.iter_mut().enumerate() {
                 *floats = sums_of(row).map(|sums| M::V::load_floats(sums.cast()));
             }
-            for i in 0..self.n_steps {
+            for (i, at) in self.steps.clone().enumerate() {
                 let step = Step {
-                    columns: self.first.columns.map(|columns| columns.add(i * self.step_bytes)),
+                    start: self.panel.add(L::LAYOUT.step_at(at)),
+                    units: self.panel.add(L::LAYOUT.unit_at(at, 0, 0)),
                     x: self.first.x.add(i * self.first.n_rows * M::words(L::LAYOUT)),
                     ahead: self.first.ahead.after(i),
                     ..self.first
@@ -242,23 +299,22 @@ unsafe fn tile_in_strips<M: Multiplier, L: Grouped>(tile: &Tile<'_>, sums: &mut 
     let mut x = tile.x;
     let mut ahead = Ahead { start: tile.prefetch, n_bytes: tile.prefetch_bytes };
     for stretch in tile.stretches {
-        let mut halves = stretch.halves;
-        for first in (0..tile.n_steps).step_by(M::CHUNK_STEPS) {
-            let n_steps = M::CHUNK_STEPS.min(tile.n_steps - first);
+        let panel = stretch.halves[0];
+        for first_step in (0..tile.n_steps).step_by(M::CHUNK_STEPS) {
+            let n_steps = M::CHUNK_STEPS.min(tile.n_steps - first_step);
             for strip in 0..n_strips {
                 let rows = strip * n_rows / n_strips..(strip + 1) * n_rows / n_strips;
-                let start: *mut f32 = sums.0[rows.start..].as_mut_ptr().cast();
-                for (columns, sums) in M::V::pairs(halves, start) {
+                let sums: *mut f32 = sums.0[rows.start..].as_mut_ptr().cast();
+                for &columns in M::V::PAIRS {
                     let x = x.wrapping_add(rows.start);
                     let ahead = if strip == 0 { ahead } else { Ahead::NOTHING };
-                    let first = Step { columns, x, n_rows, run, ahead };
-                    let strip = Strip { first, n_steps, step_bytes: tile.step_bytes, sums };
+                    let first = Step { start: panel, units: panel, columns, x, n_rows, run, ahead };
+                    let strip = Strip { first, panel, steps: first_step..first_step + n_steps, sums };
                     // SAFETY: the caller's promise covers all steps, rows and columns.
                     unsafe { M::add_strip::<L>(&strip, rows.len()) }
                 }
             }
             ahead = ahead.after(n_steps);
-            halves = halves.map(|half| half.wrapping_add(n_steps * tile.step_bytes));
             x = x.wrapping_add(n_steps * n_rows * M::words(L::LAYOUT));
         }
     }

@@ -79,13 +79,23 @@ impl Format {
         n_in.div_ceil(self.inputs_per_step()).next_multiple_of(run)
     }
 
-    /// Bytes of the weights of 16 columns in one step.
+    /// Bytes of the weights of 16 columns in one step of a format without groups, or from where those of the other 16 begin in one
+    /// with.
     pub(super) fn half_step_bytes(self) -> usize {
         match self {
             Format::Int8 => 16,
             Format::F16 => 32,
             Format::Bf16Dot | Format::Bf16Wide | Format::F32 => 64,
-            Format::Grouped(layout) | Format::GroupedDot(layout) => layout.half_step_bytes(),
+            Format::Grouped(layout) | Format::GroupedDot(layout) => layout.code_bytes(),
+        }
+    }
+
+    /// Bytes of the weights of 32 columns and `n_in` inputs.
+    pub(super) fn panel_bytes(self, n_in: usize) -> usize {
+        let n_steps = self.steps(n_in);
+        match self {
+            Format::Grouped(layout) | Format::GroupedDot(layout) => layout.panel_bytes(n_steps),
+            _ => n_steps * 2 * self.half_step_bytes(),
         }
     }
 }

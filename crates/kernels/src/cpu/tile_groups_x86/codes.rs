@@ -17,7 +17,7 @@ impl<V: Vector> Codes<V> {
     /// Quads `2 * pair` and `2 * pair + 1` as they are stored, a byte each.
     ///
     /// # Safety
-    /// A half step of `L` must be readable behind each of `columns`, and the instructions of `V` enabled.
+    /// The codes of `L` must be readable from each of `columns` on, and the instructions of `V` enabled.
     #[inline(always)]
     pub(super) unsafe fn read<L: Grouped>(columns: [*const u8; 2], pair: usize) -> Codes<V> {
         // SAFETY: by the caller's promise.

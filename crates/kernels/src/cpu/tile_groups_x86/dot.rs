@@ -83,7 +83,8 @@ impl<V: ByteDot> Multiplier for Dot<V> {
 
     #[inline(always)]
     unsafe fn add_part<L: Grouped, const R: usize>(whole: &mut Whole<V, R>, step: Step, part: usize) {
-        let Step { columns, x, n_rows, run, ahead } = step;
+        let Step { x, n_rows, run, ahead, .. } = step;
+        let columns = step.codes(L::LAYOUT);
         let first = part * Self::run_len(L::LAYOUT);
         for pair in first..first + run.len {
             ahead.fetch(pair);
@@ -136,9 +137,9 @@ pub(super) fn avx512_fns(layout: Layout) -> &'static TileFns {
     by_layout!(layout, avx512)
 }
 
-#[target_feature(enable = "avx2,fma,avxvnni")]
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
 unsafe fn avx<L: Grouped, const ROWS: usize>(tile: &Tile<'_>, sums: &mut Sums) {
-    #[target_feature(enable = "avx2,fma,avxvnni")]
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
     #[inline(never)]
     unsafe fn strips<L: Grouped>(tile: &Tile<'_>, sums: &mut Sums, n_rows: usize) {
         // SAFETY: the caller keeps the promise of `TileFn`.

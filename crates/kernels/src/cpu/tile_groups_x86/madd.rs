@@ -40,7 +40,8 @@ impl Multiplier for Madd {
 
     #[inline(always)]
     unsafe fn add_part<L: Grouped, const R: usize>(whole: &mut Whole<Ymm, R>, step: Step, part: usize) {
-        let Step { columns, x, n_rows, run, ahead } = step;
+        let Step { x, n_rows, run, ahead, .. } = step;
+        let columns = step.codes(L::LAYOUT);
         // SAFETY: by the caller's promise.
         unsafe {
             let mut pair = part * (QUADS / 2 / L::LAYOUT.parts());
@@ -141,9 +142,9 @@ unsafe fn add_signed<const R: usize>(
     }
 }
 
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn tile<L: Grouped, const ROWS: usize>(tile: &Tile<'_>, sums: &mut Sums) {
-    #[target_feature(enable = "avx2,fma")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     #[inline(never)]
     unsafe fn strips<L: Grouped>(tile: &Tile<'_>, sums: &mut Sums, n_rows: usize) {
         // SAFETY: the caller keeps the promise of `TileFn`.

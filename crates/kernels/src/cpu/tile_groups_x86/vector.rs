@@ -2,7 +2,6 @@
 
 use std::arch::x86_64::*;
 
-use super::super::groups::QUAD;
 use super::super::tile::LANES;
 
 /// What tiles ask of a vector. A lane is a column: four bytes, or one number of 32 bits.
@@ -15,11 +14,8 @@ pub(super) trait Vector {
     /// Single precision.
     type Floats: Copy;
 
-    /// A tile cut into pairs of vectors: where the bytes and the sums of their columns begin.
-    ///
-    /// * `halves`: where the bytes of 16 columns begin each.
-    fn pairs(halves: [*const u8; 2], sums: *mut f32)
-    -> impl Iterator<Item = ([*const u8; 2], [*mut f32; 2])>;
+    /// A tile cut into pairs of vectors: their first columns.
+    const PAIRS: &'static [[usize; 2]];
 
     unsafe fn load(start: *const u8) -> Self::Whole;
     unsafe fn splat(x: i32) -> Self::Whole;
@@ -36,6 +32,10 @@ pub(super) trait Vector {
     unsafe fn floats(a: Self::Whole) -> Self::Floats;
     unsafe fn splat_float(x: f32) -> Self::Floats;
     unsafe fn load_floats(start: *const u8) -> Self::Floats;
+    /// Numbers of half precision, widened.
+    unsafe fn load_halves(start: *const u8) -> Self::Floats;
+    /// Bytes with a sign, widened.
+    unsafe fn load_bytes(start: *const u8) -> Self::Floats;
     unsafe fn store_floats(start: *mut f32, a: Self::Floats);
     unsafe fn multiply(a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `a * b + c`, rounded once.
@@ -58,13 +58,7 @@ macro_rules! vector {
             type Whole = $whole;
             type Floats = $floats;
 
-            #[inline(always)]
-            fn pairs(
-                halves: [*const u8; 2],
-                sums: *mut f32,
-            ) -> impl Iterator<Item = ([*const u8; 2], [*mut f32; 2])> {
-                $pairs(halves, sums)
-            }
+            const PAIRS: &'static [[usize; 2]] = $pairs;
 
             $(
                 #[inline(always)]
@@ -77,7 +71,7 @@ macro_rules! vector {
     };
 }
 
-vector! { Ymm, __m256i, __m256, of_a_half;
+vector! { Ymm, __m256i, __m256, &[[0, 8], [LANES, LANES + 8]];
     fn load(start: *const u8) -> __m256i = _mm256_loadu_si256(start.cast());
     fn splat(x: i32) -> __m256i = _mm256_set1_epi32(x);
     fn splat_byte(x: u8) -> __m256i = _mm256_set1_epi8(x.cast_signed());
@@ -91,12 +85,15 @@ vector! { Ymm, __m256i, __m256, of_a_half;
     fn floats(a: __m256i) -> __m256 = _mm256_cvtepi32_ps(a);
     fn splat_float(x: f32) -> __m256 = _mm256_set1_ps(x);
     fn load_floats(start: *const u8) -> __m256 = _mm256_loadu_ps(start.cast());
+    fn load_halves(start: *const u8) -> __m256 = _mm256_cvtph_ps(_mm_loadu_si128(start.cast()));
+    fn load_bytes(start: *const u8) -> __m256 =
+        _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(start.cast())));
     fn store_floats(start: *mut f32, a: __m256) = _mm256_storeu_ps(start, a);
     fn multiply(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
     fn multiply_add(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
 }
 
-vector! { Zmm, __m512i, __m512, of_both_halves;
+vector! { Zmm, __m512i, __m512, &[[0, LANES]];
     fn load(start: *const u8) -> __m512i = _mm512_loadu_si512(start.cast());
     fn splat(x: i32) -> __m512i = _mm512_set1_epi32(x);
     fn splat_byte(x: u8) -> __m512i = _mm512_set1_epi8(x.cast_signed());
@@ -110,32 +107,10 @@ vector! { Zmm, __m512i, __m512, of_both_halves;
     fn floats(a: __m512i) -> __m512 = _mm512_cvtepi32_ps(a);
     fn splat_float(x: f32) -> __m512 = _mm512_set1_ps(x);
     fn load_floats(start: *const u8) -> __m512 = _mm512_loadu_ps(start.cast());
+    fn load_halves(start: *const u8) -> __m512 = _mm512_cvtph_ps(_mm256_loadu_si256(start.cast()));
+    fn load_bytes(start: *const u8) -> __m512 =
+        _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(start.cast())));
     fn store_floats(start: *mut f32, a: __m512) = _mm512_storeu_ps(start, a);
     fn multiply(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
     fn multiply_add(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
-}
-
-/// Two vectors of 8 columns behind each other, in either half.
-#[inline(always)]
-fn of_a_half(
-    halves: [*const u8; 2],
-    sums: *mut f32,
-) -> impl Iterator<Item = ([*const u8; 2], [*mut f32; 2])> {
-    // A column has four bytes in all that is read of it.
-    const OCTET: usize = LANES / 2;
-    let pair_of = move |half: usize| {
-        let sums = sums.wrapping_add(half * LANES);
-        let columns = halves[half];
-        ([columns, columns.wrapping_add(OCTET * QUAD)], [sums, sums.wrapping_add(OCTET)])
-    };
-    (0..2).map(pair_of)
-}
-
-/// One pair, a half each.
-#[inline(always)]
-fn of_both_halves(
-    halves: [*const u8; 2],
-    sums: *mut f32,
-) -> impl Iterator<Item = ([*const u8; 2], [*mut f32; 2])> {
-    std::iter::once((halves, [sums, sums.wrapping_add(LANES)]))
 }
