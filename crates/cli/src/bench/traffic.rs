@@ -54,6 +54,12 @@ impl Traffic {
         let slots = self.concurrency_max().get();
         asked.unwrap_or((REQUESTS_PER_SLOT * slots).max(REQUESTS_MIN))
     }
+
+    /// Whether so many requests leave little but beginnings and ends to count: prompts and few tokens behind them, in other shares under every policy.
+    pub(super) fn is_short(&self, asked: Option<u32>) -> bool {
+        let slots = self.concurrency_max().get();
+        matches!(self, Self::Closed(_)) && slots > 1 && self.n_requests(asked) < REQUESTS_PER_SLOT * slots
+    }
 }
 
 /// As in `C=4`.
