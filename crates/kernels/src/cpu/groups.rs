@@ -226,19 +226,18 @@ impl Layout {
 
     /// Writes group `step` of a column (below 32) into a panel.
     pub(super) fn write(self, panel: &mut [u8], step: usize, column: usize, group: &Group) {
-        let numbers = [group.scales, group.mins];
         let at = self.step_at(step);
-        for kind in 0..self.kinds() {
-            let unit = group.units[kind];
+        let kinds = group.units.into_iter().zip([group.scales, group.mins]).take(self.kinds());
+        for (kind, (unit, numbers)) in kinds.enumerate() {
             if self.scales() == Scales::Shared {
                 put(panel, self.unit_at(step, kind, column), f16_bytes(unit));
             }
-            for part in 0..self.parts() {
+            for (part, number) in numbers.into_iter().take(self.parts()).enumerate() {
                 let at = at + self.scale_at(kind, part, column);
                 match self.scales() {
                     Scales::F32 => put(panel, at, unit.to_ne_bytes()),
                     Scales::F16 => put(panel, at, f16_bytes(unit)),
-                    Scales::Shared => put(panel, at, numbers[kind][part].to_ne_bytes()),
+                    Scales::Shared => put(panel, at, number.to_ne_bytes()),
                 }
             }
         }
