@@ -1,16 +1,16 @@
-//! What a policy costs per step: all four moments for a batch of settled sequences that draft up to five positions, or levels
-//! of a tree, each.
+//! What a policy costs per step and sequence: all four moments for batches of settled sequences that draft up to five positions, or
+//! levels of a tree, each.
 
 use std::hint::black_box;
 use std::time::Duration;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use dsde_policy::{
     Config, DraftPosition, Outcome, PlanView, Planned, Policy, PositionSignals, SeqId, SequenceView,
     StepFeedback,
 };
 
-const N_SEQUENCES: u64 = 64;
+const N_SEQUENCES: [u64; 3] = [1, 8, 64];
 
 /// Positions drafted at most, and accepted at most.
 const DRAFTED_MAX: u32 = 5;
@@ -61,7 +61,7 @@ struct Batch {
 }
 
 impl Batch {
-    fn new() -> Self {
+    fn new(n_sequences: u64) -> Self {
         let sequence = |seq| SequenceView {
             seq: SeqId(seq),
             limit: DRAFTED_MAX,
@@ -79,12 +79,12 @@ impl Batch {
         let signal = |kld| PositionSignals { kld, ..PositionSignals::default() };
         Self {
             step: 0,
-            sequences: (0..N_SEQUENCES).map(sequence).collect(),
+            sequences: (0..n_sequences).map(sequence).collect(),
             positions: (0..DRAFTED_MAX).map(|index| position(index, 0)).collect(),
             nodes: Vec::new(),
             width: 0,
             signals: [0.05, 0.1, 0.2, 0.1, 0.4].map(signal).to_vec(),
-            plan: vec![Planned::none(); N_SEQUENCES as usize],
+            plan: vec![Planned::none(); n_sequences as usize],
             depths: Vec::new(),
             verify_lens: Vec::new(),
         }
@@ -179,14 +179,17 @@ fn feedback<'a>(step: u64, width: u32, outcomes: &'a [Outcome<'a>]) -> StepFeedb
 
 fn decide(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decide");
-    group.throughput(Throughput::Elements(N_SEQUENCES));
+    group.warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(2));
     for text in TEXTS {
         let config: Config = text.parse().expect("the configurations above are valid");
-        let mut policy = config.build();
-        let mut batch = Batch::new();
-        group.bench_function(text, |bencher| {
-            bencher.iter(|| batch.step(policy.as_mut()));
-        });
+        for n_sequences in N_SEQUENCES {
+            let mut policy = config.build();
+            let mut batch = Batch::new(n_sequences);
+            group.throughput(Throughput::Elements(n_sequences));
+            group.bench_function(BenchmarkId::new(text, n_sequences), |bencher| {
+                bencher.iter(|| batch.step(policy.as_mut()));
+            });
+        }
     }
     group.finish();
 }

@@ -76,6 +76,8 @@ pub struct Record {
     information: f64,
     /// Divergences, where they are delivered, nats.
     klds: Option<Window>,
+    /// Labels worth remembering, from when there are enough of them.
+    memory: Option<f64>,
 }
 
 impl Record {
@@ -93,17 +95,17 @@ impl Record {
 
     /// Labels worth remembering: fewer where the divergences have become volatile (DSDE's WVIR), more where they are calm.
     fn memory(&self) -> f64 {
-        let (short, long, decay) = VOLATILITY;
-        let ratio = match &self.klds {
-            Some(klds) if klds.len() >= short => wvir(klds, short, long, decay),
-            _ => 1.0,
-        };
-        RECORD_LABELS / ratio.clamp(VOLATILITY_RANGE.0, VOLATILITY_RANGE.1)
+        self.memory.unwrap_or(RECORD_LABELS)
     }
 
-    fn note_divergence(&mut self, kld: f32) {
-        if kld.is_finite() && kld >= 0.0 {
-            self.klds.get_or_insert_with(|| Window::new(VOLATILITY.1)).push(kld);
+    /// Takes in the divergences of a proposal, nats; what is none is left out.
+    fn note_divergences(&mut self, klds: impl Iterator<Item = f32>) {
+        let (short, long, decay) = VOLATILITY;
+        let window = self.klds.get_or_insert_with(|| Window::new(long));
+        klds.filter(|kld| kld.is_finite() && *kld >= 0.0).for_each(|kld| window.push(kld));
+        if window.len() >= short {
+            let ratio = wvir(window, short, long, decay);
+            self.memory = Some(RECORD_LABELS / ratio.clamp(VOLATILITY_RANGE.0, VOLATILITY_RANGE.1));
         }
     }
 }
@@ -265,7 +267,7 @@ impl Acceptance {
         }
         if !outcome.signals.is_empty() {
             let record = self.records.entry(outcome.seq).or_default();
-            outcome.signals.iter().for_each(|signals| record.note_divergence(signals.kld));
+            record.note_divergences(outcome.signals.iter().map(|signals| signals.kld));
         }
     }
 
@@ -340,7 +342,12 @@ fn n_labels(outcome: &Outcome<'_>) -> u32 {
 
 /// Of a label, itself a probability, under a prediction; nats.
 fn log_likelihood(predicted: f64, label: f64) -> f64 {
-    label * predicted.ln() + (1.0 - label) * (1.0 - predicted).ln()
+    // A yes or no has one term, and logarithms are most of the work.
+    match label {
+        1.0 => predicted.ln(),
+        0.0 => (1.0 - predicted).ln(),
+        _ => label * predicted.ln() + (1.0 - label) * (1.0 - predicted).ln(),
+    }
 }
 
 /// 1 for accepted, 0 for the first rejected; for a sampled draft the exact probability if it is known.
@@ -461,9 +468,9 @@ mod tests {
     fn volatile_divergences_shorten_the_memory() {
         let mut record = Record::default();
         assert_eq!(record.memory(), RECORD_LABELS);
-        (0..30).for_each(|i| record.note_divergence(if i < 20 { 0.1 } else { (i % 2) as f32 }));
+        record.note_divergences((0..30).map(|i| if i < 20 { 0.1 } else { (i % 2) as f32 }));
         assert!(record.memory() < RECORD_LABELS);
-        record.note_divergence(f32::NAN);
+        record.note_divergences([f32::NAN].into_iter());
         assert!(record.memory().is_finite());
     }
 

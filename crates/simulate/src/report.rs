@@ -28,6 +28,11 @@ pub fn markdown(results: &Results) -> String {
     out
 }
 
+/// What the columns of [`table`] mean, for a page that is read without the documentation.
+const COLUMNS: &str = "of off: throughput over that of plain decoding under the same load. TTFT: from arrival to the first token. TPOT: time per token \
+after the first. e2e: from arrival to the end. accepted: of verified tokens. per step, drafted: tokens emitted, and drafted, per sequence and step. \
+$ per M: US dollars for a million tokens. Times are of the simulated machine.";
+
 /// Everything on one page.
 pub fn page(results: &Results) -> Page {
     let mut page = Page::new(&results.scenario);
@@ -56,6 +61,7 @@ pub fn page(results: &Results) -> Page {
         page.heading(&at("Over time"));
         page.charts(&time_charts(results, temperature, &looks));
         page.heading(&at("All figures"));
+        page.text(COLUMNS);
         page.table(&table(results, temperature), 2);
     }
     page.heading("What passes cost");
