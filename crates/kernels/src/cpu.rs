@@ -27,6 +27,7 @@ mod page;
 mod pool;
 mod share;
 mod softmax;
+mod sync;
 mod tile;
 #[cfg(target_arch = "x86_64")]
 mod tile_avx2;

@@ -23,15 +23,21 @@ pub fn config(bytes: &[u8]) {
             assert!(n_layers == 0 || taps.iter().all(|&tap| tap < n_layers), "{taps:?}");
         }
     }
-    if let Ok(AssistantConfig { model, target_hidden, centroids, .. }) = AssistantConfig::parse(file) {
-        assert_usable(&model);
-        assert!(model.layers.iter().all(|layer| layer.kv == KvSource::Target));
-        assert!((1..1 << 31).contains(&target_hidden));
-        if let Some(Centroids { n_centroids, n_chosen }) = centroids {
-            assert!(model.vocab_len.is_multiple_of(n_centroids) && (1..=n_centroids).contains(&n_chosen));
-        }
+    if let Ok(assistant) = AssistantConfig::parse(file) {
+        assert_usable_assistant(&assistant);
     }
     let _ = (Eagle3Config::describes(file), AssistantConfig::describes(file));
+}
+
+/// An assistant whose layers read what a target has stored, and whose groups hold all tokens.
+pub(crate) fn assert_usable_assistant(assistant: &AssistantConfig) {
+    let AssistantConfig { model, target_hidden, centroids, .. } = assistant;
+    assert_usable(model);
+    assert!(model.layers.iter().all(|layer| layer.kv == KvSource::Target));
+    assert!((1..1 << 31).contains(target_hidden));
+    if let Some(Centroids { n_centroids, n_chosen }) = centroids {
+        assert!(model.vocab_len.is_multiple_of(*n_centroids) && (1..=*n_centroids).contains(n_chosen));
+    }
 }
 
 /// What the documentation of [`ModelConfig`] promises: sizes whose products are numbers, finite factors, references that lead

@@ -1,10 +1,10 @@
 //! The small files of a model folder, beside weights that are in order.
 
 use dsde_checkpoint::gguf::Gguf;
-use dsde_checkpoint::{AssistantCheckpoint, Checkpoint, Conversion, Eagle3Checkpoint, Mix};
+use dsde_checkpoint::{Checkpoint, Conversion, Eagle3Checkpoint, Mix};
 use dsde_text::{ChatTemplate, Tokenizer, gguf_keys};
 
-use crate::gguf::assert_tensors;
+use crate::gguf::{assert_assistant_if_any, assert_tensors};
 use crate::input::{files, head_and_body, sections};
 
 /// Files that an input may hold.
@@ -22,7 +22,7 @@ const NAMES: [&str; 9] = [
 /// The weights that an index may name: `a`, `[2, 3]` in bf16, and `b`, `[2]` in f32.
 const SHARD: &str = r#"{"a":{"dtype":"BF16","shape":[2,3],"data_offsets":[0,12]},"b":{"dtype":"F32","shape":[2],"data_offsets":[12,20]}}       "#;
 
-/// A folder is a model or not, and what was made of it can be used; text that is written into a GGUF file is read again from there.
+/// A folder is a model, an assistant or neither, and what was made of it can be used; text that is written into a GGUF file is read again from there.
 ///
 /// Input: files behind lines of dashes, the first line of each its name.
 pub fn folder(bytes: &[u8]) {
@@ -36,7 +36,7 @@ pub fn folder(bytes: &[u8]) {
     let (model, tokenizer) = (Checkpoint::open(path), Tokenizer::open(path));
     let _ = Eagle3Checkpoint::is_at(path);
     let _ = Eagle3Checkpoint::open(path);
-    let _ = AssistantCheckpoint::find(path);
+    assert_assistant_if_any(path);
     if let (Ok(template), Ok(tokenizer)) = (ChatTemplate::open(path), &tokenizer) {
         let _ = template.end_of_turn(tokenizer);
         let _ = template.for_tokenizer(tokenizer).is_ok_and(|template| template.try_out().is_ok());

@@ -1,16 +1,18 @@
-//! GGUF files: header, metadata, table of tensors; the model that they describe, and its conversion.
+//! GGUF files: header, metadata, table of tensors; the model or assistant that they describe, and its conversion.
+
+use std::path::Path;
 
 use dsde_checkpoint::gguf::{Declared, Gguf, Writer};
-use dsde_checkpoint::{Checkpoint, Conversion, Mix};
+use dsde_checkpoint::{AssistantCheckpoint, Checkpoint, Conversion, Mix};
 
-use crate::config::assert_usable;
+use crate::config::{assert_usable, assert_usable_assistant};
 use crate::input::files;
 
 /// A key about how tensors lie, which the writer decides.
 const ALIGNMENT: &str = "general.alignment";
 
-/// A file that can be read has all of its tensors, is written again as the same, and is one or no model; a model can be
-/// converted into a file that is read again.
+/// A file that can be read has all of its tensors, is written again as the same, and is a model, an assistant or
+/// neither; a model can be converted into a file that is read again.
 pub fn gguf(bytes: &[u8]) {
     let folder = files(&[("model.gguf", bytes)]);
     let path = folder.path().join("model.gguf");
@@ -22,6 +24,7 @@ pub fn gguf(bytes: &[u8]) {
     let again = files(&[("model.gguf", &written(&file))]);
     let again = Gguf::open(&again.path().join("model.gguf")).expect("a file that was written");
     assert_same(&file, &again);
+    assert_assistant_if_any(&path);
     if let Ok(model) = model {
         assert_tensors(&model);
         convert(&file);
@@ -71,14 +74,31 @@ fn convert(file: &Gguf) {
     }
 }
 
-/// A model whose configuration can be computed with and whose tensors are all there.
-pub(crate) fn assert_tensors(model: &Checkpoint) {
-    assert_usable(model.config());
-    for name in model.tensor_names() {
-        if let Ok(tensor) = model.stored(name) {
+/// An assistant can guess: all of its tensors are there, and its groups hold every token once.
+pub(crate) fn assert_assistant_if_any(path: &Path) {
+    let Ok(Some(assistant)) = AssistantCheckpoint::find(path) else { return };
+    assert_usable_assistant(assistant.config());
+    assert_readable(assistant.weights());
+    assert!(assistant.projections().is_ok() && assistant.centroids().is_ok());
+    let mut order = assistant.order().to_vec();
+    order.sort_unstable();
+    let n_sorted = assistant.config().centroids.map_or(0, |_| assistant.config().model.vocab_len);
+    assert!(order.iter().copied().eq(0..n_sorted as u32));
+    let _ = (assistant.weight_bytes(), assistant.dtypes());
+}
+
+fn assert_readable(weights: &Checkpoint) {
+    for name in weights.tensor_names() {
+        if let Ok(tensor) = weights.stored(name) {
             assert_eq!(tensor.to_f32().len(), tensor.shape.iter().product::<usize>(), "{name}");
         }
     }
+}
+
+/// A model whose configuration can be computed with and whose tensors are all there.
+pub(crate) fn assert_tensors(model: &Checkpoint) {
+    assert_usable(model.config());
+    assert_readable(model);
     assert!(model.weight_bytes() <= model.stored_bytes());
     let _ = model.dtypes();
     if let Ok(Some(head)) = model.mtp() {

@@ -6,19 +6,13 @@
 //! its help, not a stall of milliseconds, which barrier pools suffer on a shared machine.
 
 use std::any::Any;
-use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::PoisonError;
 
-/// Looks at the door before a worker parks; about 0.2 ms, longer than the serial parts of a model's pass.
-const WORKER_SPINS: u32 = 10_000;
-/// Looks at the door after which a worker lets others have its processor, should they wait for it; about 20 us, longer than the
-/// serial parts between two products, shorter than those between two passes.
-const SPINS_PER_YIELD: u32 = 1_000;
-/// Looks at the count before a caller begins to yield its processor to a worker that is still inside.
-const CALLER_SPINS: u32 = 2_000;
+use super::sync::{
+    Arc, AtomicBool, AtomicU64, AtomicUsize, CALLER_SPINS, JoinHandle, Mutex, Ordering, SPINS_PER_YIELD,
+    UnsafeCell, WORKER_SPINS, spin_loop, thread,
+};
 
 /// Bit of [`Shared::door`] that is set while a region may be entered.
 const OPEN: u64 = 1 << 31;
@@ -127,7 +121,7 @@ impl Pool {
     fn open(&self, region: Region) {
         let shared = &*self.shared;
         // SAFETY: this thread holds `busy`, and `close` of the region before left the door closed with nobody inside.
-        unsafe { *shared.region.get() = Some(region) };
+        shared.region.with_mut(|place| unsafe { *place = Some(region) });
         shared.next.store(0, Ordering::Relaxed);
         let number = shared.door.load(Ordering::Relaxed) & !(OPEN | INSIDE);
         shared.door.store(number.wrapping_add(NEXT_REGION) | OPEN, Ordering::SeqCst);
@@ -173,7 +167,7 @@ impl Shared {
                 }
             } else if spins < WORKER_SPINS {
                 spins += 1;
-                if spins % SPINS_PER_YIELD == 0 { thread::yield_now() } else { std::hint::spin_loop() }
+                if spins % SPINS_PER_YIELD == 0 { thread::yield_now() } else { spin_loop() }
             } else {
                 self.park(last_region);
                 spins = 0;
@@ -195,7 +189,7 @@ impl Shared {
     /// Takes indices of the open region until none is left.
     fn help(&self) {
         // SAFETY: the caller of the region wrote it before opening the door and changes it only after everyone has left.
-        let Some(Region { n, work }) = (unsafe { *self.region.get() }) else {
+        let Some(Region { n, work }) = self.region.with(|place| unsafe { *place }) else {
             return;
         };
         // SAFETY: `run` borrows the closure until `close` has seen everyone leave.
@@ -225,7 +219,7 @@ fn erase_lifetime<'a>(work: &'a (dyn Fn(usize) + Sync + 'a)) -> *const Work {
 fn pause(spins: &mut u32, spins_max: u32) {
     if *spins < spins_max {
         *spins += 1;
-        std::hint::spin_loop();
+        spin_loop();
     } else {
         thread::yield_now();
     }
