@@ -72,6 +72,8 @@ def _serve(pipe: Connection, model: str, condition: Condition, n_seqs: int) -> N
         dtype=condition.dtype,
         max_model_len=2048,
         max_num_seqs=n_seqs,
+        # Room for 12,288 tokens, so that many engines fit beside each other.
+        num_gpu_blocks_override=96,
         enforce_eager=True,
         enable_prefix_caching=False,
         disable_log_stats=False,
