@@ -3,9 +3,11 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
+import torch
 from gguf import quants
 
 from model import Llama, Shape
@@ -60,6 +62,12 @@ def interleaved(weight: np.ndarray, n_heads: int) -> np.ndarray:
     """Rows of each head from (first halves, second halves) to neighbouring pairs, which is how GGUF Llama rotates."""
     rows, columns = weight.shape
     return weight.reshape(n_heads, 2, rows // n_heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+
+
+def halved(weight: np.ndarray, n_heads: int) -> np.ndarray:
+    """What `interleaved` made, as it was."""
+    rows, columns = weight.shape
+    return weight.reshape(n_heads, rows // n_heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
 def add_shape(writer: gguf.GGUFWriter, shape: Shape) -> None:
@@ -118,3 +126,42 @@ def write(model: Llama, tokenizer_dir: Path, path: Path, kind: str, name: str, t
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def read(path: Path) -> tuple[Llama, list[str]]:
+    """What `write` wrote: the model in f32, ready for inference, and its tokens by id."""
+    reader = gguf.GGUFReader(path)
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    if fields["general.architecture"] != "llama":
+        raise SystemExit(f"{path}: expected a file of architecture llama, got {fields['general.architecture']}")
+    stored = {tensor.name: tensor for tensor in reader.tensors}
+    model = Llama(shape_of(fields))
+    heads = {".q_proj.": model.shape.n_heads, ".k_proj.": model.shape.n_kv_heads}
+    weights = {}
+    for hf_name, weight in model.state_dict().items():
+        if tensor_name(hf_name) not in stored:
+            raise SystemExit(f"{path}: expected a tensor {tensor_name(hf_name)}, got none")
+        tensor = stored.pop(tensor_name(hf_name))
+        values = quants.dequantize(tensor.data, tensor.tensor_type).reshape(weight.shape)
+        n_heads = next((n for part, n in heads.items() if part in hf_name), None)
+        weights[hf_name] = torch.from_numpy(np.array(values if n_heads is None else halved(values, n_heads)))
+    if stored:
+        raise SystemExit(f"{path}: expected a Llama model with tied embeddings alone, got {sorted(stored)} besides")
+    model.load_state_dict(weights)
+    return model.eval().requires_grad_(False), fields["tokenizer.ggml.tokens"]
+
+
+def shape_of(fields: dict[str, Any]) -> Shape:
+    """The shape that `add_shape` wrote."""
+    return Shape(
+        vocab_size=len(fields["tokenizer.ggml.tokens"]),
+        hidden_size=fields["llama.embedding_length"],
+        n_layers=fields["llama.block_count"],
+        n_heads=fields["llama.attention.head_count"],
+        n_kv_heads=fields["llama.attention.head_count_kv"],
+        head_dim=fields["llama.attention.key_length"],
+        ff_size=fields["llama.feed_forward_length"],
+        context_len=fields["llama.context_length"],
+        rope_theta=fields["llama.rope.freq_base"],
+        norm_eps=fields["llama.attention.layer_norm_rms_epsilon"],
+    )

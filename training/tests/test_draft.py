@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from torch.nn import functional as F
 
 import draft_export
+import draft_full
 import draft_train as training
 import gguf_file
 import loop
@@ -292,6 +293,59 @@ def test_the_file_has_the_reduced_tokenizer(target: Llama, folder: Path, monkeyp
     stored = {tensor.name: tensor for tensor in reader.tensors}["blk.1.attn_q.weight"]
     wanted = gguf_file.interleaved(draft.state_dict()["model.layers.1.self_attn.q_proj.weight"].numpy(), 4)
     assert np.array_equal(stored.data, wanted)
+
+
+KEPT = [0, 1, 2, 3, 4, 5, 6, 8, 9]
+
+
+def small_draft() -> Llama:
+    """Of the tokens KEPT, with streams that lie far from zero."""
+    draft = seeded_target(replace(SHAPE, vocab_size=len(KEPT), n_layers=2))
+    for layer in draft.model.layers:
+        layer.mlp.down_proj.weight.mul_(50.0)
+        layer.input_layernorm.weight.uniform_(0.5, 1.5)
+    draft.model.norm.weight.uniform_(0.5, 1.5)
+    return draft
+
+
+def test_with_all_tokens_of_its_target_a_draft_thinks_the_same() -> None:
+    draft, reads = small_draft(), reads_of(tokenizer_json(), KEPT, 15)
+    changes, weights = draft_full.full(draft, KEPT, reads)
+    head = weights.pop("lm_head.weight")
+    assert changes["hidden_size"] == 24 and not changes["tie_word_embeddings"]
+    shape = replace(SHAPE, vocab_size=15, n_layers=2, hidden_size=24, norm_eps=changes["rms_norm_eps"])
+    whole = Llama(shape).eval().requires_grad_(False)
+    whole.load_state_dict(weights)
+    tokens = torch.randint(13, (8, 40), generator=torch.Generator().manual_seed(6))
+    logits, expected = whole.model(tokens) @ head.T, draft(reads[tokens])
+    torch.testing.assert_close(logits[..., KEPT], expected, rtol=1e-4, atol=1e-4)
+    lacking = [token for token in range(15) if token not in KEPT]
+    assert bool((logits[..., lacking].amax(-1) < expected.amin(-1) - 100).all())
+
+
+def test_the_folder_with_all_tokens_is_one_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    transformers = pytest.importorskip("transformers")
+    draft, tokenizer = small_draft(), tokenizer_json()
+    for name, content in (("tokenizer", tokenizer), ("tokenizer_config", {}), ("config", {"vocab_size": 15})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "tokenizer.json").write_text(json.dumps(reduced(tokenizer, KEPT)), encoding="utf-8")
+    gguf_file.write(draft, tmp_path / "own", tmp_path / "m.gguf", "f32", "test")
+    argv = ["x", "--draft", tmp_path / "m.gguf", "--target", tmp_path, "--out", tmp_path / "out"]
+    monkeypatch.setattr("sys.argv", list(map(str, argv)))
+    draft_full.main()
+
+    whole = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    tokens = torch.randint(13, (4, 30), generator=torch.Generator().manual_seed(6))
+    got = whole(tokens).logits.detach().softmax(-1)
+    expected = torch.zeros_like(got)
+    expected[..., KEPT] = draft(reads_of(tokenizer, KEPT, 15)[tokens]).softmax(-1)
+    # The stored weights are bf16.
+    assert float((got - expected).abs().sum(-1).max()) < 0.1 and float(got[..., [7, 10, 11, 12]].max()) < 1e-8
+
+    (tmp_path / "tokenizer.json").write_text(json.dumps(reduced(tokenizer, KEPT[:-1])), encoding="utf-8")
+    with pytest.raises(SystemExit, match="expected tokens of the target alone, got 1 others, the first 'abc'"):
+        draft_full.main()
 
 
 def test_misspelt_and_impossible_settings_are_refused(tmp_path: Path) -> None:

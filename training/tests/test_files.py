@@ -1,5 +1,7 @@
 """What is written for others: encoded documents, the tokenizer folder, GGUF."""
 
+from dataclasses import replace
+
 import gguf
 import numpy as np
 import pytest
@@ -85,6 +87,20 @@ def test_gguf_holds_shape_tokenizer_and_permuted_weights(tokenizer, tmp_path, ki
     stored = gguf.quants.dequantize(keys.data, keys.tensor_type)
     wanted = gguf_file.interleaved(model.state_dict()["model.layers.1.self_attn.k_proj.weight"].numpy(), 2)
     assert np.abs(stored - wanted).max() <= tolerance * np.abs(wanted).max()
+
+    again, tokens = gguf_file.read(tmp_path / "m.gguf")
+    assert replace(again.shape, norm_eps=1e-5) == model.shape and tokens == fields["tokenizer.ggml.tokens"]
+    for name, weight in model.state_dict().items():
+        assert (again.state_dict()[name] - weight).abs().max() <= tolerance * weight.abs().max(), name
+
+
+def test_a_gguf_file_of_another_architecture_is_refused(tmp_path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "gemma")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(SystemExit, match="expected a file of architecture llama, got gemma"):
+        gguf_file.read(tmp_path / "m.gguf")
 
 
 def test_transformers_computes_the_same_from_the_gguf_file(tokenizer, tmp_path) -> None:

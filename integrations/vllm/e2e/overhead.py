@@ -37,7 +37,7 @@ def steps(policy: str, n: int) -> list[float]:
         started = perf_counter()
         rows = [Row(name, 1 + a, v, 40 + step, K, 99, step, 0.0, math.nan) for name, a, v in zip(names, accepted, lens)]
         speculation.observe(rows, Pass(n + sum(lens), 0), dsde.Divergence(klds, klds, klds, klds), now - 0.005, now)
-        depth = speculation.plan(rows, None, memory, 2 * n, now)
+        depth = speculation.plan(rows, None, memory, now)
         speculation.drafted([depth] * n, None, 0.002)
         chains = [[0] * depth for _ in names]
         for name, chain in zip(names, chains):

@@ -28,7 +28,7 @@ def step(speculation: Speculation, rows: list[Row], offers: list[int] | None = N
     """Observes a target pass, plans, drafts what was planned, and returns what each request has to verify."""
     observed = more.pop("differences", None)
     speculation.observe(rows, Pass(len(rows), 0), observed, now - 0.01, now)
-    depth = speculation.plan(rows, offers, MEMORY, len(rows), now)
+    depth = speculation.plan(rows, offers, MEMORY, now)
     drafted = [depth if offers is None else offers[[r.request for r in rows].index(name)] for name in speculation.planned_requests()]
     speculation.drafted(drafted, more.pop("shapes", None), 0.002)
     return [speculation.drafted_len(r.request) for r in rows]
@@ -135,20 +135,30 @@ def test_views_and_feedback_carry_what_the_host_knows() -> None:
     speculation = Speculation(policy, has_model=True)
     rows = [row("a", 1, temperature=0.7, tpot_max=0.05, context_len=99, total=4), row("b", 0)]
     speculation.observe(rows, Pass(40, 39), None, 4.9, 5.0)
-    assert speculation.plan(rows, None, MEMORY, 42, 5.0) == 2
+    assert speculation.plan(rows, None, MEMORY, 5.0) == 2
     batch = policy.batch
     assert (batch.seqs, batch.limits, batch.remaining, batch.context_lens) == ([0], [8], [9], [99])
-    assert (batch.draft_lags, batch.temperatures, batch.emitted, batch.tpots_max) == ([1], [0.7], [4], [0.05])
+    assert (batch.draft_lags, batch.temperatures, batch.emitted, batch.tpots_max) == (None, [0.7], [4], [0.05])
     assert (batch.blocks_free, batch.blocks_total, batch.block_len, batch.now) == (90, 100, 16, 5.0)
     speculation.drafted([2], None, 0.002)
     speculation.observe([row("a", 2, verified=2)], Pass(9, 6), None, 5.1, 5.25)
     feedback = policy.feedback
     assert (feedback.planned, feedback.drafted, feedback.verified, feedback.accepted) == ([2], [2], [2], [1])
     assert len(feedback.context_lens) == 1 and feedback.is_foreseen == [False]
-    # Two rounds: 42 rows, and one of each of the two requests.
-    assert (feedback.draft_rounds, feedback.draft_rows, feedback.target_rows, feedback.prefill_rows) == (2, 44, 9, 6)
+    # What the draft reads without drafting is no part of it.
+    assert (feedback.draft_rounds, feedback.draft_rows, feedback.target_rows, feedback.prefill_rows) == (2, 2, 9, 6)
     assert (feedback.draft_time, feedback.step_time) == (0.002, pytest.approx(0.25))
     assert feedback.verify_time == pytest.approx(0.15)
+
+
+def test_a_step_in_which_nobody_drafts_has_no_drafting_though_the_draft_reads() -> None:
+    policy = Recording()
+    policy.plan = dsde.Policy("off").plan
+    speculation = Speculation(policy, has_model=True)
+    assert step(speculation, [row("a", 1)], now=1.0) == [0]
+    step(speculation, [row("a", 1)], now=1.5)
+    assert (policy.feedback.draft_rounds, policy.feedback.draft_rows) == (0, 0)
+    assert policy.feedback.step_time == pytest.approx(0.5)
 
 
 def test_the_environment_decides_before_the_configuration() -> None:

@@ -128,20 +128,17 @@ class Adapter:
         self._draft_started = perf_counter()
         if not self._has_model:
             return scheduled_len
-        batch = self._runner.input_batch
-        extra = getattr(self._runner.drafter, "net_num_new_slots_per_request", 0)
-        draft_rows = self._scheduled.total_num_scheduled_tokens + extra * len(batch.req_ids)
         self._limit(scheduled_len)
-        depth = self._speculation.plan(self._rows, None, self._memory(), draft_rows, self._draft_started)
+        depth = self._speculation.plan(self._rows, None, self._memory(), self._draft_started)
         self._trace.spent("plan", self._draft_started)
         return depth
 
     def keeping_logits(self) -> AbstractContextManager[None]:
         """While drafting: keeps the draft's logits, if anybody will read them."""
         policy = self._speculation.policy
-        if not self._has_model or not (policy.reads_divergence or policy.reads_draft_shape):
+        if not self._has_model:
             return nullcontext()
-        return self._kept.listening(self._runner.drafter)
+        return self._kept.listening(self._runner.drafter, policy.reads_divergence or policy.reads_draft_shape)
 
     def drafted(self, drafts: Any) -> None:
         """Lets the policy shorten what was drafted."""
@@ -151,10 +148,10 @@ class Adapter:
         since = perf_counter()
         if not self._has_model:
             self._limit(self._runner.num_spec_tokens)
-            speculation.plan(self._rows, lens, self._memory(), 0, since)
+            speculation.plan(self._rows, lens, self._memory(), since)
         self._kept.is_scaled = self._is_drawn and not batch.sampling_metadata.all_greedy
         rows = [self._kept_row[request] for request in speculation.planned_requests()]
-        speculation.drafted([lens[row] for row in rows], self._shapes(rows), since - self._draft_started)
+        speculation.drafted([lens[row] for row in rows], self._shapes(rows), self._draft_time(since))
         self._trace.spent("trim", since)
 
     def cut(self, requests: list[str], drafts: list[list[int]]) -> None:
@@ -162,11 +159,21 @@ class Adapter:
         since = perf_counter()
         if self._runner.device.type != "cpu":
             # A device drafts while its host goes on; only now the drafts are there.
-            self._speculation.draft_time = since - self._draft_started
+            self._speculation.draft_time = self._draft_time(since)
         for request, chain in zip(requests, drafts, strict=True):
             del chain[self._speculation.drafted_len(request) :]
         self._trace.spent("cut", since)
         self._trace.write(self._speculation, requests, drafts, self._differences)
+
+    def _draft_time(self, now: float) -> float:
+        """What drafting took until now; of a model, without the pass that reads what was emitted, which vLLM never leaves out."""
+        whole, depth = now - self._draft_started, self._speculation.depth
+        if not self._has_model:
+            return whole
+        if self._runner.device.type != "cpu" or self._kept.since is None:
+            # When a device began its second pass, its host does not know.
+            return whole * max(depth - 1, 0) / max(depth, 1)
+        return now - self._kept.since
 
     def _shapes(self, rows: list[int]) -> Any | None:
         """Entropy and largest probability, `[n_requests, depth]` each, of the given rows."""

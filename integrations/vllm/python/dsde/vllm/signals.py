@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -22,26 +23,31 @@ _LOG_PROBABILITY_MIN = -KLD_MAX
 
 @dataclass(slots=True)
 class Kept:
-    """Logits of the draft, kept from drafting until the target has read the drafts."""
+    """Logits of the draft, kept from drafting until the target has read the drafts, and when there were the first."""
 
     rounds: list[torch.Tensor] = field(default_factory=list)
     """Of every draft pass that drew: `[n_requests, vocab]`."""
     is_scaled: bool = False
     """Whether drafting has divided rows of sampled requests by their temperatures."""
+    since: float | None = None
+    """When the draft model had read what was new, seconds of `perf_counter`; `None` if it was not asked for logits."""
 
     @contextmanager
-    def listening(self, drafter: Any) -> Iterator[None]:
-        """Keeps what the draft model computes meanwhile. Drafters without logits of their own leave nothing."""
+    def listening(self, drafter: Any, is_read: bool) -> Iterator[None]:
+        """Notes when the draft model computes logits meanwhile, and keeps them if somebody will read them."""
         self.rounds.clear()
+        self.since = None
         model = getattr(drafter, "model", None)
         original = getattr(model, "compute_logits", None)
-        if model is None or original is None or getattr(drafter, "use_heterogeneous_vocab", False):
+        if model is None or original is None:
             yield
             return
+        is_read = is_read and not getattr(drafter, "use_heterogeneous_vocab", False)
 
         def compute_logits(*args: Any, **kwargs: Any) -> Any:
+            self.since = perf_counter() if self.since is None else self.since
             logits = original(*args, **kwargs)
-            if logits is not None:
+            if is_read and logits is not None:
                 self.rounds.append(logits)
             return logits
 

@@ -2,6 +2,9 @@
 
 The host verifies what it drafted a step before. So a step of the policy begins with `plan`, goes on with `drafted`, and ends with
 `observe` after the host's next target pass.
+
+The host's draft model reads whatever the target emitted, whether anybody drafts or not. So that pass is part of the step, as the
+target's is, and drafting is what comes behind it: policies would else take plain decoding for cheaper than it is.
 """
 
 from __future__ import annotations
@@ -80,10 +83,9 @@ class Speculation:
         self._n_seen = 0
         self._batch: Batch | None = None
         self._rows: list[Row] = []
-        self._draft_rows = 0
         self._planned_at = math.nan
         self.draft_time = 0.0
-        """What drafting took, once it is known."""
+        """What drafting took, once it is known, without the pass that reads."""
 
     def forget(self, requests: Iterable[str]) -> None:
         """Drops requests that have ended."""
@@ -128,8 +130,8 @@ class Speculation:
                 target_entropies=target_entropies,
                 target_rows=target.rows,
                 prefill_rows=target.prefill_rows,
-                draft_rounds=max(self.depth, 1) if self._has_model else 0,
-                draft_rows=self._draft_rows,
+                draft_rounds=self.depth if self._has_model else 0,
+                draft_rows=sum(sequence.drafted for sequence in sequences) if self._has_model else 0,
                 context_lens=[row.context_len - row.emitted for row in emitting],
                 is_foreseen=[not self._has_model] * len(emitting),
                 draft_time=self.draft_time,
@@ -142,12 +144,11 @@ class Speculation:
             # Whatever is handed over without a new plan is not verified.
             sequence.planned = sequence.drafted = sequence.verify_len = 0
 
-    def plan(self, rows: Sequence[Row], offers: Sequence[int] | None, memory: Memory, draft_rows: int, now: float) -> int:
+    def plan(self, rows: Sequence[Row], offers: Sequence[int] | None, memory: Memory, now: float) -> int:
         """Plans a length for every request that goes on.
 
         * `rows`: those of the last target pass.
         * `offers`: of a drafter without a model, how many drafts it has for each row; `None` of a draft model.
-        * `draft_rows`: rows of the first draft pass.
         * Returns the longest length.
         """
         chosen = [i for i, row in enumerate(rows) if row.emitted > 0 and row.remaining > 0]
@@ -161,7 +162,6 @@ class Speculation:
             limits=limits,
             remaining=[row.remaining for row in self._rows],
             context_lens=[row.context_len for row in self._rows],
-            draft_lags=None if offers is not None else [row.emitted for row in self._rows],
             temperatures=[row.temperature for row in self._rows],
             emitted=[row.total for row in self._rows],
             decode_times=[0.0 if s.first_token is None else now - s.first_token for s in sequences],
@@ -179,7 +179,6 @@ class Speculation:
             sequence.first_token = now if sequence.first_token is None else sequence.first_token
         self.depth = max(lens, default=0)
         self._planned_at = now
-        self._draft_rows = draft_rows + max(self.depth - 1, 0) * len(rows) if self._has_model else 0
         return self.depth
 
     def drafted(self, lens: Sequence[int], shapes: Any | None, draft_time: float) -> None:
@@ -187,6 +186,7 @@ class Speculation:
 
         * `lens`: drafts of each, in the order of `planned_requests`.
         * `shapes`: `(entropies, top_probs)`, each `[n_requests, depth]`, if the policy reads them.
+        * `draft_time`: what drafting took.
         """
         assert self._batch is not None
         sequences = [self._sequences[row.request] for row in self._rows]
