@@ -81,7 +81,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "MS", value_parser = positive_up_to(PACE_MS_MAX))]
     pace: Option<NonZeroU32>,
 
-    /// Longest time for an answer, seconds; then it ends with status 504, or a stream with an error.
+    /// Longest time for an answer, seconds; then it ends with what it has, as one that `max_tokens` ends, and one that has not begun
+    /// with status 504.
     #[arg(long, value_name = "S", default_value = "600", value_parser = positive_up_to(SECONDS_MAX))]
     request_timeout: NonZeroU32,
 

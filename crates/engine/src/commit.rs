@@ -148,9 +148,7 @@ fn emit(
             break;
         }
     }
-    if !gain.text.is_empty() && std::mem::take(&mut seq.drops_leading_space) && gain.text[0] == b' ' {
-        gain.text.remove(0);
-    }
+    seq.drop_leading_space(&mut gain.text);
     if seq.tells_rejected {
         tell_rejected(&seq.turn.proposal, &verdict.path, &mut gain.tokens);
     }

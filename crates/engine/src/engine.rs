@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Drafter};
 use crate::executor::{Executor, Shape};
 use crate::lending::Lending;
-use crate::report::{Event, FinishReason, Finished};
+use crate::report::{Emission, Event, FinishReason, Finished};
 use crate::request::{Refused, Request, RequestId};
 use crate::scheduler::{Limits, Scheduler};
 use crate::scoring::Scoring;
@@ -117,16 +117,37 @@ impl Engine {
 
     /// Ends all choices of a request at once; their blocks are free when this returns. `false` if nothing of it is left.
     pub fn cancel(&mut self, id: RequestId) -> bool {
+        self.end(id, FinishReason::Cancelled)
+    }
+
+    /// The same, but they end by their length as if their token bounds were what they have emitted so far.
+    pub fn cut(&mut self, id: RequestId) -> bool {
+        self.end(id, FinishReason::Length)
+    }
+
+    fn end(&mut self, id: RequestId, reason: FinishReason) -> bool {
         let mut ended: Vec<Sequence> =
             self.scheduler.waiting.extract_if(.., |_, seq| seq.request == id).map(|(_, s)| s).collect();
         while let Some(i) = self.scheduler.running.iter().position(|seq| seq.request == id) {
             ended.push(self.scheduler.retire(i));
         }
         let is_known = !ended.is_empty();
-        for seq in ended {
-            self.finish(seq, FinishReason::Cancelled);
+        for mut seq in ended {
+            if reason == FinishReason::Length {
+                self.emit_held(&mut seq);
+            }
+            self.finish(seq, reason);
         }
         is_known
+    }
+
+    /// Emits the text in which a stop string could have begun.
+    fn emit_held(&mut self, seq: &mut Sequence) {
+        let text = seq.held_text();
+        if !text.is_empty() {
+            let Sequence { request, choice, .. } = *seq;
+            self.events.push(Event::Emitted(Emission { request, choice, tokens: Vec::new(), text }));
+        }
     }
 
     /// Everything that happened since the last call, in order.

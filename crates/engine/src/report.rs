@@ -41,7 +41,7 @@ pub struct Emission {
     pub request: RequestId,
     /// Which continuation, from 0.
     pub choice: u32,
-    /// At least one token.
+    /// At least one token, except where the end of a request that was [cut](crate::Engine::cut) releases text.
     pub tokens: Vec<EmittedToken>,
     /// Text that became certain: may lag behind the tokens while a stop string could begin. Not cut at UTF-8 boundaries.
     pub text: Vec<u8>,
@@ -62,7 +62,7 @@ pub struct Scored {
 pub enum FinishReason {
     /// A stop token or stop string.
     Stop,
-    /// The token bound or the end of the context.
+    /// The token bound or the end of the context, or its owner [cut](crate::Engine::cut) it.
     Length,
     /// Cancelled by the user.
     Cancelled,

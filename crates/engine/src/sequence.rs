@@ -245,6 +245,21 @@ impl Sequence {
         self.len() - self.prompt_len
     }
 
+    /// Leaves out the first space of an answer, of which `text` is what became certain now, if it is to be left out.
+    pub(crate) fn drop_leading_space(&mut self, text: &mut Vec<u8>) {
+        if !text.is_empty() && std::mem::take(&mut self.drops_leading_space) && text[0] == b' ' {
+            text.remove(0);
+        }
+    }
+
+    /// Takes the text that was held back because a stop string could have begun in it.
+    pub(crate) fn held_text(&mut self) -> Vec<u8> {
+        let mut text = Vec::new();
+        self.stop_strings.flush(&mut text);
+        self.drop_leading_space(&mut text);
+        text
+    }
+
     /// Tokens that may not be emitted in this step.
     pub(crate) fn banned(&self) -> &[u32] {
         if self.emitted() < self.tokens_min { &self.stop_tokens } else { &[] }

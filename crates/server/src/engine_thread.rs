@@ -1,6 +1,6 @@
 //! The engine on its own thread: requests come in over a bounded channel, results go to inboxes.
 //!
-//! Between two steps the thread takes all new requests, cancels those whose client is gone or whose time is over, and looks
+//! Between two steps the thread takes all new requests, ends those whose client is gone or whose time is over, and looks
 //! whether the server stops; within a step it talks to nobody. It sleeps while there is nothing to do.
 
 use std::collections::{HashMap, HashSet};
@@ -31,7 +31,7 @@ pub(crate) struct Submission {
     pub(crate) requests: Vec<Request>,
     /// Has a slot for every choice.
     pub(crate) inbox: Arc<Inbox>,
-    /// Cancelled then.
+    /// It ends then.
     pub(crate) deadline: Instant,
 }
 
@@ -228,7 +228,7 @@ struct Owner {
 impl Owner {
     fn run(&mut self) {
         while self.receive() && !self.shared.is_stopping.load(Ordering::Acquire) {
-            self.cancel_lost();
+            self.end_overdue();
             self.step();
         }
         let remaining: Vec<RequestId> = self.in_flight.keys().copied().collect();
@@ -291,14 +291,23 @@ impl Owner {
         Ok(())
     }
 
-    /// Cancels requests whose client is gone or whose time is over.
-    fn cancel_lost(&mut self) {
+    /// Ends requests whose client is gone or whose time is over.
+    ///
+    /// An HTTP request whose answer has begun is answered with what there is, be it nothing of some choices: an error would lose
+    /// that, and clients that repeat what fails would have it computed, and lost, again.
+    fn end_overdue(&mut self) {
         let now = Instant::now();
-        let is_lost = |flight: &InFlight| flight.inbox.is_abandoned() || now >= flight.deadline;
-        let lost: Vec<RequestId> =
-            self.in_flight.iter().filter(|(_, flight)| is_lost(flight)).map(|(&id, _)| id).collect();
-        for id in lost {
-            self.cancel(id, Loss::Deadline);
+        let mut over = Vec::new();
+        for (&id, InFlight { inbox, deadline, .. }) in &self.in_flight {
+            if inbox.is_abandoned() || now >= *deadline {
+                over.push((id, inbox.is_begun() && !inbox.is_abandoned()));
+            }
+        }
+        for (id, is_begun) in over {
+            // Of what a panic has lost nothing can be cut.
+            if !(is_begun && self.engine.cut(id)) {
+                self.cancel(id, Loss::Deadline);
+            }
         }
     }
 
@@ -386,7 +395,9 @@ impl Owner {
                 };
                 let now = Instant::now();
                 let choice = emission.choice as usize;
-                if let Some(last) = flight.emitted[choice].replace(now) {
+                if !emission.tokens.is_empty()
+                    && let Some(last) = flight.emitted[choice].replace(now)
+                {
                     self.metrics.gap((now - last).as_secs_f64());
                 }
                 let slot = flight.first + choice;

@@ -53,7 +53,7 @@ impl Delta {
 pub enum Loss {
     /// The engine failed.
     Failed,
-    /// It took longer than allowed.
+    /// Its time was over before any choice had begun.
     Deadline,
     /// The server is shutting down.
     Shutdown,
@@ -111,6 +111,8 @@ pub(crate) struct Inbox {
     /// Whether a reader was woken that has not looked yet.
     is_awaited: AtomicBool,
     is_abandoned: AtomicBool,
+    /// Whether anything was emitted.
+    is_begun: AtomicBool,
 }
 
 impl Inbox {
@@ -122,6 +124,7 @@ impl Inbox {
             wake,
             is_awaited: AtomicBool::new(false),
             is_abandoned: AtomicBool::new(false),
+            is_begun: AtomicBool::new(false),
         });
         let ticks = match wake {
             Wake::Paced(every) => {
@@ -139,6 +142,11 @@ impl Inbox {
         self.is_abandoned.load(Ordering::Relaxed)
     }
 
+    /// Whether any of its choices has said anything.
+    pub(crate) fn is_begun(&self) -> bool {
+        self.is_begun.load(Ordering::Relaxed)
+    }
+
     /// Notes that nobody will read any more.
     pub(crate) fn abandon(&self) {
         self.is_abandoned.store(true, Ordering::Relaxed);
@@ -152,6 +160,7 @@ impl Inbox {
     /// Appends tokens and text that came now.
     pub(crate) fn emit(&self, choice: usize, emission: Emission, now: Instant) {
         self.slots()[choice].pending.append(emission, now);
+        self.is_begun.store(true, Ordering::Relaxed);
         if self.wake == Wake::Always {
             self.is_awaited.store(true, Ordering::Relaxed);
             // A reader who wakes at once does not find the lock taken.
@@ -162,6 +171,7 @@ impl Inbox {
     /// Appends tokens and text that came now and are the last: whoever reads finds them together with the end, which follows.
     pub(crate) fn emit_last(&self, choice: usize, emission: Emission, now: Instant) {
         self.slots()[choice].last = Some((emission, now));
+        self.is_begun.store(true, Ordering::Relaxed);
     }
 
     /// Appends log-probabilities of the prompt.

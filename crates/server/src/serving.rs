@@ -81,7 +81,7 @@ impl Serving {
 
     /// Hands a request to the engine.
     ///
-    /// * `deadline`: it is cancelled then.
+    /// * `deadline`: then it ends by its length with what it has, or with [`Loss::Deadline`](crate::Loss::Deadline) if that is nothing.
     ///
     /// # Errors
     /// If the request makes no sense, too many wait, or the thread has ended.

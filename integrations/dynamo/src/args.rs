@@ -39,7 +39,8 @@ pub struct Args {
     #[arg(long, value_name = "FOLDER|ORG/NAME")]
     tokenizer: Option<String>,
 
-    /// Longest time for an answer, seconds; then it ends with an error.
+    /// Longest time for an answer, seconds; then it ends with what it has, as one that its token bound ends, and one that has not begun
+    /// with an error.
     #[arg(long, value_name = "S", default_value = "600", value_parser = seconds(1))]
     request_timeout: u64,
 

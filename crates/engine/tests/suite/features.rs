@@ -255,6 +255,35 @@ fn cancellation_frees_everything_at_once_wherever_the_request_is() {
 }
 
 #[test]
+fn a_cut_request_ends_by_its_length_with_all_of_its_text() {
+    for steps in 0..12 {
+        let mut engine = engine(Config { rows_max: 8, sequences_max: 2, ..model_config() }, "fixed:k=3", 60);
+        let whole = Script::default().greedy_continuation(&prompt(1, 10), 50);
+        let mut request = greedy(prompt(1, 10), 50);
+        request.n_choices = 3;
+        // The text itself and one letter more: all of it is held back until the end.
+        request.stop.strings = vec![text_of(&whole) + "!"];
+        let id = engine.submit(request).unwrap();
+        let mut outputs = Outputs::new();
+        for _ in 0..steps {
+            engine.step().unwrap();
+            collect(engine.drain_events(), &mut outputs);
+        }
+        assert!(outputs.values().all(|output| output.text.is_empty()));
+        assert!(engine.cut(id));
+        assert!(!engine.cut(id), "nothing is left of it");
+        engine.check_invariants();
+        collect(engine.drain_events(), &mut outputs);
+        for choice in 0..3 {
+            let output = &outputs[&(id, choice)];
+            assert_eq!(output.reason(), FinishReason::Length, "after {steps} steps");
+            assert_eq!(output.tokens, whole[..output.tokens.len()]);
+            assert_eq!(output.text, text_of(&output.tokens), "after {steps} steps");
+        }
+    }
+}
+
+#[test]
 fn better_priority_runs_first_and_preempts() {
     let mut engine = engine(Config { sequences_max: 1, ..model_config() }, "off", 60);
     let slow = engine.submit(greedy(prompt(1, 10), 30)).unwrap();

@@ -110,6 +110,70 @@ async fn a_policy_that_panics_is_replaced_by_plain_decoding() {
     }
 }
 
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Decodes plainly, and lets the time of every request run out in its third step.
+struct Stalling {
+    n_steps: u32,
+}
+
+impl Policy for Stalling {
+    fn name(&self) -> String {
+        "stalling".to_owned()
+    }
+
+    fn signals(&self) -> Signals {
+        Signals::default()
+    }
+
+    fn plan(&mut self, _view: &PlanView<'_>, plan: &mut [Planned]) {
+        plan.fill(Planned::none());
+    }
+
+    fn observe(&mut self, _feedback: &StepFeedback<'_>) {
+        self.n_steps += 1;
+        if self.n_steps == 3 {
+            std::thread::sleep(REQUEST_TIMEOUT);
+        }
+    }
+
+    fn forget(&mut self, _seq: SeqId) {
+        self.n_steps = 0;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_whose_time_is_over_ends_with_what_it_has() {
+    let mut engine = crate::common::engine("off", 8);
+    engine.set_policy(Box::new(Stalling { n_steps: 0 }));
+    let config = |config: &mut dsde_server::Config| config.request_timeout = REQUEST_TIMEOUT;
+    let server = serve_engine(engine, Setup { config, ..Setup::default() }).await;
+    let body = json!({"prompt": "Once upon a time", "max_tokens": 40, "ignore_eos": true, "temperature": 0});
+    // Eight run, the others have not begun.
+    let answer = server.post(PATH, with(body.clone(), json!({"n": 10}))).await;
+    let choices = answer["choices"].as_array().unwrap();
+    assert!(choices.iter().all(|choice| choice["finish_reason"] == "length"), "{choices:?}");
+    let texts: Vec<&str> = choices.iter().map(|choice| choice["text"].as_str().unwrap()).collect();
+    let is_part = |text: &&str| !text.is_empty() && texts[0].starts_with(*text);
+    assert!(texts[..8].iter().all(is_part) && texts[8..] == [""; 2], "{texts:?}");
+    let n_tokens = answer["usage"]["completion_tokens"].as_u64().unwrap();
+    assert!((8..80).contains(&n_tokens), "{n_tokens}");
+
+    let stream = json!({"stream": true, "stream_options": {"include_usage": true}});
+    let stream = server.send(PATH, &with(body, stream)).await;
+    let events = events(&stream.text().await.unwrap());
+    let [pieces @ .., ending, usage] = events.as_slice() else { panic!("{events:?}") };
+    assert_eq!(ending["choices"][0]["finish_reason"], "length", "{events:?}");
+    let text: String = pieces.iter().map(|piece| piece["choices"][0]["text"].as_str().unwrap()).collect();
+    assert_eq!(text, texts[0]);
+    assert!((1..40).contains(&usage["usage"]["completion_tokens"].as_u64().unwrap()), "{usage}");
+
+    let response = server.post("/v1/responses", json!({"input": "Hello.", "temperature": 0})).await;
+    assert_eq!(response["status"], "incomplete", "{response}");
+    assert_eq!(response["incomplete_details"]["reason"], "max_output_tokens", "{response}");
+    server.until_metric("vllm:kv_cache_usage_perc", 0.0).await;
+}
+
 /// Panics from some time on, also while the engine tries to go on.
 struct Broken {
     clock: MonotonicClock,

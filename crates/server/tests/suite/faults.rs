@@ -299,8 +299,8 @@ async fn a_client_that_closes_its_half_of_the_connection_has_left() {
 }
 
 #[tokio::test]
-async fn answers_that_take_too_long_end_with_an_error() {
-    let timeout = |config: &mut dsde_server::Config| config.request_timeout = Duration::from_millis(50);
+async fn answers_that_do_not_begin_in_time_end_with_an_error() {
+    let timeout = |config: &mut dsde_server::Config| config.request_timeout = Duration::ZERO;
     let server = start(Setup { config: timeout, ..Setup::default() }).await;
     check_error(&server, "/v1/completions", endless(), 504, "longer than this server allows").await;
     let events = server.events("/v1/completions", with(endless(), json!({"stream": true}))).await;

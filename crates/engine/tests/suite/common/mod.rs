@@ -168,7 +168,7 @@ pub fn collect(events: Vec<Event>, outputs: &mut Outputs) {
             Event::Emitted(emission) => {
                 let output = outputs.entry((emission.request, emission.choice)).or_default();
                 assert!(output.finished.is_none(), "nothing follows the end");
-                assert!(!emission.tokens.is_empty());
+                assert!(!emission.tokens.is_empty() || !emission.text.is_empty());
                 output.tokens.extend(emission.tokens.iter().map(|t| t.token));
                 output.origins.extend(emission.tokens.iter().map(|t| t.origin));
                 output.text += std::str::from_utf8(&emission.text).unwrap();
