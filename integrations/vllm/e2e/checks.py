@@ -71,7 +71,8 @@ def report(name: str, trace: Path, got: dict, expected: list[list[int]]) -> None
     )
     assert got["drafted"] > 0 and got["accepted"] > 0, "speculation has to take place"
     assert max(lens) <= K
-    assert differing > 0 or " fixed:" in name, "lengths have to differ between requests"
+    # While costs are learnt, and where drafting does not pay, `auto` has one length for all.
+    assert differing > 0 or " fixed:" in name or " auto " in name, "lengths have to differ between requests"
     assert same == len(expected), "greedy output has to be that without speculation"
 
 
