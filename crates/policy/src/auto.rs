@@ -471,6 +471,20 @@ mod tests {
         (0..n).map(sequence).collect()
     }
 
+    fn view<'a>(step: u64, sequences: &'a [SequenceView], foreseen: &'a [DraftPosition]) -> PlanView<'a> {
+        PlanView {
+            step,
+            sequences,
+            foreseen,
+            prefill_rows: 0,
+            n_waiting: 0,
+            blocks_free: 10,
+            blocks_total: 10,
+            block_len: 16,
+            now: Duration::ZERO,
+        }
+    }
+
     /// A step of one sequence in which every row of the target takes 10 ms, and a draft round as long.
     fn learn_step(auto: &mut Auto, drafted: u32) {
         let outcomes = [outcome(drafted)];
@@ -486,17 +500,7 @@ mod tests {
         }
         let mut decides = |n_sequences: u64, prefill_rows: u32| {
             let sequences = sequences(n_sequences);
-            let view = PlanView {
-                step: 1,
-                sequences: &sequences,
-                foreseen: &[],
-                prefill_rows,
-                n_waiting: 0,
-                blocks_free: 10,
-                blocks_total: 10,
-                block_len: 16,
-                now: Duration::ZERO,
-            };
+            let view = PlanView { prefill_rows, ..view(1, &sequences, &[]) };
             let mut plan = vec![Planned::none(); sequences.len()];
             let decides = !auto.rest.stands(&view);
             auto.plan(&view, &mut plan);
@@ -524,17 +528,7 @@ mod tests {
         let sequences = sequences(2);
         let (mut n_beyond, mut n_speculating) = (0, 0);
         for step in 0..8192 {
-            let view = PlanView {
-                step,
-                sequences: &sequences,
-                foreseen: &[],
-                prefill_rows: 0,
-                n_waiting: 0,
-                blocks_free: 10,
-                blocks_total: 10,
-                block_len: 16,
-                now: Duration::ZERO,
-            };
+            let view = view(step, &sequences, &[]);
             let mut plan = vec![Planned::none(); 2];
             auto.plan(&view, &mut plan);
             n_speculating += usize::from(auto.step.turn == Turn::Speculating);
@@ -570,17 +564,7 @@ mod tests {
             (0..).zip(&mut sequences).for_each(|(i, sequence)| {
                 (sequence.limit, sequence.foreseen) = (6, (6 * i, 6));
             });
-            let view = PlanView {
-                step,
-                sequences: &sequences,
-                foreseen: &positions,
-                prefill_rows: 0,
-                n_waiting: 0,
-                blocks_free: 10,
-                blocks_total: 10,
-                block_len: 16,
-                now: Duration::ZERO,
-            };
+            let view = view(step, &sequences, &positions);
             let mut plan = vec![Planned::none(); 2];
             // Plain decoding is measured now and then.
             for _ in 0..10 {
