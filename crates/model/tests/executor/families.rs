@@ -1,12 +1,10 @@
 //! Logits of every family against Hugging Face transformers (see `tests/fixtures/README.md`).
 
-use dsde_engine::{RowBatch, StateSlot, StateUse};
 use dsde_kernels::{Backend, Cpu, Reference};
-use dsde_model::llama::{Llama, kv_shape};
-use dsde_sampling::Proposal;
 use safetensors::SafeTensors;
 
-use crate::pair::{blocks, fixture, open};
+use crate::logits::logits;
+use crate::pair::{fixture, open};
 
 const FAMILIES: [&str; 27] = [
     "llama2",
@@ -76,17 +74,7 @@ fn check<B: Backend>(backend: &B, tolerance: impl Fn(&str) -> f64) {
     for family in FAMILIES {
         let tolerance = tolerance(family);
         let (tokens, expected) = golden(family);
-        let model = Llama::load(backend, &open(family), tokens.len() as u32).unwrap();
-        let mut model = model.with_states(backend, 1);
-        let table = blocks(0, tokens.len().div_ceil(backend.block_len()) as u32);
-        let mut kv = backend.kv_store(&kv_shape(model.config(), table.len()));
-        let mut rows = RowBatch::default();
-        rows.push(0, &tokens, &Proposal::new(), &table);
-        let n_known = tokens.len() as u32;
-        rows.states.push(StateUse { slot: StateSlot(0), n_known, from: None, to: None });
-        let outputs: Vec<u32> = (0..tokens.len() as u32).collect();
-        model.forward(backend, &rows, &outputs, &mut kv);
-        let got = model.logits(backend, 0..tokens.len());
+        let got = logits(backend, &open(family), &tokens);
         assert_eq!(got.len(), expected.len(), "{family}");
         let errors: Vec<f64> = got.iter().zip(&expected).map(|(a, b)| f64::from((a - b).abs())).collect();
         let unit = root_mean_square(expected.iter().copied().map(f64::from));

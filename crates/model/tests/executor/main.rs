@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
+#[path = "../shared/logits.rs"]
+mod logits;
+
 mod ahead;
 mod assistant;
 mod batches;

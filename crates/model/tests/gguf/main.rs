@@ -6,6 +6,9 @@
 #[allow(dead_code, reason = "broken files are the business of other tests")]
 mod writer;
 
+#[path = "../shared/logits.rs"]
+mod logits;
+
 mod converted;
 mod metadata;
 mod names;
@@ -13,11 +16,7 @@ mod names;
 use std::path::Path;
 
 use dsde_checkpoint::Checkpoint;
-use dsde_engine::{BlockId, RowBatch, StateSlot, StateUse};
 use dsde_kernels::{Backend, Cpu, Reference};
-use dsde_model::Llama;
-use dsde_model::llama::kv_shape;
-use dsde_sampling::Proposal;
 
 use converted::{Matrices, converted, is_norm};
 
@@ -73,17 +72,8 @@ fn fixture(name: &str) -> Checkpoint {
 }
 
 fn logits<B: Backend>(backend: &B, checkpoint: &Checkpoint) -> Vec<f32> {
-    let mut model = Llama::load(backend, checkpoint, PROMPT_LEN).unwrap().with_states(backend, 1);
-    let n_blocks = PROMPT_LEN.div_ceil(backend.block_len() as u32);
-    let table: Vec<_> = (0..n_blocks).map(BlockId).collect();
-    let mut kv = backend.kv_store(&kv_shape(model.config(), table.len()));
     let prompt: Vec<u32> = (0..PROMPT_LEN).map(|i| (i * i + 3) % 48).collect();
-    let mut rows = RowBatch::default();
-    rows.push(0, &prompt, &Proposal::new(), &table);
-    rows.states.push(StateUse { slot: StateSlot(0), n_known: PROMPT_LEN, from: None, to: None });
-    let outputs: Vec<u32> = (0..PROMPT_LEN).collect();
-    model.forward(backend, &rows, &outputs, &mut kv);
-    model.logits(backend, 0..prompt.len()).to_vec()
+    logits::logits(backend, checkpoint, &prompt)
 }
 
 /// * `tolerance`: where the rotary embedding or logits have factors, or heads another order; all other models are the same.
