@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::attention::Attention;
 use super::expert_term::ExpertTerm;
-use super::rounds::Rounds;
+use super::rounds::{Round, Rounds};
 use crate::cost::curve::{Attended, CostCurve};
 use crate::{Outcome, StepFeedback};
 
@@ -280,44 +280,49 @@ impl Costs {
 
     /// Splits the draft's time over its rounds in proportion to what they were expected to take.
     fn learn_rounds(&mut self, feedback: &StepFeedback<'_>) -> Option<f64> {
-        let rounds = Rounds::of(feedback);
+        let Rounds { rounds, catches_up } = Rounds::of(feedback);
         let seconds = feedback.draft_time.as_secs_f64() / self.pace;
-        if rounds.rows.is_empty() || feedback.draft_time == Duration::ZERO {
+        if rounds.is_empty() || feedback.draft_time == Duration::ZERO {
             return None;
         }
-        let attending = |&stored: &f64| self.draft_attention.seconds([stored, 0.0]);
-        let whole = rounds.rows.iter().zip(&rounds.stored);
-        let expected: Vec<f64> =
-            whole.map(|(&rows, stored)| (self.round(rows) + attending(stored)) / self.pace).collect();
+        let expected: Vec<f64> = rounds.iter().map(|&round| self.expected(round)).collect();
         let sum: f64 = expected.iter().sum();
         if self.round.rows_max() == 0.0 || sum <= 0.0 {
-            let share = seconds / rounds.rows.len() as f64;
-            for (&rows, &stored) in rounds.rows.iter().zip(&rounds.stored) {
-                self.round.learn_attending(rows, [stored, 0.0], share, 1.0);
-            }
+            let share = seconds / rounds.len() as f64;
+            rounds.iter().for_each(|&round| self.learn_round(round, share));
             return None;
         }
-        if rounds.catches_up {
+        if catches_up {
             // Only the first round is new; it gets what the others leave, and at least a quarter of its expectation.
             let first = (seconds - (sum - expected[0])).max(0.25 * expected[0]);
-            self.round.learn_attending(rounds.rows[0], [rounds.stored[0], 0.0], first, 1.0);
+            self.learn_round(rounds[0], first);
             return None;
         }
         if self.n_alike <= STEPS_TO_WARM {
             return None;
         }
-        for ((&rows, &stored), expected) in rounds.rows.iter().zip(&rounds.stored).zip(&expected) {
-            self.round.learn_attending(rows, [stored, 0.0], seconds * expected / sum, 1.0);
+        for (&round, expected) in rounds.iter().zip(&expected) {
+            self.learn_round(round, seconds * expected / sum);
         }
         self.learn_draft_attention(&rounds, feedback.draft_time.as_secs_f64());
         Some((seconds / sum).ln())
     }
 
+    /// Expected seconds of a round at pace 1, what it attends to included.
+    fn expected(&self, Round { rows, stored }: Round) -> f64 {
+        (self.round(rows) + self.draft_attention.seconds([stored, 0.0])) / self.pace
+    }
+
+    /// * `seconds`: at pace 1.
+    fn learn_round(&mut self, Round { rows, stored }: Round, seconds: f64) {
+        self.round.learn_attending(rows, [stored, 0.0], seconds, 1.0);
+    }
+
     /// Takes in the mean round of a step; those of a step differ in their rows, and the price is of what they have in common.
-    fn learn_draft_attention(&mut self, rounds: &Rounds, seconds: f64) {
-        let n_rounds = rounds.rows.len() as f64;
-        let rows = f64::from(rounds.rows.iter().sum::<u32>()) / n_rounds;
-        let stored = rounds.stored.iter().sum::<f64>() / n_rounds;
+    fn learn_draft_attention(&mut self, rounds: &[Round], seconds: f64) {
+        let n_rounds = rounds.len() as f64;
+        let rows = f64::from(rounds.iter().map(|round| round.rows).sum::<u32>()) / n_rounds;
+        let stored = rounds.iter().map(|round| round.stored).sum::<f64>() / n_rounds;
         self.draft_attention.learn(true, rows.round() as u32, [stored, 0.0], seconds / n_rounds);
     }
 }

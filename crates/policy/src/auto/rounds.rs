@@ -2,11 +2,17 @@
 
 use crate::StepFeedback;
 
-/// Rows of every draft round of a step, and what they attended to.
+/// A draft round.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Round {
+    pub(super) rows: u32,
+    /// Positions stored by the sequences that draft in it.
+    pub(super) stored: f64,
+}
+
+/// The draft rounds of a step.
 pub(super) struct Rounds {
-    pub(super) rows: Vec<u32>,
-    /// Positions stored by the sequences that draft in each.
-    pub(super) stored: Vec<f64>,
+    pub(super) rounds: Vec<Round>,
     /// Whether the first round read much more than the token or two that every sequence leaves unread.
     pub(super) catches_up: bool,
 }
@@ -15,20 +21,21 @@ impl Rounds {
     pub(super) fn of(feedback: &StepFeedback<'_>) -> Self {
         let guessed = || feedback.outcomes.iter().filter(|outcome| !outcome.is_foreseen);
         let deepest = guessed().map(|outcome| outcome.drafted).max().unwrap_or(0) as usize;
-        let (mut rows, mut stored) = (vec![0; deepest], vec![0.0; deepest]);
+        let mut rounds = vec![Round::default(); deepest];
         for outcome in guessed() {
-            let drafted = outcome.drafted as usize;
-            rows[..drafted].iter_mut().for_each(|rows| *rows += 1);
-            stored[..drafted].iter_mut().for_each(|stored| *stored += f64::from(outcome.context_len));
+            for round in &mut rounds[..outcome.drafted as usize] {
+                round.rows += 1;
+                round.stored += f64::from(outcome.context_len);
+            }
         }
         let mut catches_up = false;
-        if let Some(first) = rows.first_mut() {
-            let n_drafting = *first;
+        if let Some(first) = rounds.first_mut() {
+            let n_drafting = first.rows;
             let others: u32 = guessed().map(|outcome| outcome.drafted.saturating_sub(1)).sum();
-            *first = feedback.draft_rows.saturating_sub(others).max(n_drafting);
-            catches_up = *first > 2 * n_drafting;
+            first.rows = feedback.draft_rows.saturating_sub(others).max(n_drafting);
+            catches_up = first.rows > 2 * n_drafting;
         }
-        Self { rows, stored, catches_up }
+        Self { rounds, catches_up }
     }
 }
 
@@ -43,7 +50,8 @@ mod tests {
         let check = |lens: &[u32], draft_rows, expected: &[u32], catches_up| {
             let outcomes: Vec<Outcome<'_>> = lens.iter().map(|&len| outcome(len)).collect();
             let rounds = Rounds::of(&feedback(&outcomes, draft_rows, 1, 1));
-            assert_eq!((&rounds.rows[..], rounds.catches_up), (expected, catches_up), "{lens:?}");
+            let rows: Vec<u32> = rounds.rounds.iter().map(|round| round.rows).collect();
+            assert_eq!((&rows[..], rounds.catches_up), (expected, catches_up), "{lens:?}");
         };
         // Three sequences, of which one reads two tokens in the first round.
         check(&[3, 1, 2], 7, &[4, 2, 1], false);
