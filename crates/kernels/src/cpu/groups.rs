@@ -214,8 +214,7 @@ impl Layout {
     /// Where the unit of a scale (`kind` 0) or minimum (1) of a column lies in the panel of its step.
     #[inline(always)]
     pub(super) const fn unit_at(self, step: usize, kind: usize, column: usize) -> usize {
-        self.step_at(step / RUN_STEPS * RUN_STEPS) - self.units_bytes()
-            + (kind * COLUMNS + column) * size_of::<u16>()
+        self.step_at(step / RUN_STEPS * RUN_STEPS) - self.units_bytes() + unit_in_run(kind, column)
     }
 
     /// Where scale (`kind` 0) or minimum (1) `part` of a column lies in its step.
@@ -328,6 +327,12 @@ impl Layout {
             None => (low | high << 4).cast_signed() - self.offset() as i8,
         }
     }
+}
+
+/// Where the unit of a scale (`kind` 0) or minimum (1) of a column lies among those of its run.
+#[inline(always)]
+pub(super) const fn unit_in_run(kind: usize, column: usize) -> usize {
+    (kind * COLUMNS + column) * size_of::<u16>()
 }
 
 fn put<const N: usize>(bytes: &mut [u8], at: usize, x: [u8; N]) {

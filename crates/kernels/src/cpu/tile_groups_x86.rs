@@ -12,7 +12,7 @@ mod vector;
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::ops::Range;
 
-use super::groups::{Grouped, Layout, QUAD, QUADS, Scales};
+use super::groups::{Grouped, Layout, QUAD, QUADS, Scales, unit_in_run};
 use super::isa::Isa;
 use super::memory::LINE_BYTES;
 use super::tile::{COLUMNS, LANES, Sums, Tile, TileFns};
@@ -134,7 +134,7 @@ impl Step {
         column: usize,
     ) -> V::Floats {
         let at = self.start.wrapping_add(layout.scale_at(kind, part, column));
-        let unit = self.units.wrapping_add((kind * COLUMNS + column) * size_of::<u16>());
+        let unit = self.units.wrapping_add(unit_in_run(kind, column));
         // SAFETY: by the caller's promise.
         unsafe {
             match layout.scales() {
