@@ -81,6 +81,8 @@ pub struct Cpu {
     prepared: Mutex<Vec<f32>>,
     /// One per thread; a thread of a region uses the one with its index.
     scratch: Vec<Mutex<attention::Scratch>>,
+    /// Likewise, of products.
+    workspaces: Vec<Mutex<linear::Workspace>>,
 }
 
 /// An instruction set that this machine does not have.
@@ -118,8 +120,9 @@ impl Cpu {
 
     fn of(pool: Pool, isa: Isa) -> Cpu {
         let scratch = (0..pool.n_threads()).map(|_| Mutex::default()).collect();
+        let workspaces = (0..pool.n_threads()).map(|_| Mutex::default()).collect();
         let (activations, tasks, prepared) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Cpu { isa, pool, kv_type: KvType::default(), activations, tasks, prepared, scratch }
+        Cpu { isa, pool, kv_type: KvType::default(), activations, tasks, prepared, scratch, workspaces }
     }
 }
 

@@ -3,7 +3,7 @@
 use dsde_checkpoint::Group;
 
 use super::super::RmsNorm;
-use super::groups::{BYTES_WORDS, CODE_MAX, QUAD, QUADS, SHORTS_WORDS};
+use super::groups::{BYTES_WORDS, CODE_MAX, EXCESS_OFFSET, QUAD, QUADS, SHORTS_WORDS};
 use super::isa::{Isa, dispatch};
 use super::math::rms_scale;
 use super::weights::{Activations, BF16_RUN};
@@ -32,7 +32,7 @@ pub(super) fn pack_row(isa: Isa, x: &[f32], norm: Option<RmsNorm<'_>>, place: Pl
         (Isa::Avx512Bf16, Activations::Bf16Pairs) => unsafe { avx512::pack_pairs(x, norm, place, words) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16, Activations::Bytes) => unsafe {
+        (Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16, Activations::Bytes | Activations::BytesByRow) => unsafe {
             avx512::pack_bytes(x, norm, place, words)
         },
         _ => pack_any_row(isa, x, norm, place, words),
@@ -67,18 +67,16 @@ dispatch! {
                     let padded_len = len.next_multiple_of(2);
                     spread(&piece.map(f32::to_bits)[..padded_len], &mut words[start * place.n_rows..], place);
                 }
-                Activations::Bytes => {
+                Activations::Bytes | Activations::BytesByRow => {
                     let n_groups = len.div_ceil(Group::LEN);
                     for (i, group) in piece.as_chunks().0.iter().take(n_groups).enumerate() {
-                        let at = (start / Group::LEN + i) * BYTES_WORDS * place.n_rows;
-                        spread(&bytes(&rounded(group)), &mut words[at..], place);
+                        write_group(&bytes(&rounded(group)), start / Group::LEN + i, place, words);
                     }
                 }
                 Activations::Shorts => {
                     let n_groups = len.div_ceil(Group::LEN);
                     for (i, group) in piece.as_chunks().0.iter().take(n_groups).enumerate() {
-                        let at = (start / Group::LEN + i) * SHORTS_WORDS * place.n_rows;
-                        spread(&shorts(&rounded(group)), &mut words[at..], place);
+                        write_group(&shorts(&rounded(group)), start / Group::LEN + i, place, words);
                     }
                 }
             }
@@ -92,8 +90,8 @@ pub(super) mod avx512 {
     use std::arch::x86_64::*;
 
     use super::{
-        BF16_RUN, BYTES_WORDS, CODE_MAX, Group, PIECE, Place, QUADS, RmsNorm, inverse_scale, piece,
-        rms_scale, spread,
+        BF16_RUN, BYTES_WORDS, CODE_MAX, Group, Place, QUADS, RmsNorm, beside_codes, inverse_scale,
+        rms_scale, write_group,
     };
 
     /// Of [`super::Activations::Bf16Pairs`]. The instruction takes subnormal numbers for zeros, as the products do.
@@ -125,41 +123,54 @@ pub(super) mod avx512 {
         *to = unsafe { std::mem::transmute::<__m256bh, [u32; BF16_RUN]>(pairs) };
     }
 
-    /// Of [`super::Activations::Bytes`].
+    /// Of [`super::Activations::Bytes`], or by row.
     #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
     pub(super) fn pack_bytes(x: &[f32], norm: Option<RmsNorm<'_>>, place: Place, words: &mut [u32]) {
-        let scale = norm.map_or(1.0, |norm| rms_scale(x, norm.eps));
-        for start in (0..x.len()).step_by(PIECE) {
-            let piece = piece(x, norm, scale, start);
-            let n_groups = PIECE.min(x.len() - start).div_ceil(Group::LEN);
-            for (i, group) in piece.as_chunks().0.iter().take(n_groups).enumerate() {
-                let at = (start / Group::LEN + i) * BYTES_WORDS * place.n_rows;
-                // SAFETY: the instructions are enabled here, too.
-                spread(&unsafe { bytes(group) }, &mut words[at..], place);
+        let scale = _mm512_set1_ps(norm.map_or(1.0, |norm| rms_scale(x, norm.eps)));
+        for (at, group) in x.as_chunks::<{ Group::LEN }>().0.iter().enumerate() {
+            // SAFETY: 32 numbers are read, and as many of the weight of the norm, which is as long as `x`.
+            let mut halves = unsafe { halves_of(group.as_ptr()) };
+            if let Some(norm) = norm {
+                let weight: &[f32; Group::LEN] =
+                    norm.weight[at * Group::LEN..].first_chunk().expect("a weight per input");
+                // SAFETY: as above.
+                let weights = unsafe { halves_of(weight.as_ptr()) };
+                halves = [0, 1].map(|i| _mm512_mul_ps(_mm512_mul_ps(halves[i], scale), weights[i]));
             }
+            write_group(&bytes(halves), at, place, words);
         }
     }
 
-    /// As [`super::bytes`] of the rounded group; what is not a number becomes any one here, too.
-    ///
     /// # Safety
-    /// AVX-512 F, BW and DQ must be enabled.
-    #[inline(always)]
-    unsafe fn bytes(group: &[f32; Group::LEN]) -> [u32; BYTES_WORDS] {
+    /// 32 numbers must be readable.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn halves_of(numbers: *const f32) -> [__m512; 2] {
+        // SAFETY: by the caller's promise.
+        unsafe { [_mm512_loadu_ps(numbers), _mm512_loadu_ps(numbers.add(Group::LEN / 2))] }
+    }
+
+    /// As [`super::bytes`] of the rounded group; what is not a number becomes any one here, too.
+    #[inline]
+    #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl")]
+    fn bytes(halves: [__m512; 2]) -> [u32; BYTES_WORDS] {
         let mut words = [0; BYTES_WORDS];
-        // SAFETY: two vectors of 16 numbers are read and two of 16 bytes are written; the rest by the caller's promise.
-        unsafe {
-            let halves = [0, 1].map(|half| _mm512_loadu_ps(group.as_ptr().add(half * Group::LEN / 2)));
-            let max = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(halves[0]), _mm512_abs_ps(halves[1])));
-            let inverse = inverse_scale(max);
-            words[QUADS] = (max / CODE_MAX).to_bits();
-            for (half, x) in halves.into_iter().enumerate() {
-                let codes = _mm512_cvtps_epi32(_mm512_mul_ps(x, _mm512_set1_ps(inverse)));
-                let quads = words.as_mut_ptr().add(half * QUADS / 2);
-                _mm_storeu_si128(quads.cast(), _mm512_cvtepi32_epi8(codes));
-                words[QUADS + 1 + half] = _mm512_reduce_add_epi32(codes).cast_unsigned();
-            }
-        }
+        let max = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(halves[0]), _mm512_abs_ps(halves[1])));
+        let inverse = _mm512_set1_ps(inverse_scale(max));
+        let codes = halves.map(|x| _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(x, inverse))));
+        let codes = _mm256_set_m128i(codes[1], codes[0]);
+        // Sums of eight bytes each, which want no sign.
+        let sums =
+            _mm256_sad_epu8(_mm256_xor_si256(codes, _mm256_set1_epi8(i8::MIN)), _mm256_setzero_si256());
+        let sums = _mm_add_epi64(
+            _mm256_castsi256_si128(_mm256_permute4x64_epi64::<0b10_00>(sums)),
+            _mm256_castsi256_si128(_mm256_permute4x64_epi64::<0b11_01>(sums)),
+        );
+        let of_half = |sum: i64| sum as i32 - 128 * (Group::LEN / 2) as i32;
+        let sums = [of_half(_mm_extract_epi64::<0>(sums)), of_half(_mm_extract_epi64::<1>(sums))];
+        // SAFETY: the group has as many bytes.
+        unsafe { _mm256_storeu_si256(words.as_mut_ptr().cast(), codes) };
+        words[QUADS..].copy_from_slice(&beside_codes(max / CODE_MAX, sums));
         words
     }
 }
@@ -211,16 +222,23 @@ fn bytes(group: &Rounded) -> [u32; BYTES_WORDS] {
     for (word, quad) in words.iter_mut().zip(bytes.as_chunks::<QUAD>().0) {
         *word = u32::from_le_bytes(*quad);
     }
-    words[QUADS] = group.scale.to_bits();
     let mut sums = [0_i32; 2];
     for (sum, codes) in sums.iter_mut().zip(group.codes.as_chunks::<{ Group::LEN / 2 }>().0) {
         for code in codes {
             *sum = sum.wrapping_add(*code);
         }
     }
-    words[QUADS + 1] = sums[0].cast_unsigned();
-    words[QUADS + 2] = sums[1].cast_unsigned();
+    words[QUADS..].copy_from_slice(&beside_codes(group.scale, sums));
     words
+}
+
+/// The words of [`Activations::Bytes`] behind the quads, of the sums of either half.
+#[inline(always)]
+fn beside_codes(scale: f32, sums: [i32; 2]) -> [u32; BYTES_WORDS - QUADS] {
+    let [first, second] = sums;
+    let sum = first.wrapping_add(second);
+    let excess = |sum: i32| sum.wrapping_mul(-EXCESS_OFFSET).cast_unsigned();
+    [scale.to_bits(), excess(sum), excess(first), (scale * sum as f32).to_bits()]
 }
 
 /// Words of [`Activations::Shorts`].
@@ -233,6 +251,16 @@ fn shorts(group: &Rounded) -> [u32; SHORTS_WORDS] {
     }
     words[2 * QUADS] = group.scale.to_bits();
     words
+}
+
+/// Writes group `group` of a row.
+#[inline(always)]
+fn write_group<const N: usize>(group_words: &[u32; N], group: usize, place: Place, block: &mut [u32]) {
+    let at = group * place.n_rows * N;
+    match place.activations {
+        Activations::BytesByRow => block[at + place.row * N..][..N].copy_from_slice(group_words),
+        _ => spread(group_words, &mut block[at..], place),
+    }
 }
 
 /// Writes `words[i]` as word `i` of a row.

@@ -11,11 +11,11 @@ use super::super::{Epilogue, RmsNorm, Routed, Stacking, Woken, shape};
 use super::Cpu;
 use super::activations::{Place, pack_row};
 use super::isa::{Isa, dispatch};
-use super::linear::{Claims, Columns, Output, PARALLEL_PACK_MIN, Strip, run_shared};
+use super::linear::{Claims, Columns, Output, PARALLEL_PACK_MIN, Strip, Workspace, run_shared};
 use super::matrix::Piece;
 use super::pool::Pool;
 use super::share::SharedMut;
-use super::tile::{COLUMNS, Sums, row_blocks};
+use super::tile::{COLUMNS, row_blocks};
 use super::weights::Format;
 
 /// Numbers below which their weighted sums are not worth a region of their own: about 10 us of one thread.
@@ -87,7 +87,9 @@ pub(super) fn linear_by_expert(
     };
     let claims = Claims::new(routed.woken.len() * experts.n_panels, cpu.pool.n_threads());
     let work = experts.n_in * experts.n_out * (n_rows + 3 * routed.woken.len());
-    run_shared(cpu, work, &|| claims.each(|panel, next, sums| product.multiply_panel(panel, next, sums)));
+    run_shared(cpu, work, &|space| {
+        claims.each(|panel, next| product.multiply_panel(panel, next, space));
+    });
 }
 
 /// Packs the rows of every woken expert, block by block.
@@ -130,7 +132,7 @@ struct Product<'a> {
 
 impl Product<'_> {
     /// All rows of an expert times one of its panels; panels are counted over all woken experts.
-    fn multiply_panel(&self, panel: usize, following: usize, sums: &mut Sums) {
+    fn multiply_panel(&self, panel: usize, following: usize, space: &mut Workspace) {
         let Experts { piece, n_panels, .. } = self.experts;
         let of_piece = |panel: usize| {
             let expert = self.woken[panel / n_panels].expert as usize;
@@ -144,7 +146,7 @@ impl Product<'_> {
         Strip { piece, activations, n_rows: rows.len() }.multiply(
             piece.panel(of_piece(panel)),
             piece.panel(of_piece(following)),
-            sums,
+            space,
             |sums, block| {
                 let block = rows.start + block.start..rows.start + block.end;
                 // SAFETY: each panel of each expert is multiplied once per product; its columns of its rows belong to it alone.

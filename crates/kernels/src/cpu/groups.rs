@@ -17,8 +17,18 @@ use super::weights::f16_value;
 pub(super) const QUAD: usize = 4;
 /// Quads of a group.
 pub(super) const QUADS: usize = Group::LEN / QUAD;
-/// Words of a group of activations in bytes: quads, scale, sums of either half.
-pub(super) const BYTES_WORDS: usize = QUADS + 3;
+/// Words of a group of activations in bytes: quads, scale, excess, excess of the first half, scaled sum.
+pub(super) const BYTES_WORDS: usize = QUADS + 4;
+/// Word of the scale.
+pub(super) const SCALE: usize = QUADS;
+/// Word of the excess: what [`EXCESS_OFFSET`] takes away from a product, `-EXCESS_OFFSET * sum(x)`.
+pub(super) const EXCESS: usize = QUADS + 1;
+/// Word of the excess of the first half.
+pub(super) const EXCESS_OF_FIRST: usize = QUADS + 2;
+/// Word of `scale_x * sum(x)`.
+pub(super) const SCALED_SUM: usize = QUADS + 3;
+/// The largest offset of codes; others are a power of two smaller.
+pub(super) const EXCESS_OFFSET: i32 = 128;
 /// Words of a group of activations in 16 bits: inputs 0 and 2, then 1 and 3 of every quad; scale.
 pub(super) const SHORTS_WORDS: usize = 2 * QUADS + 1;
 /// Bytes of one bit of all codes of 16 columns.
@@ -55,6 +65,14 @@ pub(super) enum Layout {
     U5MinShared,
     /// 6 bits, of which 32 are subtracted; a scale per 16 inputs.
     U6Per16,
+    /// Bytes, of which 128 are subtracted. This and the following are what others are unpacked to, see [`Grouped::Unpacked`].
+    U8,
+    /// Bytes; with minima.
+    U8Min,
+    /// Bytes, of which 128 are subtracted; a scale per 16 inputs.
+    U8Per16,
+    /// Bytes; a scale and a minimum per 16 inputs.
+    U8MinPer16,
 }
 
 /// How scales and minima are stored.
@@ -106,7 +124,7 @@ impl Layout {
     /// Bits of a code.
     pub(super) const fn bits(self) -> usize {
         match self {
-            Layout::I8 => 8,
+            Layout::I8 | Layout::U8 | Layout::U8Min | Layout::U8Per16 | Layout::U8MinPer16 => 8,
             Layout::U6Per16 => 6,
             Layout::U5 | Layout::U5Min | Layout::U5MinShared => 5,
             _ => 4,
@@ -116,7 +134,9 @@ impl Layout {
     /// Scales of a group.
     pub(super) const fn parts(self) -> usize {
         match self {
-            Layout::U4Per16 | Layout::U4MinPer16 | Layout::U6Per16 => 2,
+            Layout::U4Per16 | Layout::U4MinPer16 | Layout::U6Per16 | Layout::U8Per16 | Layout::U8MinPer16 => {
+                2
+            }
             _ => 1,
         }
     }
@@ -125,14 +145,20 @@ impl Layout {
     pub(super) const fn has_min(self) -> bool {
         matches!(
             self,
-            Layout::U4Min | Layout::U4MinShared | Layout::U4MinPer16 | Layout::U5Min | Layout::U5MinShared
+            Layout::U4Min
+                | Layout::U4MinShared
+                | Layout::U4MinPer16
+                | Layout::U5Min
+                | Layout::U5MinShared
+                | Layout::U8Min
+                | Layout::U8MinPer16
         )
     }
 
     /// How scales and minima are stored.
     pub(super) const fn scales(self) -> Scales {
         match self {
-            Layout::Mxfp4 => Scales::F32,
+            Layout::Mxfp4 | Layout::U8 | Layout::U8Min | Layout::U8Per16 | Layout::U8MinPer16 => Scales::F32,
             Layout::I8 | Layout::Iq4 | Layout::U4 | Layout::U4Min | Layout::U5 | Layout::U5Min => Scales::F16,
             Layout::Iq4Shared
             | Layout::U4MinShared
@@ -149,6 +175,7 @@ impl Layout {
             Layout::U4 | Layout::U4Per16 => 8,
             Layout::U5 => 16,
             Layout::U6Per16 => 32,
+            Layout::U8 | Layout::U8Per16 => 128,
             _ => 0,
         }
     }
@@ -183,7 +210,7 @@ impl Layout {
     }
 
     /// Scale, and minimum where there is one.
-    const fn kinds(self) -> usize {
+    pub(super) const fn kinds(self) -> usize {
         if self.has_min() { 2 } else { 1 }
     }
 
@@ -253,7 +280,7 @@ impl Layout {
         }
         let quads = stored.as_chunks::<QUAD>().0;
         let mut put_quad = |at: usize, quad: [u8; QUAD]| put(half, (at * LANES + column) * QUAD, quad);
-        if self == Layout::I8 {
+        if self.bits() == 8 {
             quads.iter().enumerate().for_each(|(at, quad)| put_quad(at, *quad));
             return;
         }
@@ -312,8 +339,8 @@ impl Layout {
     pub(super) fn code(self, panel: &[u8], step: usize, column: usize, input: usize) -> i8 {
         let half = &panel[self.step_at(step) + column / LANES * self.code_bytes()..][..self.code_bytes()];
         let (quad, byte) = (input / QUAD, column % LANES * QUAD + input % QUAD);
-        if self == Layout::I8 {
-            return half[quad * LANES * QUAD + byte].cast_signed();
+        if self.bits() == 8 {
+            return half[quad * LANES * QUAD + byte].cast_signed().wrapping_sub(self.offset() as i8);
         }
         let low = half[quad / 2 * LANES * QUAD + byte] >> (quad % 2 * 4) & 15;
         let planes = &half[4 * PLANE_BYTES..];
@@ -353,45 +380,59 @@ fn f16_bytes(x: f32) -> [u8; 2] {
 pub(super) trait Grouped {
     /// The layout.
     const LAYOUT: Layout;
+    /// The same numbers as bytes without a sign and single precision, for products with many rows: strips of them then share what
+    /// taking codes out of their bits and making scales costs.
+    type Unpacked: Grouped;
 }
 
 macro_rules! layout_types {
-    ($($name:ident)*) => {
+    ($($name:ident -> $unpacked:ident)*) => {
         $(
             pub(super) struct $name;
 
             impl Grouped for $name {
                 const LAYOUT: Layout = Layout::$name;
+                type Unpacked = $unpacked;
             }
         )*
     };
 }
 
-layout_types! { I8 Iq4 Iq4Shared Mxfp4 U4 U4Min U4MinShared U4Per16 U4MinPer16 U5 U5Min U5MinShared U6Per16 }
+layout_types! {
+    I8 -> U8
+    Iq4 -> U8
+    Iq4Shared -> U8
+    Mxfp4 -> U8
+    U4 -> U8
+    U4Min -> U8Min
+    U4MinShared -> U8Min
+    U4Per16 -> U8Per16
+    U4MinPer16 -> U8MinPer16
+    U5 -> U8
+    U5Min -> U8Min
+    U5MinShared -> U8Min
+    U6Per16 -> U8Per16
+    U8 -> U8
+    U8Min -> U8Min
+    U8Per16 -> U8Per16
+    U8MinPer16 -> U8MinPer16
+}
 
-/// Functions of a generic tile for the layout at hand.
+/// `$value` with `$L` the type of the layout at hand, which is one of packed weights.
 macro_rules! by_layout {
-    ($layout:expr, $function:ident) => {{
-        use $crate::cpu::groups::{
-            I8, Iq4, Iq4Shared, Layout, Mxfp4, U4, U4Min, U4MinPer16, U4MinShared, U4Per16, U5, U5Min,
-            U5MinShared, U6Per16,
-        };
+    ($layout:expr, $L:ident => $value:expr) => {
+        by_layout!(@ $layout, $L => $value,
+            I8 Iq4 Iq4Shared Mxfp4 U4 U4Min U4MinShared U4Per16 U4MinPer16 U5 U5Min U5MinShared U6Per16)
+    };
+    (@ $layout:expr, $L:ident => $value:expr, $($name:ident)*) => {
         match $layout {
-            Layout::I8 => &const { by_rows!($function, I8) },
-            Layout::Iq4 => &const { by_rows!($function, Iq4) },
-            Layout::Iq4Shared => &const { by_rows!($function, Iq4Shared) },
-            Layout::Mxfp4 => &const { by_rows!($function, Mxfp4) },
-            Layout::U4 => &const { by_rows!($function, U4) },
-            Layout::U4Min => &const { by_rows!($function, U4Min) },
-            Layout::U4MinShared => &const { by_rows!($function, U4MinShared) },
-            Layout::U4MinPer16 => &const { by_rows!($function, U4MinPer16) },
-            Layout::U4Per16 => &const { by_rows!($function, U4Per16) },
-            Layout::U5 => &const { by_rows!($function, U5) },
-            Layout::U5Min => &const { by_rows!($function, U5Min) },
-            Layout::U5MinShared => &const { by_rows!($function, U5MinShared) },
-            Layout::U6Per16 => &const { by_rows!($function, U6Per16) },
+            $($crate::cpu::groups::Layout::$name => {
+                type $L = $crate::cpu::groups::$name;
+                $value
+            })*
+            layout => unreachable!("{layout:?} has no such functions"),
         }
-    }};
+    };
 }
 
 pub(super) use by_layout;

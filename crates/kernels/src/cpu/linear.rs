@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::super::{Epilogue, Input, clamped_swiglu, shape};
 use super::Cpu;
 use super::activations::{Place, pack_row};
+use super::groups::Layout;
 use super::isa::{Isa, dispatch};
 use super::math::{exp, gelu, silu};
 use super::matrix::{Matrix, Piece};
+use super::memory::Buffer;
 use super::share::SharedMut;
-use super::tile::{COLUMNS, LANES, ROWS_MAX, Stretch, Sums, Tile, row_blocks};
+use super::tile::{COLUMNS, LANES, ROWS_MAX, Stretch, Sums, Tile, Unpacked, row_blocks};
 use super::weights::Activations;
 
 /// Multiplications, counting weights four times for their way from memory, below which a second thread costs more than it
@@ -19,6 +21,10 @@ use super::weights::Activations;
 const PARALLEL_WORK_MIN: usize = 1 << 19;
 /// Activations below which packing them is not worth a region of its own.
 pub(super) const PARALLEL_PACK_MIN: usize = 1 << 15;
+/// Steps that are unpacked at a time at most: with the activations of a row block about 32 KiB.
+const UNPACKED_STEPS_MAX: usize = 18;
+/// Bytes of as many, of the layout that takes most.
+const UNPACKED_BYTES: usize = Layout::U8MinPer16.panel_bytes(UNPACKED_STEPS_MAX);
 /// How far ahead of a lone tile its own panel is prefetched: on Zen 4, 8 rows through 2048 x 5632 took 606 to 640 us with it
 /// and 702 us without.
 const PREFETCH_AHEAD_BYTES: usize = 6 << 10;
@@ -48,15 +54,33 @@ pub(super) fn linear(
     let product = Product { matrix, n_rows, activations: &activations, output };
     let claims = Claims::new(matrix.n_panels, cpu.pool.n_threads());
     let work = matrix.n_in * matrix.n_out * (n_rows + 3);
-    run_shared(cpu, work, &|| claims.each(|panel, next, sums| product.multiply_panel(panel, next, sums)));
+    run_shared(cpu, work, &|space| {
+        claims.each(|panel, next| product.multiply_panel(panel, next, space));
+    });
 }
 
 /// Runs `part` on every thread where `work` (multiplications, counting weights four times) is worth it, else on this one.
-pub(super) fn run_shared(cpu: &Cpu, work: usize, part: &(dyn Fn() + Sync)) {
+pub(super) fn run_shared(cpu: &Cpu, work: usize, part: &(dyn Fn(&mut Workspace) + Sync)) {
+    let run = |i: usize| part(&mut cpu.workspaces[i].lock().unwrap_or_else(PoisonError::into_inner));
     if work < PARALLEL_WORK_MIN {
-        part();
+        run(0);
     } else {
-        cpu.pool.run(cpu.pool.n_threads(), &|_| part());
+        cpu.pool.run(cpu.pool.n_threads(), &run);
+    }
+}
+
+/// What a thread of a product works with, kept for its memory.
+#[derive(Debug)]
+pub(super) struct Workspace {
+    /// Of every row block.
+    sums: Vec<Sums>,
+    /// Steps of a panel.
+    unpacked: Buffer,
+}
+
+impl Default for Workspace {
+    fn default() -> Workspace {
+        Workspace { sums: vec![Sums::ZERO], unpacked: Buffer::zeroed(UNPACKED_BYTES) }
     }
 }
 
@@ -99,14 +123,12 @@ impl Claims {
         Claims { next: AtomicUsize::new(0), n_panels, run_len }
     }
 
-    /// One thread's part: `multiply(panel, following, sums)` for panel after panel, knowing the next one early enough to
-    /// prefetch it.
-    pub(super) fn each(&self, multiply: impl Fn(usize, usize, &mut Sums)) {
+    /// One thread's part: `multiply(panel, following)` for panel after panel, knowing the next one early enough to prefetch it.
+    pub(super) fn each(&self, mut multiply: impl FnMut(usize, usize)) {
         let mut current = self.after(None);
-        let mut sums = Sums::ZERO;
         while let Some(panel) = current {
             let following = self.after(current);
-            multiply(panel, following.unwrap_or(panel), &mut sums);
+            multiply(panel, following.unwrap_or(panel));
             current = following;
         }
     }
@@ -134,7 +156,7 @@ struct Product<'a> {
 
 impl Product<'_> {
     /// All rows times one panel.
-    fn multiply_panel(&self, panel: usize, following: usize, sums: &mut Sums) {
+    fn multiply_panel(&self, panel: usize, following: usize, space: &mut Workspace) {
         let matrix = self.matrix;
         let piece = matrix.piece_of(panel);
         let words_per_row = |kind: &Activations| kind.words_per_row(matrix.n_in);
@@ -150,7 +172,7 @@ impl Product<'_> {
         strip.multiply(
             piece.panel(panel),
             matrix.piece_of(following).panel(following),
-            sums,
+            space,
             |sums, rows| {
                 // SAFETY: each panel is multiplied once per product, and its columns belong to it alone.
                 unsafe { self.output.write(sums, rows, columns) };
@@ -169,28 +191,40 @@ pub(super) struct Strip<'a> {
 }
 
 impl Strip<'_> {
-    /// All rows times one panel, block by block; `write` gets the sums of the rows of each. Of several row blocks each
-    /// prefetches its share of the following panel; a lone one prefetches a little ahead of itself.
+    /// All rows times one panel, block by block; `write` gets the sums of the rows of each.
     pub(super) fn multiply(
         &self,
         panel: Stretch,
         following: Stretch,
-        sums: &mut Sums,
+        space: &mut Workspace,
+        write: impl FnMut(&Sums, Range<usize>),
+    ) {
+        match self.piece.unpacked_for(self.n_rows) {
+            Some(unpacked) => self.multiply_unpacked(unpacked, panel, following, space, write),
+            None => self.multiply_packed(panel, following, space, write),
+        }
+    }
+
+    /// Of several row blocks each prefetches its share of the following panel; a lone one prefetches a little ahead of itself.
+    fn multiply_packed(
+        &self,
+        panel: Stretch,
+        following: Stretch,
+        space: &mut Workspace,
         mut write: impl FnMut(&Sums, Range<usize>),
     ) {
         let piece = self.piece;
         let stretches = [panel];
         let n_blocks = self.n_rows.div_ceil(ROWS_MAX);
-        let n_steps = piece.format.steps(piece.n_in);
+        let n_steps = piece.n_steps();
         let prefetch_bytes = piece.panel_bytes().div_ceil((n_steps * n_blocks).max(1));
-        let words_per_row = piece.format.activations().words_per_row(piece.n_in);
         for (block_idx, rows) in row_blocks(self.n_rows).enumerate() {
             let prefetch = match n_blocks {
                 1 => panel.halves[0].wrapping_add(PREFETCH_AHEAD_BYTES),
                 _ => following.halves[0].wrapping_add(block_idx * n_steps * prefetch_bytes),
             };
             let tile = Tile {
-                x: self.activations[rows.start * words_per_row..rows.end * words_per_row].as_ptr(),
+                x: self.activations_of(&rows, 0),
                 stretches: &stretches,
                 n_steps,
                 step_bytes: piece.step_bytes(),
@@ -199,9 +233,62 @@ impl Strip<'_> {
             };
             // SAFETY: the panel holds `n_steps` steps, the activations of `rows` were packed for as many, and `fns` was chosen
             // for the instruction set that `Cpu` checked.
-            unsafe { piece.fns[rows.len() - 1](&tile, sums) };
-            write(sums, rows);
+            unsafe { piece.fns[rows.len() - 1](&tile, &mut space.sums[0]) };
+            write(&space.sums[0], rows);
         }
+    }
+
+    /// Chunk by chunk of the steps, which the first row block leaves unpacked for the others, in the cache nearest to the core; each block
+    /// of each chunk prefetches its share of the following panel.
+    fn multiply_unpacked(
+        &self,
+        unpacked: Unpacked,
+        panel: Stretch,
+        following: Stretch,
+        space: &mut Workspace,
+        mut write: impl FnMut(&Sums, Range<usize>),
+    ) {
+        let piece = self.piece;
+        let n_blocks = self.n_rows.div_ceil(ROWS_MAX);
+        let n_steps = piece.n_steps();
+        let prefetch_bytes = piece.panel_bytes().div_ceil((n_steps * n_blocks).max(1));
+        space.sums.clear();
+        space.sums.resize(n_blocks.max(1), Sums::ZERO);
+        let chunk = space.unpacked.as_mut_ptr();
+        let unpacked_panel = [Stretch { halves: [chunk.cast_const(); 2] }];
+        let mut prefetch = following.halves[0];
+        let chunk_steps = n_steps.div_ceil(n_steps.div_ceil(UNPACKED_STEPS_MAX).max(1)).max(1);
+        for first_step in (0..n_steps).step_by(chunk_steps) {
+            let n_steps = chunk_steps.min(n_steps - first_step);
+            for (block_idx, (sums, rows)) in space.sums.iter_mut().zip(row_blocks(self.n_rows)).enumerate() {
+                let tile = Tile {
+                    x: self.activations_of(&rows, first_step),
+                    stretches: if block_idx == 0 { &[panel] } else { &unpacked_panel },
+                    n_steps,
+                    step_bytes: piece.step_bytes(),
+                    prefetch,
+                    prefetch_bytes,
+                };
+                // SAFETY: the panel holds all steps and the buffer as many as a chunk has, the activations of `rows` were packed for as
+                // many, and the functions were chosen for the instruction set that `Cpu` checked.
+                unsafe {
+                    match block_idx {
+                        0 => unpacked.first[rows.len() - 1](&tile, first_step, chunk, sums),
+                        _ => unpacked.others[rows.len() - 1](&tile, sums),
+                    }
+                }
+                prefetch = prefetch.wrapping_add(n_steps * prefetch_bytes);
+            }
+        }
+        space.sums.iter().zip(row_blocks(self.n_rows)).for_each(|(sums, rows)| write(sums, rows));
+    }
+
+    /// Activations of a row block from a step on.
+    fn activations_of(&self, rows: &Range<usize>, step: usize) -> *const u32 {
+        let piece = self.piece;
+        let words_per_row = piece.format.activations().words_per_row(piece.n_in);
+        let block = &self.activations[rows.start * words_per_row..rows.end * words_per_row];
+        block[step * rows.len() * words_per_row / piece.n_steps().max(1)..].as_ptr()
     }
 }
 

@@ -13,8 +13,11 @@ use super::isa::Isa;
 use super::memory::Buffer;
 use super::pool::Pool;
 use super::share::SharedMut;
-use super::tile::{COLUMNS, LANES, Stretch, TileFns, tile_fns};
+use super::tile::{COLUMNS, LANES, Stretch, TileFns, Unpacked, tile_fns, unpacked};
 use super::weights::{Activations, Format, bf16_value, f16_value};
+
+/// Rows from which on panels are unpacked: fewer are one strip, which takes codes out of their bits once anyway.
+const UNPACKED_ROWS_MIN: usize = 9;
 
 /// A weight matrix in the order in which the kernels read it.
 #[derive(Debug)]
@@ -37,6 +40,7 @@ pub(super) struct Piece {
     bias: Option<Vec<f32>>,
     pub(super) format: Format,
     pub(super) fns: &'static TileFns,
+    unpacked: Option<Unpacked>,
     /// Place of its activations among the matrix' kinds.
     pub(super) kind_idx: usize,
     stacking: Stacking,
@@ -159,6 +163,7 @@ impl Piece {
             bias: None,
             format,
             fns: tile_fns(isa, format),
+            unpacked: unpacked(isa, format),
             kind_idx: 0,
             stacking,
             n_in,
@@ -199,6 +204,16 @@ impl Piece {
         let panel_bytes = self.panel_bytes();
         let panel = &self.panels.as_slice()[output / COLUMNS * panel_bytes..][..panel_bytes];
         read_column(panel, output % COLUMNS, self.format, row);
+    }
+
+    /// How its panels are unpacked for a product with `n_rows`, or nothing where that does not pay.
+    pub(super) fn unpacked_for(&self, n_rows: usize) -> Option<Unpacked> {
+        self.unpacked.filter(|_| n_rows >= UNPACKED_ROWS_MIN)
+    }
+
+    /// Steps of a panel.
+    pub(super) fn n_steps(&self) -> usize {
+        self.format.steps(self.n_in)
     }
 
     /// Bytes of one step of a panel, of groups without what runs of steps share.

@@ -7,6 +7,8 @@
 //! Every row sums over ascending inputs, one accumulator per output, whatever the number of rows beside it. This is what makes
 //! the backend batch-invariant.
 
+use std::ops::Range;
+
 use super::isa::{Isa, Vectors};
 use super::{tile_groups, tile_portable, weights::Format};
 
@@ -60,6 +62,20 @@ pub(super) type TileFn = unsafe fn(&Tile<'_>, &mut Sums);
 /// Tile functions of one format for 1 to [`ROWS_MAX`] rows.
 pub(super) type TileFns = [TileFn; ROWS_MAX];
 
+/// Adds the product of a tile's operands, which are some steps of a panel from one on, and leaves these steps unpacked.
+///
+/// # Safety
+/// As [`TileFn`], with a first stretch that is readable as far as the steps reach; there must be room for them unpacked.
+pub(super) type UnpackingFn = unsafe fn(&Tile<'_>, first_step: usize, unpacked: *mut u8, &mut Sums);
+
+/// How many rows are multiplied with panels of groups: the first row block of every chunk of steps unpacks them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unpacked {
+    pub(super) first: &'static [UnpackingFn; ROWS_MAX],
+    /// Of unpacked steps. Unlike other functions these add to what the sums are.
+    pub(super) others: &'static TileFns,
+}
+
 /// One function per number of rows.
 macro_rules! by_rows {
     ($function:ident $(, $generic:ty)*) => {
@@ -88,8 +104,16 @@ pub(super) fn tile_fns(isa: Isa, format: Format) -> &'static TileFns {
     }
 }
 
+/// How the panels of `format` are unpacked for products with many rows, where that pays on `isa`.
+pub(super) fn unpacked(isa: Isa, format: Format) -> Option<Unpacked> {
+    #[cfg(target_arch = "x86_64")]
+    return super::tile_groups_x86::unpacked(isa, format);
+    #[cfg(not(target_arch = "x86_64"))]
+    return None.filter(|_: &Unpacked| matches!((isa, format), _));
+}
+
 /// Splits `n_rows` into as few tiles as possible, of sizes that differ by at most one.
-pub fn row_blocks(n_rows: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+pub fn row_blocks(n_rows: usize) -> impl Iterator<Item = Range<usize>> {
     let n_blocks = n_rows.div_ceil(ROWS_MAX);
     (0..n_blocks).map(move |i| i * n_rows / n_blocks..(i + 1) * n_rows / n_blocks)
 }

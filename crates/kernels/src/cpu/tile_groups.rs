@@ -87,7 +87,7 @@ fn add_group<L: Grouped>(panel: &[u8], step: usize, inputs: &Inputs, sums: &mut 
 /// If the format has no groups.
 pub(super) fn tile_fns(format: Format) -> &'static TileFns {
     match format {
-        Format::Grouped(layout) => by_layout!(layout, tile),
+        Format::Grouped(layout) => by_layout!(layout, L => &const { by_rows!(tile, L) }),
         _ => unreachable!("{format:?} has no groups"),
     }
 }

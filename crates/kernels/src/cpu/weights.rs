@@ -35,9 +35,11 @@ pub(super) enum Activations {
     Bf16Pairs,
     /// Single precision.
     F32,
-    /// 32 whole numbers as bytes, their scale, and the sums of either half.
+    /// Groups of 32 whole numbers as bytes and what belongs to them (see [`groups::BYTES_WORDS`]), word by word of all rows.
     Bytes,
-    /// 32 whole numbers as 16 bits, and their scale.
+    /// The same, row by row.
+    BytesByRow,
+    /// Groups of 32 whole numbers as 16 bits, and their scale, word by word of all rows.
     Shorts,
 }
 
@@ -60,7 +62,8 @@ impl Format {
             Format::Bf16Dot => Activations::Bf16Pairs,
             Format::Bf16Wide | Format::F16 | Format::F32 | Format::Int8 => Activations::F32,
             Format::Grouped(layout) if layout.is_signed() => Activations::Shorts,
-            Format::Grouped(_) | Format::GroupedDot(_) => Activations::Bytes,
+            Format::Grouped(_) => Activations::Bytes,
+            Format::GroupedDot(_) => Activations::BytesByRow,
         }
     }
 
@@ -106,7 +109,7 @@ impl Activations {
         match self {
             Activations::Bf16Pairs => n_in.div_ceil(2).next_multiple_of(BF16_RUN),
             Activations::F32 => n_in.next_multiple_of(2),
-            Activations::Bytes => n_in.div_ceil(Group::LEN) * groups::BYTES_WORDS,
+            Activations::Bytes | Activations::BytesByRow => n_in.div_ceil(Group::LEN) * groups::BYTES_WORDS,
             Activations::Shorts => n_in.div_ceil(Group::LEN) * groups::SHORTS_WORDS,
         }
     }

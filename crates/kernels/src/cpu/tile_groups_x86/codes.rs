@@ -1,6 +1,6 @@
 //! Codes out of their bits.
 
-use super::super::groups::{Grouped, QUAD};
+use super::super::groups::{Grouped, Layout, QUAD};
 use super::super::tile::LANES;
 use super::vector::Vector;
 
@@ -43,6 +43,21 @@ impl<V: Vector> Codes<V> {
                     Codes { low: or::<V>(low, first), high: or::<V>(high, next) }
                 }
                 _ => Codes { low, high },
+            }
+        }
+    }
+
+    /// Writes them as quads `2 * pair` and `2 * pair + 1` of a step of bytes, in the columns that begin at `columns`.
+    ///
+    /// # Safety
+    /// The step must be writable, and the instructions of `V` enabled.
+    #[inline(always)]
+    pub(super) unsafe fn write(&self, step: *mut u8, columns: [usize; 2], pair: usize) {
+        for (quad, codes) in [(2 * pair, self.low), (2 * pair + 1, self.high)] {
+            for (codes, column) in codes.into_iter().zip(columns) {
+                let at = column / LANES * Layout::U8.code_bytes() + quad * QUAD_BYTES + column % LANES * QUAD;
+                // SAFETY: by the caller's promise.
+                unsafe { V::store(step.add(at), codes) }
             }
         }
     }

@@ -7,10 +7,10 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 use super::super::groups::{BYTES_WORDS, Grouped, Layout, QUADS, by_layout};
-use super::super::tile::{Sums, Tile, TileFns, by_rows};
+use super::super::tile::{COLUMNS, Sums, Tile, TileFns, Unpacked, by_rows};
 use super::codes::Codes;
 use super::vector::{Vector, Ymm, Zmm};
-use super::{Multiplier, Step, Whole, tile_in_strips};
+use super::{Multiplier, Step, Strides, Whole, tile_in_strips, unpack_in_strips};
 
 /// What is added to a code with a sign.
 const BIAS: u8 = 128;
@@ -64,9 +64,14 @@ impl<V: ByteDot> Multiplier for Dot<V> {
     const STRIP_ROWS_MAX: usize = V::STRIP_ROWS_MAX;
     const LONE_ROWS_MAX: usize = V::LONE_ROWS_MAX;
     const CHUNK_STEPS: usize = V::CHUNK_STEPS;
+    const DIVIDES_EXCESS: bool = true;
 
     fn words(_: Layout) -> usize {
         BYTES_WORDS
+    }
+
+    fn strides(_: usize) -> Strides {
+        Strides { row: BYTES_WORDS, word: 1 }
     }
 
     fn scale_word(_: Layout) -> usize {
@@ -82,19 +87,29 @@ impl<V: ByteDot> Multiplier for Dot<V> {
     }
 
     #[inline(always)]
-    unsafe fn add_part<L: Grouped, const R: usize>(whole: &mut Whole<V, R>, step: Step, part: usize) {
-        let Step { x, n_rows, run, ahead, .. } = step;
-        let columns = step.codes(L::LAYOUT);
+    unsafe fn add_part<L: Grouped, const UNPACKS: bool, const R: usize>(
+        whole: &mut Whole<V, R>,
+        step: Step,
+        part: usize,
+    ) {
+        let Step { weights, x, unpacked, run, ahead } = step;
+        let columns = weights.codes(L::LAYOUT);
         let first = part * Self::run_len(L::LAYOUT);
         for pair in first..first + run.len {
             ahead.fetch(pair);
             // SAFETY: by the caller's promise.
             unsafe {
-                let codes = Codes::<V>::read::<L>(columns, pair).map(|codes| unsigned::<V, L>(codes));
-                let x = x.add(2 * pair * n_rows);
-                for (codes, x) in [(codes.low, x), (codes.high, x.add(n_rows))] {
+                let mut codes = Codes::<V>::read::<L>(columns, pair).map(|codes| unsigned::<V, L>(codes));
+                if UNPACKS {
+                    let more = L::Unpacked::LAYOUT.offset() - Self::offset(L::LAYOUT);
+                    if more != 0 {
+                        codes = codes.map(|codes| V::add_bytes(codes, V::splat_byte(more as u8)));
+                    }
+                    codes.write(unpacked, weights.columns, pair);
+                }
+                for (codes, quad) in [(codes.low, 2 * pair), (codes.high, 2 * pair + 1)] {
                     for (row, whole) in whole.iter_mut().enumerate() {
-                        let x = V::splat((*x.add(row)).cast_signed());
+                        let x = V::splat(x.whole(row, quad));
                         whole[0] = V::dot(whole[0], codes[0], x);
                         whole[1] = V::dot(whole[1], codes[1], x);
                     }
@@ -122,34 +137,112 @@ unsafe fn unsigned<V: Vector, L: Grouped>(codes: V::Whole) -> V::Whole {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn avx512<L: Grouped, const ROWS: usize>(tile: &Tile<'_>, sums: &mut Sums) {
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    #[inline(never)]
-    unsafe fn strips<L: Grouped>(tile: &Tile<'_>, sums: &mut Sums, n_rows: usize) {
-        // SAFETY: the caller keeps the promise of `TileFn`.
-        unsafe { tile_in_strips::<Dot<Zmm>, L>(tile, sums, n_rows) }
-    }
+    sums.0[..ROWS].fill([0.0; COLUMNS]);
+    // SAFETY: the caller keeps the promise of `TileFn`.
+    unsafe { avx512_strips::<L>(tile, sums, ROWS) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn avx512_added<L: Grouped, const ROWS: usize>(tile: &Tile<'_>, sums: &mut Sums) {
     // SAFETY: as above.
-    unsafe { strips::<L>(tile, sums, ROWS) }
+    unsafe { avx512_strips::<L>(tile, sums, ROWS) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+#[inline(never)]
+unsafe fn avx512_strips<L: Grouped>(tile: &Tile<'_>, sums: &mut Sums, n_rows: usize) {
+    // SAFETY: as above.
+    unsafe { tile_in_strips::<Dot<Zmm>, L>(tile, sums, n_rows) }
 }
 
 /// Tiles with AVX-512 VNNI.
 pub(super) fn avx512_fns(layout: Layout) -> &'static TileFns {
-    by_layout!(layout, avx512)
+    by_layout!(layout, L => &const { by_rows!(avx512, L) })
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn avx512_unpacking<L: Grouped, const ROWS: usize>(
+    tile: &Tile<'_>,
+    first_step: usize,
+    unpacked: *mut u8,
+    sums: &mut Sums,
+) {
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    #[inline(never)]
+    unsafe fn strips<L: Grouped>(
+        tile: &Tile<'_>,
+        first_step: usize,
+        unpacked: *mut u8,
+        sums: &mut Sums,
+        n_rows: usize,
+    ) {
+        // SAFETY: the caller keeps the promise of `UnpackingFn`.
+        unsafe { unpack_in_strips::<Dot<Zmm>, L>(tile, first_step, unpacked, sums, n_rows) }
+    }
+    // SAFETY: as above.
+    unsafe { strips::<L>(tile, first_step, unpacked, sums, ROWS) }
+}
+
+/// Tiles with AVX-512 VNNI for many rows.
+pub(super) fn avx512_unpacked(layout: Layout) -> Unpacked {
+    by_layout!(layout, L => {
+        type U = <L as Grouped>::Unpacked;
+        const { Unpacked { first: &by_rows!(avx512_unpacking, L), others: &by_rows!(avx512_added, U) } }
+    })
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
 unsafe fn avx<L: Grouped, const ROWS: usize>(tile: &Tile<'_>, sums: &mut Sums) {
-    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-    #[inline(never)]
-    unsafe fn strips<L: Grouped>(tile: &Tile<'_>, sums: &mut Sums, n_rows: usize) {
-        // SAFETY: the caller keeps the promise of `TileFn`.
-        unsafe { tile_in_strips::<Dot<Ymm>, L>(tile, sums, n_rows) }
-    }
+    sums.0[..ROWS].fill([0.0; COLUMNS]);
+    // SAFETY: the caller keeps the promise of `TileFn`.
+    unsafe { avx_strips::<L>(tile, sums, ROWS) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+unsafe fn avx_added<L: Grouped, const ROWS: usize>(tile: &Tile<'_>, sums: &mut Sums) {
     // SAFETY: as above.
-    unsafe { strips::<L>(tile, sums, ROWS) }
+    unsafe { avx_strips::<L>(tile, sums, ROWS) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+#[inline(never)]
+unsafe fn avx_strips<L: Grouped>(tile: &Tile<'_>, sums: &mut Sums, n_rows: usize) {
+    // SAFETY: as above.
+    unsafe { tile_in_strips::<Dot<Ymm>, L>(tile, sums, n_rows) }
 }
 
 /// Tiles with AVX-VNNI.
 pub(super) fn avx_fns(layout: Layout) -> &'static TileFns {
-    by_layout!(layout, avx)
+    by_layout!(layout, L => &const { by_rows!(avx, L) })
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+unsafe fn avx_unpacking<L: Grouped, const ROWS: usize>(
+    tile: &Tile<'_>,
+    first_step: usize,
+    unpacked: *mut u8,
+    sums: &mut Sums,
+) {
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+    #[inline(never)]
+    unsafe fn strips<L: Grouped>(
+        tile: &Tile<'_>,
+        first_step: usize,
+        unpacked: *mut u8,
+        sums: &mut Sums,
+        n_rows: usize,
+    ) {
+        // SAFETY: the caller keeps the promise of `UnpackingFn`.
+        unsafe { unpack_in_strips::<Dot<Ymm>, L>(tile, first_step, unpacked, sums, n_rows) }
+    }
+    // SAFETY: as above.
+    unsafe { strips::<L>(tile, first_step, unpacked, sums, ROWS) }
+}
+
+/// Tiles with AVX-VNNI for many rows.
+pub(super) fn avx_unpacked(layout: Layout) -> Unpacked {
+    by_layout!(layout, L => {
+        type U = <L as Grouped>::Unpacked;
+        const { Unpacked { first: &by_rows!(avx_unpacking, L), others: &by_rows!(avx_added, U) } }
+    })
 }

@@ -7,10 +7,10 @@
 use std::arch::x86_64::*;
 
 use super::super::groups::{Grouped, Layout, QUADS, by_layout};
-use super::super::tile::{Sums, Tile, TileFns, by_rows};
+use super::super::tile::{COLUMNS, Sums, Tile, TileFns, by_rows};
 use super::codes::Codes;
 use super::vector::{Vector, Ymm};
-use super::{Multiplier, Step, Whole, tile_in_strips};
+use super::{Inputs, Multiplier, Step, Strides, Whole, tile_in_strips};
 
 struct Madd;
 
@@ -20,9 +20,14 @@ impl Multiplier for Madd {
     const STRIP_ROWS_MAX: usize = 4;
     const LONE_ROWS_MAX: usize = 4;
     const CHUNK_STEPS: usize = 1;
+    const DIVIDES_EXCESS: bool = false;
 
     fn words(layout: Layout) -> usize {
         layout.words()
+    }
+
+    fn strides(n_rows: usize) -> Strides {
+        Strides { row: 1, word: n_rows }
     }
 
     fn scale_word(layout: Layout) -> usize {
@@ -39,9 +44,14 @@ impl Multiplier for Madd {
     }
 
     #[inline(always)]
-    unsafe fn add_part<L: Grouped, const R: usize>(whole: &mut Whole<Ymm, R>, step: Step, part: usize) {
-        let Step { x, n_rows, run, ahead, .. } = step;
-        let columns = step.codes(L::LAYOUT);
+    unsafe fn add_part<L: Grouped, const UNPACKS: bool, const R: usize>(
+        whole: &mut Whole<Ymm, R>,
+        step: Step,
+        part: usize,
+    ) {
+        const { assert!(!UNPACKS, "16-bit sums have no room for products of bytes without a sign") };
+        let Step { weights, x, run, ahead, .. } = step;
+        let columns = weights.codes(L::LAYOUT);
         // SAFETY: by the caller's promise.
         unsafe {
             let mut pair = part * (QUADS / 2 / L::LAYOUT.parts());
@@ -49,8 +59,8 @@ impl Multiplier for Madd {
                 for _ in 0..run.len {
                     ahead.fetch(pair);
                     let Codes { low, high } = signed::<L>(Codes::read::<L>(columns, pair));
-                    add_signed::<R>(whole, low, x.add(4 * pair * n_rows), n_rows);
-                    add_signed::<R>(whole, high, x.add((4 * pair + 2) * n_rows), n_rows);
+                    add_signed::<R>(whole, low, x, 4 * pair);
+                    add_signed::<R>(whole, high, x, 4 * pair + 2);
                     pair += 1;
                 }
                 return;
@@ -60,10 +70,9 @@ impl Multiplier for Madd {
                 let mut shorts = [[_mm256_setzero_si256(); 2]; R];
                 for _ in 0..run.len {
                     ahead.fetch(pair);
-                    let x = x.add(2 * pair * n_rows);
                     let Codes { low, high } = Codes::<Ymm>::read::<L>(columns, pair);
-                    add_unsigned::<R>(&mut shorts, low, x);
-                    add_unsigned::<R>(&mut shorts, high, x.add(n_rows));
+                    add_unsigned::<R>(&mut shorts, low, x, 2 * pair);
+                    add_unsigned::<R>(&mut shorts, high, x, 2 * pair + 1);
                     pair += 1;
                 }
                 for (whole, shorts) in whole.iter_mut().zip(shorts) {
@@ -106,11 +115,16 @@ unsafe fn signed<L: Grouped>(codes: Codes<Ymm>) -> Codes<Ymm> {
 /// # Safety
 /// A word of activations of `R` rows must be readable, and AVX2 enabled.
 #[inline(always)]
-unsafe fn add_unsigned<const R: usize>(shorts: &mut Whole<Ymm, R>, codes: [__m256i; 2], x: *const u32) {
+unsafe fn add_unsigned<const R: usize>(
+    shorts: &mut Whole<Ymm, R>,
+    codes: [__m256i; 2],
+    x: Inputs,
+    word: usize,
+) {
     // SAFETY: by the caller's promise.
     unsafe {
         for (row, shorts) in shorts.iter_mut().enumerate() {
-            let x = _mm256_set1_epi32((*x.add(row)).cast_signed());
+            let x = _mm256_set1_epi32(x.whole(row, word));
             shorts[0] = _mm256_add_epi16(shorts[0], _mm256_maddubs_epi16(codes[0], x));
             shorts[1] = _mm256_add_epi16(shorts[1], _mm256_maddubs_epi16(codes[1], x));
         }
@@ -122,19 +136,14 @@ unsafe fn add_unsigned<const R: usize>(shorts: &mut Whole<Ymm, R>, codes: [__m25
 /// # Safety
 /// Two words of activations of `R` rows must be readable, and AVX2 enabled.
 #[inline(always)]
-unsafe fn add_signed<const R: usize>(
-    whole: &mut Whole<Ymm, R>,
-    codes: [__m256i; 2],
-    x: *const u32,
-    n_rows: usize,
-) {
+unsafe fn add_signed<const R: usize>(whole: &mut Whole<Ymm, R>, codes: [__m256i; 2], x: Inputs, word: usize) {
     // SAFETY: by the caller's promise.
     unsafe {
         let even = codes.map(|codes| _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(codes)));
         let odd = codes.map(|codes| _mm256_srai_epi16::<8>(codes));
-        for (codes, x) in [(even, x), (odd, x.add(n_rows))] {
+        for (codes, word) in [(even, word), (odd, word + 1)] {
             for (row, whole) in whole.iter_mut().enumerate() {
-                let x = _mm256_set1_epi32((*x.add(row)).cast_signed());
+                let x = _mm256_set1_epi32(x.whole(row, word));
                 whole[0] = _mm256_add_epi32(whole[0], _mm256_madd_epi16(codes[0], x));
                 whole[1] = _mm256_add_epi32(whole[1], _mm256_madd_epi16(codes[1], x));
             }
@@ -150,11 +159,12 @@ unsafe fn tile<L: Grouped, const ROWS: usize>(tile: &Tile<'_>, sums: &mut Sums) 
         // SAFETY: the caller keeps the promise of `TileFn`.
         unsafe { tile_in_strips::<Madd, L>(tile, sums, n_rows) }
     }
+    sums.0[..ROWS].fill([0.0; COLUMNS]);
     // SAFETY: as above.
     unsafe { strips::<L>(tile, sums, ROWS) }
 }
 
 /// Tiles of a layout.
 pub(super) fn tile_fns(layout: Layout) -> &'static TileFns {
-    by_layout!(layout, tile)
+    by_layout!(layout, L => &const { by_rows!(tile, L) })
 }

@@ -18,11 +18,16 @@ pub(super) trait Vector {
     const PAIRS: &'static [[usize; 2]];
 
     unsafe fn load(start: *const u8) -> Self::Whole;
+    unsafe fn store(start: *mut u8, a: Self::Whole);
     unsafe fn splat(x: i32) -> Self::Whole;
     unsafe fn splat_byte(x: u8) -> Self::Whole;
     unsafe fn and(a: Self::Whole, b: Self::Whole) -> Self::Whole;
     unsafe fn or(a: Self::Whole, b: Self::Whole) -> Self::Whole;
     unsafe fn xor(a: Self::Whole, b: Self::Whole) -> Self::Whole;
+    unsafe fn add_bytes(a: Self::Whole, b: Self::Whole) -> Self::Whole;
+    unsafe fn subtract(a: Self::Whole, b: Self::Whole) -> Self::Whole;
+    /// By a power of two.
+    unsafe fn divide(a: Self::Whole, bits: u32) -> Self::Whole;
     /// Pairs of bytes, towards the lower bits.
     unsafe fn shift_down(a: Self::Whole, bits: usize) -> Self::Whole;
     /// Pairs of bytes, towards the higher bits.
@@ -73,11 +78,15 @@ macro_rules! vector {
 
 vector! { Ymm, __m256i, __m256, &[[0, 8], [LANES, LANES + 8]];
     fn load(start: *const u8) -> __m256i = _mm256_loadu_si256(start.cast());
+    fn store(start: *mut u8, a: __m256i) = _mm256_storeu_si256(start.cast(), a);
+    fn add_bytes(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi8(a, b);
     fn splat(x: i32) -> __m256i = _mm256_set1_epi32(x);
     fn splat_byte(x: u8) -> __m256i = _mm256_set1_epi8(x.cast_signed());
     fn and(a: __m256i, b: __m256i) -> __m256i = _mm256_and_si256(a, b);
     fn or(a: __m256i, b: __m256i) -> __m256i = _mm256_or_si256(a, b);
     fn xor(a: __m256i, b: __m256i) -> __m256i = _mm256_xor_si256(a, b);
+    fn subtract(a: __m256i, b: __m256i) -> __m256i = _mm256_sub_epi32(a, b);
+    fn divide(a: __m256i, bits: u32) -> __m256i = _mm256_sra_epi32(a, _mm_cvtsi32_si128(bits as i32));
     fn shift_down(a: __m256i, bits: usize) -> __m256i = _mm256_srl_epi16(a, _mm_cvtsi32_si128(bits as i32));
     fn shift_up(a: __m256i, bits: usize) -> __m256i = _mm256_sll_epi16(a, _mm_cvtsi32_si128(bits as i32));
     fn look_up(table: &[u8; 16], places: __m256i) -> __m256i =
@@ -95,11 +104,15 @@ vector! { Ymm, __m256i, __m256, &[[0, 8], [LANES, LANES + 8]];
 
 vector! { Zmm, __m512i, __m512, &[[0, LANES]];
     fn load(start: *const u8) -> __m512i = _mm512_loadu_si512(start.cast());
+    fn store(start: *mut u8, a: __m512i) = _mm512_storeu_si512(start.cast(), a);
+    fn add_bytes(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi8(a, b);
     fn splat(x: i32) -> __m512i = _mm512_set1_epi32(x);
     fn splat_byte(x: u8) -> __m512i = _mm512_set1_epi8(x.cast_signed());
     fn and(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
     fn or(a: __m512i, b: __m512i) -> __m512i = _mm512_or_si512(a, b);
     fn xor(a: __m512i, b: __m512i) -> __m512i = _mm512_xor_si512(a, b);
+    fn subtract(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi32(a, b);
+    fn divide(a: __m512i, bits: u32) -> __m512i = _mm512_sra_epi32(a, _mm_cvtsi32_si128(bits as i32));
     fn shift_down(a: __m512i, bits: usize) -> __m512i = _mm512_srl_epi16(a, _mm_cvtsi32_si128(bits as i32));
     fn shift_up(a: __m512i, bits: usize) -> __m512i = _mm512_sll_epi16(a, _mm_cvtsi32_si128(bits as i32));
     fn look_up(table: &[u8; 16], places: __m512i) -> __m512i =
