@@ -18,8 +18,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::args::{ModelArgs, THREADS_MAX, positive_up_to};
 use crate::commands::wants_colour;
 use crate::failure::Outcome;
+use crate::models::Models;
 use crate::samples;
-use crate::session::{Form, Models, Session, Wish};
+use crate::session::{Form, Session, Wish};
 use crate::speculation::known_policy;
 
 /// Compared policies; the first one is the reference.
