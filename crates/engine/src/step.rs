@@ -88,12 +88,25 @@ impl Engine {
 
     /// Asks the policy for a length per decoding sequence and reserves what fits.
     fn plan(&mut self, now: Duration) {
-        let (sl_limit, shape, drafter) = (self.config.sl_limit, self.shape, self.config.drafter);
-        if let Some(suffix) = drafter.suffix() {
-            self.offer(suffix, sl_limit);
+        if let Some(suffix) = self.config.drafter.suffix() {
+            self.offer(suffix, self.config.sl_limit);
         }
+        self.view_sequences(now);
+        let Scratch { views, foreseen, plan, .. } = &mut self.scratch;
+        plan.clear();
+        plan.resize(views.len(), Planned::none());
+        self.policy.plan(&plan_view(now, self.n_steps, views, foreseen, &self.scheduler), plan);
+        self.reserve_planned();
+        if let Some(limits) = self.ahead_limits() {
+            carry::reserve(&mut self.scheduler, limits);
+        }
+    }
+
+    /// Notes what the policy may know of every sequence that decodes.
+    fn view_sequences(&mut self, now: Duration) {
+        let (sl_limit, shape, drafter) = (self.config.sl_limit, self.shape, self.config.drafter);
         let is_loaded = self.lending.is_loaded();
-        let Scratch { views, view_owners, foreseen, plan, .. } = &mut self.scratch;
+        let Scratch { views, view_owners, foreseen, .. } = &mut self.scratch;
         foreseen.clear();
         views.clear();
         view_owners.clear();
@@ -115,9 +128,12 @@ impl Engine {
                 view_owners.push(i);
             }
         }
-        plan.clear();
-        plan.resize(views.len(), Planned::none());
-        self.policy.plan(&plan_view(now, self.n_steps, views, foreseen, &self.scheduler), plan);
+    }
+
+    /// Reserves slots for what was planned, as far as there are any and the step may draft as much.
+    fn reserve_planned(&mut self) {
+        let shape = self.shape;
+        let Scratch { views, view_owners, plan, .. } = &self.scratch;
         let mut budget = self.config.drafted_max;
         for ((&i, planned), view) in view_owners.iter().zip(plan.iter()).zip(views.iter()) {
             let n_foreseen = view.foreseen.1;
@@ -134,9 +150,6 @@ impl Engine {
             (turn.planned, turn.levels, turn.width) = (len, levels, width);
             turn.is_foreseen = is_foreseen;
             turn.reranks = turn.is_tree() && self.policy.reranks(view.seq);
-        }
-        if let Some(limits) = self.ahead_limits() {
-            carry::reserve(&mut self.scheduler, limits);
         }
     }
 
