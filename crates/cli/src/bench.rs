@@ -121,7 +121,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N", value_parser = whole_number_in(1..=REQUESTS_MAX))]
     requests: Option<u32>,
 
-    /// Tokens per request; fewer at the end of the context, and in the first batch, whose slots must not run in step.
+    /// Tokens per request; fewer at the end of the context. The first requests of a run get fewer, too, so that not all end at once.
     #[arg(long, value_name = "N", default_value = "128", value_parser = positive_up_to(u32::MAX))]
     max_tokens: NonZeroU32,
 
