@@ -68,23 +68,14 @@ pub(crate) async fn order(
     request_id: RequestId,
     stamp: Arc<Stamp>,
 ) -> Result<(Order, CallIds), ApiError> {
-    let ChatBody {
-        messages,
-        logprobs,
-        top_logprobs,
-        tools,
-        tool_choice,
-        parallel_tool_calls,
-        chat_template_kwargs,
-        ..
-    } = body;
+    let ChatBody { messages, tools, tool_choice, parallel_tool_calls, chat_template_kwargs, .. } = body;
     let of_template = [
         ("enable_thinking", body.enable_thinking.map(Value::from)),
         ("reasoning_effort", body.reasoning_effort.map(Value::from)),
     ];
     app.check_model(fields.model.as_deref())?;
     fields.check()?;
-    let logprobs = n_logprobs(logprobs.unwrap_or(false), top_logprobs)?;
+    let logprobs = n_logprobs(body.logprobs.unwrap_or(false), body.top_logprobs)?;
     let template = app.text.template.as_ref();
     let tools = TypedTools { tools, tool_choice, parallel_tool_calls }.checked(template)?;
     let conversation = TypedConversation {
