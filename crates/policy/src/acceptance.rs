@@ -305,19 +305,10 @@ fn label(outcome: &Outcome<'_>, index: u32) -> f64 {
 mod tests {
     use super::*;
     use crate::PositionSignals;
+    use crate::samples::OUTCOME;
 
     fn outcome(seq: u64, verified: u32, accepted: u32) -> Outcome<'static> {
-        Outcome {
-            seq: SeqId(seq),
-            planned: verified,
-            drafted: verified,
-            verified,
-            accepted,
-            temperature: 0.0,
-            context_len: 0,
-            is_foreseen: false,
-            signals: &[],
-        }
+        Outcome { seq: SeqId(seq), planned: verified, drafted: verified, verified, accepted, ..OUTCOME }
     }
 
     #[test]

@@ -1,45 +1,21 @@
 //! Decisions from given costs: when one stands, who goes beyond it, and what is foreseen.
 
-use std::time::Duration;
-
 use super::costs::tests::{feedback, outcome};
 use super::*;
 use crate::SequenceView;
+use crate::samples::{SEQUENCE, VIEW};
 
 fn auto() -> Auto {
     Auto::new(&Settings::parse(&ENTRY, None).unwrap())
 }
 
 fn sequences(n: u64) -> Vec<SequenceView> {
-    let sequence = |seq| SequenceView {
-        seq: SeqId(seq),
-        limit: 8,
-        remaining: 100,
-        context_len: 100,
-        draft_lag: 1,
-        temperature: 0.0,
-        emitted: 10,
-        decode_time: Duration::ZERO,
-        tpot_max: None,
-        priority: 0,
-        foreseen: (0, 0),
-        can_choose: false,
-    };
+    let sequence = |seq| SequenceView { seq: SeqId(seq), emitted: 10, ..SEQUENCE };
     (0..n).map(sequence).collect()
 }
 
 fn view<'a>(step: u64, sequences: &'a [SequenceView], foreseen: &'a [DraftPosition]) -> PlanView<'a> {
-    PlanView {
-        step,
-        sequences,
-        foreseen,
-        prefill_rows: 0,
-        n_waiting: 0,
-        blocks_free: 10,
-        blocks_total: 10,
-        block_len: 16,
-        now: Duration::ZERO,
-    }
+    PlanView { step, sequences, foreseen, ..VIEW }
 }
 
 /// A step of one sequence in which every row of the target takes 10 ms, and a draft round as long.

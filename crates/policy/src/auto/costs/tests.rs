@@ -1,20 +1,10 @@
 //! Costs learnt from given steps, and the steps that other tests of the policy learn from, too.
 
 use super::*;
-use crate::SeqId;
+use crate::samples::{FEEDBACK, OUTCOME};
 
 pub(crate) fn outcome(drafted: u32) -> Outcome<'static> {
-    Outcome {
-        seq: SeqId(1),
-        planned: drafted,
-        drafted,
-        verified: drafted,
-        accepted: 0,
-        temperature: 0.0,
-        context_len: 0,
-        is_foreseen: false,
-        signals: &[],
-    }
+    Outcome { planned: drafted, drafted, verified: drafted, ..OUTCOME }
 }
 
 /// A step without prompts that takes `draft_ms` and `rest_ms`.
@@ -26,16 +16,14 @@ pub(crate) fn feedback<'a>(
 ) -> StepFeedback<'a> {
     let [draft_time, verify_time] = [draft_ms, rest_ms].map(Duration::from_millis);
     StepFeedback {
-        step: 0,
         outcomes,
         target_rows: outcomes.iter().map(|outcome| outcome.verified + 1).sum(),
-        prefill_rows: 0,
         draft_rounds: outcomes.iter().map(|outcome| outcome.drafted).max().unwrap_or(0),
         draft_rows,
-        experts: None,
         draft_time,
         verify_time,
         step_time: draft_time + verify_time,
+        ..FEEDBACK
     }
 }
 
