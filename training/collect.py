@@ -31,7 +31,7 @@ def write_prompts(corpus: Path, out: Path, n_prompts: int, seed: int) -> None:
 def collected(
     prompts: Path, answers: list[Path], tokenizer: Tokenizer, prompt_len_max: int, twice: list[str]
 ) -> Documents:
-    """Prompt and answer of every line of ANSWERS, whose `index` counts the lines of PROMPTS; domains of `twice` two times."""
+    """Prompts and answers of all lines of ANSWERS, whose `index` counts lines of PROMPTS; domains in `twice` doubly."""
     asked = [json.loads(line) for line in prompts.read_text(encoding="utf-8").splitlines()]
     encoded, prompt_lens, domains = [], [], []
     for file in answers:

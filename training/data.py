@@ -34,6 +34,14 @@ class Documents:
     def __getitem__(self, i: int) -> np.ndarray:
         return self.tokens[self.offsets[i] : self.offsets[i + 1]]
 
+    def answer(self, i: int) -> np.ndarray:
+        """Tokens of a document behind those that are given, u16."""
+        return self[i][self.prompt_lens[i] :]
+
+    def has_chain(self, i: int) -> bool:
+        """Whether a draft can be judged in a document: answers of one token foresee nothing."""
+        return len(self.answer(i)) >= 2
+
     @classmethod
     def collect(cls, encoded: list[np.ndarray], prompt_lens: list[int], domains: list[int]) -> Self:
         """From one u16 array per document."""

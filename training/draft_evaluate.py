@@ -6,9 +6,8 @@ min(1, q(y) / p(y)), which is what rejection sampling does. KLD(target || draft)
 clamped below at PROBABILITY_MIN as in the engine, so that tokens which the draft lacks count.
 """
 
-import argparse
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,14 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import checkpoint
+from acceptance import CHAIN_LEN, arguments, judged_answers, parsed, report
 from card import run_names, table
 from draft_vocabulary import Vocabulary, reads_of
 from eagle3_features import Features, load_features
-from eagle3_train import has_chain
 from evaluate import KLD_QUANTILES, RUN_ENDS, Divergence, Speculation, divergence, speculation
 from model import Llama
-
-CHAIN_LEN = 3
 
 PROBABILITY_MIN = 1e-8
 
@@ -78,16 +75,14 @@ class Judge:
 
     def figures(self, features: Features) -> DomainFigures:
         """All answers of a part."""
-        documents = features.documents
-        chosen = [i for i in range(len(documents)) if has_chain(documents, i)]
-        kept, overlaps, klds = zip(*(self.answer(features, i) for i in chosen), strict=True)
-        said = torch.cat([torch.from_numpy(documents[i][documents.prompt_lens[i] :].astype("int64")) for i in chosen])
+        answers = judged_answers(features.documents)
+        kept, overlaps, klds = zip(*(self.answer(features, i) for i in answers.chosen), strict=True)
         return DomainFigures(
             speculation(list(kept), CHAIN_LEN),
             divergence(torch.cat(overlaps), torch.cat(klds)),
-            float(torch.isin(said, self.vocabulary.draft_to_target).float().mean()),
-            len(chosen),
-            len(said),
+            float(torch.isin(answers.tokens, self.vocabulary.draft_to_target).float().mean()),
+            len(answers.chosen),
+            len(answers.tokens),
         )
 
 
@@ -127,17 +122,12 @@ def loaded(run: Path, target: Path, vocab_size: int) -> tuple[Llama, Vocabulary]
 
 @torch.inference_mode()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", type=Path, required=True, help="Hugging Face folder of the target")
+    parser = arguments(__doc__)
     parser.add_argument("--run", type=Path, required=True, help="run folder of the draft")
     parser.add_argument("--features", type=Path, required=True, help="greedy answers, one part per domain: DOMAIN.npz")
     parser.add_argument("--sampled", type=Path, help="the same of answers at temperature 1")
-    parser.add_argument("--out", type=Path, help="write the figures to this folder: acceptance.json, acceptance.md")
-    parser.add_argument("--threads", type=int)
-    args = parser.parse_args()
+    args = parsed(parser)
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
     target = checkpoint.load_model(args.target, torch.device("cpu"))
     draft, vocabulary = loaded(args.run, args.target, target.shape.vocab_size)
     by_domain = {}
@@ -148,12 +138,7 @@ def main() -> None:
             path.stem: judge.figures(load_features(path, target.shape.hidden_size))
             for path in sorted(folder.glob("*.npz"))
         }
-    print(tables(by_domain))
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "acceptance.md").write_text(tables(by_domain), encoding="utf-8")
-        plain = {t: {domain: asdict(f) for domain, f in figures.items()} for t, figures in by_domain.items()}
-        (args.out / "acceptance.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+    report(tables(by_domain), by_domain, args.out)
 
 
 if __name__ == "__main__":

@@ -37,9 +37,8 @@ def counts(parts: list[Documents], vocab_size: int) -> np.ndarray:
     weights = PRIOR_TOKENS / (np.arange(vocab_size) + PRIOR_RANK)
     for documents in parts:
         for i in range(len(documents)):
-            prompt_len = documents.prompt_lens[i]
-            np.add.at(weights, documents[i][prompt_len:], 1.0)
-            np.add.at(weights, documents[i][:prompt_len], READ_SHARE)
+            np.add.at(weights, documents.answer(i), 1.0)
+            np.add.at(weights, documents[i][: documents.prompt_lens[i]], READ_SHARE)
     return weights
 
 

@@ -6,22 +6,19 @@ reads are those of the text, which are its own drafts as long as they count. Tem
 rejection sampling keeps a draft, 1 - TV(target, head) over the whole vocabulary, at the same positions.
 """
 
-import argparse
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+import card
 import checkpoint
+from acceptance import CHAIN_LEN, arguments, judged_answers, parsed, report
 from eagle3_chains import Batch, batch_of, chain_hidden
 from eagle3_features import Features, load_features
 from eagle3_head import Head, load_head
-from eagle3_train import has_chain
-
-CHAIN_LEN = 3
 
 # Documents evaluated together, and positions whose full distributions exist at one time.
 DOCUMENTS_AT_ONCE, POSITIONS_AT_ONCE = 8, 512
@@ -93,12 +90,11 @@ def walked(is_right: Tensor, room: Tensor) -> list[int]:
 
 def figures(head: Head, embeddings: Tensor, features: Features) -> DomainFigures:
     """All documents of a part."""
-    documents = features.documents
-    chosen = [i for i in range(len(documents)) if has_chain(documents, i)]
+    answers = judged_answers(features.documents)
     kept: list[int] = []
     right, overlap, room = [], [], []
-    for start in range(0, len(chosen), DOCUMENTS_AT_ONCE):
-        batch = batch_of([(features, i) for i in chosen[start : start + DOCUMENTS_AT_ONCE]], embeddings.device)
+    for start in range(0, len(answers.chosen), DOCUMENTS_AT_ONCE):
+        batch = batch_of([(features, i) for i in answers.chosen[start : start + DOCUMENTS_AT_ONCE]], embeddings.device)
         result = judged(head, embeddings, batch)
         answer = batch.start_slots // batch.starts_max
         for document in range(batch.n_documents):
@@ -107,17 +103,16 @@ def figures(head: Head, embeddings: Tensor, features: Features) -> DomainFigures
         overlap.append(result.overlap)
         room.append(batch.room)
     alpha, sampled_alpha = by_place(torch.cat(right), torch.cat(overlap), torch.cat(room))
-    said = torch.cat([torch.from_numpy(documents[i][documents.prompt_lens[i] :].astype("int64")) for i in chosen])
     return DomainFigures(
-        n_documents=len(chosen),
-        n_tokens=len(said),
+        n_documents=len(answers.chosen),
+        n_tokens=len(answers.tokens),
         n_steps=len(kept),
         accepted_per_step=sum(kept) / max(1, len(kept)),
         kept=[kept.count(n) for n in range(CHAIN_LEN + 1)],
         alpha=alpha,
         sampled_alpha=sampled_alpha,
         sampled_per_step=sum(torch.tensor(sampled_alpha).cumprod(0).tolist()),
-        covered=float(head.t2d[said].float().mean()),
+        covered=float(head.t2d[answers.tokens].float().mean()),
     )
 
 
@@ -136,30 +131,25 @@ def by_place(is_right: Tensor, overlap: Tensor, room: Tensor) -> tuple[list[floa
 def table(by_domain: dict[str, DomainFigures]) -> str:
     """The figures as Markdown."""
     places = range(1, CHAIN_LEN + 1)
-    names = ["domain", "accepted per step", *(f"n-α {n}" for n in places), *(f"1 - TV {n}" for n in places)]
-    names += ["T = 1 per step", f"kept 0..{CHAIN_LEN}", "covered", "answers", "tokens"]
-    rows = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    head = ["domain", "accepted per step", *(f"n-α {n}" for n in places), *(f"1 - TV {n}" for n in places)]
+    head += ["T = 1 per step", f"kept 0..{CHAIN_LEN}", "covered", "answers", "tokens"]
+    rows = []
     for domain, f in by_domain.items():
         cells = [domain, f"{f.accepted_per_step:.2f}", *(f"{a:.3f}" for a in f.alpha)]
         cells += [*(f"{a:.3f}" for a in f.sampled_alpha), f"{f.sampled_per_step:.2f}"]
         cells += [" / ".join(map(str, f.kept)), f"{f.covered:.4f}", str(f.n_documents), str(f.n_tokens)]
-        rows.append("| " + " | ".join(cells) + " |")
-    return "\n".join(rows) + "\n"
+        rows.append(cells)
+    return card.table(head, rows)
 
 
 @torch.inference_mode()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", type=Path, required=True, help="Hugging Face folder of the target")
+    parser = arguments(__doc__)
     parser.add_argument("--head", type=Path, required=True, help="head folder")
     parser.add_argument("--features", type=Path, required=True, help="one part per domain, DOMAIN.npz")
-    parser.add_argument("--out", type=Path, help="write the figures to this folder: acceptance.json, acceptance.md")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int)
-    args = parser.parse_args()
+    args = parsed(parser)
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     target = checkpoint.load_model(args.target, device)
     head = load_head(args.head).to(device).eval()
@@ -168,12 +158,7 @@ def main() -> None:
         path.stem: figures(head, embeddings, load_features(path, target.shape.hidden_size))
         for path in sorted(args.features.glob("*.npz"))
     }
-    print(table(by_domain))
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "acceptance.md").write_text(table(by_domain), encoding="utf-8")
-        plain = {domain: asdict(f) for domain, f in by_domain.items()}
-        (args.out / "acceptance.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+    report(table(by_domain), by_domain, args.out)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def reduced_vocabulary(parts: list[Documents], vocab_size: int, size: int) -> Te
     said, read = np.zeros(vocab_size, dtype=np.int64), np.zeros(vocab_size, dtype=np.int64)
     for documents in parts:
         for i in range(len(documents)):
-            np.add.at(said, documents[i][documents.prompt_lens[i] :], 1)
+            np.add.at(said, documents.answer(i), 1)
             np.add.at(read, documents[i], 1)
     order = np.lexsort((np.arange(vocab_size), -read, -said))
     return torch.from_numpy(np.sort(order[:size]))
@@ -46,7 +46,7 @@ def reduced_vocabulary(parts: list[Documents], vocab_size: int, size: int) -> Te
 
 def coverage(parts: list[Documents], draft_to_target: Tensor) -> float:
     """The share of what the target says that the reduced vocabulary has."""
-    said = np.concatenate([d[i][d.prompt_lens[i] :] for d in parts for i in range(len(d))])
+    said = np.concatenate([d.answer(i) for d in parts for i in range(len(d))])
     return float(np.isin(said, draft_to_target.numpy()).mean())
 
 
@@ -218,14 +218,10 @@ def restore(run: HeadRun) -> None:
 
 
 def split(parts: list[Features], heldout_share: float) -> tuple[list[Item], list[Item]]:
-    """Documents to learn from and those held out, evenly spread; answers of one token foresee nothing."""
-    items = [(part, i) for part in parts for i in range(len(part.documents)) if has_chain(part.documents, i)]
+    """Documents with chains: those to learn from and those held out, evenly spread."""
+    items = [(part, i) for part in parts for i in range(len(part.documents)) if part.documents.has_chain(i)]
     every = max(2, round(1.0 / heldout_share))
     return [item for n, item in enumerate(items) if n % every], items[::every]
-
-
-def has_chain(documents: Documents, i: int) -> bool:
-    return len(documents[i]) - int(documents.prompt_lens[i]) >= 2
 
 
 def prepared(args: argparse.Namespace, settings: HeadSettings, target: Llama) -> HeadRun:

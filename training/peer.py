@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--gguf", type=Path, required=True)
     parser.add_argument("--prompts", type=Path, required=True, help="JSON lines with a prompt each")
     parser.add_argument("--answers", type=Path, required=True, help="JSON lines with index and tokens")
-    parser.add_argument("--raw", action="store_true", help="continue the prompts as they stand, without a chat template")
+    parser.add_argument("--raw", action="store_true", help="continue the prompts as they stand, without chat template")
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--context-len", type=int, default=2048)
     args = parser.parse_args()

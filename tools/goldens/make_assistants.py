@@ -10,8 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Gemma4AssistantConfig, Gemma4AssistantForCausalLM
 
-from make_logits import GEMMA4, GUESSED_LEN, KNOWN_LENS, SEED, random_weights, write_json
+from cases import GEMMA4
+from make_logits import SEED
+from mtp_heads import GUESSED_LEN, KNOWN_LENS
 from paths import FIXTURES
+from weights import random_weights, write_json
 
 CENTROIDS, ORDER = "masked_embedding.centroids.weight", "masked_embedding.token_ordering"
 # Least distance of the scores of the last group that is chosen and of the first that is not; scores have a deviation of 2. Target and

@@ -10,6 +10,7 @@ mod assistant;
 mod delta;
 mod eagle3;
 mod experts;
+mod family;
 mod fields;
 mod layers;
 mod multimodal;
@@ -35,6 +36,7 @@ pub use delta::DeltaShape;
 pub use eagle3::{Eagle3Config, N_TAPS};
 pub(crate) use experts::ExpertLayout;
 pub use experts::Experts;
+pub use family::Family;
 use fields::Fields;
 pub use fields::shown;
 pub use layers::{KvHeads, KvSource, LayerConfig};
@@ -62,47 +64,6 @@ const CONTEXT_LEN_MAX: usize = 1 << 24;
 pub const END_TOKENS_MAX: usize = 128;
 /// Epsilons that are accepted; published models use 1e-6 and 1e-5. All are normal numbers in f32.
 const RMS_EPS: RangeInclusive<f64> = 1e-12..=1.0;
-
-/// Families of architectures; how each of them computes is said by [`ModelConfig`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// Llama 2 and 3, and everything published in their shape.
-    Llama,
-    /// Mistral without experts.
-    Mistral,
-    /// Qwen2 and 2.5.
-    Qwen2,
-    /// Qwen3 without experts.
-    Qwen3,
-    /// Gemma 2.
-    Gemma2,
-    /// The text part of Gemma 3.
-    Gemma3,
-    /// The text part of Gemma 4.
-    Gemma4,
-    /// Phi-3 and Phi-4-mini.
-    Phi3,
-    /// SmolLM3.
-    SmolLm3,
-    /// Granite 3 without experts.
-    Granite,
-    /// GLM-4 without experts.
-    Glm4,
-    /// Qwen3 with experts in all or some layers.
-    Qwen3Moe,
-    /// Mistral with experts.
-    Mixtral,
-    /// OLMoE: experts, and queries and keys normalised over all heads together.
-    Olmoe,
-    /// gpt-oss.
-    GptOss,
-    /// The text part of Qwen3.5 and 3.6 without experts.
-    Qwen3_5,
-    /// The same with experts.
-    Qwen3_5Moe,
-    /// Qwen3-Next, Qwen3-Coder-Next among them.
-    Qwen3Next,
-}
 
 /// What is done to the gate of a feed-forward layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,23 +168,6 @@ pub struct ModelConfig {
     pub bos_token: Option<u32>,
     /// How its authors recommend to sample.
     pub sampling: SamplingDefaults,
-}
-
-impl Family {
-    /// Name of the architecture in `config.json`.
-    pub fn architecture(self) -> &'static str {
-        Architecture::of(self).name
-    }
-
-    /// Whether other files are made from a folder of this architecture: it has the tensors of Llama, as they are.
-    pub fn is_written(self) -> bool {
-        Architecture::of(self).is_written
-    }
-
-    /// Name of the architecture in GGUF files.
-    pub(crate) fn gguf_architecture(self) -> &'static str {
-        Architecture::of(self).gguf
-    }
 }
 
 impl ModelConfig {

@@ -114,7 +114,7 @@ impl ModelArgs {
 /// What becomes of a draft's weights when they are loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DraftWeights {
-    /// Plain numbers are rounded to 4 bits (heads) or 8 (models): a draft waits for memory.
+    /// Weights of 16 or 32 bits are rounded to 4 (heads) or 8 (models): a guess takes as long as reading them.
     #[default]
     Rounded,
     /// As in the files.
@@ -124,7 +124,7 @@ pub(crate) enum DraftWeights {
 /// Type in which keys and values are kept; docs/kernels.md says what it costs and errs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum KvTypeArg {
-    /// 16 bits, the range of 32.
+    /// 16 bits, with the range of 32.
     #[default]
     Bf16,
     /// 16 bits, more exact than bf16 and with less range.

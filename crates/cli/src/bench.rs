@@ -1,12 +1,14 @@
 //! `dsde bench`: measures policies on workloads.
 
 mod classes;
+mod command_line;
 mod compare;
 mod digest;
 mod loads;
 mod local;
 mod measure;
 mod plan;
+mod record;
 mod report;
 mod served;
 mod traffic;
@@ -18,30 +20,29 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use dsde_bench::log::LogFile;
-use dsde_bench::{Heading, LatencyClass, Log, Record, Row, Run, Seen, Settings, comparison};
+use dsde_bench::{Heading, LatencyClass, Log, Run, Seen, Settings, comparison};
 
 use crate::args::{CONCURRENCY_MAX, ModelArgs, Verification, number_in, positive_up_to, whole_number_in};
 use crate::failure::{OrUsage as _, Outcome};
 use crate::machine;
+use crate::models::Models;
 use crate::remote::{RemoteArgs, ServerUrl};
 use crate::samples;
-use crate::session::Models;
 use crate::speculation::{PolicyList, check_drafter, known_policy};
 use crate::trace::TraceFile;
 use classes::{SLO_MS_MAX, SLO_MS_MIN, latency_class};
+use command_line::command_line;
 use loads::{Loads, Wanted};
 use local::Local;
 use measure::{Coverage, Plan, Sink, Subject, measure};
 use plan::Budget;
+use record::record_rows;
 use served::Served;
 
 /// Policies of an engine in this program, unless others are asked for.
 const POLICIES_DEFAULT: [&str; 4] = ["off", "fixed:k=4", "dsde", "auto"];
 /// Stands for what a server alone knows: its policy, its draft.
 const OF_SERVER: &str = "server";
-/// What must not be recorded, and what stands for it.
-const API_KEY_OPTION: &str = "--api-key";
-const HIDDEN: &str = "KEY";
 /// Most requests per run: hours of work, whose records still fit into memory.
 const REQUESTS_MAX: u32 = 100_000;
 /// Most measured runs per row.
@@ -120,7 +121,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N", value_parser = whole_number_in(1..=REQUESTS_MAX))]
     requests: Option<u32>,
 
-    /// Tokens per request; fewer at the end of the context, and in the first batch, whose slots must not run in step.
+    /// Tokens per request; fewer at the end of the context. The first requests of a run get fewer, too, so that not all end at once.
     #[arg(long, value_name = "N", default_value = "128", value_parser = positive_up_to(u32::MAX))]
     max_tokens: NonZeroU32,
 
@@ -283,64 +284,6 @@ fn log_runs<S: Subject>(
     Ok(())
 }
 
-/// Measures anew and prints a record.
-fn record_rows<S: Subject>(
-    args: &BenchArgs,
-    heading: Heading,
-    plan: &Plan<'_, S::Request>,
-    subject: &mut S,
-) -> Outcome {
-    let mut rows = Rows::default();
-    let coverage = measure(plan, subject, &mut rows)?;
-    tell(coverage);
-    let Heading { machine, model, draft, settings } = heading;
-    let record = Record { machine, model, draft, settings, rows: rows.finish() };
-    if let Some(folder) = &args.out {
-        save(folder, &record)?;
-    }
-    print(args, &record)
-}
-
-/// Says what the time did not suffice for.
-fn tell(Coverage { measured, planned }: Coverage) {
-    if measured < planned {
-        // Nothing can be done about a stderr that is gone.
-        let _ = writeln!(io::stderr(), "--minutes ended the measurement after {measured} of {planned} runs");
-    }
-}
-
-/// Keeps what makes the rows of a record.
-#[derive(Default)]
-struct Rows {
-    /// One entry per cell and policy, in the order of appearance.
-    repeats: Vec<Vec<(Run, Seen)>>,
-}
-
-impl Sink for Rows {
-    fn log(&self) -> Option<&Log> {
-        None
-    }
-
-    fn take(&mut self, run: Run, seen: Seen) -> Outcome {
-        let is_same = |repeats: &&mut Vec<(Run, Seen)>| {
-            repeats.iter().any(|(other, _)| other.conditions == run.conditions)
-        };
-        match self.repeats.iter_mut().find(is_same) {
-            Some(repeats) => repeats.push((run, seen)),
-            None => self.repeats.push(vec![(run, seen)]),
-        }
-        Ok(())
-    }
-}
-
-impl Rows {
-    /// Rows of whole loads; their parts belong into logs.
-    fn finish(self) -> Vec<Row> {
-        let is_whole = |row: &Row| row.conditions.segment.as_ref().is_none_or(|segment| segment.segment == 0);
-        self.repeats.iter().filter_map(|repeats| Row::new(repeats)).filter(is_whole).collect()
-    }
-}
-
 impl Sink for LogFile {
     fn log(&self) -> Option<&Log> {
         Some(&self.log)
@@ -348,6 +291,14 @@ impl Sink for LogFile {
 
     fn take(&mut self, run: Run, _seen: Seen) -> Outcome {
         Ok(self.push(run)?)
+    }
+}
+
+/// Says what the time did not suffice for.
+fn tell(Coverage { measured, planned }: Coverage) {
+    if measured < planned {
+        // Nothing can be done about a stderr that is gone.
+        let _ = writeln!(io::stderr(), "--minutes ended the measurement after {measured} of {planned} runs");
     }
 }
 
@@ -365,64 +316,5 @@ fn settings(args: &BenchArgs, verification: &str) -> Settings {
         slo_ttft_ms: args.slo_ttft_ms,
         slo_tpot_ms: args.slo_tpot_ms,
         slo_classes: args.slo_classes.clone(),
-    }
-}
-
-/// Arguments as they can be pasted into a shell, without keys.
-fn command_line(args: impl Iterator<Item = String>) -> String {
-    let mut is_key = false;
-    let hidden = |arg: String| match arg.split_once('=') {
-        _ if std::mem::replace(&mut is_key, arg == API_KEY_OPTION) => HIDDEN.to_owned(),
-        Some((API_KEY_OPTION, _)) => format!("{API_KEY_OPTION}={HIDDEN}"),
-        _ => arg,
-    };
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
-    let quoted = |arg: String| match !arg.is_empty() && arg.chars().all(is_plain) {
-        true => arg,
-        false => format!("'{}'", arg.replace('\'', r"'\''")),
-    };
-    args.map(hidden).map(quoted).collect::<Vec<_>>().join(" ")
-}
-
-fn save(folder: &Path, record: &Record) -> Outcome {
-    let files = [
-        ("record.json", serde_json::to_string_pretty(record)? + "\n"),
-        ("summary.md", dsde_bench::report::summary(record)),
-        ("command.txt", format!("{}\n", record.settings.command)),
-        ("machine.json", serde_json::to_string_pretty(&record.machine)? + "\n"),
-    ];
-    for (name, text) in files {
-        let path = folder.join(name);
-        let context = format!("cannot write {}", path.display());
-        fs::write(&path, text).map_err(|error| anyhow::Error::new(error).context(context))?;
-    }
-    Ok(())
-}
-
-fn print(args: &BenchArgs, record: &Record) -> Outcome {
-    let mut out = io::stdout().lock();
-    match args.json {
-        true => writeln!(out, "{}", serde_json::to_string(record)?)?,
-        false => write!(out, "{}", dsde_bench::report::summary(record))?,
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_command_line_can_be_pasted_into_a_shell() {
-        let args = ["dsde", "bench", "--policies", "off,fixed:k=4", "a b", "it's", ""];
-        let line = command_line(args.into_iter().map(str::to_owned));
-        assert_eq!(line, r"dsde bench --policies off,fixed:k=4 'a b' 'it'\''s' ''");
-    }
-
-    #[test]
-    fn a_command_line_has_no_keys() {
-        let args = ["dsde", "--api-key", "secret", "--api-key=secret", "--url", "x"];
-        let line = command_line(args.into_iter().map(str::to_owned));
-        assert_eq!(line, "dsde --api-key KEY --api-key=KEY --url x");
     }
 }

@@ -14,8 +14,8 @@ use safetensors::tensor::{self, View};
 use crate::args::number_in;
 use crate::derived::{self, Files};
 use crate::failure::Outcome;
+use crate::models::found_folder;
 use crate::opened::{Opened, Role};
-use crate::session::found_folder;
 use crate::speculation::Source;
 
 /// Ten times its size leaves nothing of a weight.

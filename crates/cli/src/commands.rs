@@ -19,7 +19,7 @@ Start here:
   dsde simulate scenarios/first.toml         compare them on machines that are not here
 
 Exit codes: 0 done; 1 failed on the way, for example a broken model; 2 an option, prompt or policy cannot be used.
-Logs go to stderr; RUST_LOG sets their level (error, warn, info, debug, trace; default warn, and that a server begins to end).";
+Logs go to stderr; RUST_LOG sets their level: error, warn, info, debug or trace; default warn.";
 
 /// Serves large language models with dynamic speculative decoding
 ///

@@ -1,26 +1,28 @@
 //! `dsde demo`: shows speculation at work on the embedded pair.
 
-use std::io::{self, IsTerminal as _, Write};
+mod live;
+mod marks;
+
+use std::io::{self, Write};
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use dsde_bench::load::{Choice, Observer, closed_loop};
-use dsde_bench::metrics;
 use dsde_bench::report::{self, Table};
 use dsde_bench::{Conditions, Prompt, Row, Run, Seen};
-use dsde_engine::{Emission, Origin, Request, RequestTimeline, StepReport};
+use dsde_engine::{Request, RequestTimeline};
 use dsde_policy::{Policy, registry};
 use dsde_sampling::{Params, Rule};
-use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::{ModelArgs, THREADS_MAX, positive_up_to};
-use crate::commands::wants_colour;
 use crate::failure::Outcome;
+use crate::models::Models;
 use crate::samples;
-use crate::session::{Form, Models, Session, Wish};
+use crate::session::{Form, Session, Wish};
 use crate::speculation::known_policy;
+use live::Live;
+use marks::{Colour, marked};
 
 /// Compared policies; the first one is the reference.
 const POLICIES: [&str; 4] = ["off", "auto", "fixed:k=4", "dsde"];
@@ -147,7 +149,7 @@ fn measure(session: &mut Session, requests: &[Request]) -> Outcome<Vec<Measured>
     let mut live = Live::new();
     let mut measured = measure_at(session, requests, at_once, &mut live)?;
     measured.extend(measure_at(session, alone, NonZeroUsize::MIN, &mut live)?);
-    live.bar.finish_and_clear();
+    live.end();
     Ok(measured)
 }
 
@@ -239,131 +241,6 @@ fn table(measured: &[Measured]) -> Outcome<Table> {
     Ok(table)
 }
 
-/// How accepted tokens stand out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Colour {
-    Green,
-    Brackets,
-}
-
-impl Colour {
-    /// Green on a terminal where colour is wanted, else brackets.
-    fn detect() -> Self {
-        match io::stdout().is_terminal() && wants_colour() {
-            true => Self::Green,
-            false => Self::Brackets,
-        }
-    }
-
-    fn legend(self) -> &'static str {
-        match self {
-            Self::Green => "accepted drafts in green",
-            Self::Brackets => "accepted drafts in [brackets]",
-        }
-    }
-
-    fn mark(self, text: &str) -> String {
-        match self {
-            Self::Green => format!("\x1b[32m{text}\x1b[0m"),
-            Self::Brackets => format!("[{text}]"),
-        }
-    }
-}
-
-/// The text of a choice, runs of accepted drafts marked.
-fn marked(session: &Session, choice: &Choice, colour: Colour) -> String {
-    let runs = choice.tokens.chunk_by(|a, b| is_draft(a.origin) == is_draft(b.origin));
-    let mut text = String::new();
-    for run in runs {
-        let bytes: Vec<u8> =
-            run.iter().flat_map(|emitted| session.token_bytes(emitted.token)).copied().collect();
-        let part = String::from_utf8_lossy(&bytes);
-        match is_draft(run[0].origin) && !part.is_empty() {
-            true => text += &colour.mark(&part),
-            false => text += &part,
-        }
-    }
-    text
-}
-
-fn is_draft(origin: Origin) -> bool {
-    origin == Origin::Accepted
-}
-
 fn indented(text: &str) -> String {
     text.replace('\n', "\n     ")
-}
-
-/// A line on stderr that tells what runs; nothing where stderr is not a terminal.
-struct Live {
-    bar: ProgressBar,
-    title: String,
-    n_tokens: usize,
-    start: Instant,
-    /// When the line was last written.
-    described: Instant,
-    /// Text of the first prompt so far.
-    text: Vec<u8>,
-}
-
-impl Live {
-    /// Characters of text shown.
-    const TEXT_WIDTH: usize = 48;
-    /// Time between two descriptions.
-    const PERIOD: Duration = Duration::from_millis(50);
-
-    fn new() -> Self {
-        let bar = ProgressBar::new_spinner();
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg}") {
-            bar.set_style(style);
-        }
-        Self {
-            bar,
-            title: String::new(),
-            n_tokens: 0,
-            start: Instant::now(),
-            described: Instant::now(),
-            text: Vec::new(),
-        }
-    }
-
-    fn begin(&mut self, policy: &registry::Config, what: &str) {
-        self.title = format!("{policy}, {what}");
-        self.n_tokens = 0;
-        self.start = Instant::now();
-        self.text.clear();
-    }
-
-    fn text_tail(&self) -> String {
-        let text = String::from_utf8_lossy(&self.text).replace(char::is_control, " ");
-        let n_chars = text.chars().count();
-        text.chars().skip(n_chars.saturating_sub(Self::TEXT_WIDTH)).collect()
-    }
-}
-
-impl Observer for Live {
-    fn emitted(&mut self, request_idx: usize, emission: &Emission) {
-        self.n_tokens += emission.tokens.len();
-        if request_idx == 0 {
-            self.text.extend_from_slice(&emission.text);
-        }
-    }
-
-    fn stepped(&mut self, report: &StepReport) -> ControlFlow<()> {
-        // Describing every step would be part of what is measured.
-        if self.bar.is_hidden() || self.described.elapsed() < Self::PERIOD {
-            return ControlFlow::Continue(());
-        }
-        self.described = Instant::now();
-        let seconds = metrics::milliseconds(self.start.elapsed()) / 1e3;
-        let rate = self.n_tokens as f64 / seconds.max(1e-3);
-        self.bar.set_message(format!(
-            "{}: {} running, {rate:.0} tokens/s | {}",
-            self.title,
-            report.n_seqs,
-            self.text_tail()
-        ));
-        self.bar.tick();
-        ControlFlow::Continue(())
-    }
 }

@@ -18,9 +18,10 @@ use serde::Serialize;
 
 use crate::args::ModelArgs;
 use crate::failure::{Outcome, usage};
+use crate::models::Models;
 use crate::opened::{Opened, Role};
 use crate::samples;
-use crate::session::{Form, Models, Session, Wish};
+use crate::session::{Form, Session, Wish};
 use crate::speculation::{Draft, Source, known_policy};
 use crate::stores::bytes;
 

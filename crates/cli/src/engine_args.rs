@@ -11,8 +11,9 @@ use dsde_text::Tokenizer;
 
 use crate::args::{CONCURRENCY_MAX, DefaultsArgs, ModelArgs, PolicyArgs, positive_up_to};
 use crate::failure::Outcome;
+use crate::models::Models;
 use crate::opened::chat_template;
-use crate::session::{Form, Models, Session, Wish, fresh_draws};
+use crate::session::{Form, Session, Wish, fresh_draws};
 use crate::speculation::{Source, policy_for};
 
 /// Which models are served, with which policy, to how many at once.

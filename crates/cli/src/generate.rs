@@ -14,9 +14,10 @@ use dsde_text::Utf8Stream;
 use crate::answer::{self, answers};
 use crate::args::{CONCURRENCY_MAX, DefaultsArgs, ModelArgs, PolicyArgs, SamplingArgs, positive_up_to};
 use crate::failure::{OrUsage as _, Outcome};
+use crate::models::Models;
 use crate::prompts::{self, Ask};
 use crate::sampling::{Sampling, Wanted};
-use crate::session::{Form, Models, Session, Wish, fresh_draws};
+use crate::session::{Form, Session, Wish, fresh_draws};
 use crate::speculation::policy_for;
 use crate::trace::TraceFile;
 

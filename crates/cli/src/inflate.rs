@@ -25,8 +25,8 @@ use serde_json::{Map, Value};
 use crate::args::positive_up_to;
 use crate::derived::{self, Files};
 use crate::failure::{Outcome, usage};
+use crate::models::found_folder;
 use crate::opened::{Opened, Role};
-use crate::session::found_folder;
 use crate::speculation::Source;
 use crate::stores::bytes;
 

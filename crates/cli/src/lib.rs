@@ -21,6 +21,7 @@ mod inflate;
 mod inspect;
 mod interrupt;
 mod machine;
+mod models;
 mod opened;
 mod perplexity;
 mod policies;

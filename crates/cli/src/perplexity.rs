@@ -21,9 +21,9 @@ use serde::Serialize;
 
 use crate::args::{KvTypeArg, THREADS_MAX, positive_up_to, whole_number_in};
 use crate::failure::{OrUsage as _, Outcome, usage};
+use crate::models::{found, n_threads};
 use crate::opened::{Dtypes, Opened, Role};
 use crate::progress;
-use crate::session::{found, n_threads};
 use crate::speculation::Source;
 use score::Score;
 use scorer::Scorer;

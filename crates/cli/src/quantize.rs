@@ -15,7 +15,7 @@ use crate::derived;
 use crate::failure::{Failure, Outcome, usage};
 use crate::interrupt::Interrupt;
 use crate::machine::n_cores;
-use crate::session::found;
+use crate::models::found;
 use crate::speculation::Source;
 use crate::stores::bytes;
 use output::Output;

@@ -50,7 +50,7 @@ SIGINT or SIGTERM ends the server after the requests in flight, SIGTERM --drain-
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ServeArgs {
-    /// Address to listen on; others than this machine reach only what is not a loopback address.
+    /// Address to listen on: 127.0.0.1 is reached from this machine alone, 0.0.0.0 from others, too.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: String,
 
@@ -76,18 +76,19 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "N", default_value = "1024", value_parser = positive_up_to(CONNECTIONS_MAX))]
     max_connections: NonZeroU32,
 
-    /// Send streams at most every so many milliseconds, all that came meanwhile together, in events of few different sizes: who
-    /// watches the connection learns less of how many tokens each step kept. At most 1000. Default: as they come.
+    /// Send streams at most every so many milliseconds, all that came meanwhile together, in events of few different sizes. Who
+    /// watches an encrypted connection then learns less of how many tokens each step kept. At most 1000. Default: send tokens as
+    /// they come.
     #[arg(long, value_name = "MS", value_parser = positive_up_to(PACE_MS_MAX))]
     pace: Option<NonZeroU32>,
 
-    /// Longest time for an answer, seconds; then it ends with what it has, as one that `max_tokens` ends, and one that has not begun
-    /// with status 504.
+    /// Longest time for an answer, seconds. One that has begun then ends with what it has, as if `max_tokens` had ended it; one that
+    /// has not becomes status 504.
     #[arg(long, value_name = "S", default_value = "600", value_parser = positive_up_to(SECONDS_MAX))]
     request_timeout: NonZeroU32,
 
-    /// How long SIGTERM lets requests come before the listener closes, seconds; `/ready` says 503 meanwhile, so that whoever
-    /// sends them hears of it.
+    /// How long requests are still taken after SIGTERM, seconds; `/ready` says 503 meanwhile, so that whoever sends them hears
+    /// of it and turns elsewhere.
     #[arg(long, value_name = "S", default_value = "5", value_parser = whole_number_in(0..=SECONDS_MAX))]
     drain_delay: u32,
 

@@ -1,31 +1,28 @@
-//! Models, text and engine of a command, ready to serve.
+//! Engine and text of a command over its models, ready to serve.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::num::NonZeroU32;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dsde_bench::{Machine, Message, Prompt};
 use dsde_checkpoint::config::SamplingDefaults;
-use dsde_checkpoint::{Error, gguf_file};
 use dsde_engine::{Drafter, Engine, MonotonicClock, Suffix};
-use dsde_kernels::Cpu;
-use dsde_kernels::cpu::KvType;
-use dsde_model::executor::{Checkpoints, CpuExecutor, KvSize, MemoryUse};
+use dsde_model::executor::{Checkpoints, CpuExecutor, MemoryUse};
 use dsde_model::{OnPacked, Translation};
 use dsde_policy::{CostProfile, Policy, registry};
 use dsde_sampling::Rule;
 use dsde_sampling::proposal::NODES_MAX;
 use dsde_text::{self as text, ChatTemplate, Tokenizer};
 
-use crate::args::{DefaultsArgs, DraftWeights, GenerationConfig, ModelArgs};
-use crate::failure::{OrUsage as _, Outcome, usage};
+use crate::args::{DefaultsArgs, GenerationConfig};
+use crate::failure::{OrUsage as _, Outcome};
+use crate::models::Models;
 use crate::opened::{Opened, OpenedDraft, Role};
-use crate::speculation::{Draft, Source, is_off};
-use crate::stores::{Asked, Bound, Stores};
+use crate::speculation::Draft;
+use crate::stores::{Bound, Stores};
 use crate::today::today;
-use crate::{hub, machine, progress};
+use crate::{machine, progress};
 
 /// Most sequences that run at once; the bound of the engine.
 const SEQUENCES_MAX: u32 = 4096;
@@ -35,153 +32,6 @@ const ROWS_MAX_DEFAULT: u32 = 256;
 const PROFILE_TIME: Duration = Duration::from_secs(1);
 /// Longest that models are packed without a sign.
 const SILENT_MAX: Duration = Duration::from_secs(1);
-
-/// Which models, on how much of the machine.
-#[derive(Clone, Debug)]
-pub(crate) struct Models {
-    /// The model that decides.
-    pub(crate) target: Source,
-    /// Who guesses.
-    pub(crate) draft: Draft,
-    is_draft_named: bool,
-    n_threads: u32,
-    kv: KvSize,
-    draft_weights: DraftWeights,
-    kv_type: KvType,
-    context: Option<u32>,
-    allows_control_tokens: bool,
-}
-
-impl Models {
-    /// # Errors
-    /// If a model does not exist.
-    pub(crate) fn new(args: &ModelArgs) -> Outcome<Self> {
-        let target = args.model.as_deref().map_or(Source::Demo, Source::parse);
-        let draft = Draft::parse(args.draft.as_deref(), &target)?;
-        // Whether both are there is known before a large one is fetched.
-        let draft = match draft {
-            Draft::Model(source) => Draft::Model(found("draft", source)?),
-            other => other,
-        };
-        let target = found("model", target)?;
-        Ok(Self {
-            target,
-            draft,
-            is_draft_named: args.draft.is_some(),
-            n_threads: n_threads(args.threads),
-            kv: args.kv_blocks.map_or(KvSize::Auto, |n_blocks| KvSize::Blocks(n_blocks.get())),
-            draft_weights: args.draft_weights,
-            kv_type: args.kv_type.into(),
-            context: args.context,
-            allows_control_tokens: args.allow_control_tokens,
-        })
-    }
-
-    /// Who drafts under `policy`: a draft model that nobody named is not loaded for a policy that never speculates.
-    pub(crate) fn under(self, policy: &registry::Config) -> Self {
-        match is_off(policy) && !self.is_draft_named {
-            true => self.without_draft(),
-            false => self,
-        }
-    }
-
-    /// Who drafts for the opened target: the head that it brings, if nobody asked for another drafter.
-    pub(crate) fn draft_for(&self, target: &Opened) -> Draft {
-        if self.is_draft_named || !matches!(self.draft, Draft::Suffix { .. }) {
-            return self.draft.clone();
-        }
-        match target.checkpoint.mtp() {
-            Ok(Some(_)) => Draft::Mtp,
-            Ok(None) => self.draft.clone(),
-            Err(error) => {
-                tracing::warn!("the head of this model cannot draft, so what repeats does: {error}");
-                self.draft.clone()
-            }
-        }
-    }
-
-    /// The draft as it is to be loaded.
-    fn in_memory(&self, draft: OpenedDraft) -> OpenedDraft {
-        match self.draft_weights {
-            DraftWeights::Rounded => draft.rounded(),
-            DraftWeights::Stored => draft,
-        }
-    }
-
-    /// With stores of so many bytes together; `None` leaves their size as it is.
-    pub(crate) fn with_kv_bytes(self, kv_bytes: Option<u64>) -> Self {
-        Self { kv: kv_bytes.map_or(self.kv, KvSize::Bytes), ..self }
-    }
-
-    fn without_draft(self) -> Self {
-        Self { draft: Draft::None, ..self }
-    }
-
-    /// The backend that runs them.
-    pub(crate) fn backend(&self) -> Cpu {
-        Cpu::new(self.n_threads as usize).with_kv_type(self.kv_type)
-    }
-
-    /// What was asked about stores and context.
-    pub(crate) fn asked(&self, rule: Rule, sequences_max: u32) -> Asked {
-        Asked { kv: self.kv, context: self.context, rule, sequences_max }
-    }
-}
-
-/// The threads that were asked for or one per core; more than cores are taken with a warning.
-pub(crate) fn n_threads(asked: Option<NonZeroU32>) -> u32 {
-    let n_cores = machine::n_cores();
-    let n_threads = asked.map_or(n_cores, u32::from);
-    if n_threads > n_cores {
-        tracing::warn!(
-            "--threads {n_threads} is more than the {n_cores} logical cores; they will wait for each other"
-        );
-    }
-    n_threads
-}
-
-/// What was given for an option, which is there then: models of the Hub are fetched unless the cache has them.
-///
-/// # Errors
-/// If there is no such model.
-pub(crate) fn found(option: &str, source: Source) -> Outcome<Source> {
-    let Source::Path(path) = &source else {
-        return Ok(source);
-    };
-    let name = path.to_str().filter(|_| !path.exists()).and_then(|text| text.parse().ok());
-    match name {
-        Some(name) => hub::found(option, &name).map(Source::Path),
-        None => check_model(option, path).map(|()| source),
-    }
-}
-
-fn check_model(option: &str, path: &Path) -> Outcome {
-    let is_cache = path.join("snapshots").is_dir() && !path.join("config.json").exists();
-    let reason = match () {
-        () if is_cache => "a repository in a cache of Hugging Face; give a folder inside its `snapshots`",
-        () if path.exists() => return Ok(()),
-        () => {
-            "no such folder or file; give a model folder, a GGUF file, ORG/NAME of the Hugging Face Hub or `demo`"
-        }
-    };
-    Err(usage(format!("--{option} {}: {reason}", path.display())))
-}
-
-/// # Errors
-/// If what was given for an option is no folder with safetensors files; derived models are made of these alone.
-pub(crate) fn found_folder(option: &str, source: Source) -> Outcome<Source> {
-    let source = found(option, source)?;
-    let Source::Path(path) = &source else {
-        return Ok(source);
-    };
-    let reason = match gguf_file(path) {
-        Ok(Some(_)) | Err(Error::SeveralModels { .. }) => "no model is derived from a GGUF file; give",
-        _ if path.join("config.json").is_file() => return Ok(source),
-        _ => "not a model folder; give",
-    };
-    let wanted = "a folder that holds config.json and *.safetensors";
-    Err(usage(format!("--{option} {}: {reason} {wanted}", path.display())))
-}
 
 /// What a command wants of its engine.
 #[derive(Clone, Debug)]
@@ -260,17 +110,8 @@ impl Session {
         let translation = draft.as_ref().map(|draft| translation(&target, draft)).transpose()?.flatten();
         let template = match wish.form {
             Form::Raw => None,
-            Form::Chat => {
-                let template = target.chat_template().or_usage()?;
-                Some(match models.allows_control_tokens {
-                    true => template,
-                    false => template.for_tokenizer(&target.tokenizer).or_usage()?,
-                })
-            }
+            Form::Chat => Some(template(&target, models.allows_control_tokens)?),
         };
-        if let Some(Err(error)) = template.as_ref().map(ChatTemplate::try_out) {
-            tracing::warn!("the chat template fails on a first question, so chats may be refused: {error}");
-        }
         let eos_tokens = target.eos_tokens(template.as_ref());
         let backend = models.backend();
         let checkpoints = Checkpoints {
@@ -394,6 +235,24 @@ fn packed<T>(pack: impl FnOnce(&mut OnPacked<'_>) -> T) -> T {
         bar.finish_and_clear();
     }
     packed
+}
+
+/// The chat template, tried out on a question.
+///
+/// * `allows_control_tokens`: whether messages may spell them.
+///
+/// # Errors
+/// If there is none, or it cannot be read.
+fn template(target: &Opened, allows_control_tokens: bool) -> Outcome<ChatTemplate> {
+    let template = target.chat_template().or_usage()?;
+    let template = match allows_control_tokens {
+        true => template,
+        false => template.for_tokenizer(&target.tokenizer).or_usage()?,
+    };
+    if let Err(error) = template.try_out() {
+        tracing::warn!("the chat template fails on a first question, so chats may be refused: {error}");
+    }
+    Ok(template)
 }
 
 /// By which the draft drafts if it has another vocabulary, which is told.

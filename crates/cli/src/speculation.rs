@@ -53,7 +53,7 @@ impl Draft {
         const TEXT_ALONE: Draft = Draft::Suffix { answer_tokens: 0 };
         Ok(match (text, target) {
             (None, Source::Demo) => Self::Model(Source::Demo),
-            // The second is what prompt lookup was called.
+            // The second is what other engines call drafting from the text alone.
             (None, Source::Path(_)) | (Some("suffix" | "ngram"), _) => TEXT_ALONE,
             (Some("none"), _) => Self::None,
             (Some("mtp"), _) => Self::Mtp,

@@ -9,8 +9,8 @@
 //!   probability and its entropy. Both are functions of the prefix, never of the drawn token.
 //!
 //! The models are shared by all requests, so a new one starts informed: it gets what is true of requests on average. What
-//! is peculiar to a request is one number, its [`Record`]: by how much, in log-odds, it is accepted more or less often than
-//! the models say.
+//! is peculiar to a request is one number, of its record (`acceptance/record.rs`): by how much, in log-odds, it is accepted more
+//! or less often than the models say.
 //!
 //! Positions up to and including the first rejection are labels; what lies beyond continues a text that was refused, and is
 //! left out. A sampled draft's label is the exact probability `1 - TV` where the executor delivers it, which says more than
@@ -18,13 +18,13 @@
 
 pub mod calibration;
 pub mod logistic;
+mod record;
 
-use crate::dsde::rule::wvir;
 use crate::seq_map::SeqMap;
-use crate::window::Window;
 use crate::{DraftPosition, Outcome, SeqId};
 use calibration::Calibration;
 use logistic::{Logistic, logit};
+use record::Record;
 
 /// Bound on the logit of a top probability.
 const LOGIT_MAX: f64 = 8.0;
@@ -45,70 +45,11 @@ const MEMORY_STEPS: f64 = 2048.0;
 /// large batch only add to their own records.
 const LABELS_PER_STEP: f64 = 64.0;
 
-/// Labels that a request's record remembers, about.
-const RECORD_LABELS: f64 = 48.0;
-
-/// Inverse variance of requests around the shared model, in log-odds: most lie within 1 of it.
-const RECORD_PRIOR: f64 = 1.0;
-
-/// Bound on what a request may differ by, log-odds.
-const OFFSET_MAX: f64 = 3.0;
-
-/// Divergences that count as recent and as long-run in the volatility ratio, and the weight of one step of age; those of
-/// DSDE (arXiv:2509.01083).
-const VOLATILITY: (usize, usize, f64) = (10, 30, 0.85);
-
-/// Bounds on the volatility ratio where it divides the memory of a record.
-const VOLATILITY_RANGE: (f64, f64) = (0.5, 4.0);
-
 /// Labels over which the worth of the shape is averaged, about.
 const INSIGHT_LABELS: f64 = 1000.0;
 
 /// Labels before which the worth of the shape is unknown.
 const INSIGHT_AFTER: f64 = 300.0;
-
-/// What is peculiar to one request.
-#[derive(Clone, Debug, Default)]
-pub struct Record {
-    /// Decayed sum of label minus the shared model's prediction.
-    excess: f64,
-    /// Decayed sum of the predictions' variances.
-    information: f64,
-    /// Divergences, where they are delivered, nats.
-    klds: Option<Window>,
-    /// Labels worth remembering, from when there are enough of them.
-    memory: Option<f64>,
-}
-
-impl Record {
-    /// Log-odds by which this request is accepted more often than the shared model says: one Newton step from 0, with a
-    /// Gaussian prior around it.
-    pub fn offset(&self) -> f64 {
-        (self.excess / (self.information + RECORD_PRIOR)).clamp(-OFFSET_MAX, OFFSET_MAX)
-    }
-
-    fn note(&mut self, predicted: f64, label: f64) {
-        let kept = 1.0 - 1.0 / self.memory();
-        self.excess = kept * self.excess + label - predicted;
-        self.information = kept * self.information + predicted * (1.0 - predicted);
-    }
-
-    /// Labels worth remembering: fewer where the divergences have become volatile (DSDE's WVIR), more where they are calm.
-    fn memory(&self) -> f64 {
-        self.memory.unwrap_or(RECORD_LABELS)
-    }
-
-    /// Takes in the divergences of a proposal, nats; what is none is left out.
-    fn note_divergences(&mut self, klds: impl Iterator<Item = f32>) {
-        let (short, long, decay) = VOLATILITY;
-        let window = self.klds.get_or_insert_with(|| Window::new(long));
-        klds.filter(|kld| kld.is_finite() && *kld >= 0.0).for_each(|kld| window.push(kld));
-        if window.len() >= short {
-            let ratio = wvir(window, short, long, decay);
-            self.memory = Some(RECORD_LABELS / ratio.clamp(VOLATILITY_RANGE.0, VOLATILITY_RANGE.1));
-        }
-    }
-}
 
 /// The models of one kind of sampling.
 #[derive(Clone, Debug)]
@@ -364,19 +305,10 @@ fn label(outcome: &Outcome<'_>, index: u32) -> f64 {
 mod tests {
     use super::*;
     use crate::PositionSignals;
+    use crate::samples::OUTCOME;
 
     fn outcome(seq: u64, verified: u32, accepted: u32) -> Outcome<'static> {
-        Outcome {
-            seq: SeqId(seq),
-            planned: verified,
-            drafted: verified,
-            verified,
-            accepted,
-            temperature: 0.0,
-            context_len: 0,
-            is_foreseen: false,
-            signals: &[],
-        }
+        Outcome { seq: SeqId(seq), planned: verified, drafted: verified, verified, accepted, ..OUTCOME }
     }
 
     #[test]
@@ -462,16 +394,6 @@ mod tests {
         assert!((sure - 0.9).abs() < 0.1 && (unsure - 0.3).abs() < 0.1, "{sure} {unsure}");
         assert!(acceptance.insight().unwrap() > 0.05, "{:?}", acceptance.insight());
         assert!(acceptance.calibration_error().unwrap() < 0.08, "{:?}", acceptance.calibration_error());
-    }
-
-    #[test]
-    fn volatile_divergences_shorten_the_memory() {
-        let mut record = Record::default();
-        assert_eq!(record.memory(), RECORD_LABELS);
-        record.note_divergences((0..30).map(|i| if i < 20 { 0.1 } else { (i % 2) as f32 }));
-        assert!(record.memory() < RECORD_LABELS);
-        record.note_divergences([f32::NAN].into_iter());
-        assert!(record.memory().is_finite());
     }
 
     #[test]

@@ -222,23 +222,14 @@ impl Policy for AdaEdl {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::samples::OUTCOME;
 
     fn config(parameters: Option<&str>) -> Config {
         Config::new(&Settings::parse(&ENTRY, parameters).unwrap()).unwrap()
     }
 
     fn outcome(planned: u32, verified: u32, accepted: u32) -> Outcome<'static> {
-        Outcome {
-            seq: SeqId(1),
-            planned,
-            drafted: verified,
-            verified,
-            accepted,
-            temperature: 0.0,
-            context_len: 0,
-            is_foreseen: false,
-            signals: &[],
-        }
+        Outcome { planned, drafted: verified, verified, accepted, ..OUTCOME }
     }
 
     #[test]

@@ -250,6 +250,7 @@ impl Policy for AdaServe {
 mod tests {
     use super::*;
     use crate::registry::Settings;
+    use crate::samples::{SEQUENCE, VIEW};
 
     fn config(parameters: &str) -> Config {
         let parameters = Some(parameters).filter(|text| !text.is_empty());
@@ -261,15 +262,10 @@ mod tests {
             seq: SeqId(0),
             limit: 64,
             remaining: 1000,
-            context_len: 100,
-            draft_lag: 1,
-            temperature: 0.0,
             emitted,
             decode_time: Duration::from_millis(decode_ms),
             tpot_max: tpot_ms.map(Duration::from_millis),
-            priority: 0,
-            foreseen: (0, 0),
-            can_choose: false,
+            ..SEQUENCE
         }
     }
 
@@ -304,17 +300,7 @@ mod tests {
         let trees: Vec<_> = candidates.iter().map(|path_probs| nodes(path_probs)).collect();
         let drafted: Vec<&[DraftPosition]> = trees.iter().map(Vec::as_slice).collect();
         let mut verify_lens: Vec<u32> = trees.iter().map(|tree| tree.len() as u32).collect();
-        let view = PlanView {
-            step: 0,
-            sequences,
-            foreseen: &[],
-            prefill_rows: 0,
-            n_waiting: 0,
-            blocks_free: 1,
-            blocks_total: 1,
-            block_len: 16,
-            now: Duration::ZERO,
-        };
+        let view = PlanView { sequences, ..VIEW };
         policy.trim(&view, &drafted, &mut verify_lens);
         assert_eq!(verify_lens, expected, "{parameters}, {candidates:?}");
     }

@@ -70,39 +70,15 @@ impl Policy for BatchSchedule {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::SequenceView;
+    use crate::samples::{SEQUENCE, VIEW};
 
     fn check(parameters: Option<&str>, n_sequences: usize, expected: u32) {
-        let one = SequenceView {
-            seq: SeqId(0),
-            limit: 16,
-            remaining: 100,
-            context_len: 9,
-            draft_lag: 1,
-            temperature: 0.0,
-            emitted: 1,
-            decode_time: Duration::ZERO,
-            tpot_max: None,
-            priority: 0,
-            foreseen: (0, 0),
-            can_choose: false,
-        };
+        let one = SequenceView { seq: SeqId(0), limit: 16, context_len: 9, ..SEQUENCE };
         let sequences: Vec<SequenceView> =
             (0..n_sequences as u64).map(|seq| SequenceView { seq: SeqId(seq), ..one }).collect();
-        let view = PlanView {
-            step: 0,
-            sequences: &sequences,
-            foreseen: &[],
-            prefill_rows: 100,
-            n_waiting: 100,
-            blocks_free: 10,
-            blocks_total: 10,
-            block_len: 16,
-            now: Duration::ZERO,
-        };
+        let view = PlanView { sequences: &sequences, prefill_rows: 100, n_waiting: 100, ..VIEW };
         let mut plan = vec![Planned::none(); n_sequences];
         BatchSchedule::new(&Settings::parse(&ENTRY, parameters).unwrap()).plan(&view, &mut plan);
         assert!(

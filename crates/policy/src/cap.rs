@@ -132,9 +132,8 @@ impl Policy for Cap {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+    use crate::samples::VIEW;
 
     const fn settled(len: u32) -> Planned {
         Planned { len, width: 1, is_settled: true, reason: "divergence" }
@@ -176,18 +175,6 @@ mod tests {
 
         fn forget(&mut self, _seq: SeqId) {}
     }
-
-    const VIEW: PlanView<'static> = PlanView {
-        step: 0,
-        sequences: &[],
-        foreseen: &[],
-        prefill_rows: 0,
-        n_waiting: 0,
-        blocks_free: 0,
-        blocks_total: 0,
-        block_len: 16,
-        now: Duration::ZERO,
-    };
 
     fn check(planned: &[Planned], expected: &[Planned]) {
         let mut plan = vec![Planned::none(); planned.len()];

@@ -90,6 +90,7 @@ impl CostProfile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::samples::{FEEDBACK, OUTCOME};
     use crate::{PlanView, Planned, Signals};
 
     /// Keeps what it is taught.
@@ -128,10 +129,8 @@ mod tests {
             drafted,
             verified: drafted,
             accepted: 1,
-            temperature: 0.0,
             context_len: 40,
-            is_foreseen: false,
-            signals: &[],
+            ..OUTCOME
         };
         let outcomes = [outcome(2), outcome(1)];
         let mut profile = CostProfile::default();
@@ -143,10 +142,10 @@ mod tests {
                 prefill_rows,
                 draft_rounds: 2,
                 draft_rows: 4,
-                experts: None,
                 draft_time: Duration::from_millis(1),
                 verify_time: Duration::from_millis(2),
                 step_time: Duration::from_millis(4),
+                ..FEEDBACK
             });
         }
         assert_eq!((profile.len(), &profile.steps[0].sequences[..]), (1, &[(2, 40), (1, 40)][..]));

@@ -131,6 +131,7 @@ impl Policy for Ddd {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::samples::VIEW;
 
     fn policy(parameters: Option<&str>) -> Ddd {
         Ddd::new(&Settings::parse(&ENTRY, parameters).unwrap())
@@ -176,19 +177,8 @@ mod tests {
 
     #[test]
     fn the_best_nodes_are_verified() {
-        let view = PlanView {
-            step: 0,
-            sequences: &[],
-            foreseen: &[],
-            prefill_rows: 0,
-            n_waiting: 0,
-            blocks_free: 1,
-            blocks_total: 1,
-            block_len: 16,
-            now: std::time::Duration::ZERO,
-        };
         let mut lens = [44, 32, 20, 0];
-        policy(None).trim(&view, &[], &mut lens);
+        policy(None).trim(&VIEW, &[], &mut lens);
         assert_eq!(lens, [32, 32, 20, 0]);
     }
 }

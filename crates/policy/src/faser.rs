@@ -385,10 +385,9 @@ impl Policy for Faser {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::Outcome;
+    use crate::samples::{FEEDBACK, OUTCOME};
 
     fn check_near(got: f64, expected: f64) {
         assert!((got - expected).abs() < 1e-4, "expected {expected}, got {got}");
@@ -455,28 +454,14 @@ mod tests {
         let mut policy = Faser::new(&Settings::parse(&ENTRY, Some("depth=0.5,margin=2")).unwrap()).unwrap();
         assert_eq!(policy.prune(), Some(Prune { depth: 0.5, n_rivals: 4, margin: 2.0 }));
         policy.sequences.insert(SeqId(1), Memory { verify_len: 5, ..Memory::default() });
-        let outcome = Outcome {
-            seq: SeqId(1),
-            planned: 6,
-            drafted: 6,
-            verified: 2,
-            accepted: 2,
-            temperature: 0.0,
-            context_len: 100,
-            is_foreseen: false,
-            signals: &[],
-        };
+        let outcome =
+            Outcome { planned: 6, drafted: 6, verified: 2, accepted: 2, context_len: 100, ..OUTCOME };
         policy.observe(&StepFeedback {
-            step: 0,
             outcomes: &[outcome],
             target_rows: 6,
-            prefill_rows: 0,
             draft_rounds: 6,
             draft_rows: 6,
-            experts: None,
-            draft_time: Duration::ZERO,
-            verify_time: Duration::ZERO,
-            step_time: Duration::ZERO,
+            ..FEEDBACK
         });
         let mut expected = Evidence::default();
         expected.learn(2, 3);

@@ -51,6 +51,8 @@ pub mod turbospec;
 pub mod view;
 pub mod window;
 
+#[cfg(test)]
+mod samples;
 mod seq_map;
 
 pub use adaedl::AdaEdl;

@@ -247,37 +247,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::samples::{FEEDBACK, OUTCOME, SEQUENCE, VIEW};
     use crate::{Outcome, SequenceView};
 
     fn view(sequences: &[SequenceView], n_waiting: u32, blocks_free: u32, blocks_total: u32) -> PlanView<'_> {
-        PlanView {
-            step: 0,
-            sequences,
-            foreseen: &[],
-            prefill_rows: 0,
-            n_waiting,
-            blocks_free,
-            blocks_total,
-            block_len: 16,
-            now: Duration::ZERO,
-        }
+        PlanView { sequences, n_waiting, blocks_free, blocks_total, ..VIEW }
     }
 
     fn sequence(draft_lag: u32) -> SequenceView {
-        SequenceView {
-            seq: SeqId(1),
-            limit: 64,
-            remaining: 1000,
-            context_len: 100,
-            draft_lag,
-            temperature: 0.0,
-            emitted: 1,
-            decode_time: Duration::ZERO,
-            tpot_max: None,
-            priority: 0,
-            foreseen: (0, 0),
-            can_choose: false,
-        }
+        SequenceView { limit: 64, remaining: 1000, draft_lag, ..SEQUENCE }
     }
 
     fn policy(parameters: &str) -> Nightjar {
@@ -342,25 +320,20 @@ mod tests {
             planned: 2,
             drafted: 2,
             verified: 2,
-            accepted: 0,
-            temperature: 0.0,
             context_len: 100,
-            is_foreseen: false,
-            signals: &[],
+            ..OUTCOME
         };
         let outcomes: Vec<Outcome<'_>> = (0..n).map(outcome).collect();
         let draft_time = Duration::from_millis(draft_ms);
         with(&StepFeedback {
-            step: 0,
             outcomes: &outcomes,
             target_rows: 3 * n as u32,
-            prefill_rows: 0,
             draft_rounds: 2,
             draft_rows,
-            experts: None,
             draft_time,
             verify_time: Duration::from_millis(10),
             step_time: draft_time + Duration::from_millis(10),
+            ..FEEDBACK
         })
     }
 
@@ -407,28 +380,21 @@ mod tests {
             let mut plan = [Planned::none()];
             policy.plan(&view(&sequences, 0, 9, 9), &mut plan);
             let outcome = Outcome {
-                seq: SeqId(1),
                 planned: plan[0].len,
                 drafted: plan[0].len,
                 verified: plan[0].len,
                 accepted: plan[0].len,
-                temperature: 0.0,
                 context_len: 100,
-                is_foreseen: false,
-                signals: &[],
+                ..OUTCOME
             };
             let ms = Duration::from_millis(10);
             policy.observe(&StepFeedback {
                 step,
                 outcomes: &[outcome],
                 target_rows: 2,
-                prefill_rows: 0,
-                draft_rounds: 0,
-                draft_rows: 0,
-                experts: None,
-                draft_time: Duration::ZERO,
                 verify_time: ms,
                 step_time: ms,
+                ..FEEDBACK
             });
             let arms = &policy.contexts[0].arms;
             n_learnt.push((plan[0].len, arms[0].n, arms[1].n, arms[1].goodput));

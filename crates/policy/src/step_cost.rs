@@ -76,35 +76,23 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{Outcome, SeqId};
+    use crate::Outcome;
+    use crate::samples::{FEEDBACK, OUTCOME};
 
-    const OUTCOME: Outcome<'static> = Outcome {
-        seq: SeqId(0),
-        planned: 1,
-        drafted: 1,
-        verified: 1,
-        accepted: 0,
-        temperature: 0.0,
-        context_len: 0,
-        is_foreseen: false,
-        signals: &[],
-    };
+    const DRAFTED: Outcome<'static> = Outcome { planned: 1, drafted: 1, verified: 1, ..OUTCOME };
 
     fn feedback(draft_rounds: u32, draft_rows: u32, target_rows: u32) -> StepFeedback<'static> {
         // A round takes 1 ms and 0.5 ms per row, the rest 8 ms and 2 ms per row.
         let draft_time = Duration::from_micros(u64::from(1000 * draft_rounds + 500 * draft_rows));
         let verify_time = Duration::from_micros(u64::from(8000 + 2000 * target_rows));
         StepFeedback {
-            step: 0,
-            outcomes: &[],
             target_rows,
-            prefill_rows: 0,
             draft_rounds,
             draft_rows,
-            experts: None,
             draft_time,
             verify_time,
             step_time: draft_time + verify_time,
+            ..FEEDBACK
         }
     }
 
@@ -134,7 +122,7 @@ mod tests {
         let mut cost = StepCost::default();
         for i in 0..256u32 {
             let rows = 1 + i * 7 % 12;
-            let outcomes = vec![OUTCOME; rows.div_ceil(2) as usize];
+            let outcomes = vec![DRAFTED; rows.div_ceil(2) as usize];
             let n_woken = (1000.0 * experts(rows)) as u32;
             let woken = ExpertsWoken { n_woken, n_layers: 1000, n_experts: 16, n_chosen: 4 };
             let step_time = Duration::from_secs_f64(seconds(rows));

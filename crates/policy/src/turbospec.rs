@@ -291,6 +291,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::samples::{FEEDBACK, OUTCOME, SEQUENCE, VIEW};
     use crate::{Outcome, SequenceView};
 
     fn policy(parameters: &str) -> TurboSpec {
@@ -381,33 +382,10 @@ mod tests {
 
     #[test]
     fn lengths_that_memory_cannot_hold_are_no_choice() {
-        let sequence = SequenceView {
-            seq: SeqId(1),
-            limit: 64,
-            remaining: 1000,
-            context_len: 100,
-            draft_lag: 1,
-            temperature: 0.0,
-            emitted: 1,
-            decode_time: Duration::ZERO,
-            tpot_max: None,
-            priority: 0,
-            foreseen: (0, 0),
-            can_choose: false,
-        };
+        let sequence = SequenceView { limit: 64, remaining: 1000, ..SEQUENCE };
         let check = |n_sequences, blocks_free, expected| {
             let sequences = vec![sequence; n_sequences];
-            let view = PlanView {
-                step: 0,
-                sequences: &sequences,
-                foreseen: &[],
-                prefill_rows: 0,
-                n_waiting: 0,
-                blocks_free,
-                blocks_total: 111,
-                block_len: 16,
-                now: Duration::ZERO,
-            };
+            let view = PlanView { sequences: &sequences, blocks_free, blocks_total: 111, ..VIEW };
             assert_eq!(
                 feasible_len(&view, 8),
                 expected,
@@ -427,31 +405,18 @@ mod tests {
 
     #[test]
     fn acceptance_counts_only_what_was_tested() {
-        let outcome = |verified, accepted| Outcome {
-            seq: SeqId(1),
-            planned: 3,
-            drafted: verified,
-            verified,
-            accepted,
-            temperature: 0.0,
-            context_len: 0,
-            is_foreseen: false,
-            signals: &[],
-        };
+        let outcome =
+            |verified, accepted| Outcome { planned: 3, drafted: verified, verified, accepted, ..OUTCOME };
         // Tested: the accepted draft and the rejected one; all three; none. 4 of 5 accepted.
         let outcomes = [outcome(3, 1), outcome(3, 3), outcome(0, 0)];
         let mut policy = policy("k_max=8");
         policy.observe(&StepFeedback {
-            step: 0,
             outcomes: &outcomes,
             target_rows: 9,
-            prefill_rows: 0,
-            draft_rounds: 0,
-            draft_rows: 0,
-            experts: None,
             draft_time: Duration::from_millis(6),
             verify_time: Duration::from_millis(10),
             step_time: Duration::from_millis(18),
+            ..FEEDBACK
         });
         // 0.85 * 0.7 + 0.15 * 0.8
         assert!((policy.alpha - 0.715).abs() < 1e-12);

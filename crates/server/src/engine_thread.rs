@@ -3,24 +3,27 @@
 //! Between two steps the thread takes all new requests, ends those whose client is gone or whose time is over, and looks
 //! whether the server stops; within a step it talks to nobody. It sleeps while there is nothing to do.
 
-use std::collections::{HashMap, HashSet};
+mod delivery;
+
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use dsde_engine::{Engine, Event, FinishReason, Refused, Request, RequestId, Shape, Slo, StepTrace};
+use dsde_engine::{Engine, Refused, Request, RequestId, Shape, Slo};
 use dsde_policy::guard::panic_message;
 use dsde_policy::registry::{ENTRIES, Entry};
 use dsde_policy::{Policy, PolicyFailure};
 use tokio::sync::oneshot;
 
-use crate::inbox::{Done, Inbox, Loss, SpeculativeStep};
+use crate::inbox::{Inbox, Loss};
 use crate::live::Board;
 use crate::metrics::Metrics;
+use delivery::{SpeculatedList, watch_steps};
 
 /// Requests on their way to the thread; it takes them before every step.
 const SUBMISSIONS_MAX: usize = 256;
@@ -154,37 +157,6 @@ fn policy_name(policy: &dyn Policy) -> &'static str {
     let name = policy.name();
     let is_named = |entry: &&&Entry| name.split(':').next() == Some(entry.name);
     ENTRIES.iter().find(is_named).map_or("other", |entry| entry.name)
-}
-
-/// What one sequence speculated in the last step.
-struct Speculated {
-    request: RequestId,
-    choice: u32,
-    step: SpeculativeStep,
-}
-
-type SpeculatedList = Arc<Mutex<Vec<Speculated>>>;
-
-/// Has every step counted, and its verifications noted for their requests, beside what its owner had it do.
-fn watch_steps(engine: &mut Engine, metrics: Arc<Metrics>, board: Arc<Board>) -> SpeculatedList {
-    let speculated = SpeculatedList::default();
-    let list = speculated.clone();
-    let mut earlier = engine.take_trace();
-    engine.set_trace(Some(Box::new(move |trace: &StepTrace<'_>| {
-        if let Some(sink) = &mut earlier {
-            sink(trace);
-        }
-        board.step(trace);
-        let mut list = list.lock().unwrap_or_else(PoisonError::into_inner);
-        for sequence in trace.sequences {
-            metrics.sequence_step(sequence);
-            if sequence.verified > 0 {
-                let step = SpeculativeStep { verified: sequence.verified, accepted: sequence.accepted };
-                list.push(Speculated { request: sequence.request, choice: sequence.choice, step });
-            }
-        }
-    })));
-    speculated
 }
 
 /// A request inside the engine. Choices that have not ended when it is dropped are lost.
@@ -357,73 +329,6 @@ impl Owner {
         let began = Instant::now();
         while self.in_flight.values().any(|flight| flight.inbox.is_awaited()) && began.elapsed() < at_most {
             thread::yield_now();
-        }
-    }
-
-    fn deliver(&mut self) {
-        let speculated = std::mem::take(&mut *self.speculated.lock().unwrap_or_else(PoisonError::into_inner));
-        for Speculated { request, choice, step } in speculated {
-            if let Some(flight) = self.in_flight.get(&request) {
-                flight.inbox.speculated(flight.first + choice as usize, step);
-            }
-        }
-        let events = self.engine.drain_events();
-        let ends = events.iter().filter_map(|event| match event {
-            Event::Finished(finished) => Some((finished.request, finished.choice)),
-            Event::Scored(_) | Event::Emitted(_) => None,
-        });
-        let ends: HashSet<(RequestId, u32)> = ends.collect();
-        for event in events {
-            self.deliver_event(event, &ends);
-        }
-    }
-
-    /// * `ends`: choices whose end is delivered behind their last tokens.
-    fn deliver_event(&mut self, event: Event, ends: &HashSet<(RequestId, u32)>) {
-        match event {
-            Event::Scored(scored) => {
-                let Some(flight) = self.in_flight.get(&scored.request) else {
-                    return;
-                };
-                for choice in 0..flight.emitted.len() {
-                    flight.inbox.scored(flight.first + choice, scored.logprobs.clone());
-                }
-            }
-            Event::Emitted(emission) => {
-                let Some(flight) = self.in_flight.get_mut(&emission.request) else {
-                    return;
-                };
-                let now = Instant::now();
-                let choice = emission.choice as usize;
-                if !emission.tokens.is_empty()
-                    && let Some(last) = flight.emitted[choice].replace(now)
-                {
-                    self.metrics.gap((now - last).as_secs_f64());
-                }
-                let slot = flight.first + choice;
-                match ends.contains(&(emission.request, emission.choice)) {
-                    true => flight.inbox.emit_last(slot, emission, now),
-                    false => flight.inbox.emit(slot, emission, now),
-                }
-            }
-            Event::Finished(finished) => {
-                self.board.remove(finished.request, finished.choice);
-                let Some(flight) = self.in_flight.get_mut(&finished.request) else {
-                    return;
-                };
-                self.metrics.ended(finished.reason, &finished.timeline, &flight.slo, flight.policy);
-                let end = match finished.reason {
-                    FinishReason::Cancelled => Err(flight.loss),
-                    FinishReason::Failed => Err(Loss::Failed),
-                    reason => Ok(Done { reason, timeline: finished.timeline }),
-                };
-                flight.inbox.end(flight.first + finished.choice as usize, end);
-                flight.n_open -= 1;
-                if flight.n_open == 0 {
-                    self.in_flight.remove(&finished.request);
-                    self.board.forget(finished.request);
-                }
-            }
         }
     }
 

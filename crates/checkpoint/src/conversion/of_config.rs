@@ -1,6 +1,6 @@
 //! What the metadata of a GGUF file say about a model, from its configuration.
 
-use crate::config::{Family, ModelConfig, RopeScaling};
+use crate::config::{Family, ModelConfig, Rope, RopeScaling, SamplingDefaults};
 use crate::error::Error;
 use crate::gguf::Keys;
 
@@ -27,8 +27,6 @@ pub(super) fn refuse_experts(config: &ModelConfig) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Unsupported`] for architectures of which no files are written, and for a scaling that no key says.
 pub(super) fn keys(config: &ModelConfig) -> Result<Keys, Error> {
-    const HINT: &str = "run the folder as it is, or write the file with another program";
-    let unsupported = |feature, got| Err(Error::Unsupported { feature, got, hint: HINT });
     if !config.family.is_written() {
         return unsupported("writing a GGUF file of this architecture", config.family.architecture().into());
     }
@@ -55,25 +53,34 @@ pub(super) fn keys(config: &ModelConfig) -> Result<Keys, Error> {
             .u32(&key("expert_used_count"), experts.n_chosen as u32)
             .u32(&key("expert_feed_forward_length"), experts.intermediate as u32);
     }
-    if rope.span != rope.rotary_dim {
-        return unsupported("writing a GGUF file with pairs that do not turn", format!("{:?}", rope));
-    }
-    match rope.scaling {
-        RopeScaling::None | RopeScaling::Factors(_) | RopeScaling::Llama3 { .. } => {}
-        RopeScaling::Linear { factor } => {
-            keys.text(&key("rope.scaling.type"), "linear").f32(&key("rope.scaling.factor"), factor as f32);
-        }
-        RopeScaling::Dynamic { .. } | RopeScaling::Yarn { .. } | RopeScaling::LongRope { .. } => {
-            return unsupported(
-                "writing a GGUF file with this rotary scaling",
-                format!("{:?}", rope.scaling),
-            );
-        }
+    if let Some(factor) = linear_factor(rope)? {
+        keys.text(&key("rope.scaling.type"), "linear").f32(&key("rope.scaling.factor"), factor as f32);
     }
     if let Some(window) = config.layers.iter().find_map(|layer| layer.window) {
         keys.u32(&key("attention.sliding_window"), window);
     }
-    let sampling = &config.sampling;
+    add_sampling(&mut keys, &config.sampling);
+    Ok(keys)
+}
+
+/// By what positions are divided, if they are; factors per pair are a tensor, and no key.
+///
+/// # Errors
+/// [`Error::Unsupported`] for what no key says.
+fn linear_factor(rope: &Rope) -> Result<Option<f64>, Error> {
+    if rope.span != rope.rotary_dim {
+        return unsupported("writing a GGUF file with pairs that do not turn", format!("{rope:?}"));
+    }
+    match rope.scaling {
+        RopeScaling::None | RopeScaling::Factors(_) | RopeScaling::Llama3 { .. } => Ok(None),
+        RopeScaling::Linear { factor } => Ok(Some(factor)),
+        RopeScaling::Dynamic { .. } | RopeScaling::Yarn { .. } | RopeScaling::LongRope { .. } => {
+            unsupported("writing a GGUF file with this rotary scaling", format!("{:?}", rope.scaling))
+        }
+    }
+}
+
+fn add_sampling(keys: &mut Keys, sampling: &SamplingDefaults) {
     for (name, value) in [
         ("temp", sampling.temperature),
         ("top_p", sampling.top_p),
@@ -87,5 +94,9 @@ pub(super) fn keys(config: &ModelConfig) -> Result<Keys, Error> {
     if let Some(k) = sampling.top_k {
         keys.u32("general.sampling.top_k", k);
     }
-    Ok(keys)
+}
+
+fn unsupported<T>(feature: &'static str, got: String) -> Result<T, Error> {
+    const HINT: &str = "run the folder as it is, or write the file with another program";
+    Err(Error::Unsupported { feature, got, hint: HINT })
 }

@@ -19,8 +19,9 @@ use super::measure::{Subject, Turn, no_time};
 use super::traffic::Traffic;
 use super::{BenchArgs, classes};
 use crate::failure::{OrUsage as _, Outcome};
+use crate::models::Models;
 use crate::prompts::Ask;
-use crate::session::{Form, Models, Session, Wish};
+use crate::session::{Form, Session, Wish};
 use crate::trace::TraceFile;
 
 /// An engine and the policies that take turns in it.

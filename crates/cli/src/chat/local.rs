@@ -13,8 +13,9 @@ use crate::answer;
 use crate::failure::{OrUsage as _, Outcome};
 use crate::generate::{Printer as _, Streaming};
 use crate::interrupt::Interrupt;
+use crate::models::Models;
 use crate::sampling::{Sampling, Wanted};
-use crate::session::{Form, Models, Session, Wish, fresh_draws};
+use crate::session::{Form, Session, Wish, fresh_draws};
 use crate::speculation::policy_for;
 
 /// Answers by an engine of its own.

@@ -65,3 +65,42 @@ fn of_feed_forward(config: &ModelConfig, layer: usize) -> u64 {
 fn optional(is_there: bool, n: u64) -> u64 {
     if is_there { n } else { 0 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::opened::{Opened, Role};
+    use crate::speculation::Source;
+
+    #[test]
+    fn parameters_of_the_embedded_pair_are_those_of_its_files() {
+        // bf16 files of 11 547 040 and 1 838 440 bytes: two bytes per weight and a header of a few kilobytes.
+        for (role, file_bytes) in [(Role::Target, 11_547_040), (Role::Draft, 1_838_440)] {
+            let opened = Opened::new(&Source::Demo, role).ok().unwrap();
+            let header_bytes = file_bytes - 2 * n_parameters(opened.config());
+            assert!((1_000..20_000).contains(&header_bytes), "{header_bytes}");
+        }
+    }
+
+    #[test]
+    fn parameters_of_models_with_delta_layers_are_those_of_their_files() {
+        let configs: [&[u8]; 2] = [
+            include_bytes!("../../../../tests/fixtures/qwen3_5/config.json"),
+            include_bytes!("../../../../tests/fixtures/qwen3_5_moe/config.json"),
+        ];
+        let counts = configs.map(|config| n_parameters(&ModelConfig::parse(config, None).ok().unwrap()));
+        assert_eq!(counts, [52872, 79056]);
+    }
+
+    #[test]
+    fn parameters_of_models_with_layers_of_several_shapes_are_those_of_their_files() {
+        let configs: [&[u8]; 3] = [
+            include_bytes!("../../../../tests/fixtures/gemma4/config.json"),
+            include_bytes!("../../../../tests/fixtures/gemma4_shared/config.json"),
+            include_bytes!("../../../../tests/fixtures/gemma4_moe/config.json"),
+        ];
+        let counts = configs.map(|config| n_parameters(&ModelConfig::parse(config, None).ok().unwrap()));
+        // Less what nobody uses.
+        assert_eq!(counts, [13428, 26974, 20741]);
+    }
+}

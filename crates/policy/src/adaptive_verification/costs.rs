@@ -39,6 +39,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::samples::FEEDBACK;
 
     #[test]
     fn a_jump_between_sizes_is_kept() {
@@ -51,15 +52,13 @@ mod tests {
             let verify_time = Duration::from_millis(if rows <= 4 { 8 } else { 16 });
             costs.learn(&StepFeedback {
                 step: u64::from(i),
-                outcomes: &[],
                 target_rows: rows,
-                prefill_rows: 0,
                 draft_rounds: 2,
                 draft_rows: 2 * rows,
-                experts: None,
                 draft_time,
                 verify_time,
                 step_time: draft_time + verify_time,
+                ..FEEDBACK
             });
         }
         // 3 rounds of 2 rows, 2 ms each.

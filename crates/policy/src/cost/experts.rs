@@ -142,36 +142,17 @@ impl ExpertCurve {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::{Outcome, SeqId};
-
-    const OUTCOME: Outcome<'static> = Outcome {
-        seq: SeqId(0),
-        planned: 0,
-        drafted: 0,
-        verified: 0,
-        accepted: 0,
-        temperature: 0.0,
-        context_len: 0,
-        is_foreseen: false,
-        signals: &[],
-    };
+    use crate::Outcome;
+    use crate::samples::{FEEDBACK, OUTCOME};
 
     /// A pass over so many rows in one of four layers each of 64 experts, 8 of them per row.
     fn pass<'a>(outcomes: &'a [Outcome<'static>], target_rows: u32, per_layer: u32) -> StepFeedback<'a> {
         StepFeedback {
-            step: 0,
             outcomes,
             target_rows,
-            prefill_rows: 0,
-            draft_rounds: 0,
-            draft_rows: 0,
             experts: Some(ExpertsWoken { n_woken: 4 * per_layer, n_layers: 4, n_experts: 64, n_chosen: 8 }),
-            draft_time: Duration::ZERO,
-            verify_time: Duration::ZERO,
-            step_time: Duration::ZERO,
+            ..FEEDBACK
         }
     }
 

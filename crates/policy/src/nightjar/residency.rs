@@ -46,26 +46,15 @@ impl Residency {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+    use crate::samples::VIEW;
 
     #[test]
     fn the_draft_leaves_when_idle_under_pressure_and_returns_when_there_is_room() {
         // A tenth of 100 blocks; two steps in a row.
         let mut residency = Residency::new(0.1, 2);
         let mut check = |len, n_waiting, blocks_free, blocks_total, expected| {
-            let view = PlanView {
-                step: 0,
-                sequences: &[],
-                foreseen: &[],
-                prefill_rows: 0,
-                n_waiting,
-                blocks_free,
-                blocks_total,
-                block_len: 16,
-                now: Duration::ZERO,
-            };
+            let view = PlanView { n_waiting, blocks_free, blocks_total, ..VIEW };
             residency.update(&view, len);
             let at = format!("length {len}, {n_waiting} wait, {blocks_free} of {blocks_total} blocks");
             assert_eq!(residency.is_resident(), expected, "{at}");

@@ -104,84 +104,78 @@ fn add(told: &mut Value, part: &Value) {
     }
 }
 
-/// What is asked: name, route, body.
-fn requests() -> Vec<(&'static str, &'static str, Value)> {
+/// Name, route, body.
+type Asked = (&'static str, &'static str, Value);
+
+/// What is asked.
+fn requests() -> Vec<Asked> {
     let greedy = json!({
         "messages": [{"role": "user", "content": "Tell me about a town by the sea."}],
         "temperature": 0, "max_tokens": 40, "stream": true,
     });
     let sampled = with(&greedy, json!({"temperature": 0.9, "seed": 7}));
-    let text = json!({"prompt": "Once upon a time", "temperature": 0, "max_tokens": 30, "stream": true});
+    let paced = ("a targeted time per token", CHAT, with(&greedy, json!({"slo_tpot_ms": 50, "priority": 1})));
+    [choosing_tokens(&greedy, &sampled), of_a_form(&greedy, &sampled), texts(), vec![paced]].concat()
+}
+
+/// Chats that say how each token is chosen, and which are told.
+fn choosing_tokens(greedy: &Value, sampled: &Value) -> Vec<Asked> {
+    let penalties = json!({"repetition_penalty": 1.3, "presence_penalty": 0.4, "frequency_penalty": 0.4});
+    let asked = [
+        ("choices with log-probabilities", greedy, json!({"n": 3, "logprobs": true, "top_logprobs": 4})),
+        ("a seed", sampled, json!({})),
+        ("a seed, top-k, top-p and min-p", sampled, json!({"top_k": 20, "top_p": 0.9, "min_p": 0.02})),
+        (
+            "a seed, choices and a high temperature",
+            sampled,
+            json!({"n": 2, "temperature": 1.5, "ignore_eos": true}),
+        ),
+        ("penalties", greedy, penalties),
+        ("penalties with a seed", sampled, json!({"frequency_penalty": 0.7})),
+        ("stop strings", greedy, json!({"stop": [" the", "."]})),
+        ("biased tokens", greedy, json!({"logit_bias": {"11": -100, "13": 3.5}})),
+        ("a least number of tokens", greedy, json!({"min_tokens": 30, "stop_token_ids": [5, 6, 7]})),
+    ];
+    asked.map(|(name, base, more)| (name, CHAT, with(base, more))).to_vec()
+}
+
+/// Chats whose answer must have a form, or may be a call.
+fn of_a_form(greedy: &Value, sampled: &Value) -> Vec<Asked> {
     let schema = json!({
         "type": "object",
         "properties": {"name": {"type": "string", "maxLength": 12}, "people": {"type": "integer", "minimum": 1, "maximum": 999}},
         "required": ["name", "people"], "additionalProperties": false,
     });
+    let formatted = json!({"type": "json_schema", "json_schema": {"name": "town", "schema": schema}});
+    let formatted = json!({"response_format": formatted, "max_tokens": 100});
     let function = json!({"name": "look_up", "description": "Looks a town up.", "parameters": schema});
     let tools = json!([{"type": "function", "function": function}]);
-    let formatted = json!({"type": "json_schema", "json_schema": {"name": "town", "schema": schema}});
-    vec![
-        (
-            "choices with log-probabilities",
-            CHAT,
-            with(&greedy, json!({"n": 3, "logprobs": true, "top_logprobs": 4})),
-        ),
-        ("a seed", CHAT, sampled.clone()),
-        (
-            "a seed, top-k, top-p and min-p",
-            CHAT,
-            with(&sampled, json!({"top_k": 20, "top_p": 0.9, "min_p": 0.02})),
-        ),
-        (
-            "a seed, choices and a high temperature",
-            CHAT,
-            with(&sampled, json!({"n": 2, "temperature": 1.5, "ignore_eos": true})),
-        ),
-        (
-            "penalties",
-            CHAT,
-            with(
-                &greedy,
-                json!({"repetition_penalty": 1.3, "presence_penalty": 0.4, "frequency_penalty": 0.4}),
-            ),
-        ),
-        ("penalties with a seed", CHAT, with(&sampled, json!({"frequency_penalty": 0.7}))),
-        ("stop strings", CHAT, with(&greedy, json!({"stop": [" the", "."]}))),
-        ("biased tokens", CHAT, with(&greedy, json!({"logit_bias": {"11": -100, "13": 3.5}}))),
-        (
-            "a least number of tokens",
-            CHAT,
-            with(&greedy, json!({"min_tokens": 30, "stop_token_ids": [5, 6, 7]})),
-        ),
-        ("a schema", CHAT, with(&greedy, json!({"response_format": formatted, "max_tokens": 100}))),
-        (
-            "a schema with a seed",
-            CHAT,
-            with(&sampled, json!({"response_format": formatted, "max_tokens": 100})),
-        ),
+    let asked = [
+        ("a schema", greedy, formatted.clone()),
+        ("a schema with a seed", sampled, formatted),
         (
             "a regular expression",
-            CHAT,
-            with(&greedy, json!({"structured_outputs": {"regex": "[A-Z][a-z]{3,9}, [0-9]{2}"}})),
+            greedy,
+            json!({"structured_outputs": {"regex": "[A-Z][a-z]{3,9}, [0-9]{2}"}}),
         ),
-        (
-            "a choice of answers",
-            CHAT,
-            with(&sampled, json!({"structured_outputs": {"choice": ["yes", "no", "perhaps"]}})),
-        ),
+        ("a choice of answers", sampled, json!({"structured_outputs": {"choice": ["yes", "no", "perhaps"]}})),
         (
             "a call that must be",
-            CHAT,
-            with(&greedy, json!({"tools": tools, "tool_choice": "required", "max_tokens": 100})),
+            greedy,
+            json!({"tools": tools, "tool_choice": "required", "max_tokens": 100}),
         ),
-        ("a call that may be", CHAT, with(&greedy, json!({"tools": tools, "max_tokens": 60}))),
+        ("a call that may be", greedy, json!({"tools": tools, "max_tokens": 60})),
+    ];
+    asked.map(|(name, base, more)| (name, CHAT, with(base, more))).to_vec()
+}
+
+/// Texts to be continued.
+fn texts() -> Vec<Asked> {
+    let text = json!({"prompt": "Once upon a time", "temperature": 0, "max_tokens": 30, "stream": true});
+    let several = json!({"prompt": ["One", "Two and", "Three"], "n": 2, "seed": 3, "temperature": 1});
+    vec![
         ("a text", TEXT, text.clone()),
-        (
-            "texts of several prompts",
-            TEXT,
-            with(&text, json!({"prompt": ["One", "Two and", "Three"], "n": 2, "seed": 3, "temperature": 1})),
-        ),
+        ("texts of several prompts", TEXT, with(&text, several)),
         ("a text with log-probabilities", TEXT, with(&text, json!({"logprobs": 3}))),
-        ("a targeted time per token", CHAT, with(&greedy, json!({"slo_tpot_ms": 50, "priority": 1}))),
     ]
 }

@@ -14,10 +14,11 @@ use serde_json::{Map, Value, json};
 use super::call_ids::CallIds;
 use super::error::ApiError;
 use super::fields::Fields;
-use super::generation::{Order, Piece, Wire, respond};
+use super::generation::{Order, respond};
 use super::messages::{TypedConversation, TypedMessage, typed_messages, variables};
 use super::tokens::token_text;
 use super::tools::{Tools, TypedTools};
+use super::wire::{Piece, Wire};
 use crate::app::{App, PromptEnd, RequestId};
 use crate::body::FieldsBody;
 use crate::stamp::Stamp;
@@ -67,25 +68,14 @@ pub(crate) async fn order(
     request_id: RequestId,
     stamp: Arc<Stamp>,
 ) -> Result<(Order, CallIds), ApiError> {
-    let ChatBody { messages, logprobs, top_logprobs, .. } = body;
-    let ChatBody { tools, tool_choice, parallel_tool_calls, chat_template_kwargs, .. } = body;
+    let ChatBody { messages, tools, tool_choice, parallel_tool_calls, chat_template_kwargs, .. } = body;
     let of_template = [
         ("enable_thinking", body.enable_thinking.map(Value::from)),
         ("reasoning_effort", body.reasoning_effort.map(Value::from)),
     ];
     app.check_model(fields.model.as_deref())?;
     fields.check()?;
-    let logprobs = match (logprobs.unwrap_or(false), top_logprobs) {
-        (true, Some(top @ TOP_LOGPROBS_MORE..)) => {
-            let message = format!("`top_logprobs` must be at most {}, got {top}", TOP_LOGPROBS_MORE - 1);
-            return Err(ApiError::bad_field("top_logprobs", message));
-        }
-        (true, top) => Some(top.unwrap_or(0)),
-        (false, None | Some(0)) => None,
-        (false, Some(_)) => {
-            return Err(ApiError::bad_field("top_logprobs", "`top_logprobs` needs `logprobs` to be true"));
-        }
-    };
+    let logprobs = n_logprobs(body.logprobs.unwrap_or(false), body.top_logprobs)?;
     let template = app.text.template.as_ref();
     let tools = TypedTools { tools, tool_choice, parallel_tool_calls }.checked(template)?;
     let conversation = TypedConversation {
@@ -123,6 +113,24 @@ pub(crate) async fn order(
         reader: AnswerReader::new(reasoning, thoughts, calls),
     };
     Ok((order, CallIds::new(tools.as_ref().and_then(Tools::id_len))))
+}
+
+/// How many other tokens are told beside each one with its log-probability; `None` if nothing is told.
+///
+/// # Errors
+/// 400 if these are too many, or asked for without log-probabilities.
+fn n_logprobs(are_told: bool, top: Option<u32>) -> Result<Option<u32>, ApiError> {
+    match (are_told, top) {
+        (true, Some(top @ TOP_LOGPROBS_MORE..)) => {
+            let message = format!("`top_logprobs` must be at most {}, got {top}", TOP_LOGPROBS_MORE - 1);
+            Err(ApiError::bad_field("top_logprobs", message))
+        }
+        (true, top) => Ok(Some(top.unwrap_or(0))),
+        (false, None | Some(0)) => Ok(None),
+        (false, Some(_)) => {
+            Err(ApiError::bad_field("top_logprobs", "`top_logprobs` needs `logprobs` to be true"))
+        }
+    }
 }
 
 /// Whether a special token of the model begins or ends thoughts or calls: then the reader of the answer must see such tokens.

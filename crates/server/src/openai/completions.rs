@@ -17,7 +17,8 @@ use columns::Columns;
 
 use super::error::ApiError;
 use super::fields::CHOICES_MAX;
-use super::generation::{Order, Piece, Wire, respond};
+use super::generation::{Order, respond};
+use super::wire::{Piece, Wire};
 use crate::app::{App, RequestId};
 use crate::body::FieldsBody;
 use crate::stamp::Stamp;

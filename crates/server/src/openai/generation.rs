@@ -4,23 +4,20 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use axum::Json;
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use dsde_engine::{EmittedToken, Request, RequestTimeline};
-use dsde_sampling::TokenLogprobs;
-use dsde_text::{AnswerReader, Part, Tokenizer};
+use dsde_text::{AnswerReader, Tokenizer};
 use futures_util::stream::{self, StreamExt};
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::choice::Choice;
 use super::error::ApiError;
 use super::origins::origins;
-use super::padding::pad;
 use super::span::{Beginning, GenerationSpan};
 use super::statistics::{Detail, metrics};
+use super::wire::{Envelope, Piece, Wire};
 use crate::app::{App, RequestId};
 use crate::engine_thread::Submission;
 use crate::inbox::{Inbox, Loss, Reader, Update, Wake};
@@ -29,86 +26,6 @@ use crate::stamp::Stamp;
 /// Keeps proxies from collecting a stream before they pass it on.
 const UNBUFFERED: (HeaderName, HeaderValue) =
     (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-
-/// A part of a choice.
-pub(crate) struct Piece<'a> {
-    /// What became certain.
-    pub(crate) parts: &'a [Part],
-    /// Log-probabilities of the prompt, where they are told.
-    pub(crate) scored: &'a [TokenLogprobs],
-    /// The tokens of it; text may lag behind.
-    pub(crate) tokens: &'a [EmittedToken],
-    /// Characters of the choice's text before it.
-    pub(crate) offset: usize,
-    /// Calls of functions before it.
-    pub(crate) n_calls: usize,
-}
-
-impl Piece<'_> {
-    /// The text alone.
-    pub(crate) fn text(&self) -> String {
-        let text = |part: &Part| if let Part::Content(text) = part { Some(text.clone()) } else { None };
-        self.parts.iter().filter_map(text).collect()
-    }
-}
-
-/// How the choices of an answer are written.
-pub(crate) trait Wire: Send + Sync + 'static {
-    /// What is done, in OpenTelemetry's words.
-    const OPERATION: &'static str;
-    /// The field that prompts come from.
-    const PROMPT: &'static str;
-    /// Begins the id of an answer.
-    const ID: &'static str;
-    /// What an answer is called.
-    const OBJECT: &'static str;
-    /// What a part of a stream is called.
-    const CHUNK_OBJECT: &'static str;
-
-    /// Ends a stream, if anything does beside its last event.
-    const LAST: Option<&'static str> = Some("[DONE]");
-
-    /// What a stream begins with, before the first piece of a choice.
-    ///
-    /// * `scored`: log-probabilities of the prompt, where they are told.
-    fn opening(&mut self, choice: usize, scored: &[TokenLogprobs]) -> Vec<Value>;
-
-    /// A part of a choice in a stream, as one chunk or several.
-    fn piece(&mut self, choice: usize, piece: &Piece<'_>) -> Vec<Value>;
-
-    /// The end of a choice in a stream.
-    fn ending(&mut self, choice: usize, reason: &'static str) -> Vec<Value>;
-
-    /// A whole choice.
-    fn whole(&self, choice: usize, piece: &Piece<'_>, reason: &'static str) -> Value;
-
-    /// A whole answer, of what [`Wire::whole`] made of its choices.
-    fn answer(&self, answer: Envelope<'_>) -> Response {
-        Json(answer).into_response()
-    }
-
-    /// An event of a stream, of what the wire made of one choice.
-    fn event(chunk: &Envelope<'_>) -> Event {
-        Event::default().json_data(chunk).expect("texts and numbers can be written as JSON")
-    }
-
-    /// [`Wire::event`], filled up.
-    fn padded_event(chunk: &Envelope<'_>) -> Event {
-        let mut data = json!(chunk);
-        pad(&mut data);
-        Event::default().data(data.to_string())
-    }
-
-    /// What a stream says after all choices have ended; `None` leaves the usage to those who ask for it.
-    fn closing(&mut self, _usage: &Value, _metrics: Option<Value>) -> Option<Value> {
-        None
-    }
-
-    /// What a stream says last that is lost on the way.
-    fn lost(&mut self, error: &ApiError) -> Event {
-        Event::default().data(error.body().to_string())
-    }
-}
 
 /// What is to be generated, and what the answer says beyond the choices.
 pub(crate) struct Order {
@@ -399,20 +316,6 @@ impl<W: Wire> Generation<W> {
         let done = self.choices.iter().filter_map(|choice| choice.done.as_ref());
         self.span.answered(done.map(|done| &done.timeline));
     }
-}
-
-/// What answers and chunks have around their choices.
-#[derive(Serialize)]
-pub(crate) struct Envelope<'a> {
-    id: &'a str,
-    object: &'static str,
-    created: u64,
-    model: &'a str,
-    pub(crate) choices: &'a [Value],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) usage: Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) metrics: Option<Value>,
 }
 
 /// Of the wall clock; 0 if it makes no sense.

@@ -16,3 +16,4 @@ mod span;
 pub(crate) mod statistics;
 pub(crate) mod tokens;
 pub(crate) mod tools;
+mod wire;

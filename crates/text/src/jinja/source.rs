@@ -8,9 +8,13 @@
 //!
 //! The parser follows operators, filters and blocks by recursion, so both are counted here first.
 
+mod words;
+
 use std::ops::Range;
 
 use minijinja::{Error, ErrorKind};
+
+use words::{Kind, Word, words};
 
 /// The filter that does what Python's `%` does.
 pub(super) const MODULO: &str = "__modulo";
@@ -18,8 +22,6 @@ pub(super) const MODULO: &str = "__modulo";
 pub(super) const LISTED: &str = "__listed";
 /// Longest template, in bytes; published ones stay under 50 kB.
 pub(super) const SOURCE_BYTES_MAX: usize = 1 << 20;
-/// Most words of one statement or expression; published ones stay under 200.
-const WORDS_MAX: usize = 4096;
 /// Most blocks inside each other, every `elif` of an open one counted; published templates nest ten.
 const BLOCKS_MAX: usize = 512;
 /// Statements that contain others. `set` does where it assigns nothing.
@@ -107,102 +109,6 @@ fn nest(blocks: &mut Vec<usize>, name: &str, assigns_nothing: bool) -> Result<()
         _ => {}
     }
     check("nested blocks of a template", blocks.iter().sum(), BLOCKS_MAX)
-}
-
-/// A name, number, text, bracket or operator.
-#[derive(Clone, Debug)]
-struct Word {
-    range: Range<usize>,
-    kind: Kind,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Name,
-    Number,
-    Text,
-    Open,
-    Close,
-    Operator,
-}
-
-/// The words up to `end`, and where the source goes on behind it.
-fn words(source: &str, from: usize, end: &str) -> Result<(Vec<Word>, usize), Error> {
-    let mut words: Vec<Word> = Vec::new();
-    let mut n_open = 0_usize;
-    let mut at = from;
-    while let Some(first) = source[at..].chars().next() {
-        let rest = &source[at..];
-        if first.is_whitespace() {
-            at += first.len_utf8();
-            continue;
-        }
-        if n_open == 0 {
-            let marked = rest.strip_prefix(['-', '+']).unwrap_or(rest);
-            if marked.starts_with(end) {
-                return Ok((words, source.len() - marked.len() + end.len()));
-            }
-        }
-        if at == from && (first == '-' || first == '+') {
-            // Says how white space before the tag is treated.
-            at += 1;
-            continue;
-        }
-        let (kind, len) = word(rest, first);
-        match kind {
-            Kind::Open => n_open += 1,
-            Kind::Close => n_open = n_open.saturating_sub(1),
-            _ => {}
-        }
-        words.push(Word { range: at..at + len, kind });
-        check("words of a template's statement", words.len(), WORDS_MAX)?;
-        at += len;
-    }
-    // Unfinished; the parser says so.
-    Ok((words, source.len()))
-}
-
-/// Kind and bytes of the word that `rest` begins with.
-fn word(rest: &str, first: char) -> (Kind, usize) {
-    let run = |is_part: &dyn Fn(char) -> bool| rest.find(|c| !is_part(c)).unwrap_or(rest.len());
-    match first {
-        '\'' | '"' => (Kind::Text, text_len(rest, first)),
-        '(' | '[' | '{' => (Kind::Open, 1),
-        ')' | ']' | '}' => (Kind::Close, 1),
-        c if c.is_ascii_digit() => (Kind::Number, number_len(rest)),
-        c if c.is_alphabetic() || c == '_' => (Kind::Name, run(&|c| c.is_alphanumeric() || c == '_')),
-        _ if ["**", "//", "==", "!=", "<=", ">="].iter().any(|two| rest.starts_with(two)) => {
-            (Kind::Operator, 2)
-        }
-        other => (Kind::Operator, other.len_utf8()),
-    }
-}
-
-/// Bytes of a number without what follows its point; the sign of an exponent belongs to it.
-fn number_len(rest: &str) -> usize {
-    let run = |from: usize| {
-        let end = rest[from..].find(|c: char| !c.is_alphanumeric() && c != '_');
-        end.map_or(rest.len(), |end| from + end)
-    };
-    let len = run(0);
-    let is_exponent = rest[..len].ends_with(['e', 'E']) && !rest.starts_with("0x");
-    match is_exponent && rest[len..].starts_with(['+', '-']) {
-        true => run(len + 1),
-        false => len,
-    }
-}
-
-fn text_len(rest: &str, quote: char) -> usize {
-    let mut is_escaped = false;
-    for (at, c) in rest.char_indices().skip(1) {
-        match c {
-            _ if is_escaped => is_escaped = false,
-            '\\' => is_escaped = true,
-            c if c == quote => return at + 1,
-            _ => {}
-        }
-    }
-    rest.len()
 }
 
 /// A sum or product that is being read between two brackets.

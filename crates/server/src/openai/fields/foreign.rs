@@ -205,7 +205,7 @@ fn refusal(name: &str, value: &Value, fields: &Value) -> Option<String> {
 }
 
 /// Null, false, zero or empty.
-fn is_empty(value: &Value) -> bool {
+pub(crate) fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Bool(is_set) => !is_set,

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::input::{Messages, messages};
 use crate::openai::error::ApiError;
+use crate::openai::fields::foreign::is_empty;
 
 /// Fields that chat has by the same name, with the same meaning.
 const OF_CHAT: [&str; 24] = [
@@ -146,7 +147,7 @@ fn owned((name, value): (&String, &Value)) -> (String, Value) {
 fn check_names(body: &Map<String, Value>) -> Result<(), ApiError> {
     let is_known =
         |name: &str| OF_CHAT.contains(&name) || OWN.contains(&name) || WITHOUT_EFFECT.contains(&name);
-    let Some((name, _)) = body.iter().find(|(name, value)| !is_known(name) && !is_neutral(value)) else {
+    let Some((name, _)) = body.iter().find(|(name, value)| !is_known(name) && !is_empty(value)) else {
         return Ok(());
     };
     let hint = OTHER_NAMES.iter().find(|(other, _)| other == name);
@@ -164,7 +165,7 @@ fn check_stateless(body: &Map<String, Value>) -> Result<(), ApiError> {
         }
     }
     match body.get("background") {
-        Some(value) if !is_neutral(value) => {
+        Some(value) if !is_empty(value) => {
             let message = "`background` cannot be honoured: this server stores no answers; use `stream`";
             Err(ApiError::bad_field("background", message))
         }
@@ -193,18 +194,6 @@ fn check_neutral(body: &Map<String, Value>) -> Result<(), ApiError> {
     }
 }
 
-/// False, zero or empty.
-fn is_neutral(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Bool(is_set) => !is_set,
-        Value::Number(number) => number.as_f64() == Some(0.0),
-        Value::String(text) => text.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        Value::Object(map) => map.is_empty(),
-    }
-}
-
 fn text<'a>(body: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>, ApiError> {
     let Some(value) = body.get(name) else { return Ok(None) };
     let text = value.as_str().ok_or_else(|| ApiError::bad_field(name, format!("`{name}` must be a string")));
@@ -219,7 +208,7 @@ fn text_format(text: Option<&Value>) -> Result<Option<Value>, ApiError> {
     };
     for (name, value) in options {
         let is_known = name == "format" || (name == "verbosity" && (value.is_null() || value == "medium"));
-        if !is_known && !is_neutral(value) {
+        if !is_known && !is_empty(value) {
             let message = format!("`text.{name}` is not supported by this route");
             return Err(ApiError::bad_field(format!("text.{name}"), message));
         }
