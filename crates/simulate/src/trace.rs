@@ -195,7 +195,8 @@ mod tests {
     fn steps_that_no_engine_takes_are_refused_with_their_line() {
         assert_eq!(message(r#""signals": [{"kld": 0.5, "rejection": 1}]"#), "");
         let cases = [
-            (r#""signals": [{"kld": 1e300}]"#, "from 0 on, got inf"),
+            (r#""signals": [{"kld": 1e300}]"#, "number out of range"),
+            (r#""signals": [{"kld": -0.5}]"#, "from 0 on, got -0.5"),
             (r#""signals": [{"rejection": -0.5}]"#, "in 0..=1, got -0.5"),
             (r#""positions": [{"top_prob": 2}]"#, "in 0..=1, got 2"),
         ];

@@ -60,15 +60,18 @@ pub(crate) fn assert_usable(config: &ModelConfig) {
     assert!(config.vocab_len <= config.n_embeddings);
     assert!(config.n_heads.is_multiple_of(config.n_kv_heads) && config.head_dim.is_multiple_of(2));
     assert_eq!(config.layers.len(), config.n_layers);
-    for layer in &config.layers {
+    for (i, layer) in config.layers.iter().enumerate() {
+        let heads = config.kv_heads_of(i);
         assert!(layer.window.is_none_or(|window| window > 0));
-        assert!(layer.rope.is_none_or(|rope| rope < config.ropes.len()));
+        assert!(layer.rope.is_none_or(|rope| config.ropes[rope].span <= heads.head_dim));
+        assert!(config.n_heads.is_multiple_of(heads.n_kv_heads) && heads.head_dim.is_multiple_of(2));
+        if let KvSource::Layer(below) = layer.kv {
+            assert!(below < i && config.layers[below].stores() && config.kv_heads_of(below) == heads);
+        }
     }
     assert!(!config.ropes.is_empty());
     for rope in &config.ropes {
-        assert!(
-            rope.rotary_dim <= config.head_dim && rope.rotary_dim.is_multiple_of(2) && rope.rotary_dim > 0
-        );
+        assert!((2..=rope.span).contains(&rope.rotary_dim) && rope.rotary_dim.is_multiple_of(2));
         assert!(rope.theta.is_finite() && rope.theta >= 1.0);
     }
     // Every number is shown.

@@ -11,16 +11,21 @@ use dsde_model::embedded;
 use dsde_model::executor::{self, Checkpoints, CpuExecutor, DraftCheckpoint, KvSize};
 use dsde_policy::registry;
 use dsde_server::{Config, Shutdown, Text};
+use dsde_text::ChatTemplate;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-/// Context of the model, tokens: answers are short.
-const CONTEXT: u32 = 64;
+/// Context of the model, tokens: answers are short, though long enough for a call.
+const CONTEXT: u32 = 96;
 /// Choices of a request.
 const CHOICES_MAX: u32 = 4;
 /// Longest wait for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
+/// Few tokens, and a form for thoughts and for calls of functions, which the embedded template has not.
+const TEMPLATE: &str = "{% for m in messages %}{{ m.content }}{{ m.reasoning_content }}\
+    {% for c in m.tool_calls %}<tool_call>{{ c.function.name }}</tool_call>{% endfor %} {% endfor %}\
+    {% for t in tools %}{{ t.function.name }} {% endfor %}{% if enable_thinking %}<think>{% endif %}";
 /// Headers about the connection, which are ours.
 const OURS: [&str; 5] = ["connection", "content-length", "expect", "transfer-encoding", "upgrade"];
 
@@ -107,7 +112,8 @@ impl Server {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let tokenizer = embedded::tokenizer();
-        let template = embedded::chat_template().for_tokenizer(&tokenizer);
+        let template = ChatTemplate::parse(b"{}", Some(TEMPLATE)).expect("a template");
+        let template = template.for_tokenizer(&tokenizer);
         let text = Text {
             template: Some(template.expect("the embedded tokenizer normalises nothing")),
             template_fault: None,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use dsde_engine::Vocabulary;
 use dsde_text::Error;
 use dsde_text::embedded;
-use dsde_text::{ChatTemplate, Date, Message, TEXT_BYTES_MAX, Tokenizer};
+use dsde_text::{ChatTemplate, Conversation, Date, Message, TEXT_BYTES_MAX, Tokenizer};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -361,6 +361,14 @@ fn json_is_written_as_in_python() {
     assert_eq!(prompt("{{ messages[0] | tojson }}").unwrap(), r#"{"role": "user", "content": "hi"}"#);
     assert_eq!(prompt("{{ [1, {'a': 2}] | tojson(indent=1) }}").unwrap(), "[\n 1,\n {\n  \"a\": 2\n }\n]");
     assert!(prompt("{{ 1 | tojson(indent=1000000000) }}").is_err());
+}
+
+#[test]
+fn numbers_in_json_are_written_as_they_were_read() {
+    let numbers = "[3.9787276993102743, 1.00101162, 0.24478442700000003, 3.332884099999996]";
+    let tools: Vec<Value> = serde_json::from_str(numbers).unwrap();
+    let conversation = Conversation { messages: &[], tools: &tools, variables: None };
+    assert_eq!(template("{{ tools | tojson }}").prompt(conversation, None).unwrap().text(), numbers);
 }
 
 #[test]
