@@ -229,8 +229,8 @@ fn rows_of(strip: usize, n_strips: usize, n_rows: usize) -> Range<usize> {
 /// If the format has no groups, or the set no tiles for them.
 pub(super) fn tile_fns(isa: Isa, format: Format) -> &'static TileFns {
     match (isa, format) {
-        (Isa::Avx512Vnni | Isa::Avx512Bf16, Format::GroupedDot(layout)) => dot::avx512_fns(layout),
-        (Isa::AvxVnni, Format::GroupedDot(layout)) => dot::avx_fns(layout),
+        (Isa::Avx512Vnni | Isa::Avx512Bf16, Format::GroupedDot(layout)) => dot::avx512::fns(layout),
+        (Isa::AvxVnni, Format::GroupedDot(layout)) => dot::avx::fns(layout),
         (_, Format::Grouped(layout)) => madd::tile_fns(layout),
         _ => unreachable!("{format:?} on {}", isa.name()),
     }
@@ -239,8 +239,10 @@ pub(super) fn tile_fns(isa: Isa, format: Format) -> &'static TileFns {
 /// How the panels of one format are unpacked for products with many rows, where that pays on `isa`.
 pub(super) fn unpacked(isa: Isa, format: Format) -> Option<Unpacked> {
     match (isa, format) {
-        (Isa::Avx512Vnni | Isa::Avx512Bf16, Format::GroupedDot(layout)) => Some(dot::avx512_unpacked(layout)),
-        (Isa::AvxVnni, Format::GroupedDot(layout)) => Some(dot::avx_unpacked(layout)),
+        (Isa::Avx512Vnni | Isa::Avx512Bf16, Format::GroupedDot(layout)) => {
+            Some(dot::avx512::unpacked(layout))
+        }
+        (Isa::AvxVnni, Format::GroupedDot(layout)) => Some(dot::avx::unpacked(layout)),
         _ => None,
     }
 }

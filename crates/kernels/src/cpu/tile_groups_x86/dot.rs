@@ -6,11 +6,10 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::super::groups::{BYTES_WORDS, Grouped, Layout, QUADS, by_layout};
-use super::super::tile::{COLUMNS, Sums, Tile, TileFns, Unpacked, by_rows};
+use super::super::groups::{BYTES_WORDS, Grouped, Layout, QUADS};
 use super::codes::Codes;
 use super::vector::{Vector, Ymm, Zmm};
-use super::{Multiplier, Step, Strides, Whole, tile_in_strips, unpack_in_strips};
+use super::{Multiplier, Step, Strides, Whole};
 
 /// What is added to a code with a sign.
 const BIAS: u8 = 128;
@@ -135,114 +134,84 @@ unsafe fn unsigned<V: Vector, L: Grouped>(codes: V::Whole) -> V::Whole {
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn avx512<L: Grouped, const ROWS: usize>(tile: &Tile<'_>, sums: &mut Sums) {
-    sums.0[..ROWS].fill([0.0; COLUMNS]);
-    // SAFETY: the caller keeps the promise of `TileFn`.
-    unsafe { avx512_strips::<L>(tile, sums, ROWS) }
+/// The functions of a vector in a module of its own: tiles of packed steps, those of many rows, and what both are compiled from.
+macro_rules! tiles {
+    ($(#[$doc:meta])* $name:ident, $vector:ident, $features:literal) => {
+        $(#[$doc])*
+        pub(super) mod $name {
+            use super::super::super::groups::{Grouped, Layout, by_layout};
+            use super::super::super::tile::{COLUMNS, Sums, Tile, TileFns, Unpacked, by_rows};
+            use super::super::vector::$vector;
+            use super::super::{tile_in_strips, unpack_in_strips};
+            use super::Dot;
+
+            /// Tiles of packed steps.
+            pub(in super::super) fn fns(layout: Layout) -> &'static TileFns {
+                by_layout!(layout, L => &const { by_rows!(tile, L) })
+            }
+
+            /// Tiles for many rows.
+            pub(in super::super) fn unpacked(layout: Layout) -> Unpacked {
+                by_layout!(layout, L => {
+                    type U = <L as Grouped>::Unpacked;
+                    const { Unpacked { first: &by_rows!(unpacking, L), others: &by_rows!(added, U) } }
+                })
+            }
+
+            #[target_feature(enable = $features)]
+            unsafe fn tile<L: Grouped, const ROWS: usize>(tile: &Tile<'_>, sums: &mut Sums) {
+                sums.0[..ROWS].fill([0.0; COLUMNS]);
+                // SAFETY: the caller keeps the promise of `TileFn`.
+                unsafe { strips::<L>(tile, sums, ROWS) }
+            }
+
+            #[target_feature(enable = $features)]
+            unsafe fn added<L: Grouped, const ROWS: usize>(tile: &Tile<'_>, sums: &mut Sums) {
+                // SAFETY: as above.
+                unsafe { strips::<L>(tile, sums, ROWS) }
+            }
+
+            #[target_feature(enable = $features)]
+            unsafe fn unpacking<L: Grouped, const ROWS: usize>(
+                tile: &Tile<'_>,
+                first_step: usize,
+                unpacked: *mut u8,
+                sums: &mut Sums,
+            ) {
+                // SAFETY: the caller keeps the promise of `UnpackingFn`.
+                unsafe { unpacking_strips::<L>(tile, first_step, unpacked, sums, ROWS) }
+            }
+
+            // One function for any number of rows, as they call the same strips.
+            #[target_feature(enable = $features)]
+            #[inline(never)]
+            unsafe fn strips<L: Grouped>(tile: &Tile<'_>, sums: &mut Sums, n_rows: usize) {
+                // SAFETY: as above.
+                unsafe { tile_in_strips::<Dot<$vector>, L>(tile, sums, n_rows) }
+            }
+
+            #[target_feature(enable = $features)]
+            #[inline(never)]
+            unsafe fn unpacking_strips<L: Grouped>(
+                tile: &Tile<'_>,
+                first_step: usize,
+                unpacked: *mut u8,
+                sums: &mut Sums,
+                n_rows: usize,
+            ) {
+                // SAFETY: as above.
+                unsafe { unpack_in_strips::<Dot<$vector>, L>(tile, first_step, unpacked, sums, n_rows) }
+            }
+        }
+    };
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn avx512_added<L: Grouped, const ROWS: usize>(tile: &Tile<'_>, sums: &mut Sums) {
-    // SAFETY: as above.
-    unsafe { avx512_strips::<L>(tile, sums, ROWS) }
+tiles! {
+    /// AVX-512 VNNI.
+    avx512, Zmm, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-#[inline(never)]
-unsafe fn avx512_strips<L: Grouped>(tile: &Tile<'_>, sums: &mut Sums, n_rows: usize) {
-    // SAFETY: as above.
-    unsafe { tile_in_strips::<Dot<Zmm>, L>(tile, sums, n_rows) }
-}
-
-/// Tiles with AVX-512 VNNI.
-pub(super) fn avx512_fns(layout: Layout) -> &'static TileFns {
-    by_layout!(layout, L => &const { by_rows!(avx512, L) })
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn avx512_unpacking<L: Grouped, const ROWS: usize>(
-    tile: &Tile<'_>,
-    first_step: usize,
-    unpacked: *mut u8,
-    sums: &mut Sums,
-) {
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    #[inline(never)]
-    unsafe fn strips<L: Grouped>(
-        tile: &Tile<'_>,
-        first_step: usize,
-        unpacked: *mut u8,
-        sums: &mut Sums,
-        n_rows: usize,
-    ) {
-        // SAFETY: the caller keeps the promise of `UnpackingFn`.
-        unsafe { unpack_in_strips::<Dot<Zmm>, L>(tile, first_step, unpacked, sums, n_rows) }
-    }
-    // SAFETY: as above.
-    unsafe { strips::<L>(tile, first_step, unpacked, sums, ROWS) }
-}
-
-/// Tiles with AVX-512 VNNI for many rows.
-pub(super) fn avx512_unpacked(layout: Layout) -> Unpacked {
-    by_layout!(layout, L => {
-        type U = <L as Grouped>::Unpacked;
-        const { Unpacked { first: &by_rows!(avx512_unpacking, L), others: &by_rows!(avx512_added, U) } }
-    })
-}
-
-#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-unsafe fn avx<L: Grouped, const ROWS: usize>(tile: &Tile<'_>, sums: &mut Sums) {
-    sums.0[..ROWS].fill([0.0; COLUMNS]);
-    // SAFETY: the caller keeps the promise of `TileFn`.
-    unsafe { avx_strips::<L>(tile, sums, ROWS) }
-}
-
-#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-unsafe fn avx_added<L: Grouped, const ROWS: usize>(tile: &Tile<'_>, sums: &mut Sums) {
-    // SAFETY: as above.
-    unsafe { avx_strips::<L>(tile, sums, ROWS) }
-}
-
-#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-#[inline(never)]
-unsafe fn avx_strips<L: Grouped>(tile: &Tile<'_>, sums: &mut Sums, n_rows: usize) {
-    // SAFETY: as above.
-    unsafe { tile_in_strips::<Dot<Ymm>, L>(tile, sums, n_rows) }
-}
-
-/// Tiles with AVX-VNNI.
-pub(super) fn avx_fns(layout: Layout) -> &'static TileFns {
-    by_layout!(layout, L => &const { by_rows!(avx, L) })
-}
-
-#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-unsafe fn avx_unpacking<L: Grouped, const ROWS: usize>(
-    tile: &Tile<'_>,
-    first_step: usize,
-    unpacked: *mut u8,
-    sums: &mut Sums,
-) {
-    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-    #[inline(never)]
-    unsafe fn strips<L: Grouped>(
-        tile: &Tile<'_>,
-        first_step: usize,
-        unpacked: *mut u8,
-        sums: &mut Sums,
-        n_rows: usize,
-    ) {
-        // SAFETY: the caller keeps the promise of `UnpackingFn`.
-        unsafe { unpack_in_strips::<Dot<Ymm>, L>(tile, first_step, unpacked, sums, n_rows) }
-    }
-    // SAFETY: as above.
-    unsafe { strips::<L>(tile, first_step, unpacked, sums, ROWS) }
-}
-
-/// Tiles with AVX-VNNI for many rows.
-pub(super) fn avx_unpacked(layout: Layout) -> Unpacked {
-    by_layout!(layout, L => {
-        type U = <L as Grouped>::Unpacked;
-        const { Unpacked { first: &by_rows!(avx_unpacking, L), others: &by_rows!(avx_added, U) } }
-    })
+tiles! {
+    /// AVX-VNNI.
+    avx, Ymm, "avx2,fma,f16c,avxvnni"
 }
