@@ -61,14 +61,14 @@ trait Multiplier: Sized {
     /// [`Strip::add`] of `n_rows`.
     ///
     /// # Safety
-    /// As there; `n_rows` is from 1 to [`Self::STRIP_ROWS_MAX`] or [`Self::LONE_ROWS_MAX`].
+    /// As there; `n_rows` is from 1, or 3 where strips are those of many rows, to [`Self::STRIP_ROWS_MAX`] or [`Self::LONE_ROWS_MAX`].
     #[inline(always)]
     unsafe fn add_strip<L: Grouped, const UNPACKS: bool>(strip: &Strip, n_rows: usize) {
         // SAFETY: by the caller's promise.
         unsafe {
             match n_rows {
-                1 => strip.add::<Self, L, UNPACKS, 1>(),
-                2 => strip.add::<Self, L, UNPACKS, 2>(),
+                1 if !UNPACKS => strip.add::<Self, L, UNPACKS, 1>(),
+                2 if !UNPACKS => strip.add::<Self, L, UNPACKS, 2>(),
                 3 => strip.add::<Self, L, UNPACKS, 3>(),
                 4 => strip.add::<Self, L, UNPACKS, 4>(),
                 5 if Self::LONE_ROWS_MAX > 4 => strip.add::<Self, L, UNPACKS, 5>(),
