@@ -176,7 +176,7 @@ impl Layout {
             Layout::U4 | Layout::U4Per16 => 8,
             Layout::U5 => 16,
             Layout::U6Per16 => 32,
-            Layout::U8 | Layout::U8Per16 => 128,
+            Layout::U8 | Layout::U8Per16 => EXCESS_OFFSET,
             _ => 0,
         }
     }
@@ -193,7 +193,7 @@ impl Layout {
 
     /// Which of these words is the scale.
     pub(super) const fn scale_word(self) -> usize {
-        if self.is_signed() { 2 * QUADS } else { QUADS }
+        if self.is_signed() { 2 * QUADS } else { SCALE }
     }
 
     /// Values that codes are places of.
@@ -208,6 +208,12 @@ impl Layout {
     /// Bytes of the codes of 16 columns.
     pub(super) const fn code_bytes(self) -> usize {
         self.bits() * PLANE_BYTES
+    }
+
+    /// Where the codes of the vector that begins with a column lie in their step.
+    #[inline(always)]
+    pub(super) const fn codes_at(self, column: usize) -> usize {
+        column / LANES * self.code_bytes() + column % LANES * QUAD
     }
 
     /// Scale, and minimum where there is one.

@@ -40,7 +40,7 @@ trait Multiplier: Sized {
     /// Steps that a strip of rows is multiplied with in a row.
     const CHUNK_STEPS: usize;
 
-    /// Whether vectors are what the excess of activations is divided in; else it is done before.
+    /// Whether the excess of activations is divided in vectors, or number by number, which needs no registers of theirs.
     const DIVIDES_EXCESS: bool;
 
     /// Words of a group of activations.

@@ -55,7 +55,7 @@ impl<V: Vector> Codes<V> {
     pub(super) unsafe fn write(&self, step: *mut u8, columns: [usize; 2], pair: usize) {
         for (quad, codes) in [(2 * pair, self.low), (2 * pair + 1, self.high)] {
             for (codes, column) in codes.into_iter().zip(columns) {
-                let at = column / LANES * Layout::U8.code_bytes() + quad * QUAD_BYTES + column % LANES * QUAD;
+                let at = Layout::U8.codes_at(column) + quad * QUAD_BYTES;
                 // SAFETY: by the caller's promise.
                 unsafe { V::store(step.add(at), codes) }
             }

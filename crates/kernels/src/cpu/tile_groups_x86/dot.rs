@@ -6,13 +6,13 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::super::groups::{BYTES_WORDS, Grouped, Layout, QUADS};
+use super::super::groups::{BYTES_WORDS, EXCESS_OFFSET, Grouped, Layout, QUADS, SCALE};
 use super::codes::Codes;
 use super::vector::{Vector, Ymm, Zmm};
 use super::{Multiplier, Step, Strides, Whole};
 
 /// What is added to a code with a sign.
-const BIAS: u8 = 128;
+const BIAS: u8 = EXCESS_OFFSET as u8;
 
 /// A vector with dot products.
 trait ByteDot: Vector {
@@ -74,7 +74,7 @@ impl<V: ByteDot> Multiplier for Dot<V> {
     }
 
     fn scale_word(_: Layout) -> usize {
-        QUADS
+        SCALE
     }
 
     fn offset(layout: Layout) -> i32 {

@@ -3,11 +3,10 @@
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
 use super::super::groups::{
-    EXCESS, EXCESS_OF_FIRST, EXCESS_OFFSET, Grouped, Layout, QUAD, QUADS, SCALE, SCALED_SUM, Scales,
-    unit_in_run,
+    EXCESS, EXCESS_OF_FIRST, EXCESS_OFFSET, Grouped, Layout, QUADS, SCALE, SCALED_SUM, Scales, unit_in_run,
 };
 use super::super::memory::LINE_BYTES;
-use super::super::tile::{LANES, Tile};
+use super::super::tile::Tile;
 use super::vector::Vector;
 use super::{Floats, Multiplier, Whole};
 
@@ -40,8 +39,8 @@ impl Weights {
     /// Where the codes of either vector begin.
     #[inline(always)]
     pub(super) fn codes(&self, layout: Layout) -> [*const u8; 2] {
-        let at = |column: usize| column / LANES * layout.code_bytes() + column % LANES * QUAD;
-        [self.start.wrapping_add(at(self.columns[0])), self.start.wrapping_add(at(self.columns[1]))]
+        let [first, second] = self.columns;
+        [self.start.wrapping_add(layout.codes_at(first)), self.start.wrapping_add(layout.codes_at(second))]
     }
 
     /// Scales (`kind` 0) or minima (1) `part` of both vectors.
