@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
-#[path = "../shared/logits.rs"]
+#[path = "../common/logits.rs"]
 mod logits;
 
 mod ahead;

@@ -6,7 +6,7 @@
 #[allow(dead_code, reason = "broken files are the business of other tests")]
 mod writer;
 
-#[path = "../shared/logits.rs"]
+#[path = "../common/logits.rs"]
 mod logits;
 
 mod converted;
