@@ -272,11 +272,7 @@ fn architecture(fields: Fields<'_>) -> Result<&'static Architecture, Error> {
     };
     let got = named.as_str().map_or_else(|| shown(named), String::from);
     if eagle3::is_eagle3(&got) {
-        return Err(Error::Unsupported {
-            feature: "an EAGLE-3 head as a model of its own",
-            got: format!("architectures: {got}"),
-            hint: "give it as the draft of the model that it was trained for",
-        });
+        return Err(eagle3::as_a_model(format!("architectures: {got}")));
     }
     if assistant::is_assistant(&got) {
         return Err(assistant::as_a_model(format!("architectures: {got}")));

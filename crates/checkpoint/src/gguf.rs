@@ -115,9 +115,9 @@ impl Gguf {
         keys
     }
 
-    /// Names of all tensors in the order in which they lie in the files.
+    /// Names of all tensors but lists of whole numbers, in the order in which they lie in the files.
     pub fn stored_names(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self.tensor_names().collect();
+        let mut names: Vec<&str> = self.tensor_names().filter(|name| self.tensor(name).is_some()).collect();
         let place = |name: &str| {
             let Location { file_idx, span } = &self.tensors[name];
             (*file_idx, span.range.start)
@@ -131,7 +131,7 @@ impl Gguf {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// A tensor as stored; its last dimension is the fastest, which the file lists first.
+    /// A tensor as stored, unless it is a list of whole numbers; its last dimension is the fastest, which the file lists first.
     pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
         let Location { file_idx, span } = self.tensors.get(name)?;
         match span.dtype {

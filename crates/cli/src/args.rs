@@ -52,8 +52,8 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "PATH|ORG/NAME", help_heading = "Model")]
     pub(crate) model: Option<String>,
 
-    /// Who drafts: a model (as for --model), an EAGLE-3 head for the model (a folder or `ORG/NAME`), the assistant of a Gemma 4, `mtp`
-    /// (the head that some models bring in their files), `demo`, `suffix` (the text goes on as it did where the same tokens stood before; no model
+    /// Who drafts: a model (as for --model), an EAGLE-3 head for the model (a folder, a GGUF file or `ORG/NAME`), the assistant of a Gemma 4,
+    /// `mtp` (the head that some models bring in their files), `demo`, `suffix` (the text goes on as it did where the same tokens stood before; no model
     /// needed), `suffix:answers=TOKENS` (so do the last so many tokens of past answers) or `none`. Default: the embedded draft for
     /// the model `demo`; for other models `mtp` where they bring a head, else `suffix`.
     #[arg(long, value_name = "PATH|ORG/NAME|mtp|suffix|none", help_heading = "Model")]

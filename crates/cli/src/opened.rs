@@ -236,8 +236,8 @@ impl OpenedDraft {
 
 /// The head at a path, if that is what lies there.
 fn head(path: &Path) -> Result<Option<OpenedDraft>, dsde_checkpoint::Error> {
-    if Eagle3Checkpoint::is_at(path)? {
-        return Ok(Some(OpenedDraft::Eagle3(Box::new(Eagle3Checkpoint::open(path)?))));
+    if let Some(head) = Eagle3Checkpoint::find(path)? {
+        return Ok(Some(OpenedDraft::Eagle3(Box::new(head))));
     }
     let assistant = AssistantCheckpoint::find(path)?;
     Ok(assistant.map(|assistant| OpenedDraft::Assistant(Box::new(assistant))))

@@ -15,7 +15,7 @@
 
 use std::ops::Range;
 
-use dsde_checkpoint::config::{Eagle3Config, ModelConfig, N_TAPS};
+use dsde_checkpoint::config::{Eagle3Config, ModelConfig};
 use dsde_checkpoint::{Checkpoint, Eagle3Checkpoint};
 use dsde_engine::RowBatch;
 use dsde_kernels::{Backend, Epilogue, Input, RmsNorm, RopeTable, Stacking};
@@ -42,7 +42,9 @@ pub(crate) struct Eagle3<B: Backend> {
     embedded: Vec<f32>,
     /// Normalised embeddings and features, `[n_rows, 2 * hidden]`.
     inputs: Vec<f32>,
-    /// Features of rows of the target, `[n_rows, hidden]`.
+    /// States of the target, normalised, `[n_rows, n_taps * target_hidden]`.
+    states: Vec<f32>,
+    /// Features of rows of the target, or of its own behind the last norm, `[n_rows, hidden]`.
     combined: Vec<f32>,
     /// Over its own tokens, `[n_rows, draft_vocab_len]`.
     logits: Vec<f32>,
@@ -51,6 +53,8 @@ pub(crate) struct Eagle3<B: Backend> {
 struct Weights<B: Backend> {
     /// `None` where it reads the target's.
     embeddings: Option<Embeddings>,
+    /// Of the target's states: none, one of all together, or one of each.
+    state_norms: Vec<Vec<f32>>,
     combine: B::Matrix,
     /// Its attention norm is that of the embeddings.
     layer: Layer<B>,
@@ -81,6 +85,7 @@ impl<B: Backend> Eagle3<B> {
             scratch: Scratch::default(),
             embedded: Vec::new(),
             inputs: Vec::new(),
+            states: Vec::new(),
             combined: Vec::new(),
             logits: Vec::new(),
             config,
@@ -98,7 +103,19 @@ impl<B: Backend> Eagle3<B> {
     /// * `taps`: `[n_rows, n_taps * target_hidden]`.
     pub(crate) fn combine(&mut self, backend: &B, taps: &[f32], n_rows: usize) -> &[f32] {
         let combined = prefix(&mut self.combined, n_rows * self.config.layer.hidden);
-        let input = Input { x: taps, norm: None };
+        let norms = &self.weights.state_norms;
+        let states = match norms.first() {
+            None => taps,
+            Some(first) => {
+                let states = prefix(&mut self.states, taps.len());
+                let parts = taps.chunks_exact(first.len()).zip(states.chunks_exact_mut(first.len()));
+                for ((part, out), weight) in parts.zip(norms.iter().cycle()) {
+                    backend.rms_norm(part, RmsNorm { weight, eps: self.config.layer.rms_eps }, out);
+                }
+                &*states
+            }
+        };
+        let input = Input { x: states, norm: None };
         backend.linear(input, n_rows, &self.weights.combine, Epilogue::Store, combined);
         combined
     }
@@ -150,7 +167,17 @@ impl<B: Backend> Eagle3<B> {
         gather_rows(buffers.hidden, width, outputs);
         gather_rows(mixed, layer.mixed_len, outputs);
         layer.finish(backend, config, outputs.len(), &mut buffers);
-        features.write(rows, outputs.iter().map(|&r| r as usize), buffers.hidden);
+        let made = match self.config.norm_output {
+            false => &buffers.hidden[..outputs.len() * width],
+            true => {
+                let made = prefix(&mut self.combined, outputs.len() * width);
+                let norm = RmsNorm { weight: &self.weights.final_norm, eps: config.rms_eps };
+                let rows = buffers.hidden.chunks_exact(width).zip(made.chunks_exact_mut(width));
+                rows.for_each(|(row, made)| backend.rms_norm(row, norm, made));
+                &*made
+            }
+        };
+        features.write(rows, outputs.iter().map(|&r| r as usize), made);
     }
 
     /// Logits `[outputs.len(), vocab_len]` of a range of the last pass' outputs, for the caller to change as it likes: `-inf`
@@ -174,27 +201,26 @@ impl<B: Backend> Eagle3<B> {
 
 impl<B: Backend> Weights<B> {
     fn load(backend: &B, checkpoint: &Eagle3Checkpoint, target: &Checkpoint) -> Result<Self, Error> {
-        let Eagle3Config { layer: config, target_hidden, draft_vocab_len, .. } = checkpoint.config();
-        let (weights, hidden) = (checkpoint.weights(), config.hidden);
+        let hidden = checkpoint.config().layer.hidden;
+        let weights = checkpoint.weights();
         let tensors = || Tensors { checkpoint: weights, layer: 0, prefix: checkpoint.layer().to_string() };
-        let n_states = N_TAPS * target_hidden;
-        let combine = weights.matrix("fc.weight", hidden, n_states)?;
-        let lm_head = weights.matrix("lm_head.weight", *draft_vocab_len, hidden)?;
         Ok(Self {
             embeddings: own_embeddings(checkpoint, target)?,
-            combine: backend.pack(&[combine], Stacking::Concat, None),
+            state_norms: checkpoint.state_norms()?,
+            combine: backend.pack(&[checkpoint.combination()?], Stacking::Concat, None),
             layer: Layer::load(backend, tensors(), 2 * hidden)?,
             feature_norm: tensors().vector("hidden_norm.weight", hidden)?,
-            final_norm: weights.vector("norm.weight", hidden)?,
-            lm_head: backend.pack(&[lm_head], Stacking::Concat, None),
+            final_norm: checkpoint.final_norm()?,
+            lm_head: backend.pack(&[checkpoint.output()?], Stacking::Concat, None),
         })
     }
 
     fn bytes(&self, backend: &B) -> usize {
         let table = self.embeddings.as_ref().map_or(0, Embeddings::bytes);
-        let norms = [&self.feature_norm, &self.final_norm].map(|norm| size_of_val(norm.as_slice()));
+        let norms = [&self.feature_norm, &self.final_norm].into_iter().chain(&self.state_norms);
+        let norms = norms.map(|norm| size_of_val(norm.as_slice()));
         let matrices = [&self.combine, &self.lm_head].map(|matrix| backend.matrix_bytes(matrix));
-        table + self.layer.bytes(backend) + norms.iter().sum::<usize>() + matrices.iter().sum::<usize>()
+        table + self.layer.bytes(backend) + norms.sum::<usize>() + matrices.iter().sum::<usize>()
     }
 }
 

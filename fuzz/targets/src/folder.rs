@@ -1,10 +1,10 @@
 //! The small files of a model folder, beside weights that are in order.
 
 use dsde_checkpoint::gguf::Gguf;
-use dsde_checkpoint::{Checkpoint, Conversion, Eagle3Checkpoint, Mix};
+use dsde_checkpoint::{Checkpoint, Conversion, Mix};
 use dsde_text::{ChatTemplate, Tokenizer, gguf_keys};
 
-use crate::gguf::{assert_assistant_if_any, assert_tensors};
+use crate::gguf::{assert_assistant_if_any, assert_head_if_any, assert_tensors};
 use crate::input::{files, head_and_body, sections};
 
 /// Files that an input may hold.
@@ -34,8 +34,7 @@ pub fn folder(bytes: &[u8]) {
     let folder = files(&all);
     let path = folder.path();
     let (model, tokenizer) = (Checkpoint::open(path), Tokenizer::open(path));
-    let _ = Eagle3Checkpoint::is_at(path);
-    let _ = Eagle3Checkpoint::open(path);
+    assert_head_if_any(path);
     assert_assistant_if_any(path);
     if let (Ok(template), Ok(tokenizer)) = (ChatTemplate::open(path), &tokenizer) {
         let _ = template.end_of_turn(tokenizer);

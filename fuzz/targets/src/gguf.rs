@@ -1,9 +1,9 @@
-//! GGUF files: header, metadata, table of tensors; the model or assistant that they describe, and its conversion.
+//! GGUF files: header, metadata, table of tensors; the model, head or assistant that they describe, and its conversion.
 
 use std::path::Path;
 
 use dsde_checkpoint::gguf::{Declared, Gguf, Writer};
-use dsde_checkpoint::{AssistantCheckpoint, Checkpoint, Conversion, Mix};
+use dsde_checkpoint::{AssistantCheckpoint, Checkpoint, Conversion, Eagle3Checkpoint, Mix};
 
 use crate::config::{assert_usable, assert_usable_assistant};
 use crate::input::files;
@@ -11,8 +11,8 @@ use crate::input::files;
 /// A key about how tensors lie, which the writer decides.
 const ALIGNMENT: &str = "general.alignment";
 
-/// A file that can be read has all of its tensors, is written again as the same, and is a model, an assistant or
-/// neither; a model can be converted into a file that is read again.
+/// A file that can be read has all of its tensors, is written again as the same, and is a model, a head, an assistant or
+/// nothing; a model can be converted into a file that is read again.
 pub fn gguf(bytes: &[u8]) {
     let folder = files(&[("model.gguf", bytes)]);
     let path = folder.path().join("model.gguf");
@@ -25,6 +25,7 @@ pub fn gguf(bytes: &[u8]) {
     let again = Gguf::open(&again.path().join("model.gguf")).expect("a file that was written");
     assert_same(&file, &again);
     assert_assistant_if_any(&path);
+    assert_head_if_any(&path);
     if let Ok(model) = model {
         assert_tensors(&model);
         convert(&file);
@@ -85,6 +86,24 @@ pub(crate) fn assert_assistant_if_any(path: &Path) {
     let n_sorted = assistant.config().centroids.map_or(0, |_| assistant.config().model.vocab_len);
     assert!(order.iter().copied().eq(0..n_sorted as u32));
     let _ = (assistant.weight_bytes(), assistant.dtypes());
+}
+
+/// A head guesses tokens of its target, none twice.
+pub(crate) fn assert_head_if_any(path: &Path) {
+    let Ok(Some(head)) = Eagle3Checkpoint::find(path) else { return };
+    let (config, mut vocabulary) = (head.config(), head.vocabulary().to_vec());
+    assert_eq!(vocabulary.len(), config.draft_vocab_len);
+    assert!(vocabulary.iter().all(|&token| (token as usize) < config.layer.vocab_len));
+    vocabulary.sort_unstable();
+    vocabulary.dedup();
+    assert_eq!(vocabulary.len(), config.draft_vocab_len, "a token that is guessed twice");
+    assert_usable(&config.layer);
+    assert_readable(head.weights());
+    if let Ok(norms) = head.state_norms() {
+        assert_eq!(norms.len(), config.n_state_norms);
+    }
+    let _ = (head.combination().is_ok(), head.final_norm().is_ok(), head.output().is_ok());
+    let _ = (head.embeddings().is_ok(), head.weight_bytes(), head.dtypes());
 }
 
 fn assert_readable(weights: &Checkpoint) {

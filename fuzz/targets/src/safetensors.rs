@@ -1,8 +1,8 @@
 //! Safetensors files: header, and the model or EAGLE-3 head that they are the weights of.
 
-use dsde_checkpoint::{Checkpoint, Eagle3Checkpoint};
+use dsde_checkpoint::Checkpoint;
 
-use crate::gguf::assert_tensors;
+use crate::gguf::{assert_head_if_any, assert_tensors};
 use crate::input::files;
 
 /// Of the model in `corpus/safetensors/model`.
@@ -23,14 +23,5 @@ pub fn safetensors(bytes: &[u8]) {
         assert_tensors(&model);
     }
     let folder = files(&[("config.json", HEAD.as_bytes()), ("model.safetensors", bytes)]);
-    if let Ok(head) = Eagle3Checkpoint::open(folder.path()) {
-        let (config, mut vocabulary) = (head.config(), head.vocabulary().to_vec());
-        assert_eq!(vocabulary.len(), config.draft_vocab_len);
-        assert!(vocabulary.iter().all(|&token| (token as usize) < config.layer.vocab_len));
-        vocabulary.sort_unstable();
-        vocabulary.dedup();
-        assert_eq!(vocabulary.len(), config.draft_vocab_len, "a token that is guessed twice");
-        assert_tensors(head.weights());
-        let _ = (head.embeddings(), head.weight_bytes(), head.dtypes());
-    }
+    assert_head_if_any(folder.path());
 }

@@ -1,24 +1,45 @@
-//! An EAGLE-3 head as published: a folder with one layer, what it reads of the target, and which tokens it guesses.
+//! An EAGLE-3 head as published, a folder or a GGUF file of llama.cpp's converter: one layer, what it reads of the target, and which
+//! tokens it guesses.
 
 use std::collections::HashSet;
 use std::path::Path;
 
-use super::{Checkpoint, folder};
-use crate::config::Eagle3Config;
+use super::{Checkpoint, folder, from_gguf};
+use crate::config::{Eagle3Config, N_TAPS};
 use crate::error::Error;
 use crate::files::check_folder;
+use crate::gguf::Gguf;
 use crate::stored::{Dense, Dtype};
 
-/// Names under which the one layer is published, the authors' first.
+/// Names under which the one layer is published in folders, the authors' first.
 const LAYERS: [&str; 2] = ["midlayer", "layers.0"];
+/// The name that reading GGUF files gives it.
+const GGUF_LAYER: &str = "model.layers.0";
 /// Embeddings of its own, `[vocab_len, hidden]`; without them it reads the target's.
 const EMBEDDINGS: &str = "embed_tokens.weight";
-/// Token of the target minus token of the head, `[draft_vocab_len]`.
+const OUTPUT: &str = "lm_head.weight";
+const NORM: &str = "norm.weight";
+const COMBINE: &str = "fc.weight";
+/// Norm of the three states of the target together.
+const JOINT_NORM: &str = "input_norm.weight";
+/// Token of the target minus token of the head, `[draft_vocab_len]`; in GGUF files the token of the target.
 const TO_TARGET: &str = "d2t";
 /// Whether the head can guess a token, `[vocab_len]`.
 const IS_GUESSED: &str = "t2d";
 /// What older tools stored beside the weights although it follows from the configuration.
 const DERIVED: &str = "rotary_emb.inv_freq";
+/// What some tools leave in from training: copies of the target's tensors.
+const OF_TARGET: [&str; 2] = ["verifier_norm.weight", "verifier_lm_head.weight"];
+/// Names in GGUF files of what no model has, or what a head names otherwise.
+const GGUF: [(&str, &str); 7] = [
+    ("token_embd.weight", EMBEDDINGS),
+    ("output.weight", OUTPUT),
+    ("output_norm.weight", NORM),
+    ("enc.output_norm.weight", JOINT_NORM),
+    ("blk.0.attn_norm_2.weight", "model.layers.0.hidden_norm.weight"),
+    (COMBINE, COMBINE),
+    (TO_TARGET, TO_TARGET),
+];
 
 /// An opened EAGLE-3 head.
 #[derive(Debug)]
@@ -34,16 +55,32 @@ impl Eagle3Checkpoint {
     ///
     /// # Errors
     /// If there is a `config.json` that cannot be read.
-    pub fn is_at(path: &Path) -> Result<bool, Error> {
+    pub fn is_folder(path: &Path) -> Result<bool, Error> {
         folder::optional_config(path)?.map_or(Ok(false), |config| Eagle3Config::describes(&config))
     }
 
-    /// Opens a folder with `config.json` and `model.safetensors` or its shards.
+    /// The head at a path, if that is what lies there: a folder with `config.json` and `model.safetensors` or its shards, or a GGUF
+    /// file.
     ///
     /// # Errors
-    /// If files are missing, truncated or contradict themselves, the configuration is refused (see [`Eagle3Config::parse`]),
-    /// there is a tensor that it has no use for, or the head's tokens are not distinct tokens of the target.
-    pub fn open(path: &Path) -> Result<Self, Error> {
+    /// If there is nothing at the path, or a head of which files are missing, truncated or contradict themselves, whose configuration
+    /// is refused (see [`Eagle3Config::parse`]), with a tensor that it has no use for, or whose tokens are not distinct tokens of the
+    /// target.
+    pub fn find(path: &Path) -> Result<Option<Self>, Error> {
+        if let Some(file) = folder::gguf_file(path)? {
+            let gguf = Gguf::open(&file)?;
+            return Eagle3Config::describes_gguf(&gguf).then(|| Self::of_gguf(gguf)).transpose();
+        }
+        Self::is_folder(path)?.then(|| Self::open(path)).transpose()
+    }
+
+    fn of_gguf(gguf: Gguf) -> Result<Self, Error> {
+        let config = Eagle3Config::of_gguf(&gguf)?;
+        let weights = from_gguf::with_config(gguf, config.layer.clone(), &GGUF)?;
+        Self::checked(config, weights, GGUF_LAYER)
+    }
+
+    fn open(path: &Path) -> Result<Self, Error> {
         check_folder(path)?;
         let config = Eagle3Config::parse(&folder::config(path)?)?;
         if path.join("pytorch_model.bin").exists() && !folder::has_weights(path) {
@@ -55,6 +92,10 @@ impl Eagle3Checkpoint {
         let weights = weights.into_checkpoint(config.layer.clone());
         let is_there = |layer: &&str| weights.has_tensor(&format!("{layer}.self_attn.q_proj.weight"));
         let layer = LAYERS.into_iter().find(is_there).unwrap_or(LAYERS[0]);
+        Self::checked(config, weights, layer)
+    }
+
+    fn checked(config: Eagle3Config, weights: Checkpoint, layer: &'static str) -> Result<Self, Error> {
         refuse_undeclared(&weights, &config, layer)?;
         let vocabulary = vocabulary(&weights, &config)?;
         Ok(Self { config, weights, layer, vocabulary })
@@ -88,6 +129,40 @@ impl Eagle3Checkpoint {
         let layer = &self.config.layer;
         let table = || self.weights.matrix(EMBEDDINGS, layer.vocab_len, layer.hidden);
         self.weights.has_tensor(EMBEDDINGS).then(table).transpose()
+    }
+
+    /// Of the target's three states one after the other, `[hidden, n_taps * target_hidden]`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub fn combination(&self) -> Result<Dense<'_>, Error> {
+        self.weights.matrix(COMBINE, self.config.layer.hidden, N_TAPS * self.config.target_hidden)
+    }
+
+    /// Weights of the norms of these states: none, one of `[n_taps * target_hidden]`, or `n_taps` of `[target_hidden]`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::vector`].
+    pub fn state_norms(&self) -> Result<Vec<Vec<f32>>, Error> {
+        let names = state_norms(&self.config);
+        let len = N_TAPS * self.config.target_hidden / names.len().max(1);
+        names.iter().map(|name| self.weights.vector(name, len)).collect()
+    }
+
+    /// Weights of the norm behind the layer, `[hidden]`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::vector`].
+    pub fn final_norm(&self) -> Result<Vec<f32>, Error> {
+        self.weights.vector(NORM, self.config.layer.hidden)
+    }
+
+    /// What scores its tokens, `[draft_vocab_len, hidden]`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub fn output(&self) -> Result<Dense<'_>, Error> {
+        self.weights.matrix(OUTPUT, self.config.draft_vocab_len, self.config.layer.hidden)
     }
 
     /// As [`Checkpoint::with_matrices_rounded`].
@@ -129,11 +204,21 @@ fn implied(config: &Eagle3Config, layer: &str) -> HashSet<String> {
         ("mlp.up_proj", config.layer.has_mlp_bias),
         ("mlp.down_proj", config.layer.has_mlp_bias),
     ];
-    let of_layer = modules.into_iter().flat_map(|(module, is_biased)| {
+    let query_key = config.layer.has_qk_norm.then_some(["self_attn.q_norm", "self_attn.k_norm"]);
+    let modules = modules.into_iter().chain(query_key.into_iter().flatten().map(|module| (module, false)));
+    let of_layer = modules.flat_map(|(module, is_biased)| {
         has_bias(is_biased).iter().map(move |part| format!("{layer}.{module}.{part}"))
     });
-    let others = ["fc.weight", "norm.weight", "lm_head.weight"].map(str::to_string);
-    of_layer.chain(others).collect()
+    let others = [COMBINE, NORM, OUTPUT].map(str::to_string);
+    of_layer.chain(others).chain(state_norms(config)).collect()
+}
+
+/// Names of the norms of the target's states.
+fn state_norms(config: &Eagle3Config) -> Vec<String> {
+    match config.n_state_norms {
+        1 => vec![JOINT_NORM.to_string()],
+        n => (0..n).map(|i| format!("fc_norm.{i}.weight")).collect(),
+    }
 }
 
 /// # Errors
@@ -143,6 +228,7 @@ fn refuse_undeclared(weights: &Checkpoint, config: &Eagle3Config, layer: &str) -
     let is_used = |name: &str| {
         implied.contains(name)
             || [EMBEDDINGS, TO_TARGET, IS_GUESSED].contains(&name)
+            || OF_TARGET.contains(&name)
             || name.ends_with(DERIVED)
     };
     match weights.tensor_names().filter(|name| !is_used(name)).min() {
@@ -164,16 +250,22 @@ fn vocabulary(weights: &Checkpoint, config: &Eagle3Config) -> Result<Vec<u32>, E
     if !weights.has_tensor(TO_TARGET) && draft_len == vocab_len {
         return Ok((0..vocab_len as u32).collect());
     }
-    let distances = weights.raw(TO_TARGET, "I64", &[draft_len])?.as_chunks().0;
+    let is_absolute = weights.gguf().is_some();
+    let expected = match is_absolute {
+        true => format!("a token below {vocab_len} that no other entry names"),
+        false => format!("the distance to a token below {vocab_len} that no other entry leads to"),
+    };
+    let stored = weights.raw(TO_TARGET, "I64", &[draft_len])?.as_chunks().0;
     let mut is_guessed = vec![false; vocab_len];
     let mut vocabulary = Vec::with_capacity(draft_len);
-    for (i, distance) in distances.iter().map(|le| i64::from_le_bytes(*le)).enumerate() {
-        let token = distance.checked_add(i as i64).and_then(|token| usize::try_from(token).ok());
+    for (i, got) in stored.iter().map(|le| i64::from_le_bytes(*le)).enumerate() {
+        let token = got.checked_add(if is_absolute { 0 } else { i as i64 });
+        let token = token.and_then(|token| usize::try_from(token).ok());
         let free = token.filter(|&token| is_guessed.get(token) == Some(&false));
         let token = free.ok_or_else(|| Error::Field {
             field: format!("{TO_TARGET}[{i}]"),
-            expected: format!("the distance to a token below {vocab_len} that no other entry leads to"),
-            got: distance.to_string(),
+            expected: expected.clone(),
+            got: got.to_string(),
         })?;
         is_guessed[token] = true;
         vocabulary.push(token as u32);

@@ -1,25 +1,41 @@
-//! What an EAGLE-3 head is: the needed facts of its `config.json`.
+//! What an EAGLE-3 head is: the needed facts of its `config.json`, or of the metadata of its GGUF file.
 //!
 //! EAGLE-3 (arXiv:2503.01840) drafts with one layer over what the target made of the tokens so far. Heads are published with a
-//! configuration in the shape of a Llama model of one layer, and a few fields of their own.
+//! configuration in the shape of a Llama or Qwen3 model of one layer, and a few fields of their own. In the format of `speculators`
+//! the layer has an object of its own.
 
 use serde_json::Value;
 
+use super::architectures::llama;
 use super::fields::{Fields, invalid, shown};
+use super::of_gguf::Keys;
 use super::{Architecture, Family, HIDDEN_MAX, ModelConfig, N_LAYERS_MAX, VOCAB_LEN_MAX};
 use crate::error::Error;
 use crate::files::json;
+use crate::gguf::Gguf;
 
-/// Names of the architecture: that of the authors and SGLang, and that of vLLM.
-const ARCHITECTURES: [&str; 2] = ["LlamaForCausalLMEagle3", "Eagle3LlamaForCausalLM"];
+/// Names of the architecture: that of the authors and SGLang, those of vLLM, and those of `speculators`.
+const ARCHITECTURES: [&str; 5] =
+    ["LlamaForCausalLMEagle3", "Eagle3LlamaForCausalLM", QWEN3, "Eagle3Speculator", "Eagle3DraftModel"];
+/// The one whose layer is that of Qwen3.
+const QWEN3: &str = "Eagle3Qwen3ForCausalLM";
+/// Name of the architecture in GGUF files.
+const GGUF: &str = "eagle3";
+/// Object of `speculators` that describes the layer.
+const LAYER: &str = "transformer_layer_config";
 /// Field that names the tapped layers.
 const TAPS: &str = "eagle_aux_hidden_state_layer_ids";
 /// Object that holds the same field in configurations of SGLang and those who train for it.
 const EAGLE: &str = "eagle_config";
+/// Field and key of the width of the target, and of one norm of its states.
+const TARGET_HIDDEN: &str = "target_hidden_size";
+const JOINT_NORM: &str = "norm_before_fc";
+const STATE_NORMS: &str = "fc_norm";
+const SEVERAL_LAYERS: &str = "a head of several layers";
 /// Layers that are tapped.
 pub const N_TAPS: usize = 3;
 
-/// Shape and constants of an EAGLE-3 head; made by [`Eagle3Config::parse`] only, which checks them.
+/// Shape and constants of an EAGLE-3 head; made by [`Eagle3Config::parse`] and from GGUF files only, which check them.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Eagle3Config {
@@ -31,6 +47,10 @@ pub struct Eagle3Config {
     pub draft_vocab_len: usize,
     /// Whether the residual connection around attention starts behind the norm.
     pub norm_before_residual: bool,
+    /// Norms of the target's states before they are projected: none, 1 of all together, or [`N_TAPS`], one of each.
+    pub n_state_norms: usize,
+    /// Whether what it makes of a token stands behind the last norm when the next guess reads it.
+    pub norm_output: bool,
     /// The target's residual stream is read after so many of its layers; `None` leaves them to [`Eagle3Config::taps_in`].
     taps: Option<[usize; N_TAPS]>,
 }
@@ -38,6 +58,15 @@ pub struct Eagle3Config {
 /// Whether the architecture in `config.json` is that of an EAGLE-3 head.
 pub(crate) fn is_eagle3(architecture: &str) -> bool {
     ARCHITECTURES.contains(&architecture)
+}
+
+/// Error about a head that was given as a model.
+pub(super) fn as_a_model(got: String) -> Error {
+    Error::Unsupported {
+        feature: "an EAGLE-3 head as a model of its own",
+        got,
+        hint: "give it as the draft of the model that it was trained for",
+    }
 }
 
 impl Eagle3Config {
@@ -50,31 +79,79 @@ impl Eagle3Config {
         Ok(config["architectures"][0].as_str().is_some_and(is_eagle3))
     }
 
+    /// Whether a GGUF file describes an EAGLE-3 head.
+    pub(crate) fn describes_gguf(gguf: &Gguf) -> bool {
+        matches!(gguf.architecture(), Ok(GGUF))
+    }
+
     /// Reads the text of `config.json`.
     ///
     /// # Errors
-    /// As [`ModelConfig::parse`]; and for more layers than one, other inputs than three layers of the target, and norms or
-    /// biases around the projection of these.
+    /// As [`ModelConfig::parse`]; and for more layers than one, other inputs than three layers of the target, and a projection of
+    /// these with biases.
     pub fn parse(config: &[u8]) -> Result<Self, Error> {
         let config: Value = json("config.json", config)?;
         let fields = Fields::of("config.json", &config)?;
-        let eagle = fields.object(EAGLE)?;
-        refuse(fields, eagle)?;
-        let layer = ModelConfig::of(Architecture::of(Family::Llama), fields, None)?;
+        let (eagle, of_layer) = (fields.object(EAGLE)?, fields.object(LAYER)?);
+        refuse(fields, of_layer.unwrap_or(fields), eagle)?;
+        let family = family(&config, of_layer)?;
+        let layer = ModelConfig::of(Architecture::of(family), of_layer.unwrap_or(fields), None)?;
         let draft_vocab_len = fields.optional_len("draft_vocab_size", 1..=VOCAB_LEN_MAX)?;
-        let draft_vocab_len = draft_vocab_len.unwrap_or(layer.vocab_len);
-        if draft_vocab_len > layer.vocab_len {
-            let expected = format!("at most vocab_size ({})", layer.vocab_len);
-            let got = draft_vocab_len.to_string();
-            return Err(Error::Field { field: "draft_vocab_size".into(), expected, got });
-        }
-        Ok(Self {
-            target_hidden: fields.optional_len("target_hidden_size", 1..=HIDDEN_MAX)?.unwrap_or(layer.hidden),
-            draft_vocab_len,
-            norm_before_residual: fields.flag("norm_before_residual")?,
+        // vLLM reads what `speculators` leaves out as true.
+        let norm_before_residual =
+            fields.optional_flag("norm_before_residual")?.unwrap_or(of_layer.is_some());
+        Self {
+            target_hidden: fields.optional_len(TARGET_HIDDEN, 1..=HIDDEN_MAX)?.unwrap_or(layer.hidden),
+            draft_vocab_len: draft_vocab_len.unwrap_or(layer.vocab_len),
+            norm_before_residual,
+            n_state_norms: n_state_norms(fields, eagle)?,
+            norm_output: fields.flag("norm_output")?,
             taps: taps(fields, eagle)?,
             layer,
-        })
+        }
+        .checked("draft_vocab_size", "vocab_size")
+    }
+
+    /// Reads the metadata of a GGUF file, and from its tensors how many tokens it guesses.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::of_gguf`], and [`Eagle3Config::parse`].
+    pub(crate) fn of_gguf(gguf: &Gguf) -> Result<Self, Error> {
+        let keys = Keys::of(gguf, &llama::EAGLE3)?;
+        let n_layers = keys.len("block_count", N_LAYERS_MAX)?;
+        if n_layers > 1 {
+            return unsupported(SEVERAL_LAYERS, format!("{}: {n_layers}", keys.key("block_count")));
+        }
+        let layer = ModelConfig::of_keys(gguf, &keys, &llama::EAGLE3, n_layers)?;
+        let output = "output.weight";
+        let draft_vocab_len =
+            keys.n_rows(output).ok_or_else(|| Error::TensorMissing { name: output.to_string() })?;
+        Self {
+            target_hidden: keys.optional_len(TARGET_HIDDEN, 1..=HIDDEN_MAX)?.unwrap_or(layer.hidden),
+            draft_vocab_len,
+            norm_before_residual: keys.flag("norm_before_residual")?,
+            n_state_norms: usize::from(keys.flag(JOINT_NORM)?),
+            norm_output: false,
+            taps: Some(taps_of_keys(&keys)?),
+            layer,
+        }
+        .checked("the rows of output.weight", "the vocabulary")
+    }
+
+    /// * `field`, `of`: what says how many tokens it guesses, and of how many.
+    ///
+    /// # Errors
+    /// If it guesses more tokens than there are.
+    fn checked(self, field: &str, of: &str) -> Result<Self, Error> {
+        let (got, vocab_len) = (self.draft_vocab_len, self.layer.vocab_len);
+        match got > vocab_len {
+            true => Err(Error::Field {
+                field: field.to_string(),
+                expected: format!("at most {of} ({vocab_len})"),
+                got: got.to_string(),
+            }),
+            false => Ok(self),
+        }
     }
 
     /// After how many layers of a target of `n_layers` its residual stream is read. Where the file names none, after 2,
@@ -93,19 +170,33 @@ impl Eagle3Config {
     }
 }
 
+/// What the layer is like: the architecture says so, or in `speculators` the type of the layer.
+fn family(config: &Value, layer: Option<Fields<'_>>) -> Result<Family, Error> {
+    const TYPE: &str = "model_type";
+    let Some(layer) = layer else {
+        let is_qwen3 = config["architectures"][0] == QWEN3;
+        return Ok(if is_qwen3 { Family::Qwen3 } else { Family::Llama });
+    };
+    match layer.text(TYPE)? {
+        None | Some("llama") => Ok(Family::Llama),
+        Some("qwen3") => Ok(Family::Qwen3),
+        Some(other) => {
+            unsupported("a head with another layer than those of Llama and Qwen3", format!("{TYPE}: {other}"))
+        }
+    }
+}
+
+/// * `layer`: the fields that describe the layer.
+///
 /// # Errors
 /// [`Error::Unsupported`] for what a head may ask for beside the fields of every model.
-fn refuse(fields: Fields<'_>, eagle: Option<Fields<'_>>) -> Result<(), Error> {
-    const HINT: &str = "use another head";
-    let unsupported = |feature, got| Err(Error::Unsupported { feature, got, hint: HINT });
-    if let Some(n_layers) = fields.optional_len("num_hidden_layers", 1..=N_LAYERS_MAX)?.filter(|&n| n > 1) {
-        return unsupported("a head of several layers", format!("num_hidden_layers: {n_layers}"));
+fn refuse(fields: Fields<'_>, layer: Fields<'_>, eagle: Option<Fields<'_>>) -> Result<(), Error> {
+    if let Some(n_layers) = layer.optional_len("num_hidden_layers", 1..=N_LAYERS_MAX)?.filter(|&n| n > 1) {
+        return unsupported(SEVERAL_LAYERS, format!("num_hidden_layers: {n_layers}"));
     }
     let own_fields = [
         ("bias", "a bias of the projection of the target's states"),
-        ("fc_norm", "a norm of the target's states"),
-        ("use_aux_norm", "a norm of the target's states"),
-        ("norm_before_fc", "a norm of the target's states"),
+        ("use_aux_norm", "another norm of the target's states"),
         ("parallel_drafting", "drafting several tokens at once"),
     ];
     for (field, feature) in own_fields {
@@ -121,6 +212,25 @@ fn refuse(fields: Fields<'_>, eagle: Option<Fields<'_>>) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+/// See [`Eagle3Config::n_state_norms`]; in configurations of NVIDIA's tools one field stands in `eagle_config`.
+fn n_state_norms(fields: Fields<'_>, eagle: Option<Fields<'_>>) -> Result<usize, Error> {
+    let of_eagle = eagle.map(|eagle| eagle.optional_flag(JOINT_NORM)).transpose()?.flatten();
+    let is_joint = of_eagle.map_or_else(|| fields.flag(JOINT_NORM), Ok)?;
+    match (is_joint, fields.flag(STATE_NORMS)?) {
+        (true, true) => unsupported(
+            "states of the target that are normalised twice",
+            format!("{JOINT_NORM} and {STATE_NORMS}"),
+        ),
+        (true, false) => Ok(1),
+        (false, true) => Ok(N_TAPS),
+        (false, false) => Ok(0),
+    }
+}
+
+fn unsupported<T>(feature: &'static str, got: String) -> Result<T, Error> {
+    Err(Error::Unsupported { feature, got, hint: "use another head" })
 }
 
 /// The tapped layers where the file names them.
@@ -156,4 +266,17 @@ fn listed_taps(fields: Fields<'_>, n_more: usize) -> Result<Option<[usize; N_TAP
     let numbers: Option<Vec<usize>> = list.iter().map(number).collect();
     let taps = numbers.and_then(|numbers| numbers.try_into().ok());
     taps.map(Some).ok_or_else(|| invalid(TAPS, format!("{N_TAPS} numbers of layers"), value))
+}
+
+/// The same of a GGUF file, whose numbers mean what those of the top level do.
+fn taps_of_keys(keys: &Keys<'_>) -> Result<[usize; N_TAPS], Error> {
+    const KEY: &str = "target_layers";
+    let listed = keys.integers(KEY)?.ok_or_else(|| keys.missing(KEY))?;
+    let number = |&n: &i64| usize::try_from(n).ok().filter(|&n| n < N_LAYERS_MAX);
+    let numbers: Option<Vec<usize>> = listed.iter().map(number).collect();
+    numbers.and_then(|numbers| numbers.try_into().ok()).ok_or_else(|| Error::Field {
+        field: keys.key(KEY),
+        expected: format!("{N_TAPS} numbers of layers"),
+        got: format!("{listed:?}"),
+    })
 }

@@ -8,6 +8,7 @@ mod rope;
 use std::ops::RangeInclusive;
 
 use super::assistant::{self, AssistantConfig};
+use super::eagle3::{self, Eagle3Config};
 use super::experts::N_EXPERTS_MAX;
 use super::unsupported::{self, SCALE_TOLERANCE};
 use super::{
@@ -28,6 +29,8 @@ const ARCHITECTURE: &str = "general.architecture";
 /// Key of the number of experts.
 const EXPERT_COUNT: &str = "expert_count";
 const EMBEDDINGS: &str = "token_embd.weight";
+/// Key of the number of tokens, read by an architecture whose files may have no embeddings.
+pub(super) const VOCAB_LEN: &str = "vocab_size";
 /// Key of the token that begins a text.
 const BOS: &str = "tokenizer.ggml.bos_token_id";
 /// Keys that change what a model computes, the values with which they do not, and what they ask for otherwise.
@@ -81,6 +84,9 @@ impl ModelConfig {
         if AssistantConfig::describes_gguf(gguf) {
             return Err(assistant::as_a_model(format!("{ARCHITECTURE}: {name}")));
         }
+        if Eagle3Config::describes_gguf(gguf) {
+            return Err(eagle3::as_a_model(format!("{ARCHITECTURE}: {name}")));
+        }
         let n_experts = gguf.metadata().number(&format!("{name}.{EXPERT_COUNT}"))?;
         let architecture = Architecture::of_gguf(name, n_experts.is_some_and(|n| n != 0.0))?;
         let keys = Keys::of(gguf, architecture)?;
@@ -97,7 +103,7 @@ impl ModelConfig {
         n_layers: usize,
     ) -> Result<Self, Error> {
         let metadata = gguf.metadata();
-        let vocab_len = vocab_len(gguf)?;
+        let vocab_len = keys.vocab_len()?;
         let hidden = keys.len("embedding_length", HIDDEN_MAX)?;
         let n_heads = keys.len("attention.head_count", N_HEADS_MAX)?;
         let head_dim = keys.head_dim(hidden, n_heads)?;
@@ -154,14 +160,6 @@ impl ModelConfig {
     }
 }
 
-/// Rows of the embeddings.
-fn vocab_len(gguf: &Gguf) -> Result<usize, Error> {
-    let table =
-        gguf.tensor(EMBEDDINGS).ok_or_else(|| Error::TensorMissing { name: EMBEDDINGS.to_string() })?;
-    let field = format!("the rows of {EMBEDDINGS}");
-    ranges::len(&field, Some(table.shape[0]), 1..=VOCAB_LEN_MAX, || table.shape[0].to_string())
-}
-
 impl Gguf {
     /// Name of the architecture.
     pub(super) fn architecture(&self) -> Result<&str, Error> {
@@ -197,6 +195,18 @@ impl Keys<'_> {
         Ok(Experts::uniform(n_experts, n_chosen, intermediate, is_renormalised))
     }
 
+    /// Rows of the embeddings; of an architecture that can do without, what the file says.
+    fn vocab_len(&self) -> Result<usize, Error> {
+        match self.n_rows(EMBEDDINGS) {
+            Some(n_rows) => {
+                let field = format!("the rows of {EMBEDDINGS}");
+                ranges::len(&field, Some(n_rows), 1..=VOCAB_LEN_MAX, || n_rows.to_string())
+            }
+            None if self.read.contains(&VOCAB_LEN) => self.len(VOCAB_LEN, VOCAB_LEN_MAX),
+            None => Err(Error::TensorMissing { name: EMBEDDINGS.to_string() }),
+        }
+    }
+
     pub(super) fn key(&self, name: &str) -> String {
         format!("{}.{name}", self.architecture)
     }
@@ -220,6 +230,16 @@ impl Keys<'_> {
     /// A whole number from 1 to `max`.
     pub(super) fn len(&self, name: &str, max: usize) -> Result<usize, Error> {
         self.optional_len(name, 1..=max)?.ok_or_else(|| missing(&self.key(name)))
+    }
+
+    /// A truth value, `false` if absent.
+    pub(super) fn flag(&self, name: &str) -> Result<bool, Error> {
+        Ok(self.metadata.flag(&self.key(name))?.unwrap_or(false))
+    }
+
+    /// An array of whole numbers.
+    pub(super) fn integers(&self, name: &str) -> Result<Option<Vec<i64>>, Error> {
+        self.metadata.integers(&self.key(name))
     }
 
     /// Truth values, in a layer each.

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use super::cursor::Cursor;
 use super::metadata::Metadata;
-use super::tensor_type::tensor_type;
-use crate::checkpoint::{ElementType, Span};
+use super::tensor_type::TensorType;
+use crate::checkpoint::Span;
 use crate::error::Error;
 use crate::stored::{Dtype, RowOrder};
 
@@ -74,7 +74,7 @@ fn alignment(file: &str, metadata: &Metadata) -> Result<u64, Error> {
 /// A line of the table of tensors.
 struct Entry<'a> {
     name: &'a str,
-    dtype: Dtype,
+    dtype: TensorType,
     /// The last dimension is the fastest.
     shape: Vec<usize>,
     /// Bytes after the beginning of the weights; `end` is at most `i64::MAX`.
@@ -100,7 +100,7 @@ impl<'a> Entry<'a> {
             }
         }
         shape.reverse();
-        let dtype = tensor_type(cursor.u32()?).map_err(|got| Error::TensorDtype {
+        let dtype = TensorType::numbered(cursor.u32()?).map_err(|got| Error::TensorDtype {
             name: name.to_string(),
             expected: &Dtype::ALL,
             got,
@@ -111,11 +111,11 @@ impl<'a> Entry<'a> {
             return Err(malformed(file, of("the place"), expected, offset));
         }
         let row_len = shape[shape.len() - 1];
-        if !row_len.is_multiple_of(dtype.block_len()) {
-            let expected = format!("multiples of {}, the block of {}", dtype.block_len(), dtype.name());
+        if !row_len.is_multiple_of(dtype.block_len) {
+            let expected = format!("multiples of {}, the block of {}", dtype.block_len, dtype.name);
             return Err(malformed(file, of("the rows"), expected, row_len));
         }
-        let end = n_bytes(dtype, &shape).and_then(|len| offset.checked_add(len));
+        let end = n_bytes(&dtype, &shape).and_then(|len| offset.checked_add(len));
         let end = end.filter(|&end| i64::try_from(end).is_ok());
         let end = end.ok_or_else(|| {
             malformed(file, of("the size"), "below 2^63 bytes", format!("shape {shape:?} at {offset}"))
@@ -125,9 +125,9 @@ impl<'a> Entry<'a> {
 }
 
 /// Bytes of a tensor of whole rows, if they can be counted.
-fn n_bytes(dtype: Dtype, shape: &[usize]) -> Option<u64> {
+fn n_bytes(dtype: &TensorType, shape: &[usize]) -> Option<u64> {
     let n_elements = shape.iter().try_fold(1u64, |n, &len| n.checked_mul(len as u64))?;
-    (n_elements / dtype.block_len() as u64).checked_mul(dtype.block_bytes() as u64)
+    (n_elements / dtype.block_len as u64).checked_mul(dtype.block_bytes as u64)
 }
 
 /// Tensors by name, all within the file and none over another.
@@ -153,7 +153,7 @@ fn spans(
     let mut spans = HashMap::new();
     for Entry { name, dtype, shape, range } in entries {
         let range = (data_start + range.start) as usize..(data_start + range.end) as usize;
-        let span = Span { dtype: ElementType::Read(dtype), shape, range, order: RowOrder::AsIs };
+        let span = Span { dtype: dtype.element, shape, range, order: RowOrder::AsIs };
         if spans.insert(name.to_string(), span).is_some() {
             return Err(malformed(file, format!("tensor {name}"), "there once", "a second one"));
         }

@@ -1,5 +1,6 @@
 //! Element types as numbered in GGUF files.
 
+use crate::checkpoint::ElementType;
 use crate::stored::Dtype;
 
 /// Number, name, and the type where it is read. Numbers that are missing were withdrawn.
@@ -40,12 +41,33 @@ const TYPES: &[(u32, &str, Option<Dtype>)] = &[
     (41, "Q1_0", None),
 ];
 
-/// The type with a number, or what to call it.
-pub(super) fn tensor_type(number: u32) -> Result<Dtype, String> {
-    match TYPES.iter().find(|(found, ..)| *found == number) {
-        Some((.., Some(dtype))) => Ok(*dtype),
-        Some((_, name, None)) => Err((*name).to_string()),
-        None => Err(format!("type {number}")),
+/// Whole numbers of 64 bits, of which the vocabularies of heads are lists.
+const I64: (u32, &str) = (27, "I64");
+
+/// The type of a tensor, and how its rows are stored.
+pub(super) struct TensorType {
+    pub(super) element: ElementType,
+    pub(super) name: &'static str,
+    /// Successive elements of a row that lie together, and their bytes.
+    pub(super) block_len: usize,
+    pub(super) block_bytes: usize,
+}
+
+impl TensorType {
+    /// The type with a number, or what to call it.
+    pub(super) fn numbered(number: u32) -> Result<Self, String> {
+        let (element, name, block_len, block_bytes) = match TYPES.iter().find(|(found, ..)| *found == number)
+        {
+            Some((.., Some(dtype))) => {
+                (ElementType::Read(*dtype), dtype.name(), dtype.block_len(), dtype.block_bytes())
+            }
+            Some((number, name, None)) if (*number, *name) == I64 => {
+                (ElementType::Other((*name).to_string()), *name, 1, size_of::<i64>())
+            }
+            Some((_, name, None)) => return Err((*name).to_string()),
+            None => return Err(format!("type {number}")),
+        };
+        Ok(Self { element, name, block_len, block_bytes })
     }
 }
 

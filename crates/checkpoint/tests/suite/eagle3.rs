@@ -1,4 +1,7 @@
-//! Folders of EAGLE-3 heads: what is read, and what is refused in which words.
+//! EAGLE-3 heads: what is read, and what is refused in which words.
+
+mod gguf;
+mod speculators;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -81,8 +84,12 @@ fn folder(config: &Value, tensors: &BTreeMap<String, Tensor>) -> TempDir {
     folder
 }
 
-fn open(config: &Value, tensors: &BTreeMap<String, Tensor>) -> Result<Eagle3Checkpoint, String> {
-    Eagle3Checkpoint::open(folder(config, tensors).path()).map_err(|error| error.to_string())
+fn opened(config: &Value, tensors: &BTreeMap<String, Tensor>) -> Result<Eagle3Checkpoint, String> {
+    found(folder(config, tensors).path())
+}
+
+fn found(path: &Path) -> Result<Eagle3Checkpoint, String> {
+    Ok(Eagle3Checkpoint::find(path).map_err(|error| error.to_string())?.expect("a head"))
 }
 
 fn parsed(changes: &Value) -> Result<Eagle3Config, String> {
@@ -98,14 +105,14 @@ fn check_config_refused(changes: &Value, expected: &str) {
 fn check_refused(change: impl FnOnce(&mut BTreeMap<String, Tensor>), expected: &str) {
     let mut tensors = tensors();
     change(&mut tensors);
-    assert_eq!(open(&config(), &tensors).unwrap_err(), expected);
+    assert_eq!(opened(&config(), &tensors).unwrap_err(), expected);
 }
 
 #[test]
 fn a_published_head_opens() {
     let folder = folder(&config(), &tensors());
-    assert!(Eagle3Checkpoint::is_at(folder.path()).unwrap());
-    let head = Eagle3Checkpoint::open(folder.path()).unwrap();
+    assert!(Eagle3Checkpoint::is_folder(folder.path()).unwrap());
+    let head = found(folder.path()).unwrap();
     assert_eq!(head.vocabulary(), GUESSED);
     assert_eq!(head.layer(), "midlayer");
     let config = head.config();
@@ -126,7 +133,7 @@ fn names_of_other_tools_are_known() {
     }
     renamed.insert("layers.0.self_attn.rotary_emb.inv_freq".to_owned(), floats(&[1]));
     renamed.insert("embed_tokens.weight".to_owned(), floats(&[VOCAB, HIDDEN]));
-    let head = open(&with(&json!({"architectures": ["Eagle3LlamaForCausalLM"]})), &renamed).unwrap();
+    let head = opened(&with(&json!({"architectures": ["Eagle3LlamaForCausalLM"]})), &renamed).unwrap();
     assert_eq!(head.layer(), "layers.0");
     assert!(head.embeddings().unwrap().is_some());
 }
@@ -134,9 +141,9 @@ fn names_of_other_tools_are_known() {
 #[test]
 fn other_folders_are_no_heads() {
     let models = with(&json!({"architectures": ["LlamaForCausalLM"]}));
-    assert!(!Eagle3Checkpoint::is_at(folder(&models, &tensors()).path()).unwrap());
-    assert!(!Eagle3Checkpoint::is_at(tempfile::tempdir().unwrap().path()).unwrap());
-    assert!(!Eagle3Checkpoint::is_at(Path::new("/no/such/folder")).unwrap());
+    assert!(!Eagle3Checkpoint::is_folder(folder(&models, &tensors()).path()).unwrap());
+    assert!(!Eagle3Checkpoint::is_folder(tempfile::tempdir().unwrap().path()).unwrap());
+    assert!(!Eagle3Checkpoint::is_folder(Path::new("/no/such/folder")).unwrap());
     for odd in ["[]", "7", "{\"architectures\": 5}"] {
         assert!(!Eagle3Config::describes(odd.as_bytes()).unwrap(), "{odd}");
     }
@@ -160,7 +167,7 @@ fn a_head_without_a_smaller_vocabulary_guesses_every_token() {
     all.remove("t2d");
     all.insert("lm_head.weight".to_owned(), floats(&[VOCAB, HIDDEN]));
     for changes in [json!({"draft_vocab_size": VOCAB}), json!({"draft_vocab_size": null})] {
-        let head = open(&with(&changes), &all).unwrap();
+        let head = opened(&with(&changes), &all).unwrap();
         assert!(head.vocabulary().iter().copied().eq(0..VOCAB as u32));
     }
 }
@@ -208,7 +215,10 @@ fn what_a_head_may_ask_for_and_is_not_implemented_is_refused_by_name() {
             json!({"bias": true}),
             "a bias of the projection of the target's states is not supported (bias: true)",
         ),
-        (json!({"fc_norm": true}), "a norm of the target's states is not supported (fc_norm: true)"),
+        (
+            json!({"use_aux_norm": true}),
+            "another norm of the target's states is not supported (use_aux_norm: true)",
+        ),
         (
             json!({"eagle_config": {"use_aux_hidden_state": false}}),
             "a head that reads the last layer alone is not supported (use_aux_hidden_state: false)",
@@ -239,12 +249,12 @@ fn weights_that_may_hold_code_are_not_read() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("config.json"), config().to_string()).unwrap();
     fs::write(folder.path().join("pytorch_model.bin"), "PK").unwrap();
-    let error = Eagle3Checkpoint::open(folder.path()).unwrap_err().to_string();
+    let error = found(folder.path()).unwrap_err();
     let expected = "has no model.safetensors, and pytorch_model.bin is not read, since such files can hold code; convert it with \
                     `safetensors.torch.save_file(torch.load('pytorch_model.bin', weights_only=True), 'model.safetensors')`";
     assert!(error.ends_with(expected), "{error}");
     fs::remove_file(folder.path().join("pytorch_model.bin")).unwrap();
-    let error = Eagle3Checkpoint::open(folder.path()).unwrap_err().to_string();
+    let error = found(folder.path()).unwrap_err();
     assert!(error.contains("has no model.safetensors or model.safetensors.index.json"), "{error}");
 }
 

@@ -143,7 +143,7 @@ fn check_complete(snapshot: &Path, names: &[String]) -> Result<(), String> {
     let shown = snapshot.display();
     let mut needed = BTreeSet::from(["config.json".to_owned()]);
     // An EAGLE-3 head reads the tokens of its model.
-    if !Eagle3Checkpoint::is_at(snapshot).unwrap_or(false) {
+    if !Eagle3Checkpoint::is_folder(snapshot).unwrap_or(false) {
         needed.insert("tokenizer.json".to_owned());
     }
     let index = read_optional(&snapshot.join(INDEX), JSON_BYTES_MAX).map_err(|error| error.to_string())?;

@@ -114,7 +114,9 @@ fn requests() -> Vec<Asked> {
         "temperature": 0, "max_tokens": 40, "stream": true,
     });
     let sampled = with(&greedy, json!({"temperature": 0.9, "seed": 7}));
-    let paced = ("a targeted time per token", CHAT, with(&greedy, json!({"slo_tpot_ms": 50, "priority": 1})));
+    // One behind the others would wait for as long as they keep the server full.
+    let paced =
+        ("a targeted time per token", CHAT, with(&greedy, json!({"slo_tpot_ms": 50, "priority": -1})));
     [choosing_tokens(&greedy, &sampled), of_a_form(&greedy, &sampled), texts(), vec![paced]].concat()
 }
 

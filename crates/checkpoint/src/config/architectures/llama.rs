@@ -2,6 +2,7 @@
 
 use crate::config::Family;
 use crate::config::architecture::{Architecture, Defaults, LIKE_LLAMA, PerFile};
+use crate::config::of_gguf::VOCAB_LEN;
 use crate::config::windows::window_of_keys;
 
 pub(in crate::config) const LLAMA: Architecture = Architecture {
@@ -27,3 +28,7 @@ pub(in crate::config) const LLAMA: Architecture = Architecture {
     },
     ..LIKE_LLAMA
 };
+
+/// The layer of an EAGLE-3 head, which is no model of its own: its file may leave the embeddings to the target.
+pub(in crate::config) const EAGLE3: Architecture =
+    Architecture { gguf: "eagle3", keys: &[VOCAB_LEN], of_keys: |_, _| Ok(()), ..LLAMA };

@@ -34,6 +34,11 @@ pub(crate) struct Kind {
     pub(crate) layer: &'static str,
     /// After how many layers of the target the head reads its states, if it says so.
     pub(crate) taps: Option<[usize; 3]>,
+    /// Norms of the target's states: none, one of all together, or three.
+    pub(crate) n_state_norms: usize,
+    pub(crate) norm_output: bool,
+    /// Whether its layer is that of Qwen3, in the format of `speculators`.
+    pub(crate) is_qwen3: bool,
 }
 
 pub(crate) const HIDDEN: usize = 32;
@@ -44,6 +49,9 @@ pub(crate) const PLAIN: Kind = Kind {
     norm_before_residual: false,
     layer: "midlayer",
     taps: None,
+    n_state_norms: 0,
+    norm_output: false,
+    is_qwen3: false,
 };
 
 /// A model or head in a folder.
@@ -79,7 +87,7 @@ pub(crate) fn guessed(vocab_len: usize) -> Vec<u32> {
 
 /// A head for a target of `vocab_len` tokens and width `target_hidden`.
 pub(crate) fn head(kind: Kind, vocab_len: usize, target_hidden: usize) -> (Files, Eagle3Checkpoint) {
-    let Kind { hidden, has_embeddings, norm_before_residual, layer, taps } = kind;
+    let Kind { hidden, has_embeddings, norm_before_residual, layer, taps, .. } = kind;
     let guessed = guessed(vocab_len);
     let mut tensors = Tensors::new();
     let mut random = Random(12);
@@ -91,6 +99,15 @@ pub(crate) fn head(kind: Kind, vocab_len: usize, target_hidden: usize) -> (Files
     if has_embeddings {
         tensors.insert("embed_tokens.weight".into(), random.matrix(vocab_len, hidden, 1.0));
     }
+    match kind.n_state_norms {
+        1 => drop(tensors.insert("input_norm.weight".into(), random.norm(3 * target_hidden))),
+        n => (0..n).for_each(|i| drop(tensors.insert(state_norm(i), random.norm(target_hidden)))),
+    }
+    if kind.is_qwen3 {
+        for module in ["q_norm", "k_norm"] {
+            tensors.insert(format!("{layer}.self_attn.{module}.weight"), random.norm(HEAD_DIM));
+        }
+    }
     let mut config = with_sizes(
         json!({
             "architectures": ["LlamaForCausalLMEagle3"], "vocab_size": vocab_len, "num_hidden_layers": 1,
@@ -101,17 +118,32 @@ pub(crate) fn head(kind: Kind, vocab_len: usize, target_hidden: usize) -> (Files
     if target_hidden != hidden {
         config["target_hidden_size"] = json!(target_hidden);
     }
-    if norm_before_residual {
-        config["norm_before_residual"] = json!(true);
-    }
+    config["norm_before_residual"] = json!(norm_before_residual);
+    config["norm_before_fc"] = json!(kind.n_state_norms == 1);
+    config["fc_norm"] = json!(kind.n_state_norms == 3);
+    config["norm_output"] = json!(kind.norm_output);
     if let Some(taps) = taps {
         let outputs = taps.map(|n_layers| n_layers as i64 - 1);
         config["eagle_config"] =
             json!({"eagle_aux_hidden_state_layer_ids": outputs, "use_aux_hidden_state": true});
     }
+    if kind.is_qwen3 {
+        config["transformer_layer_config"] = config.clone();
+        config["transformer_layer_config"]["model_type"] = json!("qwen3");
+        config["architectures"] = json!(["Eagle3Speculator"]);
+    }
     let files = write(config, tensors);
-    let checkpoint = Eagle3Checkpoint::open(files.folder.path()).unwrap();
+    let checkpoint = opened(&files);
     (files, checkpoint)
+}
+
+/// Norm of one of the target's states.
+pub(crate) fn state_norm(i: usize) -> String {
+    format!("fc_norm.{i}.weight")
+}
+
+fn opened(files: &Files) -> Eagle3Checkpoint {
+    Eagle3Checkpoint::find(files.folder.path()).unwrap().unwrap()
 }
 
 /// The same head with another tensor.
@@ -120,7 +152,7 @@ pub(crate) fn with_tensor(head: &Files, name: &str, tensor: Tensor) -> (Files, E
     let mut tensors = head.tensors.clone();
     tensors.insert(name.to_owned(), tensor);
     let files = write(serde_json::from_slice(&config).unwrap(), tensors);
-    let checkpoint = Eagle3Checkpoint::open(files.folder.path()).unwrap();
+    let checkpoint = opened(&files);
     (files, checkpoint)
 }
 

@@ -92,6 +92,9 @@ fn every_step_guesses_what_a_plain_implementation_does() {
         Kind { norm_before_residual: true, ..PLAIN },
         Kind { has_embeddings: true, layer: "layers.0", ..PLAIN },
         Kind { hidden: HIDDEN / 2, has_embeddings: true, taps, ..PLAIN },
+        Kind { n_state_norms: 1, hidden: HIDDEN / 2, has_embeddings: true, ..PLAIN },
+        Kind { n_state_norms: 3, norm_output: true, ..PLAIN },
+        Kind { is_qwen3: true, norm_before_residual: true, layer: "layers.0", taps, ..PLAIN },
     ] {
         steps_agree(Reference, kind, TOLERANCE_F32);
         steps_agree(Cpu::new(2), kind, TOLERANCE_BF16);

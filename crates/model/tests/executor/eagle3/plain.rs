@@ -1,6 +1,8 @@
 //! A target and an EAGLE-3 head as their papers write them: every position at once, in `f64`, nothing stored.
 
-use super::files::{EPS, HEAD_DIM, Kind, N_HEADS, N_KV_HEADS, N_LAYERS, THETA, Tensors, guessed};
+use super::files::{
+    EPS, HEAD_DIM, HIDDEN, Kind, N_HEADS, N_KV_HEADS, N_LAYERS, THETA, Tensors, guessed, state_norm,
+};
 
 type Vector = Vec<f64>;
 
@@ -26,7 +28,19 @@ impl Plain<'_> {
             let inputs: Vec<Vector> = hidden.iter().map(|x| normalised(x, norm)).collect();
             hidden = run_layer(self.target, &layer, &inputs, hidden);
         }
-        states.iter().map(|states| product(&self.head["fc.weight"], states)).collect()
+        states.iter().map(|states| product(&self.head["fc.weight"], &self.normalised(states))).collect()
+    }
+
+    /// States of one token as the projection reads them.
+    fn normalised(&self, states: &[f64]) -> Vector {
+        match self.kind.n_state_norms {
+            0 => states.to_vec(),
+            1 => normalised(states, &self.head["input_norm.weight"]),
+            n => {
+                let each = (0..n).zip(states.chunks_exact(HIDDEN));
+                each.flat_map(|(i, state)| normalised(state, &self.head[&state_norm(i)])).collect()
+            }
+        }
     }
 
     /// Log-probabilities of the tokens that the head guesses behind `known` tokens and those of a path, the last known token
@@ -38,7 +52,8 @@ impl Plain<'_> {
         // Every drafted token waits for the output of the one before, the first for that of the last known token.
         for len in known.len()..=tokens.len() {
             output = self.outputs(&tokens[..len], &features).pop().unwrap();
-            features.push(output.clone());
+            let behind_norm = normalised(&output, &self.head["norm.weight"]);
+            features.push(if self.kind.norm_output { behind_norm } else { output.clone() });
         }
         let logits = product(&self.head["lm_head.weight"], &normalised(&output, &self.head["norm.weight"]));
         let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -71,7 +86,12 @@ fn run_layer(tensors: &Tensors, layer: &str, inputs: &[Vector], hidden: Vec<Vect
     let projected = |module: &str, n_heads: usize, is_turned: bool| -> Vec<Vec<Vector>> {
         let heads = |(position, x): (usize, &Vector)| {
             let all = product(weight(module), x);
-            let head = |x: &[f64]| if is_turned { turned(x, position) } else { x.to_vec() };
+            // Where there is a norm, of queries and keys alone.
+            let norm = tensors.get(&format!("{layer}.{}.weight", module.replace("_proj", "_norm")));
+            let head = |x: &[f64]| {
+                let x = norm.map_or_else(|| x.to_vec(), |norm| normalised(x, norm));
+                if is_turned { turned(&x, position) } else { x }
+            };
             all.chunks_exact(all.len() / n_heads).map(head).collect()
         };
         inputs.iter().enumerate().map(heads).collect()
