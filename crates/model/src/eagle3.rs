@@ -2,7 +2,7 @@
 //!
 //! | paper | here |
 //! |---|---|
-//! | low-, middle- and high-level features `l`, `m`, `h` | the target's residual stream at three [taps](crate::Llama) |
+//! | low-, middle- and high-level features `l`, `m`, `h` | the target's residual stream at its [taps](crate::Llama) |
 //! | `g = FC(l, m, h)` | [`Eagle3::combine`], once per row of the target |
 //! | FC and layer over embedding and `g`, or over the last output `a` where there is no `g` yet | [`Eagle3::forward`] |
 //!

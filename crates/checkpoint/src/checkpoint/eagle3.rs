@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::{Checkpoint, folder, from_gguf};
-use crate::config::{Eagle3Config, N_TAPS};
+use crate::config::{Eagle3Config, StateNorms};
 use crate::error::Error;
 use crate::files::check_folder;
 use crate::gguf::Gguf;
@@ -20,7 +20,7 @@ const EMBEDDINGS: &str = "embed_tokens.weight";
 const OUTPUT: &str = "lm_head.weight";
 const NORM: &str = "norm.weight";
 const COMBINE: &str = "fc.weight";
-/// Norm of the three states of the target together.
+/// Norm of the states of the target together.
 const JOINT_NORM: &str = "input_norm.weight";
 /// Token of the target minus token of the head, `[draft_vocab_len]`; in GGUF files the token of the target.
 const TO_TARGET: &str = "d2t";
@@ -131,12 +131,16 @@ impl Eagle3Checkpoint {
         self.weights.has_tensor(EMBEDDINGS).then(table).transpose()
     }
 
-    /// Of the target's three states one after the other, `[hidden, n_taps * target_hidden]`.
+    /// Of the target's states one after the other, `[hidden, n_taps * target_hidden]`.
     ///
     /// # Errors
     /// As [`Checkpoint::tensor`].
     pub fn combination(&self) -> Result<Dense<'_>, Error> {
-        self.weights.matrix(COMBINE, self.config.layer.hidden, N_TAPS * self.config.target_hidden)
+        self.weights.matrix(
+            COMBINE,
+            self.config.layer.hidden,
+            self.config.n_taps() * self.config.target_hidden,
+        )
     }
 
     /// Weights of the norms of these states: none, one of `[n_taps * target_hidden]`, or `n_taps` of `[target_hidden]`.
@@ -145,7 +149,7 @@ impl Eagle3Checkpoint {
     /// As [`Checkpoint::vector`].
     pub fn state_norms(&self) -> Result<Vec<Vec<f32>>, Error> {
         let names = state_norms(&self.config);
-        let len = N_TAPS * self.config.target_hidden / names.len().max(1);
+        let len = self.config.n_taps() * self.config.target_hidden / names.len().max(1);
         names.iter().map(|name| self.weights.vector(name, len)).collect()
     }
 
@@ -215,9 +219,10 @@ fn implied(config: &Eagle3Config, layer: &str) -> HashSet<String> {
 
 /// Names of the norms of the target's states.
 fn state_norms(config: &Eagle3Config) -> Vec<String> {
-    match config.n_state_norms {
-        1 => vec![JOINT_NORM.to_string()],
-        n => (0..n).map(|i| format!("fc_norm.{i}.weight")).collect(),
+    match config.state_norms {
+        StateNorms::None => Vec::new(),
+        StateNorms::Joint => vec![JOINT_NORM.to_string()],
+        StateNorms::Each => (0..config.n_taps()).map(|i| format!("fc_norm.{i}.weight")).collect(),
     }
 }
 

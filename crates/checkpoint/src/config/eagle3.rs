@@ -32,8 +32,9 @@ const TARGET_HIDDEN: &str = "target_hidden_size";
 const JOINT_NORM: &str = "norm_before_fc";
 const STATE_NORMS: &str = "fc_norm";
 const SEVERAL_LAYERS: &str = "a head of several layers";
-/// Layers that are tapped.
-pub const N_TAPS: usize = 3;
+/// Layers that are tapped where the file names none, and most that one may name.
+const N_TAPS: usize = 3;
+const N_TAPS_MAX: usize = 16;
 
 /// Shape and constants of an EAGLE-3 head; made by [`Eagle3Config::parse`] and from GGUF files only, which check them.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,12 +48,23 @@ pub struct Eagle3Config {
     pub draft_vocab_len: usize,
     /// Whether the residual connection around attention starts behind the norm.
     pub norm_before_residual: bool,
-    /// Norms of the target's states before they are projected: none, 1 of all together, or [`N_TAPS`], one of each.
-    pub n_state_norms: usize,
+    /// Norms of the target's states before they are projected.
+    pub state_norms: StateNorms,
     /// Whether what it makes of a token stands behind the last norm when the next guess reads it.
     pub norm_output: bool,
     /// The target's residual stream is read after so many of its layers; `None` leaves them to [`Eagle3Config::taps_in`].
-    taps: Option<[usize; N_TAPS]>,
+    taps: Option<Vec<usize>>,
+}
+
+/// Norms of the states of the target that a head reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateNorms {
+    /// None.
+    None,
+    /// One of all together (`norm_before_fc`).
+    Joint,
+    /// One of each (`fc_norm`).
+    Each,
 }
 
 /// Whether the architecture in `config.json` is that of an EAGLE-3 head.
@@ -87,7 +99,7 @@ impl Eagle3Config {
     /// Reads the text of `config.json`.
     ///
     /// # Errors
-    /// As [`ModelConfig::parse`]; and for more layers than one, other inputs than three layers of the target, and a projection of
+    /// As [`ModelConfig::parse`]; and for more layers than one, other inputs than layers of the target, and a projection of
     /// these with biases.
     pub fn parse(config: &[u8]) -> Result<Self, Error> {
         let config: Value = json("config.json", config)?;
@@ -104,7 +116,7 @@ impl Eagle3Config {
             target_hidden: fields.optional_len(TARGET_HIDDEN, 1..=HIDDEN_MAX)?.unwrap_or(layer.hidden),
             draft_vocab_len: draft_vocab_len.unwrap_or(layer.vocab_len),
             norm_before_residual,
-            n_state_norms: n_state_norms(fields, eagle)?,
+            state_norms: state_norms(fields, eagle)?,
             norm_output: fields.flag("norm_output")?,
             taps: taps(fields, eagle)?,
             layer,
@@ -130,7 +142,7 @@ impl Eagle3Config {
             target_hidden: keys.optional_len(TARGET_HIDDEN, 1..=HIDDEN_MAX)?.unwrap_or(layer.hidden),
             draft_vocab_len,
             norm_before_residual: keys.flag("norm_before_residual")?,
-            n_state_norms: usize::from(keys.flag(JOINT_NORM)?),
+            state_norms: if keys.flag(JOINT_NORM)? { StateNorms::Joint } else { StateNorms::None },
             norm_output: false,
             taps: Some(taps_of_keys(&keys)?),
             layer,
@@ -154,18 +166,26 @@ impl Eagle3Config {
         }
     }
 
+    /// How many states of the target it reads.
+    pub fn n_taps(&self) -> usize {
+        self.taps.as_ref().map_or(N_TAPS, Vec::len)
+    }
+
     /// After how many layers of a target of `n_layers` its residual stream is read. Where the file names none, after 2,
     /// `n_layers / 2` and `n_layers - 3`, as the authors trained their heads.
     ///
     /// # Errors
     /// If the target has too few layers.
-    pub fn taps_in(&self, n_layers: usize) -> Result<[usize; N_TAPS], Error> {
-        let taps = self.taps.or_else(|| Some([2, n_layers / 2, n_layers.checked_sub(3)?]));
-        let is_inside = |taps: &[usize; N_TAPS]| taps.iter().all(|&n| n < n_layers);
-        taps.filter(is_inside).ok_or_else(|| Error::Field {
+    pub fn taps_in(&self, n_layers: usize) -> Result<Vec<usize>, Error> {
+        let usual = || Some(vec![2, n_layers / 2, n_layers.checked_sub(N_TAPS)?]);
+        let taps = self.taps.clone().or_else(usual);
+        taps.filter(|taps| taps.iter().all(|&n| n < n_layers)).ok_or_else(|| Error::Field {
             field: TAPS.into(),
             expected: format!("layers before the last of the {n_layers} of the model"),
-            got: self.taps.map_or_else(|| "none".into(), |taps| format!("the streams after {taps:?} layers")),
+            got: self
+                .taps
+                .as_ref()
+                .map_or_else(|| "none".into(), |taps| format!("the streams after {taps:?} layers")),
         })
     }
 }
@@ -214,8 +234,8 @@ fn refuse(fields: Fields<'_>, layer: Fields<'_>, eagle: Option<Fields<'_>>) -> R
     }
 }
 
-/// See [`Eagle3Config::n_state_norms`]; in configurations of NVIDIA's tools one field stands in `eagle_config`.
-fn n_state_norms(fields: Fields<'_>, eagle: Option<Fields<'_>>) -> Result<usize, Error> {
+/// See [`StateNorms`]; in configurations of NVIDIA's tools one field stands in `eagle_config`.
+fn state_norms(fields: Fields<'_>, eagle: Option<Fields<'_>>) -> Result<StateNorms, Error> {
     let of_eagle = eagle.map(|eagle| eagle.optional_flag(JOINT_NORM)).transpose()?.flatten();
     let is_joint = of_eagle.map_or_else(|| fields.flag(JOINT_NORM), Ok)?;
     match (is_joint, fields.flag(STATE_NORMS)?) {
@@ -223,9 +243,9 @@ fn n_state_norms(fields: Fields<'_>, eagle: Option<Fields<'_>>) -> Result<usize,
             "states of the target that are normalised twice",
             format!("{JOINT_NORM} and {STATE_NORMS}"),
         ),
-        (true, false) => Ok(1),
-        (false, true) => Ok(N_TAPS),
-        (false, false) => Ok(0),
+        (true, false) => Ok(StateNorms::Joint),
+        (false, true) => Ok(StateNorms::Each),
+        (false, false) => Ok(StateNorms::None),
     }
 }
 
@@ -237,7 +257,7 @@ fn unsupported<T>(feature: &'static str, got: String) -> Result<T, Error> {
 ///
 /// vLLM and SGLang count differently. A number `i` of the top level, which vLLM reads, is the stream that enters layer `i`, so
 /// after `i` layers; one inside `eagle_config`, which SGLang reads, is the output of layer `i`, after `i + 1`.
-fn taps(fields: Fields<'_>, eagle: Option<Fields<'_>>) -> Result<Option<[usize; N_TAPS]>, Error> {
+fn taps(fields: Fields<'_>, eagle: Option<Fields<'_>>) -> Result<Option<Vec<usize>>, Error> {
     let outer = listed_taps(fields, 0)?;
     let inner = eagle.map(|eagle| listed_taps(eagle, 1)).transpose()?.flatten();
     match (outer, inner) {
@@ -246,12 +266,12 @@ fn taps(fields: Fields<'_>, eagle: Option<Fields<'_>>) -> Result<Option<[usize; 
             expected: format!("that of {EAGLE} and 1 each ({inner:?})"),
             got: format!("{outer:?}"),
         }),
-        _ => Ok(outer.or(inner)),
+        (outer, inner) => Ok(outer.or(inner)),
     }
 }
 
 /// * `n_more`: layers after the number that stands there.
-fn listed_taps(fields: Fields<'_>, n_more: usize) -> Result<Option<[usize; N_TAPS]>, Error> {
+fn listed_taps(fields: Fields<'_>, n_more: usize) -> Result<Option<Vec<usize>>, Error> {
     let Some(value) = fields.get(TAPS) else {
         return Ok(None);
     };
@@ -264,19 +284,23 @@ fn listed_taps(fields: Fields<'_>, n_more: usize) -> Result<Option<[usize; N_TAP
         (n < N_LAYERS_MAX).then_some(n + n_more)
     };
     let numbers: Option<Vec<usize>> = list.iter().map(number).collect();
-    let taps = numbers.and_then(|numbers| numbers.try_into().ok());
-    taps.map(Some).ok_or_else(|| invalid(TAPS, format!("{N_TAPS} numbers of layers"), value))
+    let taps = numbers.filter(|numbers| numbers.len() <= N_TAPS_MAX);
+    taps.map(Some).ok_or_else(|| invalid(TAPS, expected_taps(), value))
 }
 
 /// The same of a GGUF file, whose numbers mean what those of the top level do.
-fn taps_of_keys(keys: &Keys<'_>) -> Result<[usize; N_TAPS], Error> {
+fn taps_of_keys(keys: &Keys<'_>) -> Result<Vec<usize>, Error> {
     const KEY: &str = "target_layers";
     let listed = keys.integers(KEY)?.ok_or_else(|| keys.missing(KEY))?;
     let number = |&n: &i64| usize::try_from(n).ok().filter(|&n| n < N_LAYERS_MAX);
     let numbers: Option<Vec<usize>> = listed.iter().map(number).collect();
-    numbers.and_then(|numbers| numbers.try_into().ok()).ok_or_else(|| Error::Field {
+    numbers.filter(|numbers| (1..=N_TAPS_MAX).contains(&numbers.len())).ok_or_else(|| Error::Field {
         field: keys.key(KEY),
-        expected: format!("{N_TAPS} numbers of layers"),
+        expected: expected_taps(),
         got: format!("{listed:?}"),
     })
+}
+
+fn expected_taps() -> String {
+    format!("at most {N_TAPS_MAX} numbers of layers")
 }

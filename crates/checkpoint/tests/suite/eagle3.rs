@@ -175,30 +175,33 @@ fn a_head_without_a_smaller_vocabulary_guesses_every_token() {
 #[test]
 fn the_tapped_layers_are_those_of_the_authors_or_of_the_file() {
     let taps = |changes: Value, n_layers| parsed(&changes).unwrap().taps_in(n_layers).ok();
-    assert_eq!(taps(json!({}), 32), Some([2, 16, 29]));
+    assert_eq!(taps(json!({}), 32), Some(vec![2, 16, 29]));
     assert_eq!(
         taps(json!({"eagle_config": {"eagle_aux_hidden_state_layer_ids": []}}), 32),
-        Some([2, 16, 29])
+        Some(vec![2, 16, 29])
     );
-    assert_eq!(taps(json!({}), 3), Some([2, 1, 0]));
+    assert_eq!(taps(json!({}), 3), Some(vec![2, 1, 0]));
     assert_eq!(taps(json!({}), 2), None);
     // The stream that enters layer i, and the output of layer i.
-    assert_eq!(taps(json!({"eagle_aux_hidden_state_layer_ids": [2, 16, 29]}), 32), Some([2, 16, 29]));
+    assert_eq!(taps(json!({"eagle_aux_hidden_state_layer_ids": [2, 16, 29]}), 32), Some(vec![2, 16, 29]));
     let inner = json!({"eagle_config": {"eagle_aux_hidden_state_layer_ids": [1, 15, 28]}});
-    assert_eq!(taps(inner.clone(), 32), Some([2, 16, 29]));
-    assert_eq!(taps(inner.clone(), 30), Some([2, 16, 29]));
+    assert_eq!(taps(inner.clone(), 32), Some(vec![2, 16, 29]));
+    assert_eq!(taps(inner.clone(), 30), Some(vec![2, 16, 29]));
     assert_eq!(taps(inner.clone(), 29), None);
     let mut both = inner;
     both["eagle_aux_hidden_state_layer_ids"] = json!([2, 16, 29]);
-    assert_eq!(taps(both.clone(), 32), Some([2, 16, 29]));
+    assert_eq!(taps(both.clone(), 32), Some(vec![2, 16, 29]));
     both["eagle_aux_hidden_state_layer_ids"] = json!([1, 15, 28]);
     check_config_refused(
         &both,
         "eagle_aux_hidden_state_layer_ids must be that of eagle_config and 1 each ([2, 16, 29]), got [1, 15, 28]",
     );
-    for odd in [json!([1, 2]), json!([1, 2, 3, 4]), json!([1, 2, -3]), json!([1, 2, 600]), json!([1, 2, "3"])]
-    {
-        let expected = format!("eagle_aux_hidden_state_layer_ids must be 3 numbers of layers, got {odd}");
+    let five = json!({"eagle_aux_hidden_state_layer_ids": [1, 9, 17, 25, 33]});
+    assert_eq!(taps(five.clone(), 36), Some(vec![1, 9, 17, 25, 33]));
+    assert_eq!(parsed(&five).unwrap().n_taps(), 5);
+    for odd in [json!(vec![0; 17]), json!([1, 2, -3]), json!([1, 2, 600]), json!([1, 2, "3"])] {
+        let expected =
+            format!("eagle_aux_hidden_state_layer_ids must be at most 16 numbers of layers, got {odd}");
         check_config_refused(&json!({"eagle_aux_hidden_state_layer_ids": odd}), &expected);
     }
     check_config_refused(

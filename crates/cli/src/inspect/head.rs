@@ -42,7 +42,7 @@ impl Head {
             architecture: "EAGLE-3",
             dtypes: Dtypes::of(head.dtypes()),
             draft_vocab_len: *draft_vocab_len,
-            taps: taps.ok().map(Vec::from),
+            taps: taps.ok(),
             own_embeddings: head.embeddings().is_ok_and(|table| table.is_some()),
             ..Self::of_layer(layer, DraftCheckpoint::Eagle3(head), backend)
         }

@@ -37,7 +37,7 @@ impl<B: Backend> Pair<B> {
 /// A random head on the random target of [`tiny_pair`](crate::pair::tiny_pair), which has two layers.
 pub(crate) fn tiny_head<B: Backend>(backend: B, rule: Rule, n_blocks: u32) -> ModelExecutor<B> {
     let target = open("llama3");
-    let kind = Kind { taps: Some([1; 3]), hidden: 64, ..files::PLAIN };
+    let kind = Kind { taps: Some(&[1; 3]), hidden: 64, ..files::PLAIN };
     let (_files, head) = head(kind, target.config().vocab_len, target.config().hidden);
     let checkpoints = Checkpoints { target: &target, draft: Some(DraftCheckpoint::Eagle3(&head)) };
     let config = Config { rule, kv: KvSize::Blocks(n_blocks), ..Config::default() };

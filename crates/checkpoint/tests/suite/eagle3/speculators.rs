@@ -1,7 +1,7 @@
 //! Heads in the format of `speculators`, whose layer has an object of its own, and heads with further norms.
 
 use dsde_checkpoint::Eagle3Config;
-use dsde_checkpoint::config::{Family, N_TAPS};
+use dsde_checkpoint::config::Family;
 use serde_json::{Value, json};
 
 use super::{GUESSED, HIDDEN, VOCAB, config, floats, opened, parsed, tensors, with};
@@ -87,16 +87,16 @@ fn norms_of_the_targets_states_are_read() {
             opened(&with(&changes), &tensors).unwrap().state_norms().unwrap_err().to_string(),
             "the weights lack tensor input_norm.weight"
         );
-        tensors.insert("input_norm.weight".into(), floats(&[N_TAPS * HIDDEN]));
+        tensors.insert("input_norm.weight".into(), floats(&[3 * HIDDEN]));
         let norms = opened(&with(&changes), &tensors).unwrap().state_norms().unwrap();
-        assert_eq!(norms.iter().map(Vec::len).collect::<Vec<_>>(), [N_TAPS * HIDDEN]);
+        assert_eq!(norms.iter().map(Vec::len).collect::<Vec<_>>(), [3 * HIDDEN]);
     }
     let mut tensors = tensors();
-    for i in 0..N_TAPS {
+    for i in 0..3 {
         tensors.insert(format!("fc_norm.{i}.weight"), floats(&[HIDDEN]));
     }
     let head = opened(&with(&json!({"fc_norm": true, "norm_output": true})), &tensors).unwrap();
-    assert_eq!(head.state_norms().unwrap().iter().map(Vec::len).collect::<Vec<_>>(), [HIDDEN; N_TAPS]);
+    assert_eq!(head.state_norms().unwrap().iter().map(Vec::len).collect::<Vec<_>>(), [HIDDEN; 3]);
     assert!(head.config().norm_output);
     // Norms that nobody asked for are another head.
     assert_eq!(

@@ -33,8 +33,8 @@ pub(crate) struct Kind {
     /// How the names of the layer's tensors begin.
     pub(crate) layer: &'static str,
     /// After how many layers of the target the head reads its states, if it says so.
-    pub(crate) taps: Option<[usize; 3]>,
-    /// Norms of the target's states: none, one of all together, or three.
+    pub(crate) taps: Option<&'static [usize]>,
+    /// Norms of the target's states: none, one of all together, or one of each.
     pub(crate) n_state_norms: usize,
     pub(crate) norm_output: bool,
     /// Whether its layer is that of Qwen3, in the format of `speculators`.
@@ -88,19 +88,20 @@ pub(crate) fn guessed(vocab_len: usize) -> Vec<u32> {
 /// A head for a target of `vocab_len` tokens and width `target_hidden`.
 pub(crate) fn head(kind: Kind, vocab_len: usize, target_hidden: usize) -> (Files, Eagle3Checkpoint) {
     let Kind { hidden, has_embeddings, norm_before_residual, layer, taps, .. } = kind;
+    let n_states = taps.map_or(3, <[usize]>::len) * target_hidden;
     let guessed = guessed(vocab_len);
     let mut tensors = Tensors::new();
     let mut random = Random(12);
     add_layer(&mut tensors, layer, hidden, 2 * hidden, &mut random);
     tensors.insert(format!("{layer}.hidden_norm.weight"), random.norm(hidden));
-    tensors.insert("fc.weight".into(), random.matrix(hidden, 3 * target_hidden, 1.0));
+    tensors.insert("fc.weight".into(), random.matrix(hidden, n_states, 1.0));
     tensors.insert("norm.weight".into(), random.norm(hidden));
     tensors.insert("lm_head.weight".into(), random.matrix(guessed.len(), hidden, 2.0));
     if has_embeddings {
         tensors.insert("embed_tokens.weight".into(), random.matrix(vocab_len, hidden, 1.0));
     }
     match kind.n_state_norms {
-        1 => drop(tensors.insert("input_norm.weight".into(), random.norm(3 * target_hidden))),
+        1 => drop(tensors.insert("input_norm.weight".into(), random.norm(n_states))),
         n => (0..n).for_each(|i| drop(tensors.insert(state_norm(i), random.norm(target_hidden)))),
     }
     if kind.is_qwen3 {
@@ -120,10 +121,10 @@ pub(crate) fn head(kind: Kind, vocab_len: usize, target_hidden: usize) -> (Files
     }
     config["norm_before_residual"] = json!(norm_before_residual);
     config["norm_before_fc"] = json!(kind.n_state_norms == 1);
-    config["fc_norm"] = json!(kind.n_state_norms == 3);
+    config["fc_norm"] = json!(kind.n_state_norms > 1);
     config["norm_output"] = json!(kind.norm_output);
     if let Some(taps) = taps {
-        let outputs = taps.map(|n_layers| n_layers as i64 - 1);
+        let outputs: Vec<i64> = taps.iter().map(|&n_layers| n_layers as i64 - 1).collect();
         config["eagle_config"] =
             json!({"eagle_aux_hidden_state_layer_ids": outputs, "use_aux_hidden_state": true});
     }

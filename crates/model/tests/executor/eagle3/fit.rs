@@ -38,7 +38,7 @@ fn heads_of_other_models_are_refused() {
         "this EAGLE-3 head lacks embed_tokens.weight: it needs embeddings of 16 numbers, those of the model have 32",
     );
     check_refused(
-        Kind { taps: Some([1, 2, 6]), ..PLAIN },
+        Kind { taps: Some(&[1, 2, 6]), ..PLAIN },
         VOCAB,
         HIDDEN,
         "eagle_aux_hidden_state_layer_ids must be layers before the last of the 6 of the model, got the streams after [1, 2, 6] layers",

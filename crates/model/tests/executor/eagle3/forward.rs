@@ -86,7 +86,7 @@ fn steps_agree<B: Backend>(backend: B, kind: Kind, tolerance: f64) {
 
 #[test]
 fn every_step_guesses_what_a_plain_implementation_does() {
-    let taps = Some([1, 4, 5]);
+    let taps = Some(&[1, 4, 5][..]);
     for kind in [
         PLAIN,
         Kind { norm_before_residual: true, ..PLAIN },
@@ -94,6 +94,7 @@ fn every_step_guesses_what_a_plain_implementation_does() {
         Kind { hidden: HIDDEN / 2, has_embeddings: true, taps, ..PLAIN },
         Kind { n_state_norms: 1, hidden: HIDDEN / 2, has_embeddings: true, ..PLAIN },
         Kind { n_state_norms: 3, norm_output: true, ..PLAIN },
+        Kind { n_state_norms: 5, taps: Some(&[1, 2, 3, 4, 5]), ..PLAIN },
         Kind { is_qwen3: true, norm_before_residual: true, layer: "layers.0", taps, ..PLAIN },
     ] {
         steps_agree(Reference, kind, TOLERANCE_F32);

@@ -16,7 +16,7 @@ pub(crate) struct Plain<'a> {
 impl Plain<'_> {
     /// What the head reads of every token: `g = FC(l, m, h)`.
     fn features(&self, tokens: &[u32]) -> Vec<Vector> {
-        let taps = self.kind.taps.unwrap_or([2, N_LAYERS / 2, N_LAYERS - 3]);
+        let taps = self.kind.taps.unwrap_or(&[2, N_LAYERS / 2, N_LAYERS - 3]);
         let mut hidden = embed(&self.target["model.embed_tokens.weight"], tokens);
         let mut states = vec![Vector::new(); tokens.len()];
         for i in 0..N_LAYERS {
