@@ -33,6 +33,7 @@ pub use architecture::NormNames;
 pub use assistant::{AssistantConfig, Centroids};
 pub(crate) use delta::DeltaLayout;
 pub use delta::DeltaShape;
+pub(crate) use eagle3::TO_TARGET;
 pub use eagle3::{Eagle3Config, StateNorms};
 pub(crate) use experts::ExpertLayout;
 pub use experts::Experts;

@@ -131,6 +131,11 @@ impl Gguf {
         self.tensors.keys().map(String::as_str)
     }
 
+    /// Names of the lists of whole numbers, which are no weights.
+    pub(crate) fn list_names(&self) -> impl Iterator<Item = &str> {
+        self.tensor_names().filter(|name| self.tensor(name).is_none())
+    }
+
     /// A tensor as stored, unless it is a list of whole numbers; its last dimension is the fastest, which the file lists first.
     pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
         let Location { file_idx, span } = self.tensors.get(name)?;

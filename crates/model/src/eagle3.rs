@@ -251,5 +251,7 @@ pub(crate) fn check_fit(checkpoint: &Eagle3Checkpoint, target: &ModelConfig) -> 
         return Err(Error::NoEmbeddings { expected: config.layer.hidden, got: target.hidden });
     }
     config.taps_in(target.n_layers)?;
+    // A head that reads other states than it says shows before anything is loaded.
+    (checkpoint.combination()?, checkpoint.output()?);
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::{Checkpoint, folder, from_gguf};
-use crate::config::{Eagle3Config, StateNorms};
+use crate::config::{Eagle3Config, StateNorms, TO_TARGET};
 use crate::error::Error;
 use crate::files::check_folder;
 use crate::gguf::Gguf;
@@ -22,8 +22,6 @@ const NORM: &str = "norm.weight";
 const COMBINE: &str = "fc.weight";
 /// Norm of the states of the target together.
 const JOINT_NORM: &str = "input_norm.weight";
-/// Token of the target minus token of the head, `[draft_vocab_len]`; in GGUF files the token of the target.
-const TO_TARGET: &str = "d2t";
 /// Whether the head can guess a token, `[vocab_len]`.
 const IS_GUESSED: &str = "t2d";
 /// What older tools stored beside the weights although it follows from the configuration.
@@ -96,7 +94,7 @@ impl Eagle3Checkpoint {
     }
 
     fn checked(config: Eagle3Config, weights: Checkpoint, layer: &'static str) -> Result<Self, Error> {
-        refuse_undeclared(&weights, &config, layer)?;
+        check_declared(&weights, &config, layer)?;
         let vocabulary = vocabulary(&weights, &config)?;
         Ok(Self { config, weights, layer, vocabulary })
     }
@@ -227,9 +225,13 @@ fn state_norms(config: &Eagle3Config) -> Vec<String> {
 }
 
 /// # Errors
-/// [`Error::TensorUndeclared`] for a tensor without a use: such a head computes something else than is computed here.
-fn refuse_undeclared(weights: &Checkpoint, config: &Eagle3Config, layer: &str) -> Result<(), Error> {
+/// [`Error::TensorMissing`]; [`Error::TensorUndeclared`] for a tensor without a use: such a head computes something else than is
+/// computed here.
+fn check_declared(weights: &Checkpoint, config: &Eagle3Config, layer: &str) -> Result<(), Error> {
     let implied = implied(config, layer);
+    if let Some(name) = implied.iter().filter(|name| !weights.has_tensor(name)).min() {
+        return Err(Error::TensorMissing { name: name.clone() });
+    }
     let is_used = |name: &str| {
         implied.contains(name)
             || [EMBEDDINGS, TO_TARGET, IS_GUESSED].contains(&name)

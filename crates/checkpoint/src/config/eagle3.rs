@@ -19,7 +19,7 @@ const ARCHITECTURES: [&str; 5] =
     ["LlamaForCausalLMEagle3", "Eagle3LlamaForCausalLM", QWEN3, "Eagle3Speculator", "Eagle3DraftModel"];
 /// The one whose layer is that of Qwen3.
 const QWEN3: &str = "Eagle3Qwen3ForCausalLM";
-/// Name of the architecture in GGUF files.
+/// Name of the architecture in GGUF files, and of the algorithm in `speculators`.
 const GGUF: &str = "eagle3";
 /// Object of `speculators` that describes the layer.
 const LAYER: &str = "transformer_layer_config";
@@ -27,6 +27,9 @@ const LAYER: &str = "transformer_layer_config";
 const TAPS: &str = "eagle_aux_hidden_state_layer_ids";
 /// Object that holds the same field in configurations of SGLang and those who train for it.
 const EAGLE: &str = "eagle_config";
+/// Tensor of what the tokens of the head are to the target, `[draft_vocab_len]`: how far each is from the target's, and in GGUF files
+/// the token of the target itself.
+pub(crate) const TO_TARGET: &str = "d2t";
 /// Field and key of the width of the target, and of one norm of its states.
 const TARGET_HIDDEN: &str = "target_hidden_size";
 const JOINT_NORM: &str = "norm_before_fc";
@@ -108,6 +111,7 @@ impl Eagle3Config {
         refuse(fields, of_layer.unwrap_or(fields), eagle)?;
         let family = family(&config, of_layer)?;
         let layer = ModelConfig::of(Architecture::of(family), of_layer.unwrap_or(fields), None)?;
+        refuse_doubtful_window(of_layer.unwrap_or(fields), &layer)?;
         let draft_vocab_len = fields.optional_len("draft_vocab_size", 1..=VOCAB_LEN_MAX)?;
         // vLLM reads what `speculators` leaves out as true.
         let norm_before_residual =
@@ -225,12 +229,32 @@ fn refuse(fields: Fields<'_>, layer: Fields<'_>, eagle: Option<Fields<'_>>) -> R
             return unsupported(feature, format!("{field}: {}", shown(value)));
         }
     }
-    let uses_taps = eagle.and_then(|eagle| eagle.get("use_aux_hidden_state"));
-    match uses_taps {
-        Some(Value::Bool(false)) => {
-            unsupported("a head that reads the last layer alone", "use_aux_hidden_state: false".into())
-        }
-        _ => Ok(()),
+    const ALGORITHM: &str = "speculators_model_type";
+    if let Some(other) = fields.text(ALGORITHM)?.filter(|&algorithm| algorithm != GGUF) {
+        return unsupported("a head of another algorithm", format!("{ALGORITHM}: {other}"));
+    }
+    const USES_TAPS: &str = "use_aux_hidden_state";
+    match eagle.map(|eagle| eagle.optional_flag(USES_TAPS)).transpose()?.flatten() {
+        Some(false) => unsupported("a head that reads the last layer alone", format!("{USES_TAPS}: false")),
+        Some(true) | None => Ok(()),
+    }
+}
+
+/// vLLM gives a layer a window because `layer_types` says so, whatever the model is that the layer comes from; the programs that train
+/// heads follow that model.
+///
+/// * `fields`: those that describe the layer.
+///
+/// # Errors
+/// [`Error::Unsupported`] for a window that only one of them reads.
+fn refuse_doubtful_window(fields: Fields<'_>, layer: &ModelConfig) -> Result<(), Error> {
+    let types = fields.get("layer_types").filter(|types| types[0] == "sliding_attention");
+    match types.filter(|_| layer.layers[0].window.is_none()) {
+        Some(types) => unsupported(
+            "a window that the layer does not have elsewhere",
+            format!("layer_types: {}", shown(types)),
+        ),
+        None => Ok(()),
     }
 }
 
@@ -297,7 +321,7 @@ fn taps_of_keys(keys: &Keys<'_>) -> Result<Vec<usize>, Error> {
     numbers.filter(|numbers| (1..=N_TAPS_MAX).contains(&numbers.len())).ok_or_else(|| Error::Field {
         field: keys.key(KEY),
         expected: expected_taps(),
-        got: format!("{listed:?}"),
+        got: shown(&listed.into()),
     })
 }
 

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::error::Error;
 use crate::gguf::{Gguf, Metadata, Value};
+use crate::stored::Dtype;
 
 /// Tensor of what rotary frequencies are divided by, `[rotary_dim / 2]`.
 pub(crate) const ROPE_FACTORS: &str = "rope_freqs.weight";
@@ -178,6 +179,7 @@ impl<'a> Keys<'a> {
             read: architecture.keys,
         };
         keys.refuse_unsupported()?;
+        keys.refuse_lists()?;
         Ok(keys)
     }
 }
@@ -375,6 +377,18 @@ impl Keys<'_> {
             }
         }
         Ok(())
+    }
+
+    /// A list is no weight: reading the file as if it were not there would be reading another one.
+    fn refuse_lists(&self) -> Result<(), Error> {
+        match self.gguf.list_names().filter(|name| *name != eagle3::TO_TARGET).min() {
+            None => Ok(()),
+            Some(name) => Err(Error::TensorDtype {
+                name: name.to_string(),
+                expected: &Dtype::ALL,
+                got: "I64".to_string(),
+            }),
+        }
     }
 
     fn unsupported(&self, name: &str, got: impl ToString, feature: &'static str) -> Error {

@@ -149,7 +149,7 @@ fn hostile_files_are_refused_by_name() {
         },
         "tensor d2t must have shape [4], got [3]",
     );
-    for (listed, got) in [(&[][..], "[]"), (&[2, 16, -29], "[2, 16, -29]"), (&[2, 16, 512], "[2, 16, 512]")] {
+    for (listed, got) in [(&[][..], "[]"), (&[2, 16, -29], "[2,16,-29]"), (&[2, 16, 512], "[2,16,512]")] {
         check_refused(
             |writer| {
                 layers(writer, listed);
@@ -157,6 +157,15 @@ fn hostile_files_are_refused_by_name() {
             &format!("eagle3.target_layers must be at most 16 numbers of layers, got {got}"),
         );
     }
+    check_refused(
+        |writer| {
+            layers(writer, &[7; 1000]);
+        },
+        &format!(
+            "eagle3.target_layers must be at most 16 numbers of layers, got [{}...",
+            "7,".repeat(40).strip_suffix(',').unwrap()
+        ),
+    );
     check_refused(
         |writer| {
             writer.without("eagle3.target_layers");
@@ -191,6 +200,19 @@ fn hostile_files_are_refused_by_name() {
         |writer| writer.tensors.retain(|tensor| tensor.name != "output.weight"),
         "the weights lack tensor output.weight",
     );
+    check_refused(
+        |writer| writer.tensors.retain(|tensor| tensor.name != "blk.0.attn_q.weight"),
+        "the weights lack tensor model.layers.0.self_attn.q_proj.weight",
+    );
+    // Rotary factors of another kind would change what is computed.
+    for name in ["rope_freqs.weight", "token_embd.weight"] {
+        check_refused(
+            |writer| {
+                writer.tensor(name, &[1], I64_TENSOR, 1i64.to_le_bytes().to_vec());
+            },
+            &format!("tensor {name} must be one of {:?}, got I64; convert the weights", Dtype::ALL),
+        );
+    }
     check_refused(
         |writer| {
             writer.tensor("blk.0.attn_q_norm.weight", &[2], F32_TENSOR, floats(&[2]).2);

@@ -84,7 +84,7 @@ fn norms_of_the_targets_states_are_read() {
     ] {
         let mut tensors = tensors();
         assert_eq!(
-            opened(&with(&changes), &tensors).unwrap().state_norms().unwrap_err().to_string(),
+            opened(&with(&changes), &tensors).unwrap_err(),
             "the weights lack tensor input_norm.weight"
         );
         tensors.insert("input_norm.weight".into(), floats(&[3 * HIDDEN]));
@@ -112,6 +112,21 @@ fn norms_of_the_targets_states_are_read() {
 #[test]
 fn hostile_configurations_are_refused_by_name() {
     for (outer, inner, expected) in [
+        (
+            json!({"speculators_model_type": "peagle"}),
+            json!({}),
+            "a head of another algorithm is not supported (speculators_model_type: peagle); use another head",
+        ),
+        (
+            json!({"eagle_config": {"use_aux_hidden_state": 0}}),
+            json!({}),
+            "use_aux_hidden_state must be true or false, got 0",
+        ),
+        (
+            json!({}),
+            json!({"layer_types": ["sliding_attention"], "sliding_window": 2048}),
+            "a window that the layer does not have elsewhere is not supported (layer_types: [\"sliding_attention\"]); use another head",
+        ),
         (
             json!({"transformer_layer_config": 7}),
             json!({}),
