@@ -252,6 +252,7 @@ pub(crate) fn check_fit(checkpoint: &Eagle3Checkpoint, target: &ModelConfig) -> 
     }
     config.taps_in(target.n_layers)?;
     // A head that reads other states than it says shows before anything is loaded.
-    (checkpoint.combination()?, checkpoint.output()?);
+    checkpoint.combination()?;
+    checkpoint.output()?;
     Ok(())
 }

@@ -45,6 +45,16 @@ fn heads_of_other_models_are_refused() {
     );
 }
 
+/// A head that reads other states than it says is told of before anything is loaded.
+#[test]
+fn projections_of_other_shapes_do_not_fit() {
+    let (_files, target) = target();
+    let (files, _) = head(PLAIN, VOCAB, HIDDEN);
+    let (_wide, head) = super::files::with_tensor(&files, "fc.weight", (vec![HIDDEN, 1], vec![0.0; HIDDEN]));
+    let error = DraftCheckpoint::Eagle3(&head).check_fit(target.config()).unwrap_err();
+    assert_eq!(error.to_string(), "tensor fc.weight must have shape [32, 96], got [32, 1]");
+}
+
 #[test]
 fn a_target_of_two_layers_needs_a_head_that_says_which() {
     let target = open("llama3");
