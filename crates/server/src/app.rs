@@ -1,5 +1,6 @@
 //! Routes, who may use them, and what handlers share.
 
+mod recent_forms;
 mod text;
 
 use std::hash::{BuildHasher as _, RandomState};
@@ -28,6 +29,7 @@ use crate::openai::fields::Fields;
 use crate::openai::{chat, completions, models, responses, tokens};
 use crate::service::Phase;
 use crate::{cors, head, openapi, page, paths, policies};
+pub(crate) use recent_forms::RecentForms;
 pub(crate) use text::PromptEnd;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -54,6 +56,7 @@ pub(crate) struct App {
     pub(crate) ids: Ids,
     /// Made when a form is first asked for.
     pub(crate) grammars: Arc<OnceLock<Grammars>>,
+    pub(crate) recent_forms: RecentForms,
     /// Forms that may be compiled at once.
     pub(crate) compiling: Arc<Semaphore>,
 }

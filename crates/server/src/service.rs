@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::timeout;
 
-use crate::app::{App, COMPILING_MAX, Ids, router};
+use crate::app::{App, COMPILING_MAX, Ids, RecentForms, router};
 use crate::config::{Config, Text};
 use crate::connections::{self, Limits};
 use crate::engine_thread::{self, EngineHandle, EngineThread};
@@ -112,6 +112,7 @@ pub async fn serve(
         board,
         ids: Ids::new(),
         grammars: Arc::default(),
+        recent_forms: RecentForms::default(),
         compiling: Arc::new(Semaphore::new(COMPILING_MAX)),
     };
     let began = async move {

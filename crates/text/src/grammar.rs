@@ -1,8 +1,8 @@
 //! Forms of answers as masks over the vocabulary: JSON, of any kind or of a schema, and what a regular expression, a list of
 //! texts or a grammar describes.
 //!
-//! A form is compiled once per request and followed token by token; both are bounded in work and memory, because forms come
-//! from strangers. White space between the parts of a document is left out, so that no answer can consist of it.
+//! A form is compiled once and followed token by token by every answer; both are bounded in work and memory, because forms come from
+//! strangers. White space between the parts of a document is left out, so that no answer can consist of it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -31,7 +31,7 @@ pub use calls::{Function, Thoughts};
 pub const SCHEMA_BYTES_MAX: usize = 64 << 10;
 /// Longest grammar of calls, bytes; the schemas of all functions are part of it.
 pub const CALLS_BYTES_MAX: usize = 4 * SCHEMA_BYTES_MAX;
-/// Most states of a schema's lexer, about 2 KiB each; the answers of a request share them.
+/// Most states of a schema's lexer, about 2 KiB each; every answer has its own.
 const LEXER_STATES_MAX: usize = 4000;
 /// Most symbols of a schema's grammar.
 const GRAMMAR_SIZE_MAX: usize = 50_000;
@@ -234,7 +234,7 @@ fn without_anchors(regex: &str) -> &str {
     }
 }
 
-/// A form before any answer.
+/// A form before any answer, which requests may share.
 struct Compiled(Mutex<Matcher>);
 
 impl fmt::Debug for Compiled {
@@ -246,7 +246,8 @@ impl fmt::Debug for Compiled {
 impl Grammar for Compiled {
     fn begin(&self) -> Box<dyn Constraint> {
         let matcher = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Box::new(Followed(matcher.clone()))
+        // With states of its own: those of all answers together would reach the limit of one.
+        Box::new(Followed(matcher.deep_clone()))
     }
 }
 

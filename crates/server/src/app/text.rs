@@ -1,6 +1,6 @@
 //! Work on text that handlers share, where it holds up no connection: prompts as tokens, and forms of answers compiled.
 
-use std::fmt::Write as _;
+use std::fmt::{Debug, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -110,6 +110,7 @@ impl App {
     /// What an answer of a form may say, compiled for this model; few at a time, so that nobody else's text waits for them.
     ///
     /// * `thoughts`: what may come before the form.
+    /// * `salt`: see [`App::salt`]; requests of another find no form that was compiled for this one.
     ///
     /// # Errors
     /// 400 if the form cannot be followed, or takes too long.
@@ -117,10 +118,12 @@ impl App {
         self: &Arc<Self>,
         asked: Option<&AskedForm>,
         thoughts: Thoughts,
+        salt: &str,
     ) -> Result<Option<Arc<dyn Grammar>>, ApiError> {
         let Some(AskedForm { form, field }) = asked.cloned() else {
             return Ok(None);
         };
+        let key = key(salt, thoughts, &form);
         let compile = move |grammars: &Grammars| match form {
             Form::JsonObject => grammars.json_object(thoughts),
             Form::JsonSchema(schema) => grammars.json_schema(schema, thoughts),
@@ -128,7 +131,7 @@ impl App {
             Form::Choice(texts) => grammars.choice(&texts, thoughts),
             Form::Grammar(text) => grammars.grammar(&text, thoughts),
         };
-        self.compiled(field, compile).await.map(Some)
+        self.compiled(key, field, compile).await.map(Some)
     }
 
     /// What an answer may say that must call a function, compiled as any other form.
@@ -139,18 +142,25 @@ impl App {
         self: &Arc<Self>,
         form: CallForm,
         thoughts: Thoughts,
+        salt: &str,
     ) -> Result<Arc<dyn Grammar>, ApiError> {
+        let key = key(salt, thoughts, &form);
         let compile = move |grammars: &Grammars| {
             grammars.calls(form.format, &form.functions, form.are_parallel, thoughts)
         };
-        self.compiled("tools", compile).await
+        self.compiled(key, "tools", compile).await
     }
 
+    /// * `key`: of the form among the recent ones.
     async fn compiled(
         self: &Arc<Self>,
+        key: String,
         field: &'static str,
         compile: impl FnOnce(&Grammars) -> Result<Arc<dyn Grammar>, TextError> + Send + 'static,
     ) -> Result<Arc<dyn Grammar>, ApiError> {
+        if let Some(form) = self.recent_forms.get(&key) {
+            return Ok(form);
+        }
         let place = self.compiling.clone().acquire_owned().await;
         let place = place.map_err(|_| ApiError::internal("no grammar can be compiled"))?;
         let grammars = self.grammars.clone();
@@ -173,7 +183,9 @@ impl App {
                 format!("the form must be compiled within {limit} s, and was not: simplify it"),
             )
         })?;
-        compiled.map_err(|error| error.of_field(field))
+        let form = compiled.map_err(|error| error.of_field(field))?;
+        self.recent_forms.keep(key, form.clone());
+        Ok(form)
     }
 
     /// Runs work on text where it holds up no connection.
@@ -188,6 +200,11 @@ impl App {
     }
 }
 
+/// What a form that was compiled once is found by: who asks, and all that it says.
+fn key(salt: &str, thoughts: Thoughts, form: &impl Debug) -> String {
+    format!("{salt:?} {thoughts:?} {form:?}")
+}
+
 fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -196,4 +213,37 @@ fn with_causes(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use dsde_text::ReasoningFormat;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn keys_tell_apart_who_asks_and_what_for() {
+        let schema = |schema| Form::JsonSchema(schema);
+        let (salts, thoughts) =
+            (["0 ", "0 a", "1 "], [Thoughts::None, Thoughts::Begun(ReasoningFormat::Harmony)]);
+        let forms = [
+            Form::JsonObject,
+            schema(json!({})),
+            schema(json!({"type": "object"})),
+            schema(json!("a")),
+            Form::Regex("a".into()),
+            Form::Choice(vec!["a".into(), "b".into()]),
+            Form::Choice(vec!["a\", \"b".into()]),
+            Form::Grammar("a".into()),
+        ];
+        let of_salt = |salt| thoughts.into_iter().flat_map(move |thoughts| [(salt, thoughts)]);
+        let all = salts.into_iter().flat_map(of_salt);
+        let keys: Vec<String> =
+            all.flat_map(|(salt, thoughts)| forms.each_ref().map(|form| key(salt, thoughts, form))).collect();
+        assert_eq!(keys.iter().collect::<HashSet<_>>().len(), salts.len() * thoughts.len() * forms.len());
+        assert_eq!(key("0 ", Thoughts::None, &forms[2]), keys[2]);
+    }
 }

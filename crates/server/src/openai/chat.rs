@@ -92,13 +92,14 @@ pub(crate) async fn order(
     let sampling = &app.config.sampling;
     let mut requests =
         fields.requests(vec![prompt.tokens], logprobs, headers, &app.text.eos_tokens, sampling, rest)?;
-    let grammar = form(app, fields, tools.as_ref(), thoughts).await?;
+    let salt = app.salt(headers, fields)?;
+    let grammar = form(app, fields, tools.as_ref(), thoughts, &salt).await?;
     let calls = tools.as_ref().map(Tools::expected_calls);
     let reasoning = template.and_then(ChatTemplate::reasoning_format);
     let has_special_marker = has_special_marker(&app.text.tokenizer, reasoning, calls.as_ref());
     for request in &mut requests {
         request.grammar = grammar.clone();
-        request.salt = app.salt(headers, fields)?;
+        request.salt = salt.clone();
         request.drops_leading_space = end != PromptEnd::LastMessage && app.text.tokenizer.has_leading_space();
         request.shows_special_tokens |= has_special_marker;
     }
@@ -153,17 +154,18 @@ async fn form(
     fields: &Fields,
     tools: Option<&Tools>,
     thoughts: Thoughts,
+    salt: &str,
 ) -> Result<Option<Arc<dyn Grammar>>, ApiError> {
     const FIELD: &str = "tool_choice";
     let Some(form) = tools.and_then(Tools::required) else {
-        return app.grammar(fields.form(), thoughts).await;
+        return app.grammar(fields.form(), thoughts, salt).await;
     };
     if fields.form().is_some() {
         let message = "an answer that must call a function cannot have another form";
         return Err(ApiError::bad_field(FIELD, message));
     }
     fields.check_end_is_free(FIELD)?;
-    app.call_grammar(form, thoughts).await.map(Some)
+    app.call_grammar(form, thoughts, salt).await.map(Some)
 }
 
 /// Writes choices as messages.

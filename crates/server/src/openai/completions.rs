@@ -75,8 +75,8 @@ pub(crate) async fn complete(
     let tokens_max = |_| TOKENS_MAX_DEFAULT;
     let mut requests =
         fields.requests(prompts, logprobs, &headers, &app.text.eos_tokens, sampling, tokens_max)?;
-    let grammar = app.grammar(fields.form(), Thoughts::None).await?;
     let salt = app.salt(&headers, &fields)?;
+    let grammar = app.grammar(fields.form(), Thoughts::None, &salt).await?;
     for request in &mut requests {
         request.grammar = grammar.clone();
         request.salt = salt.clone();
