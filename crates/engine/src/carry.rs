@@ -105,7 +105,7 @@ pub(crate) fn note(running: &mut [Sequence], drafted: Vec<(SeqId, Vec<Drafted>)>
 impl Sequence {
     /// Whether anything may be carried behind the proposal of this step.
     fn is_followed(&self) -> bool {
-        self.params.is_greedy() && !self.turn.is_tree() && !self.turn.is_foreseen && self.constraint.is_none()
+        self.params.is_greedy() && !self.turn.is_tree() && !self.turn.is_foreseen && self.form.is_none()
     }
 
     /// Counts the proposal from node `len` on, which is about to be trimmed, as drafted ahead.

@@ -157,10 +157,10 @@ fn emit(
 
 /// Tells the form of the answer what was emitted; a complete answer ends, and so does one whose form is lost.
 fn follow_form(seq: &mut Sequence, token: u32, gain: &mut Gain) {
-    let Some(constraint) = &mut seq.constraint else {
+    let Some(form) = &mut seq.form else {
         return;
     };
-    match constraint.advance(&[token]) {
+    match form.followed().advance(&[token]) {
         Ok(is_complete) if !seq.turn.is_broken => {
             if is_complete && gain.finish.is_none() {
                 seq.stop_strings.flush(&mut gain.text);

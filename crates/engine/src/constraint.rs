@@ -6,6 +6,7 @@
 //! because its first wrong token has probability zero where it was drafted; the rows behind it need no mask.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 /// Why nobody can tell any more what may come: a limit on work was reached. The sequence ends as failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,4 +40,22 @@ pub trait Constraint: Debug + Send {
     /// # Errors
     /// If the tokens do not follow the form, or that cannot be told.
     fn advance(&mut self, tokens: &[u32]) -> Result<bool, ConstraintError>;
+}
+
+/// The form of one answer, which begins when a token of it is first asked for: what waits costs nothing.
+#[derive(Debug)]
+pub(crate) struct Form {
+    grammar: Arc<dyn Grammar>,
+    begun: Option<Box<dyn Constraint>>,
+}
+
+impl Form {
+    pub(crate) fn new(grammar: Arc<dyn Grammar>) -> Self {
+        Self { grammar, begun: None }
+    }
+
+    /// As far as the answer has followed it.
+    pub(crate) fn followed(&mut self) -> &mut dyn Constraint {
+        self.begun.get_or_insert_with(|| self.grammar.begin()).as_mut()
+    }
 }

@@ -7,7 +7,7 @@ use dsde_policy::{DraftPosition, SeqId};
 use dsde_sampling::{Params, Proposal, Stream};
 
 use crate::block_pool::Prefix;
-use crate::constraint::Constraint;
+use crate::constraint::Form;
 use crate::passes::Drafted;
 use crate::report::{FinishReason, RequestTimeline};
 use crate::request::{Request, RequestId, Slo};
@@ -38,8 +38,8 @@ pub(crate) struct Sequence {
     pub(crate) params: Params,
     /// Whose random numbers it draws from; those of nobody else unless the request has a seed.
     pub(crate) stream: Stream,
-    /// What the answer has followed so far of its form, if it has one.
-    pub(crate) constraint: Option<Box<dyn Constraint>>,
+    /// Of the answer, if it has one.
+    pub(crate) form: Option<Form>,
     /// Whether emitted tokens carry rejected ones.
     pub(crate) tells_rejected: bool,
     /// Tokens of the prompt that need no score any more: all of them, or those that have been told and the first, which has none.
@@ -192,7 +192,7 @@ impl Sequence {
             leader,
             stream,
             params: request.params.clone(),
-            constraint: request.grammar.as_ref().map(|grammar| grammar.begin()),
+            form: request.grammar.clone().map(Form::new),
             tells_rejected: request.tells_rejected,
             scored_len: if request.scores_prompt && leader.is_none() { 1 } else { prompt_len },
             shows_special_tokens: request.shows_special_tokens,
@@ -268,14 +268,14 @@ impl Sequence {
     /// Masks the rows of the proposal that have no mask yet, if the answer has a form. Behind a path that breaks it nothing
     /// is ever drawn, so everything may follow there.
     pub(crate) fn mask_rows(&mut self, vocab_len: u32) {
-        let (Some(constraint), proposal) = (&mut self.constraint, &mut self.turn.proposal) else {
+        let (Some(form), proposal) = (&mut self.form, &mut self.turn.proposal) else {
             return;
         };
         while proposal.n_masked() <= proposal.len() {
             let node = proposal.n_masked().checked_sub(1);
             let path = node.map_or_else(Vec::new, |node| proposal.path(node));
             let mask = proposal.push_mask(vocab_len.div_ceil(32) as usize);
-            let allowed = constraint.allow(&path, mask);
+            let allowed = form.followed().allow(&path, mask);
             let is_stuck = allowed == Ok(true) && mask.iter().all(|&word| word == 0);
             if allowed != Ok(true) || is_stuck {
                 mask.fill(u32::MAX);

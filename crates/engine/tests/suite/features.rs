@@ -1,6 +1,7 @@
 //! Everything a request can ask for, one fact at a time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::common::*;
@@ -400,6 +401,33 @@ fn a_complete_form_ends_the_answer_and_a_lost_one_fails_it_alone() {
     );
     assert_eq!(output(lost).reason(), FinishReason::Failed);
     assert_eq!((output(free).reason(), output(free).tokens.len()), (FinishReason::Length, 60));
+}
+
+/// Counts the answers that have begun.
+#[derive(Debug, Default)]
+struct Counted(AtomicUsize);
+
+impl Grammar for Counted {
+    fn begin(&self) -> Box<dyn Constraint> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Box::new(Ending { n_left: usize::MAX, is_lost: false })
+    }
+}
+
+#[test]
+fn answers_that_wait_have_begun_no_form() {
+    let mut engine = engine(Config { sequences_max: 2, ..model_config() }, "fixed:k=3", 200);
+    let grammar = Arc::new(Counted::default());
+    for salt in 0..5 {
+        let form: Arc<dyn Grammar> = grammar.clone();
+        engine.submit(Request { grammar: Some(form), ..greedy(prompt(salt, 9), 12) }).unwrap();
+    }
+    let n_begun = || grammar.0.load(Ordering::Relaxed);
+    assert_eq!(n_begun(), 0);
+    engine.step().unwrap();
+    assert!(n_begun() <= 2, "{} of two that run", n_begun());
+    run(&mut engine);
+    assert_eq!(n_begun(), 5, "each once");
 }
 
 #[test]
