@@ -18,7 +18,7 @@ mod stored;
 pub use blocks::{IQ4_VALUES, MXFP4_VALUES, Misfit};
 pub use checkpoint::{
     AssistantCheckpoint, BesideDense, Checkpoint, DeltaProjections, Eagle3Checkpoint, EmbeddedFiles, Expert,
-    ExpertBiases, GatedQueries, LayerExperts, MtpCheckpoint, gguf_file,
+    ExpertBiases, GatedQueries, HeadCheckpoint, LayerExperts, MtpCheckpoint, gguf_file,
 };
 pub use config::{AssistantConfig, Eagle3Config, ModelConfig};
 pub use conversion::{Conversion, Mix, Total};

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dsde_checkpoint::config::ModelConfig;
-use dsde_checkpoint::{AssistantCheckpoint, Checkpoint, Dtype, Eagle3Checkpoint, MtpCheckpoint};
+use dsde_checkpoint::{
+    AssistantCheckpoint, Checkpoint, Dtype, Eagle3Checkpoint, HeadCheckpoint, MtpCheckpoint,
+};
 use dsde_model::executor::{DraftCheckpoint, DraftSource};
 use dsde_model::{Translation, embedded};
 use dsde_text::{ChatTemplate, Correspondence, Tokenizer};
@@ -236,11 +238,10 @@ impl OpenedDraft {
 
 /// The head at a path, if that is what lies there.
 fn head(path: &Path) -> Result<Option<OpenedDraft>, dsde_checkpoint::Error> {
-    if let Some(head) = Eagle3Checkpoint::find(path)? {
-        return Ok(Some(OpenedDraft::Eagle3(Box::new(head))));
-    }
-    let assistant = AssistantCheckpoint::find(path)?;
-    Ok(assistant.map(|assistant| OpenedDraft::Assistant(Box::new(assistant))))
+    Ok(HeadCheckpoint::find(path)?.map(|head| match head {
+        HeadCheckpoint::Eagle3(head) => OpenedDraft::Eagle3(head),
+        HeadCheckpoint::Assistant(assistant) => OpenedDraft::Assistant(assistant),
+    }))
 }
 
 /// How many tensors have which element type, the most frequent first. An object in JSON.

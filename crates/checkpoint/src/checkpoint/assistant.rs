@@ -12,7 +12,8 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::declared::implied;
-use super::{Checkpoint, EMBEDDINGS, OUTPUT, folder, from_gguf};
+use super::token_list::Listed;
+use super::{Checkpoint, EMBEDDINGS, HeadCheckpoint, OUTPUT, folder, from_gguf};
 use crate::config::{AssistantConfig, Centroids};
 use crate::error::Error;
 use crate::files::check_folder;
@@ -40,30 +41,21 @@ impl AssistantCheckpoint {
     /// The assistant at a path, a folder or a GGUF file, if that is what lies there.
     ///
     /// # Errors
-    /// If there is nothing at the path, or an assistant of which files are missing, truncated or contradict themselves, whose
-    /// configuration is refused (see [`AssistantConfig::parse`]), with a tensor that it has no use for, or whose groups of tokens do not
-    /// hold every token once.
+    /// As [`HeadCheckpoint::find`]: of an assistant also if its groups of tokens do not hold every token once.
     pub fn find(path: &Path) -> Result<Option<Self>, Error> {
-        if let Some(file) = folder::gguf_file(path)? {
-            let gguf = Gguf::open(&file)?;
-            return match AssistantConfig::describes_gguf(&gguf) {
-                true => Self::of_gguf(gguf).map(Some),
-                false => Ok(None),
-            };
-        }
-        match folder::optional_config(path)? {
-            Some(config) if AssistantConfig::describes(&config)? => Self::open(path, &config).map(Some),
-            _ => Ok(None),
-        }
+        Ok(match HeadCheckpoint::find(path)? {
+            Some(HeadCheckpoint::Assistant(assistant)) => Some(*assistant),
+            Some(HeadCheckpoint::Eagle3(_)) | None => None,
+        })
     }
 
-    fn of_gguf(gguf: Gguf) -> Result<Self, Error> {
+    pub(super) fn of_gguf(gguf: Gguf) -> Result<Self, Error> {
         let config = AssistantConfig::of_gguf(&gguf)?;
         let weights = from_gguf::with_config(gguf, config.model.clone(), &GGUF)?;
         Self::checked(config, weights)
     }
 
-    fn open(folder: &Path, config: &[u8]) -> Result<Self, Error> {
+    pub(super) fn open(folder: &Path, config: &[u8]) -> Result<Self, Error> {
         check_folder(folder)?;
         let config = AssistantConfig::parse(config)?;
         let weights = folder::open_weights(folder, &config.model, &names(&config))?;
@@ -86,7 +78,9 @@ impl AssistantCheckpoint {
                 hint: "use another assistant",
             });
         }
-        let order = config.centroids.map(|_| order(&weights, config.model.vocab_len)).transpose()?;
+        let vocab_len = config.model.vocab_len;
+        let tokens = |_| Listed::Tokens.tokens(&weights, ORDER, vocab_len, vocab_len);
+        let order = config.centroids.map(tokens).transpose()?;
         let assistant = Self { config, weights, order: order.unwrap_or_default() };
         assistant.projections()?;
         assistant.centroids()?;
@@ -166,23 +160,4 @@ fn names(config: &AssistantConfig) -> HashSet<String> {
         names.extend([CENTROIDS, ORDER].map(str::to_string));
     }
     names
-}
-
-/// # Errors
-/// If they are not every token once.
-fn order(weights: &Checkpoint, vocab_len: usize) -> Result<Vec<u32>, Error> {
-    let mut is_there = vec![false; vocab_len];
-    let stored = weights.raw(ORDER, "I64", &[vocab_len])?.as_chunks().0;
-    let token = |(i, le): (usize, &[u8; 8])| {
-        let got = i64::from_le_bytes(*le);
-        let token = usize::try_from(got).ok().filter(|&token| is_there.get(token) == Some(&false));
-        let token = token.ok_or_else(|| Error::Field {
-            field: format!("{ORDER}[{i}]"),
-            expected: format!("a token below {vocab_len} that no other entry names"),
-            got: got.to_string(),
-        })?;
-        is_there[token] = true;
-        Ok(token as u32)
-    };
-    stored.iter().enumerate().map(token).collect()
 }

@@ -4,7 +4,8 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use super::{Checkpoint, folder, from_gguf};
+use super::token_list::Listed;
+use super::{Checkpoint, HeadCheckpoint, folder, from_gguf};
 use crate::config::{Eagle3Config, StateNorms, TO_TARGET};
 use crate::error::Error;
 use crate::files::check_folder;
@@ -61,26 +62,23 @@ impl Eagle3Checkpoint {
     /// file.
     ///
     /// # Errors
-    /// If there is nothing at the path, or a head of which files are missing, truncated or contradict themselves, whose configuration
-    /// is refused (see [`Eagle3Config::parse`]), with a tensor that it has no use for, or whose tokens are not distinct tokens of the
-    /// target.
+    /// As [`HeadCheckpoint::find`]: of a head also if its tokens are not distinct tokens of the target.
     pub fn find(path: &Path) -> Result<Option<Self>, Error> {
-        if let Some(file) = folder::gguf_file(path)? {
-            let gguf = Gguf::open(&file)?;
-            return Eagle3Config::describes_gguf(&gguf).then(|| Self::of_gguf(gguf)).transpose();
-        }
-        Self::is_folder(path)?.then(|| Self::open(path)).transpose()
+        Ok(match HeadCheckpoint::find(path)? {
+            Some(HeadCheckpoint::Eagle3(head)) => Some(*head),
+            Some(HeadCheckpoint::Assistant(_)) | None => None,
+        })
     }
 
-    fn of_gguf(gguf: Gguf) -> Result<Self, Error> {
+    pub(super) fn of_gguf(gguf: Gguf) -> Result<Self, Error> {
         let config = Eagle3Config::of_gguf(&gguf)?;
         let weights = from_gguf::with_config(gguf, config.layer.clone(), &GGUF)?;
         Self::checked(config, weights, GGUF_LAYER)
     }
 
-    fn open(path: &Path) -> Result<Self, Error> {
+    pub(super) fn open(path: &Path, config: &[u8]) -> Result<Self, Error> {
         check_folder(path)?;
-        let config = Eagle3Config::parse(&folder::config(path)?)?;
+        let config = Eagle3Config::parse(config)?;
         if path.join("pytorch_model.bin").exists() && !folder::has_weights(path) {
             let expected = "model.safetensors, and pytorch_model.bin is not read, since such files can hold code; convert it with \
                             `safetensors.torch.save_file(torch.load('pytorch_model.bin', weights_only=True), 'model.safetensors')`";
@@ -257,27 +255,11 @@ fn vocabulary(weights: &Checkpoint, config: &Eagle3Config) -> Result<Vec<u32>, E
     if !weights.has_tensor(TO_TARGET) && draft_len == vocab_len {
         return Ok((0..vocab_len as u32).collect());
     }
-    let is_absolute = weights.gguf().is_some();
-    let expected = match is_absolute {
-        true => format!("a token below {vocab_len} that no other entry names"),
-        false => format!("the distance to a token below {vocab_len} that no other entry leads to"),
-    };
-    let stored = weights.raw(TO_TARGET, "I64", &[draft_len])?.as_chunks().0;
-    let mut is_guessed = vec![false; vocab_len];
-    let mut vocabulary = Vec::with_capacity(draft_len);
-    for (i, got) in stored.iter().map(|le| i64::from_le_bytes(*le)).enumerate() {
-        let token = got.checked_add(if is_absolute { 0 } else { i as i64 });
-        let token = token.and_then(|token| usize::try_from(token).ok());
-        let free = token.filter(|&token| is_guessed.get(token) == Some(&false));
-        let token = free.ok_or_else(|| Error::Field {
-            field: format!("{TO_TARGET}[{i}]"),
-            expected: expected.clone(),
-            got: got.to_string(),
-        })?;
-        is_guessed[token] = true;
-        vocabulary.push(token as u32);
-    }
+    let listed = if weights.gguf().is_some() { Listed::Tokens } else { Listed::Distances };
+    let vocabulary = listed.tokens(weights, TO_TARGET, draft_len, vocab_len)?;
     if weights.has_tensor(IS_GUESSED) {
+        let mut is_guessed = vec![false; vocab_len];
+        vocabulary.iter().for_each(|&token| is_guessed[token as usize] = true);
         let flags = weights.raw(IS_GUESSED, "BOOL", &[vocab_len])?;
         if let Some(token) = (0..vocab_len).find(|&token| (flags[token] != 0) != is_guessed[token]) {
             return Err(Error::Field {

@@ -9,6 +9,7 @@ use super::architectures::gemma4;
 use super::fields::{Fields, shown};
 use super::multimodal::{flat, gemma4_unified_defaults};
 use super::of_gguf::Keys;
+use super::unsupported;
 use super::{Architecture, Family, HIDDEN_MAX, KvSource, ModelConfig, N_LAYERS_MAX};
 use crate::error::Error;
 use crate::files::json;
@@ -60,11 +61,7 @@ pub(super) fn is_assistant(name: &str) -> bool {
 
 /// Error about an assistant that was given as a model.
 pub(super) fn as_a_model(got: String) -> Error {
-    Error::Unsupported {
-        feature: "an assistant as a model of its own",
-        got,
-        hint: "give it as the draft of the model that it was trained for",
-    }
+    unsupported::as_a_model("an assistant as a model of its own", got)
 }
 
 impl AssistantConfig {

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::architectures::llama;
 use super::fields::{Fields, invalid, shown};
 use super::of_gguf::Keys;
+use super::unsupported;
 use super::{Architecture, Family, HIDDEN_MAX, ModelConfig, N_LAYERS_MAX, VOCAB_LEN_MAX};
 use crate::error::Error;
 use crate::files::json;
@@ -77,11 +78,7 @@ pub(crate) fn is_eagle3(architecture: &str) -> bool {
 
 /// Error about a head that was given as a model.
 pub(super) fn as_a_model(got: String) -> Error {
-    Error::Unsupported {
-        feature: "an EAGLE-3 head as a model of its own",
-        got,
-        hint: "give it as the draft of the model that it was trained for",
-    }
+    unsupported::as_a_model("an EAGLE-3 head as a model of its own", got)
 }
 
 impl Eagle3Config {

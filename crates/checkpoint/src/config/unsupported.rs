@@ -21,6 +21,11 @@ const PARTIAL: &str = "partial_rotary_factor";
 const LOCAL_BASE: &str = "rope_local_base_freq";
 const LAYER_KINDS: [&str; 2] = ["full_attention", "sliding_attention"];
 
+/// Error about a draft that was given as a model.
+pub(super) fn as_a_model(feature: &'static str, got: String) -> Error {
+    Error::Unsupported { feature, got, hint: "give it as the draft of the model that it was trained for" }
+}
+
 /// Values under which a field changes nothing; absent, `null` and `false` never do.
 enum Neutral {
     /// No other.

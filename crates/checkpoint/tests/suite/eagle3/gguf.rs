@@ -125,98 +125,70 @@ fn what_a_file_may_have_besides_is_read() {
 }
 
 #[track_caller]
-fn check_refused(change: impl FnOnce(&mut Writer), expected: &str) {
+fn check_refused(change: impl FnOnce(&mut Writer) -> &mut Writer, expected: &str) {
     let mut writer = converted();
     change(&mut writer);
     let (_folder, path) = written(&writer.bytes());
     assert_eq!(found(&path).unwrap_err(), expected);
 }
 
+fn without_tensor<'a>(writer: &'a mut Writer, name: &str) -> &'a mut Writer {
+    writer.tensors.retain(|tensor| tensor.name != name);
+    writer
+}
+
 #[test]
-fn hostile_files_are_refused_by_name() {
+fn hostile_vocabularies_are_refused_by_name() {
     let expected = "a token below 10 that no other entry names";
     for (tokens, i, got) in [([0, 3, 4, 10], 3, 10), ([-1, 3, 4, 9], 0, -1), ([0, 3, 3, 9], 2, 3)] {
-        check_refused(
-            |writer| {
-                vocabulary(writer, &tokens);
-            },
-            &format!("d2t[{i}] must be {expected}, got {got}"),
-        );
+        let expected = format!("d2t[{i}] must be {expected}, got {got}");
+        check_refused(|writer| vocabulary(writer, &tokens), &expected);
     }
+    check_refused(|writer| vocabulary(writer, &[0, 3, 4]), "tensor d2t must have shape [4], got [3]");
+    let size = "eagle3.vocab_size";
+    check_refused(|writer| writer.without(size), "the metadata lack eagle3.vocab_size");
     check_refused(
-        |writer| {
-            vocabulary(writer, &[0, 3, 4]);
-        },
-        "tensor d2t must have shape [4], got [3]",
-    );
-    for (listed, got) in [(&[][..], "[]"), (&[2, 16, -29], "[2,16,-29]"), (&[2, 16, 512], "[2,16,512]")] {
-        check_refused(
-            |writer| {
-                layers(writer, listed);
-            },
-            &format!("eagle3.target_layers must be at most 16 numbers of layers, got {got}"),
-        );
-    }
-    check_refused(
-        |writer| {
-            layers(writer, &[7; 1000]);
-        },
-        &format!(
-            "eagle3.target_layers must be at most 16 numbers of layers, got [{}...",
-            "7,".repeat(40).strip_suffix(',').unwrap()
-        ),
-    );
-    check_refused(
-        |writer| {
-            writer.without("eagle3.target_layers");
-        },
-        "the metadata lack eagle3.target_layers",
-    );
-    check_refused(
-        |writer| {
-            writer.without("eagle3.vocab_size");
-        },
-        "the metadata lack eagle3.vocab_size",
-    );
-    check_refused(
-        |writer| {
-            writer.u32("eagle3.vocab_size", 3);
-        },
+        |writer| writer.u32(size, 3),
         "the rows of output.weight must be at most the vocabulary (3), got 4",
     );
+}
+
+#[test]
+fn hostile_keys_are_refused_by_name() {
+    let key = "eagle3.target_layers";
+    for (listed, got) in [(&[][..], "[]"), (&[2, 16, -29], "[2,16,-29]"), (&[2, 16, 512], "[2,16,512]")] {
+        let expected = format!("{key} must be at most 16 numbers of layers, got {got}");
+        check_refused(|writer| layers(writer, listed), &expected);
+    }
+    let shown = "7,".repeat(40);
+    let shown = shown.strip_suffix(',').unwrap();
+    let expected = format!("{key} must be at most 16 numbers of layers, got [{shown}...");
+    check_refused(|writer| layers(writer, &[7; 1000]), &expected);
+    check_refused(|writer| writer.without(key), "the metadata lack eagle3.target_layers");
     check_refused(
-        |writer| {
-            writer.u32("eagle3.block_count", 2);
-        },
+        |writer| writer.u32("eagle3.block_count", 2),
         "a head of several layers is not supported (eagle3.block_count: 2); use another head",
     );
     check_refused(
-        |writer| {
-            writer.value("eagle3.target_hidden_size", F32, 4f32.to_le_bytes());
-        },
+        |writer| writer.value("eagle3.target_hidden_size", F32, 4f32.to_le_bytes()),
         "eagle3.target_hidden_size must be a whole number that is not negative, got 4.0",
     );
+}
+
+#[test]
+fn hostile_tensors_are_refused_by_name() {
+    check_refused(|writer| without_tensor(writer, "output.weight"), "the weights lack tensor output.weight");
     check_refused(
-        |writer| writer.tensors.retain(|tensor| tensor.name != "output.weight"),
-        "the weights lack tensor output.weight",
-    );
-    check_refused(
-        |writer| writer.tensors.retain(|tensor| tensor.name != "blk.0.attn_q.weight"),
+        |writer| without_tensor(writer, "blk.0.attn_q.weight"),
         "the weights lack tensor model.layers.0.self_attn.q_proj.weight",
     );
     // Rotary factors of another kind would change what is computed.
     for name in ["rope_freqs.weight", "token_embd.weight"] {
-        check_refused(
-            |writer| {
-                writer.tensor(name, &[1], I64_TENSOR, 1i64.to_le_bytes().to_vec());
-            },
-            &format!("tensor {name} must be one of {:?}, got I64; convert the weights", Dtype::ALL),
-        );
+        let expected = format!("tensor {name} must be one of {:?}, got I64; convert the weights", Dtype::ALL);
+        check_refused(|writer| writer.tensor(name, &[1], I64_TENSOR, vec![0; 8]), &expected);
     }
     check_refused(
-        |writer| {
-            writer.tensor("blk.0.attn_q_norm.weight", &[2], F32_TENSOR, floats(&[2]).2);
-        },
+        |writer| writer.tensor("blk.0.attn_q_norm.weight", &[2], F32_TENSOR, floats(&[2]).2),
         "the weights have model.layers.0.self_attn.q_norm.weight, which an EAGLE-3 head does not declare; use another head",
     );
 }
