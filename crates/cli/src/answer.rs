@@ -17,6 +17,9 @@ pub(crate) struct Answer {
     tokens: Vec<u32>,
     finish_reason: &'static str,
     prompt_tokens: u32,
+    /// The prompt itself; only if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_token_ids: Option<Vec<u32>>,
     completion_tokens: u32,
     steps: u32,
     drafted: u32,
@@ -46,25 +49,31 @@ struct TopLogprob {
 }
 
 /// The lines of all `choices` of prompt number `index`.
-pub(crate) fn answers(index: usize, choices: &[Choice]) -> Vec<Answer> {
+///
+/// * `prompt`: its tokens, if they are to be told.
+pub(crate) fn answers(index: usize, prompt: Option<&[u32]>, choices: &[Choice]) -> Vec<Answer> {
     let is_several = choices.len() > 1;
-    choices
-        .iter()
-        .enumerate()
-        .map(|(i, choice)| Answer::new(index, is_several.then_some(i), choice))
-        .collect()
+    let answer = |(i, choice)| Answer {
+        index,
+        choice: is_several.then_some(i),
+        prompt_token_ids: prompt.map(<[u32]>::to_vec),
+        ..Answer::new(choice)
+    };
+    choices.iter().enumerate().map(answer).collect()
 }
 
 impl Answer {
-    fn new(index: usize, choice_idx: Option<usize>, choice: &Choice) -> Self {
+    /// The only choice of the first prompt.
+    fn new(choice: &Choice) -> Self {
         let timeline = &choice.timeline;
         Self {
-            index,
-            choice: choice_idx,
+            index: 0,
+            choice: None,
             text: text(choice),
             tokens: choice.tokens.iter().map(|emitted| emitted.token).collect(),
             finish_reason: finish_reason(choice.reason),
             prompt_tokens: timeline.prompt_tokens,
+            prompt_token_ids: None,
             completion_tokens: timeline.emitted,
             steps: timeline.steps,
             drafted: timeline.drafted,

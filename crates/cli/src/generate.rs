@@ -32,7 +32,8 @@ Lines of --file are JSON objects with `prompt` (text) or `messages` (a list of {
 `max_tokens`.
 
 With --json, stdout holds one object per prompt in input order: index, text, tokens, finish_reason, prompt_tokens, \
-completion_tokens, steps, drafted, verified, accepted, ttft_ms, tpot_ms; also choice with --n and logprobs with --logprobs.";
+completion_tokens, steps, drafted, verified, accepted, ttft_ms, tpot_ms; also choice with --n, logprobs with --logprobs and \
+prompt_token_ids with --prompt-token-ids.";
 
 /// Continue one prompt or a file of them
 ///
@@ -68,6 +69,10 @@ pub(crate) struct GenerateArgs {
     /// Print JSON lines.
     #[arg(long)]
     json: bool,
+
+    /// Report the tokens of the prompts; needs --json. `dsde simulate` continues what repeats in such texts.
+    #[arg(long, requires = "json")]
+    prompt_token_ids: bool,
 
     /// Write every step to this file, one JSON object per line; an existing file is replaced.
     #[arg(long, value_name = "FILE.jsonl")]
@@ -113,7 +118,11 @@ pub(crate) fn run(args: GenerateArgs) -> Outcome {
     let is_alone = requests.len() == 1 && args.n.get() == 1;
     let out = io::stdout().lock();
     let choices = match (args.json, is_alone) {
-        (true, _) => serve(&mut session, requests, args.concurrency, &mut InOrder::new(out, json_lines))?,
+        (true, _) => {
+            let prompts = args.prompt_token_ids.then(|| prompts_of(&requests));
+            let render = |index, choices: &[Choice]| json_lines(prompts.as_deref(), index, choices);
+            serve(&mut session, requests, args.concurrency, &mut InOrder::new(out, render))?
+        }
         (false, true) => serve(&mut session, requests, args.concurrency, &mut Streaming::new(out))?,
         (false, false) => {
             serve(&mut session, requests, args.concurrency, &mut InOrder::new(out, headed_texts))?
@@ -125,6 +134,10 @@ pub(crate) fn run(args: GenerateArgs) -> Outcome {
     }
     tell_of_cut_answers(&session, n_cut(&choices, &tokens_max));
     trace.map_or(Ok(()), |trace| trace.finish())
+}
+
+fn prompts_of(requests: &[Request]) -> Vec<Vec<u32>> {
+    requests.iter().map(|request| request.prompt.clone()).collect()
 }
 
 /// Prompts in flight: no more than there are.
@@ -238,17 +251,17 @@ fn go_on(written: &io::Result<()>) -> ControlFlow<()> {
 }
 
 /// Writes finished answers in the order of their prompts, each as soon as those before it are written.
-struct InOrder<W> {
+struct InOrder<W, R> {
     out: W,
-    render: fn(usize, &[Choice]) -> io::Result<String>,
+    render: R,
     /// Answers that wait for earlier ones.
     waiting: BTreeMap<usize, String>,
     next: usize,
     written: io::Result<()>,
 }
 
-impl<W: Write> InOrder<W> {
-    fn new(out: W, render: fn(usize, &[Choice]) -> io::Result<String>) -> Self {
+impl<W: Write, R: Fn(usize, &[Choice]) -> io::Result<String>> InOrder<W, R> {
+    fn new(out: W, render: R) -> Self {
         Self { out, render, waiting: BTreeMap::new(), next: 0, written: Ok(()) }
     }
 
@@ -262,7 +275,7 @@ impl<W: Write> InOrder<W> {
     }
 }
 
-impl<W: Write> Observer for InOrder<W> {
+impl<W: Write, R: Fn(usize, &[Choice]) -> io::Result<String>> Observer for InOrder<W, R> {
     fn answered(&mut self, request_idx: usize, choices: &[Choice]) {
         if self.written.is_ok() {
             self.written = self.write(request_idx, choices);
@@ -274,15 +287,17 @@ impl<W: Write> Observer for InOrder<W> {
     }
 }
 
-impl<W: Write> Printer for InOrder<W> {
+impl<W: Write, R: Fn(usize, &[Choice]) -> io::Result<String>> Printer for InOrder<W, R> {
     fn finish(&mut self) -> io::Result<()> {
         std::mem::replace(&mut self.written, Ok(()))
     }
 }
 
-fn json_lines(index: usize, choices: &[Choice]) -> io::Result<String> {
+/// * `prompts`: the tokens of all prompts, if they are to be told.
+fn json_lines(prompts: Option<&[Vec<u32>]>, index: usize, choices: &[Choice]) -> io::Result<String> {
+    let prompt = prompts.map(|prompts| &prompts[index][..]);
     let mut lines = String::new();
-    for answer in answers(index, choices) {
+    for answer in answers(index, prompt, choices) {
         lines += &serde_json::to_string(&answer)?;
         lines.push('\n');
     }

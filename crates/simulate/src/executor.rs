@@ -1,7 +1,7 @@
 //! An executor that pretends passes: it lets time pass as a cost model says, and accepts as an acceptance process says.
 //!
-//! The target always emits the text of the request, token by token a hash of text and place, whatever is drafted; a draft that is right
-//! at a place drafts that token, and one that is wrong another. Whoever runs a simulation can therefore check that no policy changed
+//! The target always emits the text of the request, whatever is drafted: its recorded answer where that is known, elsewhere hashes of text
+//! and place; a draft that is right at a place drafts that token, and one that is wrong another. Whoever runs a simulation can therefore check that no policy changed
 //! the output, as in reality none does.
 
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ use crate::clock::VirtualClock;
 use crate::cost::Costs;
 use crate::faults::Faults;
 use crate::pass::Pass;
-use crate::process::{Place, Process, Text, rank_prob};
+use crate::process::{Place, Process, Recording, Text, rank_prob};
 use crate::random::{Random, mix};
 
 /// The texts of all requests.
@@ -38,8 +38,30 @@ impl Texts {
         Self { process, seed, vocab_len, known: Mutex::default() }
     }
 
-    /// Token at a place of a text.
+    /// Token at a place of the answer of request `text`.
     pub fn token(&self, text: u64, place: u32) -> u32 {
+        let recorded = self.recording_of(text).and_then(|recording| recording.token(text, place));
+        recorded.unwrap_or_else(|| self.hashed_token(text, place))
+    }
+
+    /// Token at a place of the prompt of request `text`.
+    pub fn prompt_token(&self, text: u64, place: u32) -> u32 {
+        let recorded = self.recording_of(text).and_then(|recording| recording.prompt_token(text, place));
+        // Texts of their own, so that no two have blocks in common.
+        recorded.unwrap_or_else(|| self.hashed_token(PROMPTS | text, place))
+    }
+
+    /// Token at a place of what all prompts begin with.
+    pub fn shared_token(&self, place: u32) -> u32 {
+        self.hashed_token(SHARED, place)
+    }
+
+    /// What the request's words are taken from; those of the cost profile have none.
+    fn recording_of(&self, text: u64) -> Option<&Recording> {
+        self.process.recording().filter(|_| text < PROMPTS)
+    }
+
+    fn hashed_token(&self, text: u64, place: u32) -> u32 {
         let hash = mix(self.seed ^ mix(text)).wrapping_add(u64::from(place));
         (mix(hash) % u64::from(self.vocab_len)) as u32
     }
@@ -64,6 +86,11 @@ impl Texts {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Text that no request has, for what prompts share.
+const SHARED: u64 = u64::MAX;
+/// Keeps texts of prompts apart from those of answers.
+const PROMPTS: u64 = 1 << 62;
 
 /// Sizes of the pretended pair.
 #[derive(Clone, Copy, Debug)]

@@ -7,7 +7,8 @@
 //!
 //! Start at [`Scenario::read`] and [`run()`]. Latencies, throughput and goodput are those of `dsde-bench`, by the same functions.
 //!
-//! Deliberately absent: text (no suffix decoding, no forms of answers), what an EAGLE-3 head reads, and pruning inside the target.
+//! Deliberately absent: forms of answers, what an EAGLE-3 head reads, pruning inside the target, and text, but for recorded answers, in which suffix
+//! decoding finds what it repeats.
 
 pub mod clock;
 pub mod cost;

@@ -4,6 +4,7 @@
 //! draft model that is so in reality, since what it guesses depends on the tokens before and on nothing else; for sampled requests it
 //! gives the same law, since a place is judged once. All policies therefore meet the same luck, and little time tells them apart.
 
+pub mod answers;
 pub mod recorded;
 pub mod regimes;
 pub mod ties;
@@ -46,6 +47,14 @@ pub struct Text {
 }
 
 impl Process {
+    /// What is replayed, if something is.
+    pub fn recording(&self) -> Option<&Recording> {
+        match self {
+            Self::Regimes(_) => None,
+            Self::Recorded(recording) => Some(recording),
+        }
+    }
+
     /// Text `number`, nothing of it known yet.
     pub fn text(&self, seed: u64, number: u64) -> Text {
         let mut random = Random::new(&[seed, TEXTS, number]);

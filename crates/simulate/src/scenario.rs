@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dsde_engine::{Config, Drafter};
+use dsde_engine::{Config, Drafter, Suffix};
 use dsde_policy::registry;
 
 use crate::cost::Costs;
@@ -116,6 +116,7 @@ impl Scenario {
             machine::read(&section("machine")?, root.section("engine")?, &section("pair")?, folder)?;
         let (load, points) = traffic::read(section("load")?, &acceptance, &machine, folder)?;
         machine.check_room(&load)?;
+        acceptance.check_tokens(machine.pair.shape.vocab_len)?;
         let scenario = Self {
             name: root.text("name")?.unwrap_or(name).to_owned(),
             about: root.text("about")?.map(str::to_owned),
@@ -125,7 +126,7 @@ impl Scenario {
             faults: faults(root.section("faults")?)?,
             policies,
             engine: Config {
-                drafter: if machine.has_draft { Drafter::Model } else { Drafter::None },
+                drafter: drafter(machine.has_draft, acceptance.has_answers()),
                 ..machine.engine
             },
             costs: Arc::new(machine.costs),
@@ -140,6 +141,17 @@ impl Scenario {
         root.end()?;
         scenario.engine.check(&scenario.pair.shape)?;
         Ok(scenario)
+    }
+}
+
+/// Who drafts: as in `dsde serve`, where texts are known.
+fn drafter(has_draft: bool, has_texts: bool) -> Drafter {
+    let suffix = Suffix::default();
+    match (has_draft, has_texts) {
+        (false, false) => Drafter::None,
+        (true, false) => Drafter::Model,
+        (false, true) => Drafter::Suffix(suffix),
+        (true, true) => Drafter::Either(suffix),
     }
 }
 

@@ -248,12 +248,10 @@ impl Serving<'_> {
     }
 }
 
-/// Text that no request has, for what prompts share.
-const SHARED: u64 = u64::MAX;
-/// Prompts are texts of their own, so that no two have blocks in common.
-const PROMPTS: u64 = 1 << 62;
-
 fn prompt(texts: &Texts, text: u64, len: u32, shared_prefix: u32) -> Vec<u32> {
-    let token = |i| if i < shared_prefix { texts.token(SHARED, i) } else { texts.token(PROMPTS | text, i) };
+    let token = |i: u32| match i.checked_sub(shared_prefix) {
+        None => texts.shared_token(i),
+        Some(place) => texts.prompt_token(text, place),
+    };
     (0..len).map(token).collect()
 }

@@ -1,8 +1,8 @@
-//! Step traces, and the simulations that replay them or take their costs.
+//! Step traces, the simulations that replay them or take their costs, and the answers that may stand beside them.
 
 use dsde_simulate::{Scenario, report, run};
 
-use crate::input::files;
+use crate::input::{files, sections};
 
 /// What both scenarios share: a pair, and a load of a few short requests.
 const PAIR: &str = r#"policies = ["off", "fixed:k=2", "dsde"]
@@ -24,6 +24,8 @@ device = "h100"
 process = "trace"
 files = "trace.jsonl"
 "#;
+/// And the requests say what they said.
+const ANSWERED: &str = "answers = \"answers.jsonl\"\n";
 /// Passes cost what they cost in the trace.
 const PRICED: &str = r#"prompt = 8
 [machine]
@@ -35,15 +37,20 @@ rate = 0.7
 /// Lines that costs need, and some more.
 const LINES_MIN: usize = 64;
 
-/// A trace that can be used makes a simulation that ends.
+/// A trace that can be used makes a simulation that ends; so do the answers in a second section.
 pub fn trace(bytes: &[u8]) {
-    simulate(REPLAYED, bytes);
-    let n_lines = bytes.iter().filter(|&&byte| byte == b'\n').count().max(1);
-    simulate(PRICED, &bytes.repeat(LINES_MIN.div_ceil(n_lines)));
+    let text = String::from_utf8_lossy(bytes);
+    let mut sections = sections(&text);
+    let trace = sections.next().unwrap_or_default();
+    if let Some(answers) = sections.next() {
+        return simulate(&format!("{REPLAYED}{ANSWERED}"), trace, answers);
+    }
+    simulate(REPLAYED, trace, "");
+    simulate(PRICED, &trace.repeat(LINES_MIN.div_ceil(trace.lines().count().max(1))), "");
 }
 
-fn simulate(scenario: &str, trace: &[u8]) {
-    let folder = files(&[("trace.jsonl", trace)]);
+fn simulate(scenario: &str, trace: &str, answers: &str) {
+    let folder = files(&[("trace.jsonl", trace.as_bytes()), ("answers.jsonl", answers.as_bytes())]);
     if let Ok(scenario) = Scenario::parse(&format!("{PAIR}{scenario}"), "trace", folder.path()) {
         assert_ends(&scenario);
     }

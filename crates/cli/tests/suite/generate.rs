@@ -125,6 +125,20 @@ fn an_answer_has_these_fields() {
     assert!(answers[2]["completion_tokens"].as_u64() <= Some(7), "{reasons:?}");
 }
 
+#[test]
+fn prompts_are_told_as_tokens_on_request() {
+    let args = ["generate", "--file", "-", "--json", "--prompt-token-ids", "--n", "2", "--temperature", "1"];
+    let answers = dsde_with_stdin(&args, PROMPTS).json_lines();
+    let prompt = |answer: &Value| answer["prompt_token_ids"].as_array().expect("a list").clone();
+    for pair in answers.chunks(2) {
+        assert_eq!(Some(prompt(&pair[0]).len() as u64), pair[0]["prompt_tokens"].as_u64());
+        assert_eq!(prompt(&pair[0]), prompt(&pair[1]), "both choices continue the same prompt");
+    }
+    assert_ne!(prompt(&answers[0]), prompt(&answers[2]));
+    let alone = dsde(&["generate", "--prompt", "x", "--prompt-token-ids"]);
+    assert!(alone.code == Some(2) && alone.stderr.contains("--json"), "{}", alone.stderr);
+}
+
 const SAMPLED: [&str; 4] = ["--temperature", "1.5", "--seed", "5"];
 
 #[test]

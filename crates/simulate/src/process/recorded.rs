@@ -10,6 +10,7 @@ use std::path::Path;
 
 use dsde_policy::PositionSignals;
 
+use super::answers::Answer;
 use super::{Place, later_rank, ties};
 use crate::error::Error;
 use crate::random::Random;
@@ -30,7 +31,11 @@ pub struct RecordedText {
     pub prompt_len: u32,
     /// Tokens of its answer.
     pub output_len: u32,
+    /// Its number within its run.
+    number: usize,
     places: Vec<Option<Place>>,
+    /// What it said, if that is known.
+    answer: Option<Answer>,
 }
 
 /// What the steps of all traces say of a place.
@@ -75,9 +80,58 @@ impl Recording {
         let odds = (rate / (1.0 - rate)).ln();
         let mut random = Random::new(&[n_known as u64]);
         let texts: Vec<RecordedText> =
-            texts.into_values().filter_map(|text| text.finish(odds, &mut random)).collect();
+            texts.into_iter().filter_map(|(number, text)| text.finish(number, odds, &mut random)).collect();
         let pool = texts.iter().flat_map(|text| text.places.iter().flatten().copied()).collect();
         Ok(Self { texts, pool })
+    }
+
+    /// Adds what the requests said.
+    ///
+    /// * `answers`: by the numbers of requests within their runs.
+    /// * `path`: for messages.
+    ///
+    /// # Errors
+    /// If a request has no answer, or its prompt another length than in the trace.
+    pub fn with_answers(mut self, answers: &[Answer], path: &Path) -> Result<Self, Error> {
+        for text in &mut self.texts {
+            let answer = answers.get(text.number);
+            let got = answer.map_or(0, |answer| answer.prompt.len());
+            if got != text.prompt_len as usize {
+                return Err(Error::Line {
+                    path: path.to_path_buf(),
+                    number: text.number + 1,
+                    expected: format!("a prompt of {} tokens, as in the trace", text.prompt_len),
+                    got: answer.map_or_else(|| "no line".to_owned(), |_| format!("one of {got}")),
+                });
+            }
+            text.answer = answer.cloned();
+        }
+        Ok(self)
+    }
+
+    /// Whether it is known what the requests said.
+    pub fn has_answers(&self) -> bool {
+        self.texts.iter().any(|text| text.answer.is_some())
+    }
+
+    /// The largest token that is known of any request.
+    pub fn largest_token(&self) -> Option<u32> {
+        let answers = self.texts.iter().filter_map(|text| text.answer.as_ref());
+        answers.flat_map(|answer| answer.prompt.iter().chain(&answer.tokens)).copied().max()
+    }
+
+    /// What request `number` said at a place of its answer, if that is known.
+    pub(crate) fn token(&self, number: u64, place: u32) -> Option<u32> {
+        self.answer(number)?.tokens.get(place as usize).copied()
+    }
+
+    /// Token `place` of the prompt of request `number`, if that is known.
+    pub(crate) fn prompt_token(&self, number: u64, place: u32) -> Option<u32> {
+        self.answer(number)?.prompt.get(place as usize).copied()
+    }
+
+    fn answer(&self, number: u64) -> Option<&Answer> {
+        self.texts[(number % self.texts.len() as u64) as usize].answer.as_ref()
     }
 
     /// The requests in order.
@@ -139,14 +193,15 @@ impl Gathered {
         }
     }
 
-    fn finish(self, odds: f64, random: &mut Random) -> Option<RecordedText> {
+    fn finish(self, number: u64, odds: f64, random: &mut Random) -> Option<RecordedText> {
         let prompt_len = self.prompt_len?;
         let n_places = self.places.keys().last().map_or(0, |last| last + 1);
         let mut places = vec![None; n_places];
         for (index, known) in self.places {
             places[index] = known.place(odds, random);
         }
-        Some(RecordedText { prompt_len, output_len: self.output_len, places })
+        let (number, output_len) = (number as usize, self.output_len);
+        Some(RecordedText { prompt_len, output_len, number, places, answer: None })
     }
 }
 

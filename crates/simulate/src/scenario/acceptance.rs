@@ -7,13 +7,33 @@ use super::beside;
 use super::section::Section;
 use crate::error::Error;
 use crate::process::ties::{self, Ties};
-use crate::process::{Process, Recording, Regime, Regimes};
+use crate::process::{Process, Recording, Regime, Regimes, answers};
 use crate::trace;
 
 pub(super) struct Acceptance {
     /// Of greedy requests, and of sampled ones.
     pub(super) processes: [Process; 2],
     pub(super) recording: Option<Arc<Recording>>,
+}
+
+impl Acceptance {
+    /// Whether it is known what requests said.
+    pub(super) fn has_answers(&self) -> bool {
+        self.recording.as_ref().is_some_and(|recording| recording.has_answers())
+    }
+
+    /// Refuses answers of another model than the target.
+    pub(super) fn check_tokens(&self, vocab_len: u32) -> Result<(), Error> {
+        let largest = self.recording.as_ref().and_then(|recording| recording.largest_token());
+        match largest.filter(|&token| token >= vocab_len) {
+            None => Ok(()),
+            Some(token) => Err(Error::Value {
+                key: "acceptance.answers".to_owned(),
+                expected: format!("answers of the target, whose tokens are below {vocab_len}"),
+                got: format!("token {token}"),
+            }),
+        }
+    }
 }
 
 /// Regimes of a text where a scenario names none: longer easy stretches and shorter hard ones. Together with [`SPREAD_REQUESTS`] they have
@@ -80,8 +100,13 @@ fn recorded(section: &Section<'_>, folder: &Path) -> Result<Acceptance, Error> {
     for file in &files {
         runs.extend(trace::read(&beside(folder, file))?);
     }
-    section.ended(&["process", "files", "temperature"])?;
-    let recording = Arc::new(Recording::of(&runs, temperature, &beside(folder, files[0]))?);
+    let mut recording = Recording::of(&runs, temperature, &beside(folder, files[0]))?;
+    if let Some(file) = section.text("answers")? {
+        let path = beside(folder, file);
+        recording = recording.with_answers(&answers::read(&path)?, &path)?;
+    }
+    section.ended(&["process", "files", "temperature", "answers"])?;
+    let recording = Arc::new(recording);
     let processes = [(); 2].map(|()| Process::Recorded(recording.clone()));
     Ok(Acceptance { processes, recording: Some(recording) })
 }
