@@ -10,13 +10,10 @@ use serde::Deserialize;
 use crate::error::Error;
 
 /// One request.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq)]
 pub struct Answer {
     /// Number of its prompt, from 0.
     index: usize,
-    /// Number of the continuation, from 0; left out if there is one.
-    #[serde(default)]
-    choice: usize,
     /// Tokens of its prompt.
     #[serde(rename = "prompt_token_ids")]
     pub prompt: Vec<u32>,
@@ -27,7 +24,7 @@ pub struct Answer {
 /// Largest file, bytes.
 const FILE_BYTES_MAX: u64 = 1 << 30;
 
-/// Reads the first answers to all prompts, in the order of these.
+/// Reads one answer to each prompt, in their order.
 ///
 /// # Errors
 /// If the file cannot be read, is larger than a gibibyte, or a line is no answer or that to another prompt than the next.
@@ -40,9 +37,6 @@ pub fn read(path: &Path) -> Result<Vec<Answer>, Error> {
             |expected: String, got: String| Error::Line { path: path.to_path_buf(), number, expected, got };
         let answer: Answer = serde_json::from_str(&line.map_err(unreadable)?)
             .map_err(|error| wrong("an answer with `prompt_token_ids`".to_owned(), error.to_string()))?;
-        if answer.choice > 0 {
-            continue;
-        }
         if answer.index != answers.len() {
             let expected = format!("the answer to prompt {}", answers.len());
             return Err(wrong(expected, format!("one to prompt {}", answer.index)));

@@ -144,6 +144,7 @@ impl Limits {
             *place = section.count(key, min..=max)?.unwrap_or(*place);
         }
         engine.rows_max = engine.rows_max.max(engine.sequences_max);
+        engine.prefix_cache = section.flag("prefix_cache")?.unwrap_or(engine.prefix_cache);
         limits.n_blocks = section.count("kv_blocks", 1..=BLOCKS_MAX)?;
         limits.window = section.count("window", 1..=1 << 20)?;
         limits.context = section.count("context", 2..=1 << 24)?;

@@ -88,10 +88,3 @@ fn answers_of_other_requests_are_refused() {
         assert!(message.starts_with(start) && message.contains(end), "{message}");
     }
 }
-
-#[test]
-fn further_choices_are_passed_over() {
-    let second = answer(0).replace("{", "{\"choice\":1,");
-    let answers = answer(0) + &second + &answer(1);
-    assert!(scenario(Some(&answers)).is_ok());
-}
