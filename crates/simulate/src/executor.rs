@@ -200,8 +200,7 @@ impl SimExecutor {
         let texts = &self.texts;
         let start = draw.history.len() as u32 - draw.prompt_len;
         let verdict = verdict(draw.proposal, |depth| texts.token(text, start + depth));
-        let wants_signals = draw.signals.divergence && draw.is_model_drafted;
-        let signals = match wants_signals {
+        let signals = match is_compared(draw) {
             true => signals(draw.proposal, |depth| texts.place(text, start + depth).signals),
             false => Vec::new(),
         };
@@ -218,6 +217,11 @@ fn text_of(stream: Stream) -> u64 {
         Stream::Seeded { seed, choice } => seed + u64::from(choice),
         Stream::Own { number, .. } => 1 << 63 | number,
     }
+}
+
+/// Whether it is asked how far draft and target are apart; what repeats has no distribution.
+fn is_compared(draw: &TargetDraw<'_>) -> bool {
+    draw.signals.divergence && draw.is_model_drafted
 }
 
 fn position(place: &Place, index: u32, signals: Signals, path_log_prob: f32) -> DraftPosition {
@@ -289,7 +293,9 @@ impl Executor for SimExecutor {
         verifications: &mut Vec<Verification>,
     ) -> Result<(), ExecutorError> {
         let verified: u32 = draws.iter().map(|draw| draw.proposal.len()).sum();
-        let pass = Pass::of(rows, verified + draws.len() as u32, verified, self.pair.windows[0]);
+        let mut pass = Pass::of(rows, verified + draws.len() as u32, verified, self.pair.windows[0]);
+        let compared = draws.iter().filter(|draw| is_compared(draw)).map(|draw| draw.proposal.len());
+        pass.compared = f64::from(compared.sum::<u32>());
         let is_behind_drafting = std::mem::take(&mut self.has_drafted);
         // The engine has no port for the time of its own work, so it passes here.
         let seconds = self.costs.target(&pass, is_behind_drafting) + self.costs.step(&pass);

@@ -15,6 +15,8 @@ pub struct Pass {
     pub prompt_rows: f64,
     /// Drafted tokens that are judged.
     pub verified: f64,
+    /// Those of which the policy asks how far draft and target are apart.
+    pub compared: f64,
     /// Positions whose keys and values are read, once per sequence: in layers that see everything, and in those with a window.
     pub positions: [f64; 2],
     /// Positions that each row sees, summed over rows; likewise.

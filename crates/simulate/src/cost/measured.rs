@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! target = curve(rows without prompts) + behind * (something was drafted) + verdict * verified
-//!        + prompt * rows of prompts + seen * positions that rows see
+//!        + divergence * compared + prompt * rows of prompts + seen * positions that rows see
 //! draft  = sum over rounds of (curve(rows) + seen * positions that rows see)
 //! rest   = step + sequence * sequences + judged * verified
 //! ```
@@ -74,7 +74,8 @@ impl Measured {
     pub fn target(&self, pass: &Pass, is_behind_drafting: bool) -> f64 {
         let rows = pass.rows - pass.prompt_rows;
         let seen = pass.positions[0] / pass.seqs.max(1.0) * rows;
-        let others = [f64::from(u8::from(is_behind_drafting)), pass.verified, pass.prompt_rows, seen];
+        let behind = f64::from(u8::from(is_behind_drafting));
+        let others = [behind, pass.verified, pass.compared, pass.prompt_rows, seen];
         self.target.seconds(rows, &others)
     }
 
@@ -99,13 +100,14 @@ fn target_line(steps: &[&Step]) -> Line {
         features.extend([
             f64::from(u8::from(step.drafted > 0)),
             f64::from(step.verified),
+            step.sequences.iter().map(|seq| seq.signals.len()).sum::<usize>() as f64,
             f64::from(step.prefill_rows),
             step.context_len_sum as f64 / n_seqs * rows(step),
         ]);
         Sample { features, seconds: step.verify_ms / 1e3 }
     });
     let samples: Vec<Sample> = samples.collect();
-    Line::of(knots, &samples, 4)
+    Line::of(knots, &samples, 5)
 }
 
 fn draft_line(steps: &[&Step]) -> Line {
@@ -165,11 +167,14 @@ fn add_hats(knots: &[f64], rows: f64, features: &mut [f64]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::Sequence;
+    use crate::trace::{Sequence, Signals};
 
     /// A step of `n` sequences that draft `len` each on a machine with known costs, ms.
-    fn step(n: u32, len: u32, prefill_rows: u32) -> Step {
-        let sequence = |_| Sequence { drafted: len, verified: len, ..Sequence::default() };
+    fn step(n: u32, len: u32, prefill_rows: u32, is_compared: bool) -> Step {
+        let signals = vec![Signals::default(); if is_compared { len as usize } else { 0 }];
+        let compared = n * signals.len() as u32;
+        let sequence =
+            |_| Sequence { drafted: len, verified: len, signals: signals.clone(), ..Sequence::default() };
         let rows = n * (1 + len);
         let draft_ms: f64 = f64::from(len) * (1.0 + 0.05 * f64::from(n));
         let verified = n * len;
@@ -177,6 +182,7 @@ mod tests {
             + 0.2 * f64::from(rows)
             + 0.3 * f64::from(prefill_rows)
             + 0.05 * f64::from(verified)
+            + 0.1 * f64::from(compared)
             + if len > 0 { 1.0 } else { 0.0 };
         Step {
             step_ms: draft_ms + verify_ms + 0.5 + 0.01 * f64::from(n),
@@ -196,7 +202,8 @@ mod tests {
     #[test]
     fn costs_come_back() {
         let sizes = [1, 2, 4, 7, 16].into_iter().flat_map(|n| [0, 1, 2, 4, 5].map(|len| (n, len)));
-        let steps = sizes.flat_map(|(n, len)| [0, 0, 0, 40].map(|prompt| step(n, len, prompt)));
+        let kinds = [(0, false), (0, true), (0, false), (40, false)];
+        let steps = sizes.flat_map(|(n, len)| kinds.map(|(prompt, signals)| step(n, len, prompt, signals)));
         let run = Run { steps: steps.collect(), ..Run::default() };
         let costs = Measured::fit(&[run], Path::new("trace.jsonl")).unwrap();
         let pass = |n: f64, len: f64, prompt_rows: f64| Pass {
@@ -206,10 +213,12 @@ mod tests {
             verified: n * len,
             ..Pass::default()
         };
-        // 10 + 0.2 * 12 = 12.4; 10 + 0.2 * 40 + 0.05 * 30 + 1 + 0.3 * 20 = 26.5; 1 + 0.05 * 8 = 1.4; 0.5 + 0.08.
+        let compared = Pass { compared: 30.0, ..pass(10.0, 3.0, 20.0) };
+        // 10 + 0.2 * 12 = 12.4; 10 + 0.2 * 40 + 0.05 * 30 + 1 + 0.3 * 20 = 26.5, and 0.1 * 30; 1 + 0.05 * 8 = 1.4; 0.5 + 0.08.
         let cases = [
             ("plain", costs.target(&pass(12.0, 0.0, 0.0), false), 12.4e-3),
             ("verifying", costs.target(&pass(10.0, 3.0, 20.0), true), 26.5e-3),
+            ("comparing", costs.target(&compared, true), 29.5e-3),
             ("draft", costs.draft(&Pass { rows: 8.0, ..Pass::default() }), 1.4e-3),
             ("rest", costs.step(&pass(8.0, 1.0, 0.0)), 0.58e-3),
         ];
@@ -220,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_few_steps_say_nothing() {
-        let run = Run { steps: vec![step(1, 2, 0); 20], ..Run::default() };
+        let run = Run { steps: vec![step(1, 2, 0, false); 20], ..Run::default() };
         let error = Measured::fit(&[run], Path::new("t")).unwrap_err().to_string();
         assert_eq!(error, "t holds too little: costs need at least 50 steps that emit, got 19");
     }
