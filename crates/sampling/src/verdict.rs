@@ -80,8 +80,9 @@ impl<'a> Rows<'a> {
     /// # Panics
     /// If a row has another length.
     pub fn apart(rows: &'a [Vec<f32>], vocab_len: usize) -> Self {
-        let other = rows.iter().map(Vec::len).find(|&len| len != vocab_len);
-        assert!(other.is_none(), "a row has {other:?} values instead of {vocab_len}");
+        for row in rows {
+            assert_eq!(row.len(), vocab_len, "a row has {} values instead of {vocab_len}", row.len());
+        }
         Self { values: Values::Apart(rows), vocab_len }
     }
 
@@ -157,5 +158,24 @@ pub fn verify(params: &Params, rule: Rule, evidence: &Evidence<'_>, draws: &mut 
         _ => walk(proposal, |row_idx, depth| {
             draws.token(Purpose::Target, depth, Weights::Row(target.row(row_idx)))
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_apart_are_those_of_one_slice() {
+        let apart = [vec![0.1, 0.9], vec![0.7, 0.3]];
+        let (joined, apart) = (Rows::new(&[0.1, 0.9, 0.7, 0.3], 2), Rows::apart(&apart, 2));
+        assert_eq!((joined.n_rows(), joined.vocab_len()), (apart.n_rows(), apart.vocab_len()));
+        assert!((0..2).all(|i| joined.row(i) == apart.row(i)));
+    }
+
+    #[test]
+    #[should_panic(expected = "a row has 1 values instead of 2")]
+    fn rows_of_different_lengths_are_a_bug() {
+        Rows::apart(&[vec![0.1, 0.9], vec![1.0]], 2);
     }
 }

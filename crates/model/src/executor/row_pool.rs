@@ -1,7 +1,7 @@
 //! Memory for rows over the vocabulary, one piece per row, shared by everybody who keeps some for the length of a step.
 //!
-//! Proposals differ in length from step to step. A buffer per sequence grows to the longest proposal that the sequence's place
-//! ever had, and a server with 256 clients held 176 MiB in them for the 55 rows that a step drafts (10 MiB).
+//! Proposals differ in length from step to step. A buffer per sequence would grow to the longest proposal that its place ever had: with 32
+//! places and a vocabulary of 49 thousand that was some 200 MiB for the 10 MiB that a step of mixed policies keeps.
 
 use std::sync::{Mutex, PoisonError};
 
