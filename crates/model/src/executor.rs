@@ -21,6 +21,7 @@ mod outputs;
 mod parallel;
 mod path;
 mod prune;
+mod row_pool;
 mod score;
 mod shape;
 
@@ -43,7 +44,7 @@ use crate::weights::OnPacked;
 use ahead::Groups;
 use draft::Draft;
 pub use draft::DraftCheckpoint;
-use drafted::{DraftedRows, DraftedStore};
+use drafted::{DraftedRows, DraftedStore, Keeper};
 use drafting::Drafting;
 use judge::Judge;
 pub use lending::DraftSource;
@@ -163,7 +164,7 @@ impl<B: Backend> ModelExecutor<B> {
         if let Some(draft) = &mut self.draft {
             draft.read_target(&self.backend, llama, rows, &self.plan.outputs);
         }
-        let (isa, rule) = (self.backend.isa(), self.rule);
+        let (isa, rule, pool) = (self.backend.isa(), self.rule, self.drafted.pool());
         for group in groups {
             let mut logits = llama.logits(&self.backend, group.rows);
             let n_logits = logits.len();
@@ -175,7 +176,7 @@ impl<B: Backend> ModelExecutor<B> {
                 (draw, rows, kept.flatten(), result)
             });
             self.workers.run(&self.backend, n_logits, jobs, |(draw, rows, kept, result), scratch| {
-                *result = isa.run(Judge { draw, rule, rows, kept, scratch });
+                *result = isa.run(Judge { draw, rule, rows, kept, pool, scratch });
             });
         }
     }
@@ -226,16 +227,24 @@ impl<B: Backend> Executor for ModelExecutor<B> {
         draws: &[DraftDraw<'_>],
         drafted: &mut Vec<Drafted>,
     ) -> Result<(), ExecutorError> {
-        let draft = self.draft.as_mut().ok_or_else(no_draft)?.reader(&self.target);
-        let kept = draws.iter().map(|draw| match draw.is_ahead {
-            true => DraftedRows::default(),
-            false => self.drafted.take(draw.seq, n_rows_before(draw)),
+        let Self { backend, target, draft, drafted: store, workers, plan, .. } = self;
+        let draft = draft.as_mut().ok_or_else(no_draft)?.reader(target);
+        let before = draws.iter().map(|draw| match draw.is_ahead {
+            true => None,
+            false => Some(store.take(draw.seq, n_rows_before(draw))),
         });
-        let mut kept: Vec<DraftedRows> = kept.collect();
-        let Self { backend, workers, plan, .. } = self;
+        let before: Vec<Option<DraftedRows>> = before.collect();
+        let keeper = |rows: Option<DraftedRows>| match rows {
+            None => Keeper::of_nothing(),
+            Some(rows) => Keeper::after(rows, store.pool()),
+        };
+        let mut kept: Vec<Keeper<'_>> = before.into_iter().map(keeper).collect();
         Drafting { backend, draft, workers, plan }.pass(rows, draws, &mut kept, drafted);
-        for (draw, kept) in draws.iter().zip(kept).filter(|(draw, _)| !draw.is_ahead) {
-            self.drafted.put(draw.seq, kept);
+        let kept: Vec<Option<DraftedRows>> = kept.into_iter().map(Keeper::into_rows).collect();
+        for (draw, rows) in draws.iter().zip(kept) {
+            if let Some(rows) = rows {
+                store.put(draw.seq, rows);
+            }
         }
         Ok(())
     }

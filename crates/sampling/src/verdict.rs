@@ -46,15 +46,23 @@ impl Verdict {
     }
 }
 
-/// Rows over the vocabulary, one after the other: `[n_rows, vocab_len]`.
+/// Rows over the vocabulary, `[n_rows, vocab_len]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a> {
-    values: &'a [f32],
+    values: Values<'a>,
     vocab_len: usize,
 }
 
+#[derive(Clone, Copy, Debug)]
+enum Values<'a> {
+    /// One row after the other.
+    Joined(&'a [f32]),
+    /// Every row by itself.
+    Apart(&'a [Vec<f32>]),
+}
+
 impl<'a> Rows<'a> {
-    /// Sees a slice as rows.
+    /// Sees a slice as rows, one after the other.
     ///
     /// # Panics
     /// If `values` does not consist of whole rows.
@@ -64,12 +72,26 @@ impl<'a> Rows<'a> {
             "{} values are not rows of {vocab_len}",
             values.len()
         );
-        Self { values, vocab_len }
+        Self { values: Values::Joined(values), vocab_len }
+    }
+
+    /// Rows that stand apart from one another.
+    ///
+    /// # Panics
+    /// If a row has another length.
+    pub fn apart(rows: &'a [Vec<f32>], vocab_len: usize) -> Self {
+        for row in rows {
+            assert_eq!(row.len(), vocab_len, "a row has {} values instead of {vocab_len}", row.len());
+        }
+        Self { values: Values::Apart(rows), vocab_len }
     }
 
     /// Number of rows.
     pub fn n_rows(&self) -> usize {
-        self.values.len() / self.vocab_len
+        match self.values {
+            Values::Joined(values) => values.len() / self.vocab_len,
+            Values::Apart(rows) => rows.len(),
+        }
     }
 
     /// Tokens in the vocabulary.
@@ -80,7 +102,10 @@ impl<'a> Rows<'a> {
     /// One row, `[vocab_len]`.
     #[inline(always)]
     pub fn row(&self, row_idx: usize) -> &'a [f32] {
-        &self.values[row_idx * self.vocab_len..(row_idx + 1) * self.vocab_len]
+        match self.values {
+            Values::Joined(values) => &values[row_idx * self.vocab_len..(row_idx + 1) * self.vocab_len],
+            Values::Apart(rows) => &rows[row_idx],
+        }
     }
 }
 
@@ -133,5 +158,24 @@ pub fn verify(params: &Params, rule: Rule, evidence: &Evidence<'_>, draws: &mut 
         _ => walk(proposal, |row_idx, depth| {
             draws.token(Purpose::Target, depth, Weights::Row(target.row(row_idx)))
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_apart_are_those_of_one_slice() {
+        let apart = [vec![0.1, 0.9], vec![0.7, 0.3]];
+        let (joined, apart) = (Rows::new(&[0.1, 0.9, 0.7, 0.3], 2), Rows::apart(&apart, 2));
+        assert_eq!((joined.n_rows(), joined.vocab_len()), (apart.n_rows(), apart.vocab_len()));
+        assert!((0..2).all(|i| joined.row(i) == apart.row(i)));
+    }
+
+    #[test]
+    #[should_panic(expected = "a row has 1 values instead of 2")]
+    fn rows_of_different_lengths_are_a_bug() {
+        Rows::apart(&[vec![0.1, 0.9], vec![1.0]], 2);
     }
 }

@@ -10,7 +10,7 @@ use dsde_engine::{DraftAhead, Executor as _, ExecutorError, RowBatch, TargetDraw
 use dsde_kernels::Backend;
 
 use super::draft::{Draft, Reader};
-use super::drafted::DraftedRows;
+use super::drafted::Keeper;
 use super::drafting::Drafting;
 use super::outputs::OutputPlan;
 use super::parallel::Workers;
@@ -75,8 +75,7 @@ fn draft_all<B: Backend>(
     ahead: &mut DraftAhead<'_>,
 ) -> Result<(), ExecutorError> {
     ahead.run(|rows, draws, drafted| {
-        // Nothing of it is kept.
-        let mut kept: Vec<DraftedRows> = draws.iter().map(|_| DraftedRows::default()).collect();
+        let mut kept: Vec<Keeper<'_>> = draws.iter().map(|_| Keeper::of_nothing()).collect();
         drafting.pass(rows, draws, &mut kept, drafted);
         Ok(())
     })

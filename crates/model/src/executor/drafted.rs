@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use dsde_engine::SeqId;
 use dsde_sampling::{Params, Rows};
 
+use super::row_pool::RowPool;
+
 /// What signals of a sequence are computed from; draft and verification must agree, so the decision stands here.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Basis {
@@ -35,44 +37,16 @@ impl Basis {
 #[derive(Debug, Default)]
 pub(super) struct DraftedRows {
     len: u32,
-    probabilities: Vec<f32>,
-    logits: Vec<f32>,
+    probabilities: Vec<Vec<f32>>,
+    logits: Vec<Vec<f32>>,
     /// The same number for every row.
     rivals: Vec<u32>,
 }
 
 impl DraftedRows {
-    /// Forgets all rows and keeps the memory.
-    pub(super) fn clear(&mut self) {
-        self.len = 0;
-        self.probabilities.clear();
-        self.logits.clear();
-        self.rivals.clear();
-    }
-
     /// Rows drafted after so far.
     pub(super) fn len(&self) -> u32 {
         self.len
-    }
-
-    /// Keeps the adjusted logits of the row being drafted after.
-    pub(super) fn keep_logits(&mut self, row: &[f32]) {
-        self.logits.extend_from_slice(row);
-    }
-
-    /// Keeps the processed probabilities of the row being drafted after.
-    pub(super) fn keep_probabilities(&mut self, row: &[f32]) {
-        self.probabilities.extend_from_slice(row);
-    }
-
-    /// Keeps the tokens that the one drafted after the row will be compared with.
-    pub(super) fn keep_rivals(&mut self, rivals: impl Iterator<Item = u32>) {
-        self.rivals.extend(rivals);
-    }
-
-    /// Counts the row being drafted after.
-    pub(super) fn finish_row(&mut self) {
-        self.len += 1;
     }
 
     /// Processed probabilities, `[len, vocab_len]`; `None` for greedy requests, and for trees
@@ -92,27 +66,81 @@ impl DraftedRows {
         &self.rivals[i * n_rivals..(i + 1) * n_rivals]
     }
 
-    fn rows<'a>(&self, values: &'a [f32], vocab_len: usize) -> Option<Rows<'a>> {
-        (self.len > 0 && values.len() == self.len as usize * vocab_len).then(|| Rows::new(values, vocab_len))
+    fn rows<'a>(&self, rows: &'a [Vec<f32>], vocab_len: usize) -> Option<Rows<'a>> {
+        (self.len > 0 && rows.len() == self.len as usize).then(|| Rows::apart(rows, vocab_len))
     }
 }
 
-/// Rows of all sequences of a step, and the memory of earlier ones.
+/// Where a draft pass leaves what the verification will read.
+#[derive(Debug)]
+pub(super) struct Keeper<'a>(Option<(DraftedRows, &'a RowPool)>);
+
+impl<'a> Keeper<'a> {
+    /// For drafts that nobody verifies.
+    pub(super) fn of_nothing() -> Self {
+        Self(None)
+    }
+
+    /// Adds to what was drafted before.
+    pub(super) fn after(rows: DraftedRows, pool: &'a RowPool) -> Self {
+        Self(Some((rows, pool)))
+    }
+
+    /// Keeps the adjusted logits of the row being drafted after.
+    pub(super) fn keep_logits(&mut self, row: &[f32]) {
+        if let Some((rows, pool)) = &mut self.0 {
+            rows.logits.push(pool.copy_of(row));
+        }
+    }
+
+    /// Keeps the processed probabilities of the row being drafted after.
+    pub(super) fn keep_probabilities(&mut self, row: &[f32]) {
+        if let Some((rows, pool)) = &mut self.0 {
+            rows.probabilities.push(pool.copy_of(row));
+        }
+    }
+
+    /// Keeps the tokens that the one drafted after the row will be compared with.
+    pub(super) fn keep_rivals(&mut self, rivals: impl Iterator<Item = u32>) {
+        if let Some((rows, _)) = &mut self.0 {
+            rows.rivals.extend(rivals);
+        }
+    }
+
+    /// Counts the row being drafted after.
+    pub(super) fn finish_row(&mut self) {
+        if let Some((rows, _)) = &mut self.0 {
+            rows.len += 1;
+        }
+    }
+
+    /// All rows, unless nothing is kept.
+    pub(super) fn into_rows(self) -> Option<DraftedRows> {
+        self.0.map(|(rows, _)| rows)
+    }
+}
+
+/// Rows of all sequences of a step.
 #[derive(Debug, Default)]
 pub(super) struct DraftedStore {
     by_seq: HashMap<SeqId, DraftedRows>,
-    idle: Vec<DraftedRows>,
+    pool: RowPool,
 }
 
 impl DraftedStore {
+    /// Memory of the rows.
+    pub(super) fn pool(&self) -> &RowPool {
+        &self.pool
+    }
+
     /// Takes out the `n_rows` rows of `seq`; none means that a new proposal begins.
     ///
     /// # Panics
     /// If the store knows another number of rows.
     pub(super) fn take(&mut self, seq: SeqId, n_rows: u32) -> DraftedRows {
-        let mut rows = self.by_seq.remove(&seq).or_else(|| self.idle.pop()).unwrap_or_default();
+        let mut rows = self.by_seq.remove(&seq).unwrap_or_default();
         if n_rows == 0 {
-            rows.clear();
+            self.free(std::mem::take(&mut rows));
         }
         assert_eq!(
             rows.len(),
@@ -141,13 +169,17 @@ impl DraftedStore {
         rows
     }
 
-    /// Forgets all sequences and keeps the memory.
+    /// Forgets all sequences, and keeps as much memory as they took.
     pub(super) fn clear(&mut self) {
-        let rows = self.by_seq.drain().map(|(_, mut rows)| {
-            rows.clear();
-            rows
-        });
-        self.idle.extend(rows);
+        let mut by_seq = std::mem::take(&mut self.by_seq);
+        by_seq.drain().for_each(|(_, rows)| self.free(rows));
+        self.by_seq = by_seq;
+        self.pool.trim();
+    }
+
+    fn free(&self, rows: DraftedRows) {
+        let DraftedRows { probabilities, logits, .. } = rows;
+        self.pool.give_back(probabilities.into_iter().chain(logits));
     }
 }
 
@@ -161,9 +193,11 @@ mod tests {
     fn drafted(n_nodes: u32) -> DraftedStore {
         let mut store = DraftedStore::default();
         for node in 0..n_nodes {
-            let mut rows = store.take(SEQ, node);
-            rows.keep_probabilities(&[node as f32, 0.5]);
-            rows.finish_row();
+            let rows = store.take(SEQ, node);
+            let mut keeper = Keeper::after(rows, store.pool());
+            keeper.keep_probabilities(&[node as f32, 0.5]);
+            keeper.finish_row();
+            let rows = keeper.into_rows().unwrap();
             store.put(SEQ, rows);
         }
         store
@@ -181,16 +215,29 @@ mod tests {
     #[test]
     fn nothing_remains_after_a_step_but_memory() {
         let mut store = drafted(2);
+        assert_eq!(store.pool().n_rows(), [2, 0]);
         store.clear();
         assert!(store.by_seq.is_empty());
+        assert_eq!(store.pool().n_rows(), [0, 2]);
         let rows = store.take(SEQ, 0);
         assert_eq!((rows.len(), rows.probabilities(2).is_none()), (0, true));
-        assert!(rows.probabilities.capacity() >= 4);
     }
 
     #[test]
     fn a_new_proposal_replaces_one_that_was_never_verified() {
-        assert_eq!(drafted(2).take(SEQ, 0).len(), 0);
+        let mut store = drafted(2);
+        assert_eq!(store.take(SEQ, 0).len(), 0);
+        assert_eq!(store.pool().n_rows(), [0, 2]);
+    }
+
+    #[test]
+    fn drafts_that_nobody_verifies_are_not_kept() {
+        let mut keeper = Keeper::of_nothing();
+        keeper.keep_logits(&[1.0]);
+        keeper.keep_probabilities(&[1.0]);
+        keeper.keep_rivals([1].into_iter());
+        keeper.finish_row();
+        assert!(keeper.into_rows().is_none());
     }
 
     #[test]

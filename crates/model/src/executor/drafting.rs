@@ -6,7 +6,7 @@ use dsde_policy::DraftPosition;
 use dsde_kernels::Backend;
 
 use super::draft::Reader;
-use super::drafted::DraftedRows;
+use super::drafted::Keeper;
 use super::draw::Draw;
 use super::outputs::OutputPlan;
 use super::parallel::Workers;
@@ -29,7 +29,7 @@ impl<B: Backend> Drafting<'_, B> {
         &mut self,
         rows: &RowBatch,
         draws: &[DraftDraw<'_>],
-        kept: &mut [DraftedRows],
+        kept: &mut [Keeper<'_>],
         drafted: &mut Vec<Drafted>,
     ) {
         let Self { backend, draft, workers, plan } = self;

@@ -8,25 +8,25 @@ use dsde_sampling::{
 
 use dsde_kernels::cpu::Kernel;
 
-use super::drafted::{Basis, DraftedRows};
+use super::drafted::{Basis, Keeper};
 use super::path::Path;
 use super::prune::rivals;
 
 /// Drafts the tokens asked for and keeps what their verification will need.
-pub(super) struct Draw<'a> {
+pub(super) struct Draw<'a, 'p> {
     /// What is asked for.
     pub(super) draw: &'a DraftDraw<'a>,
     /// `[draw.n_rows(), vocab_len]`, raw logits of the draft; changed.
     pub(super) rows: &'a mut [f32],
-    /// Rows that were drafted after before.
-    pub(super) kept: &'a mut DraftedRows,
+    /// Where rows are kept.
+    pub(super) kept: &'a mut Keeper<'p>,
     /// `[draw.n_drafted()]`.
     pub(super) drafted: &'a mut [Drafted],
     /// Memory.
     pub(super) scratch: &'a mut Scratch,
 }
 
-impl Kernel for Draw<'_> {
+impl Kernel for Draw<'_, '_> {
     type Output = ();
 
     #[inline(always)]
@@ -55,7 +55,7 @@ fn adjust_row(draw: &DraftDraw<'_>, row_idx: usize, row: &mut [f32], scratch: &m
 fn draw_token(
     draw: &DraftDraw<'_>,
     row: &mut [f32],
-    kept: &mut DraftedRows,
+    kept: &mut Keeper<'_>,
     scratch: &mut Scratch,
 ) -> Drafted {
     let DraftDraw { params, proposal, .. } = *draw;
@@ -81,7 +81,7 @@ fn draw_level(
     draw: &DraftDraw<'_>,
     beam: Beam,
     rows: &mut [f32],
-    kept: &mut DraftedRows,
+    kept: &mut Keeper<'_>,
     drafted: &mut [Drafted],
     scratch: &mut Scratch,
 ) {
@@ -109,7 +109,7 @@ fn draw_level(
 
 /// Keeps the adjusted logits of a row if signals are computed from them, and returns their shape if it is wanted.
 #[inline(always)]
-fn keep_logits(draw: &DraftDraw<'_>, row: &[f32], kept: &mut DraftedRows) -> Option<Shape> {
+fn keep_logits(draw: &DraftDraw<'_>, row: &[f32], kept: &mut Keeper<'_>) -> Option<Shape> {
     let Basis::Logits { temperature } = Basis::of(draw.params) else {
         return None;
     };

@@ -11,6 +11,7 @@ use dsde_kernels::cpu::Kernel;
 
 use super::drafted::{Basis, DraftedRows};
 use super::path::Path;
+use super::row_pool::RowPool;
 
 /// Judges one proposal.
 pub(super) struct Judge<'a> {
@@ -22,6 +23,8 @@ pub(super) struct Judge<'a> {
     pub(super) rows: &'a mut [f32],
     /// What the proposal was drawn from, if the draft model made it.
     pub(super) kept: Option<&'a DraftedRows>,
+    /// Memory of rows.
+    pub(super) pool: &'a RowPool,
     /// Memory.
     pub(super) scratch: &'a mut Scratch,
 }
@@ -31,10 +34,11 @@ impl Kernel for Judge<'_> {
 
     #[inline(always)]
     fn run(self) -> Verification {
-        let Self { draw, rule, rows, kept, scratch } = self;
+        let Self { draw, rule, rows, kept, pool, scratch } = self;
         let TargetDraw { params, proposal, .. } = *draw;
         let vocab_len = rows.len() / (1 + proposal.len() as usize);
-        let raw = params.logprobs.map(|_| rows.to_vec());
+        let copies = |_| rows.chunks_exact(vocab_len).map(|row| pool.copy_of(row)).collect::<Vec<_>>();
+        let raw = params.logprobs.map(copies);
         adjust_rows(draw, rows, vocab_len, scratch);
         let mut signals = Vec::new();
         let basis = Basis::of(params);
@@ -60,7 +64,11 @@ impl Kernel for Judge<'_> {
         let draft = draft.filter(|_| draw.drafted_as.is_none());
         let verdict = verify(params, rule, &Evidence { proposal, target, draft }, &mut draw.draws());
         let logprobs = match raw {
-            Some(raw) => logprobs(draw, &verdict, Rows::new(&raw, vocab_len)),
+            Some(raw) => {
+                let logprobs = logprobs(draw, &verdict, Rows::apart(&raw, vocab_len));
+                pool.give_back(raw.into_iter());
+                logprobs
+            }
             None => Vec::new(),
         };
         Verification { verdict, pruned: 0, signals, logprobs }

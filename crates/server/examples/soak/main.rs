@@ -2,11 +2,12 @@
 //!
 //! `cargo run --release -p dsde-server --example soak -- URL [CLIENTS [SECONDS [TOKENS [DSDE]]]]`
 //!
-//! After a warm-up as long as itself, or of five minutes, one round is measured. It ends with code 1 if a check fails; `docs/serving.md` lists
-//! them. The program DSDE, if named, is asked to `generate` what greedy answers must be. Loopback only: it is meant to be
-//! hard on the server.
+//! After prompts that use every block, and a warm-up as long as itself, or of five minutes, one round is measured. It ends with
+//! code 1 if a check fails; `docs/serving.md` lists them. The program DSDE, if named, is asked to `generate` what greedy answers
+//! must be. Loopback only: it is meant to be hard on the server.
 
 mod clients;
+mod fill;
 mod forms;
 mod reference;
 mod scrape;
@@ -17,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clients::{Load, Outcome};
+use fill::fill;
 use forms::Forms;
 use reference::References;
 use scrape::{Scrape, client, settles};
@@ -81,6 +83,7 @@ async fn soak(arguments: &Arguments) -> bool {
     let Arguments { url, n_clients, seconds, tokens_max, dsde } = arguments;
     let mut checks = Checks(true);
     let new = Scrape::now(url).await;
+    fill(&client(), url).await;
     let references = References::ask(&client(), url, *tokens_max).await;
     if let Some(dsde) = dsde {
         let difference = references.compare(dsde, *tokens_max).map_err(|error| error.to_string());
