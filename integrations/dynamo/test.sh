@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the worker and runs its tests. No other check does: it is some 900 crates, half an hour of two cores when they are new. To be run
-# before a release, and whenever crates/cli/tests/suite/worker.rs had to change.
+# Builds the worker and runs its tests. No other check does: it is some 900 crates. To be run before a release, and whenever
+# crates/cli/tests/suite/worker.rs had to change.
 #
 #   integrations/dynamo/test.sh
 #
