@@ -11,9 +11,13 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 model=$(realpath "$1")
 out=${2:-$here/target/e2e}
-venv=${VLLM_VENV:-$here/target/venv-vllm}
-version=0.32.0
 mkdir -p "$out"
+# Paths as they are seen from here: the work is done in OUT.
+out=$(realpath "$out")
+venv=$(realpath --canonicalize-missing "${VLLM_VENV:-$here/target/venv-vllm}")
+draft=${DRAFT:+$(realpath "$DRAFT")}
+eagle3=${EAGLE3:+$(realpath "$EAGLE3")}
+version=0.32.0
 
 if ! "$venv/bin/python" -c 'import vllm' 2>/dev/null; then
     python3 -m venv "$venv"
@@ -35,7 +39,6 @@ trap 'rm -rf "$wheels"' EXIT
 "$venv/bin/pip" install --quiet --no-deps --force-reinstall "$wheels"/*.whl
 
 export PYTHONPATH=$here/e2e
-draft=${DRAFT:+$(realpath "$DRAFT")}
 cd "$out"
 if [ -n "$draft" ]; then
     "$venv/bin/python" "$here/../../training/draft_full.py" --draft "$draft" --target "$model" --out "$out/draft"
@@ -43,7 +46,7 @@ else
     "$venv/bin/python" "$here/e2e/truncate.py" "$model" "$out/draft" "${LAYERS:-28}"
 fi
 drafters=("draft_model=$out/draft")
-[ -z "${EAGLE3:-}" ] || drafters+=("eagle3=$(realpath "$EAGLE3")")
+[ -z "$eagle3" ] || drafters+=("eagle3=$eagle3")
 "$venv/bin/python" "$here/e2e/overhead.py"
 "$venv/bin/python" "$here/e2e/checks.py" "$model" "$out" "${drafters[@]}"
 for drafter in ngram "${drafters[@]}"; do

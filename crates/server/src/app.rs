@@ -1,11 +1,10 @@
 //! Routes, who may use them, and what handlers share.
 
-mod recent_forms;
 mod text;
 
 use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -13,15 +12,15 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use dsde_text::Grammars;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tracing::Instrument as _;
 
 use crate::config::{Config, Text};
 use crate::engine_thread::EngineHandle;
+use crate::forms::Forms;
 use crate::live::{self, Board};
 use crate::metrics::Metrics;
 use crate::openai::error::ApiError;
@@ -29,15 +28,12 @@ use crate::openai::fields::Fields;
 use crate::openai::{chat, completions, models, responses, tokens};
 use crate::service::Phase;
 use crate::{cors, head, openapi, page, paths, policies};
-pub(crate) use recent_forms::RecentForms;
 pub(crate) use text::PromptEnd;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// Longest id that is taken over from a client, bytes.
 const REQUEST_ID_BYTES_MAX: usize = 128;
-/// Forms of answers that are compiled at once.
-pub(crate) const COMPILING_MAX: usize = 2;
 /// What `/metrics` answers with.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -54,11 +50,7 @@ pub(crate) struct App {
     /// The running sequences, and who looks at them.
     pub(crate) board: Arc<Board>,
     pub(crate) ids: Ids,
-    /// Made when a form is first asked for.
-    pub(crate) grammars: Arc<OnceLock<Grammars>>,
-    pub(crate) recent_forms: RecentForms,
-    /// Forms that may be compiled at once.
-    pub(crate) compiling: Arc<Semaphore>,
+    pub(crate) forms: Forms,
 }
 
 /// Makes ids of requests: random per server, then counted.

@@ -14,6 +14,7 @@ mod config;
 mod connections;
 mod cors;
 mod engine_thread;
+mod forms;
 mod head;
 mod inbox;
 mod live;
@@ -30,6 +31,7 @@ mod stamp;
 
 pub use config::{Config, Text};
 pub use engine_thread::Rejected;
+pub use forms::{Form, FormFault, Forms};
 pub use inbox::{Delta, Done, End, Loss, SpeculativeStep, Update};
 pub use openai::statistics::{Detail, metrics as statistics};
 pub use run::run;

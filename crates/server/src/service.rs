@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use dsde_engine::Engine;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
-use crate::app::{App, COMPILING_MAX, Ids, RecentForms, router};
+use crate::app::{App, Ids, router};
 use crate::config::{Config, Text};
 use crate::connections::{self, Limits};
 use crate::engine_thread::{self, EngineHandle, EngineThread};
+use crate::forms::Forms;
 use crate::live::Board;
 use crate::metrics::Metrics;
 use crate::openai::generation::seconds_since_epoch;
@@ -102,6 +103,7 @@ pub async fn serve(
         head_bytes_max: config.head_bytes_max,
         head_timeout: config.head_timeout,
     };
+    let forms = Forms::new(text.tokenizer.clone(), text.eos_tokens.clone());
     let app = App {
         engine: engine.clone(),
         text,
@@ -111,9 +113,7 @@ pub async fn serve(
         phase: phase.clone(),
         board,
         ids: Ids::new(),
-        grammars: Arc::default(),
-        recent_forms: RecentForms::default(),
-        compiling: Arc::new(Semaphore::new(COMPILING_MAX)),
+        forms,
     };
     let began = async move {
         if shutdown.await == Shutdown::Announced {

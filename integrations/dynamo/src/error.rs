@@ -1,7 +1,7 @@
 //! Errors as Dynamo sorts them: whose fault it is, and whether another worker may be asked.
 
 use dsde_engine::Refused;
-use dsde_server::{Loss, Rejected};
+use dsde_server::{FormFault, Loss, Rejected};
 use dynamo_backend_common::{BackendError, DynamoError, ErrorType};
 
 /// Something is wrong with the request; no worker could serve it.
@@ -17,6 +17,14 @@ pub(crate) fn leaving() -> DynamoError {
 /// The worker itself is broken.
 pub(crate) fn failed(message: impl ToString) -> DynamoError {
     error(ErrorType::Backend(BackendError::Unknown), message)
+}
+
+/// Why no answer can have the form that is asked for.
+pub(crate) fn formless(fault: &FormFault) -> DynamoError {
+    match fault {
+        FormFault::Unfit(_) | FormFault::Slow { .. } => invalid(fault),
+        FormFault::Failed => failed(fault),
+    }
 }
 
 /// Why a request was not taken.

@@ -5,11 +5,12 @@
 use dsde_checkpoint::config::SamplingDefaults;
 use dsde_engine::{Request, Stop};
 use dsde_sampling::Params;
+use dsde_server::Form;
 use dynamo_backend_common::{
     OutputOptions, PreprocessedRequest, SamplingOptions, StopConditions, engine::RoutingHints,
 };
 
-use crate::form::Form;
+use crate::form::form;
 
 /// What the served model says about requests.
 #[derive(Clone, Debug)]
@@ -66,7 +67,7 @@ pub(crate) fn order(request: &PreprocessedRequest, defaults: &Defaults) -> Resul
         asked.priority = priority.unwrap_or(0).saturating_neg();
         asked.salt = cache_namespace.clone().unwrap_or_default();
     }
-    let form = sampling_options.guided_decoding.clone().map(Form::of).transpose()?.flatten();
+    let form = sampling_options.guided_decoding.clone().map(form).transpose()?.flatten();
     Ok(Order { request: asked, form, told })
 }
 

@@ -2,24 +2,18 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use dsde_engine::Grammar;
-use dsde_server::{Answer, Cancellation, Serving};
-use dsde_text::{Grammars, Tokenizer};
+use dsde_server::{Answer, Cancellation, Forms, Serving};
+use dsde_text::{Thoughts, Tokenizer};
 use dynamo_backend_common::{ComponentSnapshot, DynamoError, SnapshotPublisher};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::error;
-use crate::form::Form;
 use crate::request::{Defaults, Order};
 
-/// Forms that are compiled at once; more wait.
-const COMPILING_MAX: usize = 2;
-/// Longest time to compile a form.
-const COMPILE_MAX: Duration = Duration::from_secs(10);
 /// Time for the last items of a worker that ends, which are on their way to the frontend when nothing is in flight any more.
 const FAREWELL: Duration = Duration::from_millis(500);
 /// Time between two looks at the load, of which the router hears if it has changed.
@@ -29,10 +23,7 @@ const LOAD_PERIOD: Duration = Duration::from_millis(100);
 pub(crate) struct Running {
     pub(crate) serving: Serving,
     pub(crate) defaults: Defaults,
-    tokenizer: Arc<Tokenizer>,
-    /// Made when the first form is asked for.
-    grammars: OnceLock<Grammars>,
-    compiling: Semaphore,
+    forms: Forms,
     in_flight: Mutex<HashMap<u64, InFlight>>,
     next_ticket: AtomicU64,
     is_leaving: AtomicBool,
@@ -63,12 +54,11 @@ impl Drop for Ticket {
 
 impl Running {
     pub(crate) fn new(serving: Serving, defaults: Defaults, tokenizer: Arc<Tokenizer>) -> Self {
+        let forms = Forms::new(tokenizer, defaults.eos_tokens.clone());
         Self {
             serving,
             defaults,
-            tokenizer,
-            grammars: OnceLock::new(),
-            compiling: Semaphore::new(COMPILING_MAX),
+            forms,
             in_flight: Mutex::default(),
             next_ticket: AtomicU64::new(0),
             is_leaving: AtomicBool::new(false),
@@ -105,7 +95,9 @@ impl Running {
     ) -> Result<Answer, DynamoError> {
         let Order { mut request, form, .. } = order;
         if let Some(form) = form {
-            request.grammar = Some(self.compiled(form).await?);
+            // Thoughts are the frontend's business: a form begins with the answer.
+            let grammar = self.forms.grammar(form, Thoughts::None, &request.salt).await;
+            request.grammar = Some(grammar.map_err(|fault| error::formless(&fault))?);
         }
         let answer =
             self.serving.submit(request, deadline).await.map_err(|rejected| error::rejected(&rejected))?;
@@ -113,30 +105,6 @@ impl Running {
             in_flight.cancellation = Some(answer.cancellation());
         }
         Ok(answer)
-    }
-
-    async fn compiled(self: &Arc<Self>, form: Form) -> Result<Arc<dyn Grammar>, DynamoError> {
-        let _place = self.compiling.acquire().await.map_err(error::failed)?;
-        let this = self.clone();
-        let compiled = tokio::task::spawn_blocking(move || {
-            let grammars = match this.grammars.get() {
-                Some(grammars) => grammars,
-                None => {
-                    let new = Grammars::new(&this.tokenizer, &this.defaults.eos_tokens)?;
-                    this.grammars.get_or_init(|| new)
-                }
-            };
-            form.compiled(grammars)
-        });
-        let limit = COMPILE_MAX.as_secs();
-        let too_long = |_| {
-            error::invalid(format!("the form must be compiled within {limit} s, and was not: simplify it"))
-        };
-        timeout(COMPILE_MAX, compiled)
-            .await
-            .map_err(too_long)?
-            .map_err(error::failed)?
-            .map_err(error::invalid)
     }
 
     /// Cancels whatever has this id.

@@ -19,3 +19,4 @@ mod serve;
 mod simulate;
 mod translation;
 mod usage;
+mod worker;

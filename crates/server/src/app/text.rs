@@ -1,24 +1,19 @@
-//! Work on text that handlers share, where it holds up no connection: prompts as tokens, and forms of answers compiled.
+//! Work on text that handlers share, where it holds up no connection: prompts as tokens, and the forms of answers.
 
-use std::fmt::{Debug, Write as _};
+use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::Duration;
 
 use dsde_engine::Grammar;
 use dsde_text::Error as TextError;
-use dsde_text::{Conversation, Grammars, Thoughts};
+use dsde_text::{Conversation, Thoughts};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
 
 use super::App;
 use crate::config::Text;
 use crate::openai::error::ApiError;
-use crate::openai::fields::form::{AskedForm, Form};
+use crate::openai::fields::form::AskedForm;
 use crate::openai::messages::TypedConversation;
 use crate::openai::tools::CallForm;
-
-/// Longest time to compile a form. A tenth of a second is usual, and more than that where others use the processors.
-const COMPILE_MAX: Duration = Duration::from_secs(30);
 
 /// Where a conversation ends for the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,15 +102,15 @@ impl App {
         .await
     }
 
-    /// What an answer of a form may say, compiled for this model; few at a time, so that nobody else's text waits for them.
+    /// What an answer of a form may say.
     ///
     /// * `thoughts`: what may come before the form.
-    /// * `salt`: see [`App::salt`]; requests of another find no form that was compiled for this one.
+    /// * `salt`: see [`App::salt`].
     ///
     /// # Errors
     /// 400 if the form cannot be followed, or takes too long.
     pub(crate) async fn grammar(
-        self: &Arc<Self>,
+        &self,
         asked: Option<&AskedForm>,
         thoughts: Thoughts,
         salt: &str,
@@ -123,69 +118,22 @@ impl App {
         let Some(AskedForm { form, field }) = asked.cloned() else {
             return Ok(None);
         };
-        let key = key(salt, thoughts, &form);
-        let compile = move |grammars: &Grammars| match form {
-            Form::JsonObject => grammars.json_object(thoughts),
-            Form::JsonSchema(schema) => grammars.json_schema(schema, thoughts),
-            Form::Regex(regex) => grammars.regex(&regex, thoughts),
-            Form::Choice(texts) => grammars.choice(&texts, thoughts),
-            Form::Grammar(text) => grammars.grammar(&text, thoughts),
-        };
-        self.compiled(key, field, compile).await.map(Some)
+        let grammar = self.forms.grammar(form, thoughts, salt).await;
+        grammar.map(Some).map_err(|fault| ApiError::of_form(&fault, field))
     }
 
-    /// What an answer may say that must call a function, compiled as any other form.
+    /// What an answer may say that must call a function.
     ///
     /// # Errors
     /// As [`App::grammar`].
     pub(crate) async fn call_grammar(
-        self: &Arc<Self>,
+        &self,
         form: CallForm,
         thoughts: Thoughts,
         salt: &str,
     ) -> Result<Arc<dyn Grammar>, ApiError> {
-        let key = key(salt, thoughts, &form);
-        let compile = move |grammars: &Grammars| {
-            grammars.calls(form.format, &form.functions, form.are_parallel, thoughts)
-        };
-        self.compiled(key, "tools", compile).await
-    }
-
-    /// * `key`: of the form among the recent ones.
-    async fn compiled(
-        self: &Arc<Self>,
-        key: String,
-        field: &'static str,
-        compile: impl FnOnce(&Grammars) -> Result<Arc<dyn Grammar>, TextError> + Send + 'static,
-    ) -> Result<Arc<dyn Grammar>, ApiError> {
-        if let Some(form) = self.recent_forms.get(&key) {
-            return Ok(form);
-        }
-        let place = self.compiling.clone().acquire_owned().await;
-        let place = place.map_err(|_| ApiError::internal("no grammar can be compiled"))?;
-        let grammars = self.grammars.clone();
-        let compiled = self.on_text(move |text| {
-            let _place = place;
-            let grammars = match grammars.get() {
-                Some(grammars) => grammars,
-                None => {
-                    let new = Grammars::new(&text.tokenizer, &text.eos_tokens)?;
-                    grammars.get_or_init(|| new)
-                }
-            };
-            compile(grammars)
-        });
-        let compiled = timeout(COMPILE_MAX, compiled).await;
-        let compiled = compiled.map_err(|_| {
-            let limit = COMPILE_MAX.as_secs();
-            ApiError::bad_field(
-                field,
-                format!("the form must be compiled within {limit} s, and was not: simplify it"),
-            )
-        })?;
-        let form = compiled.map_err(|error| error.of_field(field))?;
-        self.recent_forms.keep(key, form.clone());
-        Ok(form)
+        let grammar = self.forms.calls(form, thoughts, salt).await;
+        grammar.map_err(|fault| ApiError::of_form(&fault, "tools"))
     }
 
     /// Runs work on text where it holds up no connection.
@@ -200,11 +148,6 @@ impl App {
     }
 }
 
-/// What a form that was compiled once is found by: who asks, and all that it says.
-fn key(salt: &str, thoughts: Thoughts, form: &impl Debug) -> String {
-    format!("{salt:?} {thoughts:?} {form:?}")
-}
-
 fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -213,37 +156,4 @@ fn with_causes(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use dsde_text::ReasoningFormat;
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn keys_tell_apart_who_asks_and_what_for() {
-        let schema = |schema| Form::JsonSchema(schema);
-        let (salts, thoughts) =
-            (["0 ", "0 a", "1 "], [Thoughts::None, Thoughts::Begun(ReasoningFormat::Harmony)]);
-        let forms = [
-            Form::JsonObject,
-            schema(json!({})),
-            schema(json!({"type": "object"})),
-            schema(json!("a")),
-            Form::Regex("a".into()),
-            Form::Choice(vec!["a".into(), "b".into()]),
-            Form::Choice(vec!["a\", \"b".into()]),
-            Form::Grammar("a".into()),
-        ];
-        let of_salt = |salt| thoughts.into_iter().flat_map(move |thoughts| [(salt, thoughts)]);
-        let all = salts.into_iter().flat_map(of_salt);
-        let keys: Vec<String> =
-            all.flat_map(|(salt, thoughts)| forms.each_ref().map(|form| key(salt, thoughts, form))).collect();
-        assert_eq!(keys.iter().collect::<HashSet<_>>().len(), salts.len() * thoughts.len() * forms.len());
-        assert_eq!(key("0 ", Thoughts::None, &forms[2]), keys[2]);
-    }
 }

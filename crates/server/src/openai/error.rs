@@ -7,6 +7,7 @@ use dsde_engine::Refused;
 use serde_json::{Value, json};
 
 use crate::engine_thread::Rejected;
+use crate::forms::FormFault;
 use crate::inbox::Loss;
 
 /// Seconds after which a refused client may try again; an answer takes about as long.
@@ -38,6 +39,14 @@ impl ApiError {
     /// 400 because of one field.
     pub(crate) fn bad_field(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self { param: Some(param.into()), ..Self::bad_request(message) }
+    }
+
+    /// 400 because of a form that no answer can have; 500 if that is not the client's fault.
+    pub(crate) fn of_form(fault: &FormFault, field: &str) -> Self {
+        match fault {
+            FormFault::Unfit(_) | FormFault::Slow { .. } => Self::bad_field(field, fault.to_string()),
+            FormFault::Failed => Self::internal(fault.to_string()),
+        }
     }
 
     /// 401.
@@ -125,12 +134,6 @@ impl ApiError {
     pub(crate) fn of_prompt(mut self, name: &str) -> Self {
         self.param = self.param.map(|param| if param == PROMPT { name.to_owned() } else { param });
         self
-    }
-
-    /// The same, blamed on a field if on none yet.
-    pub(crate) fn of_field(self, name: &str) -> Self {
-        let param = self.param.clone().or_else(|| Some(name.to_owned()));
-        Self { param, ..self }
     }
 
     /// The body, which is also what a stream carries that fails on the way.

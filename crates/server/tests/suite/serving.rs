@@ -1,11 +1,14 @@
-//! The engine on its thread without HTTP: answers, cancellations, load, the end.
+//! The engine on its thread without HTTP: answers, forms, cancellations, load, the end.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::common::{CONTEXT, engine};
-use dsde_engine::{FinishReason, Request};
+use dsde_engine::{FinishReason, Request, Vocabulary as _};
+use dsde_model::embedded;
 use dsde_sampling::Params;
-use dsde_server::{Answer, Detail, Loss, Rejected, Serving, statistics};
+use dsde_server::{Answer, Detail, Form, FormFault, Forms, Loss, Rejected, Serving, statistics};
+use dsde_text::{Thoughts, Tokenizer};
 
 const PROMPT: [u32; 40] = [7; 40];
 
@@ -97,4 +100,41 @@ async fn an_engine_that_stops_tells_its_requests_and_takes_no_more() {
     assert!(!serving.is_alive());
     assert_eq!(read(running).await.2.unwrap_err(), Loss::Shutdown);
     assert!(matches!(serving.submit(request(1), deadline()).await, Err(Rejected::Stopped)));
+}
+
+#[tokio::test]
+async fn answers_have_forms_that_are_compiled_once_for_all_of_a_salt() {
+    let tokenizer = Arc::new(embedded::tokenizer());
+    let eos_tokens = embedded::target().config().eos_tokens.clone();
+    let forms = Forms::new(tokenizer.clone(), eos_tokens.clone());
+    let pears = || Form::Regex("pears|plums".to_owned());
+    let first = forms.grammar(pears(), Thoughts::None, "").await.unwrap();
+    let again = forms.grammar(pears(), Thoughts::None, "").await.unwrap();
+    let of_others = forms.grammar(pears(), Thoughts::None, "mine").await.unwrap();
+    assert!(Arc::ptr_eq(&first, &again) && !Arc::ptr_eq(&first, &of_others));
+    let serving = serving("fixed:k=3");
+    for grammar in [first, of_others] {
+        let mut asked = request(100);
+        asked.stop.tokens.clone_from(&eos_tokens);
+        asked.grammar = Some(grammar);
+        let (tokens, _, end) = read(serving.submit(asked, deadline()).await.unwrap()).await;
+        assert_eq!(end.unwrap().reason, FinishReason::Stop);
+        let text = text(&tokenizer, &tokens);
+        assert!(["pears", "plums"].contains(&text.as_str()), "{text}");
+    }
+    let fault = forms.grammar(Form::Regex("(".to_owned()), Thoughts::None, "").await.unwrap_err();
+    assert!(
+        matches!(&fault, FormFault::Unfit(_)) && fault.to_string().contains("cannot be followed"),
+        "{fault}"
+    );
+    // What could not be compiled is not kept, and takes no place.
+    for _ in 0..3 {
+        forms.grammar(Form::Choice(Vec::new()), Thoughts::None, "").await.unwrap_err();
+    }
+    forms.grammar(Form::JsonObject, Thoughts::None, "").await.unwrap();
+}
+
+fn text(tokenizer: &Tokenizer, tokens: &[u32]) -> String {
+    let bytes = tokens.iter().flat_map(|&token| tokenizer.token_bytes(token));
+    String::from_utf8(bytes.copied().collect()).unwrap()
 }

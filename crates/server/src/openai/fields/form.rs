@@ -4,22 +4,8 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::forms::Form;
 use crate::openai::error::ApiError;
-
-/// What answers must be.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Form {
-    /// A JSON object.
-    JsonObject,
-    /// JSON of a schema.
-    JsonSchema(Value),
-    /// What a regular expression matches, as a whole.
-    Regex(String),
-    /// One of some texts.
-    Choice(Vec<String>),
-    /// What a grammar describes.
-    Grammar(String),
-}
 
 /// A form and the field that asked for it.
 #[derive(Clone, Debug, PartialEq)]
