@@ -131,7 +131,12 @@ impl Recording {
     }
 
     fn answer(&self, number: u64) -> Option<&Answer> {
-        self.texts[(number % self.texts.len() as u64) as usize].answer.as_ref()
+        self.text(number).answer.as_ref()
+    }
+
+    /// Of request `number`; behind the last one it begins again.
+    fn text(&self, number: u64) -> &RecordedText {
+        &self.texts[(number % self.texts.len() as u64) as usize]
     }
 
     /// The requests in order.
@@ -147,7 +152,7 @@ impl Recording {
     }
 
     pub(super) fn place(&self, number: u64, index: usize, random: &mut Random) -> Place {
-        let text = &self.texts[(number % self.texts.len() as u64) as usize];
+        let text = self.text(number);
         let other = self.pool[random.below(self.pool.len() as u64) as usize];
         text.places.get(index).copied().flatten().unwrap_or(other)
     }
