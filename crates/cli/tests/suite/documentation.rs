@@ -5,10 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where pages lie, from the root of the repository.
-const FOLDERS: [&str; 9] = [
+const FOLDERS: [&str; 10] = [
     ".",
     "docs",
     "docs/decisions",
+    "docs/measured",
     "integrations/dynamo",
     "integrations/vllm",
     "models",
