@@ -18,7 +18,7 @@ use recent::RecentForms;
 
 /// Forms that are compiled at once; more wait.
 const COMPILING_MAX: usize = 2;
-/// Longest time to compile a form. A tenth of a second is usual, and more than that where others use the processors.
+/// Longest time to wait for a form, others' turns included. A tenth of a second is usual, and more than that where others use the processors.
 const COMPILE_MAX: Duration = Duration::from_secs(30);
 
 /// What answers must be.
@@ -129,16 +129,18 @@ impl Forms {
         if let Some(form) = self.recent.get(&key) {
             return Ok(form);
         }
-        let place = self.compiling.clone().acquire_owned().await.map_err(|_| FormFault::Failed)?;
-        let compiler = self.compiler.clone();
-        let compiled = spawn_blocking(move || {
-            // Held until the thread is done, also where nobody waits for it any more.
-            let _place = place;
-            compile(compiler.grammars()?)
-        });
-        let compiled = timeout(COMPILE_MAX, compiled).await;
-        let compiled = compiled.map_err(|_| FormFault::Slow { expected_s: COMPILE_MAX.as_secs() })?;
-        let form = compiled.map_err(|_| FormFault::Failed)??;
+        let compiled = async {
+            let place = self.compiling.clone().acquire_owned().await.map_err(|_| FormFault::Failed)?;
+            let compiler = self.compiler.clone();
+            let compiled = spawn_blocking(move || {
+                // Held until the thread is done, also where nobody waits for it any more.
+                let _place = place;
+                compile(compiler.grammars()?)
+            });
+            Ok::<_, FormFault>(compiled.await.map_err(|_| FormFault::Failed)??)
+        };
+        let in_time = timeout(COMPILE_MAX, compiled).await;
+        let form = in_time.map_err(|_| FormFault::Slow { expected_s: COMPILE_MAX.as_secs() })??;
         self.recent.keep(key, form.clone());
         Ok(form)
     }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use dsde_engine::{Constraint, ConstraintError, Grammar, Vocabulary as _};
-use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
+use llguidance::api::{GrammarInit, GrammarWithLexer, TopLevelGrammar};
 use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
@@ -23,6 +23,7 @@ mod gbnf;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod work;
 
 use calls::Lark;
 pub use calls::{Function, Thoughts};
@@ -41,8 +42,12 @@ const OPEN_MAX: usize = 1000;
 /// Stack for compiling, bytes, which is used up by rules that refer to each other in a chain: 64 KiB hold some 8000 of them, and
 /// each takes some KiB in a debug build. Only what is used becomes memory.
 const STACK_BYTES: usize = 256 << 20;
+/// Before a schema in a grammar.
+const SCHEMA_RULE: &str = "%json";
 /// Name of a form that something may come before.
 const FORM: &str = "form";
+/// Before what the library says of a schema that stands in a grammar.
+const SCHEMA_FAULT: &str = "failed to compile JSON schema: ";
 /// Longest reason that is repeated, characters.
 const REASON_MAX: usize = 300;
 
@@ -105,8 +110,9 @@ impl Grammars {
         };
         // Also replaces what a stranger may have put there.
         fields.insert("x-guidance".to_owned(), json!({"whitespace_flexible": false, "coerce_one_of": true}));
-        schema::drop_annotations(&mut schema);
-        self.compiled(self.behind(thoughts, GrammarWithLexer::from_json_schema(schema)))
+        prepare(&mut schema).map_err(failed)?;
+        let form = GrammarWithLexer::from_json_schema(schema.clone());
+        self.compiled(self.behind(thoughts, form), &[schema], Source::Schemas)
     }
 
     /// What a regular expression matches as a whole, with or without anchors at its ends.
@@ -115,7 +121,11 @@ impl Grammars {
     /// If it is too long, is none, looks around or back, or takes too much to compile.
     pub fn regex(&self, regex: &str, thoughts: Thoughts) -> Result<Arc<dyn Grammar>, Error> {
         check_len("regular expression", regex.len())?;
-        self.compiled(self.behind(thoughts, GrammarWithLexer::from_regex(without_anchors(regex))))
+        self.compiled(
+            self.behind(thoughts, GrammarWithLexer::from_regex(without_anchors(regex))),
+            &[],
+            Source::Text,
+        )
     }
 
     /// One of some texts.
@@ -129,7 +139,7 @@ impl Grammars {
         check_len("list of texts", texts.iter().map(String::len).sum())?;
         let texts: Vec<String> = texts.iter().map(|text| json!(text).to_string()).collect();
         let lark = format!("start: TEXT\nTEXT: {}\n", texts.join(" | "));
-        self.compiled(self.behind(thoughts, GrammarWithLexer::from_lark(lark)))
+        self.compiled(self.behind(thoughts, GrammarWithLexer::from_lark(lark)), &[], Source::Text)
     }
 
     /// What a grammar describes, written for llama.cpp (GBNF, which has `::=`) or in llguidance's variant of Lark.
@@ -150,7 +160,17 @@ impl Grammars {
                 return Err(failed(format!("at most {OPEN_MAX} brackets may be open at once")));
             }
         }
-        self.compiled(self.behind(thoughts, GrammarWithLexer::from_lark(lark)))
+        let schemas = schemas_within(&lark);
+        for schema in &schemas {
+            let mut kept = schema.clone();
+            schema::keep_numbers(&mut kept).map_err(failed)?;
+            if kept != *schema {
+                return Err(failed(
+                    "bounds of numbers beyond 2^53, and exclusive ones of 0 beside another, must be in a schema of its own",
+                ));
+            }
+        }
+        self.compiled(self.behind(thoughts, GrammarWithLexer::from_lark(lark)), &schemas, Source::Text)
     }
 
     /// One call of a function, or several if they may be parallel and the format knows that; their arguments are of the
@@ -165,15 +185,24 @@ impl Grammars {
         are_parallel: bool,
         thoughts: Thoughts,
     ) -> Result<Arc<dyn Grammar>, Error> {
+        let mut functions = functions.to_vec();
+        for function in &mut functions {
+            let prepared = function.parameters.as_mut().map_or(Ok(()), prepare);
+            prepared.map_err(|reason| {
+                failed(format!("parameters of the function '{}': {reason}", function.name))
+            })?;
+        }
         let token = |marker: &str| self.markers.get(marker).copied();
-        let lark = Lark::new(thoughts, &token).calls(format, functions, are_parallel);
+        let lark = Lark::new(thoughts, &token).calls(format, &functions, are_parallel);
         if lark.len() > CALLS_BYTES_MAX {
             return Err(failed(format!(
                 "the schemas of all functions together must have at most {CALLS_BYTES_MAX} bytes, got {}",
                 lark.len()
             )));
         }
-        self.compiled(TopLevelGrammar::from_lark(lark))
+        let schemas: Vec<Value> =
+            functions.iter().filter_map(|function| function.parameters.clone()).collect();
+        self.compiled(TopLevelGrammar::from_lark(lark), &schemas, Source::Schemas)
     }
 
     /// A form behind what may come before it.
@@ -187,9 +216,32 @@ impl Grammars {
         TopLevelGrammar { grammars: vec![whole, form], max_tokens: None }
     }
 
-    fn compiled(&self, grammar: TopLevelGrammar) -> Result<Arc<dyn Grammar>, Error> {
+    /// * `schemas`: all that are part of it.
+    fn compiled(
+        &self,
+        grammar: TopLevelGrammar,
+        schemas: &[Value],
+        source: Source,
+    ) -> Result<Arc<dyn Grammar>, Error> {
         let compile = || {
-            let mut matcher = Matcher::new(self.factory.create_parser(grammar));
+            if !schemas.iter().all(work::fits_schema) {
+                return Err(failed(
+                    "too many or too long patterns of its schema must hold at once (allOf, $ref)",
+                ));
+            }
+            let environment = self.factory.tok_env().clone();
+            let read = GrammarInit::Serialized(grammar)
+                .to_internal(Some(environment), self.factory.limits().clone());
+            let (rules, lexer) = read.map_err(|error| failed(told(&error.to_string())))?;
+            if !work::fits_expressions(lexer.regex_builder.exprset(), source == Source::Text) {
+                return Err(failed(
+                    "its expressions may go on in too many ways: too many of them must hold at once (&), or too many parts in \
+                     a row may be left out",
+                ));
+            }
+            let mut matcher = Matcher::new(
+                self.factory.create_parser_from_init_default(GrammarInit::Internal(rules, lexer)),
+            );
             matcher.compute_mask().map_err(|error| failed(told(&error.to_string())))?;
             Ok(matcher)
         };
@@ -200,6 +252,27 @@ impl Grammars {
         })?;
         Ok(Arc::new(Compiled(Mutex::new(matcher))))
     }
+}
+
+/// Makes a schema one that can be followed, if it can be.
+fn prepare(schema: &mut Value) -> Result<(), String> {
+    schema::drop_annotations(schema);
+    schema::keep_numbers(schema)
+}
+
+/// What a form was written as.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Schemas,
+    /// An expression or a grammar.
+    Text,
+}
+
+/// Schemas that a grammar has among its rules.
+fn schemas_within(lark: &str) -> Vec<Value> {
+    let begun = lark.match_indices(SCHEMA_RULE).map(|(at, rule)| &lark[at + rule.len()..]);
+    // What is no JSON is refused by the library.
+    begun.filter_map(|rest| serde_json::Deserializer::from_str(rest).into_iter().next()?.ok()).collect()
 }
 
 fn failed(reason: impl fmt::Display) -> Error {
@@ -218,6 +291,11 @@ fn told(reason: &str) -> String {
     if reason.contains("NoExtensionBias") {
         return "no answer can have it".to_owned();
     }
+    // Of a schema within a grammar of calls, what is said of the schema, without where that stands.
+    let reason = match reason.split_once(SCHEMA_FAULT) {
+        Some((_, reason)) => reason.lines().next().unwrap_or_default(),
+        None => reason,
+    };
     let reason = reason.split("\n<").next().unwrap_or_default().trim();
     let reason =
         reason.replace("Unimplemented keys:", "it has keywords that are not supported:").replace('\n', " ");

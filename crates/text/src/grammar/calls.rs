@@ -179,8 +179,10 @@ fn arguments(parameters: Option<&Value>) -> Value {
         if fields.contains_key("properties") {
             fields.entry("additionalProperties").or_insert_with(|| json!(false));
         }
-        let spaced = json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "});
-        fields.insert("x-guidance".to_owned(), spaced);
+        let options = json!({
+            "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": ", "coerce_one_of": true,
+        });
+        fields.insert("x-guidance".to_owned(), options);
     }
     schema
 }

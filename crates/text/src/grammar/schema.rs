@@ -1,6 +1,11 @@
-//! What a schema says that nothing can be made of: it is left out, and the rest is followed.
+//! What a schema says that nothing can be made of: it is left out, and the rest is followed. Numbers that the library would take for
+//! others are replaced by the nearest that keep every answer right, or refused.
 
 use serde_json::{Map, Value};
+
+mod numbers;
+
+pub(super) use numbers::keep_numbers;
 
 /// Formats of texts that are followed; any other is an annotation, as the standard has it.
 pub(super) const FORMATS: [&str; 10] =
@@ -11,10 +16,20 @@ const DROPPED: [&str; 1] = ["uniqueItems"];
 
 /// Leaves out what cannot be followed, in the schema and all that are part of it.
 pub(super) fn drop_annotations(schema: &mut Value) {
+    each_schema(schema, &mut |fields| {
+        fields.retain(|name, value| !is_annotation(name, value));
+        for name in ["anyOf", "oneOf"] {
+            fields.get_mut(name).into_iter().for_each(keep_followed);
+        }
+    });
+}
+
+/// Calls `change` with the fields of a schema, and then of all that are part of it.
+fn each_schema(schema: &mut Value, change: &mut impl FnMut(&mut Map<String, Value>)) {
     let Some(fields) = schema.as_object_mut() else {
         return;
     };
-    fields.retain(|name, value| !is_annotation(name, value));
+    change(fields);
     for (name, value) in fields.iter_mut() {
         match name.as_str() {
             "additionalItems"
@@ -26,24 +41,25 @@ pub(super) fn drop_annotations(schema: &mut Value) {
             | "propertyNames"
             | "then"
             | "unevaluatedItems"
-            | "unevaluatedProperties" => drop_annotations(value),
-            "allOf" | "prefixItems" => each(value),
-            "anyOf" | "oneOf" => {
-                keep_followed(value);
-                each(value);
+            | "unevaluatedProperties" => each_schema(value, change),
+            "allOf" | "anyOf" | "oneOf" | "prefixItems" => {
+                each_of(value.as_array_mut().into_iter().flatten(), change)
             }
-            "items" if value.is_array() => each(value),
-            "items" => drop_annotations(value),
+            "items" if value.is_array() => each_of(value.as_array_mut().into_iter().flatten(), change),
+            "items" => each_schema(value, change),
             "$defs" | "definitions" | "dependentSchemas" | "patternProperties" | "properties" => {
-                value.as_object_mut().into_iter().flat_map(Map::values_mut).for_each(drop_annotations);
+                each_of(value.as_object_mut().into_iter().flat_map(Map::values_mut), change);
             }
             _ => {}
         }
     }
 }
 
-fn each(list: &mut Value) {
-    list.as_array_mut().into_iter().flatten().for_each(drop_annotations);
+fn each_of<'a>(
+    schemas: impl Iterator<Item = &'a mut Value>,
+    change: &mut impl FnMut(&mut Map<String, Value>),
+) {
+    schemas.for_each(|schema| each_schema(schema, change));
 }
 
 fn is_annotation(name: &str, value: &Value) -> bool {

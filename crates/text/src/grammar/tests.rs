@@ -265,6 +265,143 @@ fn forms_that_make_no_sense_or_too_much_of_it_are_refused_in_plain_words() {
 }
 
 #[test]
+fn forms_whose_states_cannot_be_counted_are_refused_before_they_are_made() {
+    let grammars = grammars();
+    let schema = |schema| grammars.json_schema(schema, Thoughts::None);
+    let grammar = |text: &str| grammars.grammar(text, Thoughts::None);
+    let patterns = |n: usize, pattern: &str| -> Vec<Value> {
+        (0..n).map(|i| json!({"pattern": format!("{pattern}{i}")})).collect()
+    };
+    let wide: String = ('b'..='z').map(|letter| format!("|[a{letter}]{letter}")).collect();
+    let wide = format!(".*(a{wide})");
+    let refused = |form: Result<Arc<dyn Grammar>, Error>, message: &str| {
+        let got = form.map(drop).unwrap_err().to_string();
+        assert!(got.contains(message), "{got}");
+    };
+    for (n, pattern) in [(100, "a"), (4, &*wide)] {
+        let all = patterns(n, pattern);
+        refused(schema(json!({"type": "string", "allOf": all})), "must hold at once");
+        refused(schema(json!({"properties": {"a": {"items": {"allOf": all}}}})), "must hold at once");
+        refused(grammar(&format!("start: %json {}", json!({"allOf": all}))), "must hold at once");
+        let function =
+            Function { name: "f".to_owned(), parameters: Some(json!({"properties": {"a": {"allOf": all}}})) };
+        let calls = grammars.calls(CallFormat::Hermes, &[function], false, Thoughts::None);
+        refused(calls, "must hold at once");
+
+        // The same, of schemas that meet somewhere.
+        let nested: Vec<Value> = all.iter().map(|pattern| json!({"properties": {"a": pattern}})).collect();
+        refused(schema(json!({"allOf": nested})), "must hold at once");
+        let chain: serde_json::Map<String, Value> = (0..n)
+            .map(|i| {
+                (
+                    i.to_string(),
+                    json!({"pattern": format!("{pattern}{i}"), "$ref": format!("#/$defs/{}", i + 1)}),
+                )
+            })
+            .chain([(n.to_string(), json!({"type": "string"}))])
+            .collect();
+        refused(schema(json!({"$ref": "#/$defs/0", "$defs": chain})), "must hold at once");
+        let other: Vec<Value> = all.iter().map(|pattern| json!({"additionalProperties": pattern})).collect();
+        refused(schema(json!({"properties": {"a": {"pattern": "x"}}, "allOf": other})), "must hold at once");
+
+        let terminals: Vec<String> = (0..n).map(|i| format!("/{pattern}.*{i}/")).collect();
+        refused(grammar(&format!("start: A\nA: {}\n", terminals.join(" & "))), "may go on in too many ways");
+    }
+    let recursive = json!({"$defs": {"a": {"properties": {"x": {"allOf": [{"$ref": "#/$defs/a"}, {"properties": {
+        "x": {"pattern": wide}, "y": {"pattern": wide}, "z": {"pattern": wide}, "w": {"pattern": wide}}}]}}}},
+        "$ref": "#/$defs/a"});
+    refused(schema(recursive), "must hold at once");
+    refused(grammars.regex(&"a?b?".repeat(16_000), Thoughts::None), "may go on in too many ways");
+}
+
+#[test]
+fn patterns_that_people_combine_are_followed() {
+    let grammars = grammars();
+    let accepted = |form: Result<Arc<dyn Grammar>, Error>| drop(form.unwrap());
+    let schema = |schema| accepted(grammars.json_schema(schema, Thoughts::None));
+    let password = json!({"type": "string", "minLength": 8, "maxLength": 64, "allOf": [
+        {"pattern": "[A-Z]"}, {"pattern": "[a-z]"}, {"pattern": "[0-9]"}, {"pattern": "[!@#$]"}]});
+    schema(password);
+    // One of many with a pattern each, and many properties with one each.
+    let variants: Vec<Value> = (0..40)
+        .map(|i| json!({"properties": {"kind": {"const": i}, "id": {"type": "string", "pattern": format!("^v{i}-[0-9a-f]{{32}}$")}}}))
+        .collect();
+    schema(json!({"oneOf": variants}));
+    let properties: serde_json::Map<String, Value> = (0..60)
+        .map(|i| (format!("p{i}"), json!({"type": "string", "pattern": "^[A-Z]{2}[0-9]{4,12}(-[a-z]+)*$"})))
+        .collect();
+    let base = json!({"type": "object", "properties": {"id": {"type": "string", "format": "uuid"}}});
+    schema(json!({"allOf": [base, {"type": "object", "properties": properties}]}));
+    let tree = json!({"$defs": {"node": {"type": "object", "properties": {
+        "name": {"type": "string", "pattern": "^[a-z]{1,20}$"}, "at": {"type": "string", "format": "date-time"},
+        "children": {"type": "array", "items": {"$ref": "#/$defs/node"}}}}}, "$ref": "#/$defs/node"});
+    schema(tree);
+    accepted(grammars.grammar("start: A\nA: /[a-z]{1,20}/ & /.*x.*/ & ~/.*yy.*/\n", Thoughts::None));
+    accepted(grammars.regex(r"(\w+@\w+\.[a-z]{2,}(, )?)*", Thoughts::None));
+    let names: Vec<String> = (0..5000).map(|i| format!("name {i}")).collect();
+    accepted(grammars.choice(&names, Thoughts::None));
+}
+
+#[test]
+fn numbers_at_the_edges_are_followed_or_refused() {
+    let grammars = grammars();
+    let integer = |bounds: Value| {
+        let mut schema = json!({"type": "integer"});
+        schema.as_object_mut().unwrap().extend(bounds.as_object().unwrap().clone());
+        grammars.json_schema(schema, Thoughts::None)
+    };
+    for bounds in [
+        json!({"minimum": i64::MIN, "maximum": i64::MAX}),
+        json!({"minimum": i64::MIN}),
+        json!({"maximum": u64::MAX}),
+        json!({"exclusiveMinimum": -1e300}),
+        json!({"minimum": 0, "maximum": 9_007_199_254_740_993_u64}),
+    ] {
+        integer(bounds.clone()).unwrap_or_else(|error| panic!("{bounds}: {error}"));
+    }
+    for bounds in [
+        json!({"const": i64::MIN}),
+        json!({"enum": [1, i64::MAX]}),
+        json!({"minimum": i64::MIN, "maximum": i64::MIN}),
+        json!({"minimum": 9_223_372_036_854_775_808_u64}),
+        json!({"minimum": 9_007_199_254_740_993_u64, "maximum": 9_007_199_254_740_993_u64}),
+        json!({"const": 9_007_199_254_740_993_u64}),
+    ] {
+        assert!(integer(bounds.clone()).is_err(), "{bounds}");
+        let text = format!("start: %json {}", json!({"anyOf": [bounds]}));
+        assert!(grammars.grammar(&text, Thoughts::None).is_err(), "{text}");
+        let function =
+            Function { name: "f".to_owned(), parameters: Some(json!({"properties": {"a": bounds}})) };
+        // Where nothing fits between two bounds, a call leaves out what need not be there.
+        if let Err(error) = grammars.calls(CallFormat::Hermes, &[function], false, Thoughts::None) {
+            assert!(error.to_string().contains("parameters of the function 'f'"), "{error}");
+        } else {
+            assert!(bounds.get("minimum").is_some() && bounds.get("maximum").is_some(), "{bounds}");
+        }
+    }
+    check(integer(json!({"const": 1_234_567_890_123_i64})), &["1234567890123"], &["1234567890124"]);
+    let number = |bounds: Value| grammars.json_schema(bounds, Thoughts::None);
+    let share = number(json!({"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}));
+    check(share, &["0.5", "0.25", "0.000001"], &["0", "0.0", "0.6", "-0.1"]);
+    let loss = number(json!({"type": "number", "exclusiveMaximum": 0, "minimum": -20}));
+    check(loss, &["-20", "-0.5", "-3.25"], &["0", "0.0", "1", "-21"]);
+}
+
+#[test]
+fn schemas_of_functions_are_followed_as_those_of_answers_are() {
+    let parameters = json!({"properties": {
+        "tags": {"type": "array", "items": {"type": "string", "format": "path"}, "uniqueItems": true},
+        "amount": {"oneOf": [{"type": "number"}, {"type": "null"}]}}});
+    let function = |parameters| Function { name: "f".to_owned(), parameters: Some(parameters) };
+    let grammars = grammars();
+    let calls =
+        |parameters| grammars.calls(CallFormat::Hermes, &[function(parameters)], false, Thoughts::None);
+    calls(parameters).unwrap();
+    let reason = calls(json!({"properties": {"a": {"contains": {"type": "null"}}}})).unwrap_err().to_string();
+    assert!(reason.ends_with(r#"it has keywords that are not supported: ["contains"]"#), "{reason}");
+}
+
+#[test]
 fn annotations_are_no_reason_to_refuse() {
     let set = json!({"type": "array", "items": {"type": "string", "format": "path"}, "uniqueItems": true});
     assert_eq!(followed(set, r#"["a","a"]"#), (r#"["a","a"]"#.to_owned(), true));

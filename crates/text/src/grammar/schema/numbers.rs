@@ -1,0 +1,110 @@
+//! Numbers of a schema as the library reads them: as f64, and as i64 where it writes their digits.
+
+use serde_json::{Map, Number, Value, json};
+
+use super::each_schema;
+
+/// Largest number that is the same as f64 and as i64; beyond it the library takes one for another, and its way to the digits of the
+/// least i64 never ends.
+const EDGE: f64 = 9_223_372_036_854_774_784.0;
+/// What a bound of more than nothing becomes beside one on the other side: this share of that, roughly.
+const LEAST_SHARE: i32 = -6;
+
+/// Makes bounds of numbers such that every answer within what the library makes of them is within the schema's own.
+///
+/// # Errors
+/// If a number cannot be written, or a bound leaves none that can.
+pub(in crate::grammar) fn keep_numbers(schema: &mut Value) -> Result<(), String> {
+    let mut fault = None;
+    each_schema(schema, &mut |fields| {
+        let kept = bound(fields).and_then(|()| {
+            let values = [fields.get("const"), fields.get("enum")];
+            values.into_iter().flatten().try_for_each(is_exact)
+        });
+        if let Err(reason) = kept {
+            fault.get_or_insert(reason);
+        }
+    });
+    fault.map_or(Ok(()), Err)
+}
+
+fn bound(fields: &mut Map<String, Value>) -> Result<(), String> {
+    for (name, is_lower) in
+        [("minimum", true), ("exclusiveMinimum", true), ("maximum", false), ("exclusiveMaximum", false)]
+    {
+        if let Some(Value::Number(bound)) = fields.get_mut(name) {
+            *bound = inner(bound, is_lower)
+                .ok_or_else(|| format!("no number can be written within {name} {bound}"))?;
+        }
+    }
+    let number = |name: &str| fields.get(name).and_then(Value::as_f64);
+    let is_integer = fields.get("type").is_some_and(|kind| kind == "integer");
+    // The library lets zero through beside an exclusive bound of zero if there is one on the other side.
+    if is_integer {
+    } else if let (Some(0.0), Some(upper)) =
+        (number("exclusiveMinimum"), number("maximum").or(number("exclusiveMaximum")))
+    {
+        if upper > 0.0 {
+            fields.remove("exclusiveMinimum");
+            fields.insert("minimum".to_owned(), json!(least(upper)));
+        }
+    } else if let (Some(0.0), Some(lower)) =
+        (number("exclusiveMaximum"), number("minimum").or(number("exclusiveMinimum")))
+    {
+        if lower < 0.0 {
+            fields.remove("exclusiveMaximum");
+            fields.insert("maximum".to_owned(), json!(-least(-lower)));
+        }
+    }
+    Ok(())
+}
+
+/// The nearest bound that the library reads as it is, on the side of what is allowed.
+fn inner(bound: &Number, is_lower: bool) -> Option<Number> {
+    let mut nearest = bound.as_f64()?;
+    if let Some(exact) = bound.as_i128() {
+        if is_lower && (nearest as i128) < exact {
+            nearest = nearest.next_up();
+        } else if !is_lower && nearest as i128 > exact {
+            nearest = nearest.next_down();
+        }
+    }
+    match (is_lower, nearest) {
+        (true, lower) if lower > EDGE => None,
+        (false, upper) if upper < -EDGE => None,
+        _ if nearest.abs() > EDGE => Some(number(nearest.clamp(-EDGE, EDGE))),
+        _ if Some(nearest) != bound.as_f64()
+            || bound.as_i128().is_some_and(|exact| exact != nearest as i128) =>
+        {
+            Some(number(nearest))
+        }
+        _ => Some(bound.clone()),
+    }
+}
+
+/// A whole number within the edges.
+fn number(whole: f64) -> Number {
+    Number::from(whole as i64)
+}
+
+/// A power of ten that is small beside a positive number.
+fn least(beside: f64) -> f64 {
+    10_f64.powi(beside.log10().floor() as i32 + LEAST_SHARE)
+}
+
+/// Whether the numbers of a value, or within it, are written as they are.
+fn is_exact(value: &Value) -> Result<(), String> {
+    match value {
+        Value::Number(number) => {
+            let nearest = number.as_f64().unwrap_or(f64::INFINITY);
+            let is_same = number.as_i128().is_none_or(|exact| exact == nearest as i128);
+            match nearest.abs() <= EDGE && is_same {
+                true => Ok(()),
+                false => Err(format!("the number {number} of const or enum has too many digits")),
+            }
+        }
+        Value::Array(list) => list.iter().try_for_each(is_exact),
+        Value::Object(fields) => fields.values().try_for_each(is_exact),
+        _ => Ok(()),
+    }
+}
