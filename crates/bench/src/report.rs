@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::class::Attained;
 use crate::record::{Machine, Record, Row, Settings};
-use crate::stats::Quantiles;
+use crate::stats::{Quantiles, Summary};
 
 /// A table of text cells, rendered in aligned Markdown that also reads well in a terminal.
 #[derive(Clone, Debug, Default)]
@@ -97,7 +97,7 @@ fn workload_table(rows: &[Row], name: &str) -> Table {
             row.conditions.concurrency.to_string(),
             row.conditions.temperature.to_string(),
             format!("{:.1}", row.tokens_per_s.mean),
-            format!("{:.1}", row.tokens_per_s.sd),
+            deviation(row.tokens_per_s, 1),
             ratio(ratio_to_off(rows, row)),
             milliseconds(row.ttft_ms, |q| q.p50),
             milliseconds(row.tpot_ms, |q| q.p50),
@@ -130,12 +130,22 @@ pub fn ratio_to_off(rows: &[Row], row: &Row) -> Option<f64> {
     (off.tokens_per_s.mean > 0.0).then(|| row.tokens_per_s.mean / off.tokens_per_s.mean)
 }
 
+/// A standard deviation, if there is one.
+///
+/// * `n_digits`: behind the point.
+pub fn deviation(summary: Summary, n_digits: usize) -> String {
+    match summary.n {
+        0 | 1 => "-".to_owned(),
+        _ => format!("{:.n_digits$}", summary.sd),
+    }
+}
+
 /// A page with the conditions and all tables.
 pub fn summary(record: &Record) -> String {
     let Record { machine, model, draft, settings, rows } = record;
     let mut out = String::from("# Benchmark\n\n");
     out += &conditions(machine, model, draft, settings);
-    let _ = writeln!(out, "* {} measured runs per row\n", settings.repeats);
+    let _ = writeln!(out, "* measured runs per row: {}\n", settings.repeats);
     out.push_str("All figures are measured. C: requests in flight (closed loop); T: temperature; tokens/s: while C requests ");
     out.push_str("were in flight; sd: its standard deviation over runs; x off: mean tokens/s over that of `off` in the same conditions; accepted: of ");
     out.push_str("the verified tokens");
@@ -207,7 +217,6 @@ pub(crate) fn absent() -> String {
 mod tests {
     use super::*;
     use crate::conditions::Conditions;
-    use crate::stats::Summary;
 
     fn row(policy: &str, concurrency: u32, tokens_per_s: f64) -> Row {
         Row {

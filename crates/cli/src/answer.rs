@@ -104,6 +104,7 @@ pub(crate) fn finish_reason(reason: FinishReason) -> &'static str {
         FinishReason::Length => "length",
         FinishReason::Cancelled => "cancelled",
         FinishReason::Failed => "failed",
+        FinishReason::FormLost => "form_lost",
     }
 }
 

@@ -231,7 +231,7 @@ fn table(measured: &[Measured]) -> Outcome<Table> {
             row.conditions.policy.clone(),
             row.conditions.concurrency.to_string(),
             format!("{:.0}", row.tokens_per_s.mean),
-            format!("{:.0}", row.tokens_per_s.sd),
+            report::deviation(row.tokens_per_s, 0),
             row.tokens_per_s.n.to_string(),
             report::ratio(report::ratio_to_off(&rows, row)),
             report::percent(row.acceptance_rate),

@@ -106,7 +106,10 @@ pub(crate) fn write<V: View>(
         let path = folder.join(name);
         fs::write(&path, content).map_err(|error| anyhow::Error::new(error).context(cannot_write(&path)))?;
     }
-    Ok(())
+    // The library lets its owner alone read what it wrote.
+    let readers = fs::metadata(folder.join(config.0)).map(|metadata| metadata.permissions());
+    let shared = readers.and_then(|readers| fs::set_permissions(&path, readers));
+    shared.map_err(|error| anyhow::Error::new(error).context(cannot_write(&path)))
 }
 
 fn cannot_write(path: &Path) -> String {

@@ -167,7 +167,7 @@ fn follow_form(seq: &mut Sequence, token: u32, gain: &mut Gain) {
                 gain.finish = Some(FinishReason::Stop);
             }
         }
-        _ => gain.finish = Some(FinishReason::Failed),
+        _ => gain.finish = Some(FinishReason::FormLost),
     }
 }
 
@@ -204,7 +204,9 @@ fn emit_one(
         special if seq.shows_special_tokens => (special, Visibility::Shown),
         special => (special, Visibility::Hidden),
     };
-    if seq.stop_strings.push(bytes, visibility, &mut gain.text) {
+    if seq.emitted() <= seq.tokens_min {
+        seq.stop_strings.pass(bytes, visibility, &mut gain.text);
+    } else if seq.stop_strings.push(bytes, visibility, &mut gain.text) {
         gain.finish = Some(FinishReason::Stop);
     }
 }

@@ -68,6 +68,8 @@ pub enum FinishReason {
     Cancelled,
     /// The executor failed.
     Failed,
+    /// The form of its answer could not be followed any further.
+    FormLost,
 }
 
 /// The end of one choice; always its last event.

@@ -123,9 +123,10 @@ impl Request {
                 prompt_len_max: prompt_len_max as usize,
             });
         }
-        let known_tokens = self.prompt.iter().chain(&self.stop.tokens);
-        if let Some(&token) = known_tokens.into_iter().find(|&&t| t >= shape.vocab_len) {
-            return Err(Refused::UnknownToken { token, vocab_len: shape.vocab_len });
+        for (name, tokens) in [("prompt", &self.prompt), ("stop tokens", &self.stop.tokens)] {
+            if let Some(&token) = tokens.iter().find(|&&token| token >= shape.vocab_len) {
+                return Err(Refused::UnknownToken { name, token, vocab_len: shape.vocab_len });
+            }
         }
         self.check_bounds()?;
         Ok(self.params.check(shape.vocab_len)?)
@@ -181,6 +182,8 @@ pub enum Refused {
     /// A token id outside the vocabulary.
     #[error("token {token} is outside the vocabulary of {vocab_len} tokens")]
     UnknownToken {
+        /// Where it stands.
+        name: &'static str,
         /// The offending id.
         token: u32,
         /// Tokens in the vocabulary.

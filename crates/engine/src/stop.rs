@@ -30,9 +30,7 @@ impl StopStrings {
     /// case the text before it has been released and the rest is dropped.
     pub(crate) fn push(&mut self, bytes: &[u8], visibility: Visibility, released: &mut Vec<u8>) -> bool {
         if self.strings.is_empty() {
-            if visibility == Visibility::Shown {
-                released.extend_from_slice(bytes);
-            }
+            self.pass(bytes, visibility, released);
             return false;
         }
         self.held.extend_from_slice(bytes);
@@ -48,6 +46,14 @@ impl StopStrings {
             self.visibility.clear();
         }
         is_match
+    }
+
+    /// Takes the bytes of one token in which no stop string counts, nor one that ends behind them.
+    pub(crate) fn pass(&mut self, bytes: &[u8], visibility: Visibility, released: &mut Vec<u8>) {
+        debug_assert!(self.held.is_empty(), "what does not count comes first");
+        if visibility == Visibility::Shown {
+            released.extend_from_slice(bytes);
+        }
     }
 
     /// Releases what was held back, at the end of a sequence that ended for another reason.

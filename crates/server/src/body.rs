@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
-use axum::http::StatusCode;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use serde_path_to_error::{Path, Segment};
@@ -25,6 +26,9 @@ const ARRIVAL_MAX: Duration = Duration::from_secs(32);
 const REPEATED_MAX: usize = 60;
 /// Largest whole number that every JSON writer can write as a float, 2^53.
 const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
+
+/// What some editors begin files in UTF-8 with.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A body as JSON, whatever the content type says. Nesting is bounded by the parser, to 128 levels.
 pub(crate) struct JsonBody<T>(pub(crate) T);
@@ -63,32 +67,63 @@ impl<T: DeserializeOwned> FieldsBody<T> {
 
 /// The fields of a body.
 async fn object(request: Request, app: &Arc<App>) -> Result<Value, ApiError> {
+    check_head(request.headers(), app.config.body_bytes_max)?;
     let arrived = timeout(ARRIVAL_MAX, Bytes::from_request(request, app)).await;
     let bytes =
         arrived.map_err(|_| ApiError::slow_body())?.map_err(|rejection| match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => ApiError::body_too_long(app.config.body_bytes_max),
             _ => ApiError::bad_request(format!("the body could not be read: {rejection}")),
         })?;
-    match serde_json::from_slice(&bytes) {
+    match serde_json::from_slice(bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes)) {
         Ok(Value::Object(mut fields)) => {
             fields.iter_mut().for_each(|(name, value)| tidy(name, value));
             Ok(Value::Object(fields))
         }
         Ok(_) => Err(ApiError::bad_request("the body must be a JSON object")),
-        Err(error) => Err(ApiError::bad_request(format!("the body is no JSON: {error}"))),
+        Err(error) => Err(ApiError::bad_request(no_json(&error.to_string()))),
     }
 }
 
-/// Undoes what some languages do to JSON: whole numbers become floats, and an empty object a list.
+/// Refuses by what a head says of its body, before any of that is read or asked for (`Expect: 100-continue`).
+fn check_head(headers: &HeaderMap, bytes_max: usize) -> Result<(), ApiError> {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    if let Some(encoding) =
+        text(CONTENT_ENCODING).filter(|encoding| !encoding.eq_ignore_ascii_case("identity"))
+    {
+        return Err(ApiError::encoded_body(shortened(encoding).as_str()));
+    }
+    let announced = text(CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
+    match announced.is_some_and(|length| length > bytes_max as u64) {
+        true => Err(ApiError::body_too_long(bytes_max)),
+        false => Ok(()),
+    }
+}
+
+fn no_json(error: &str) -> String {
+    let hint = match error.contains("hex escape") {
+        true => "; half of a character that is written as two escapes (\\ud83d without what follows) is none",
+        false => "",
+    };
+    format!("the body is no JSON: {error}{hint}")
+}
+
+/// Undoes what some languages do to JSON: whole numbers become floats, also in lists of tokens, and an empty object a list.
 fn tidy(name: &str, value: &mut Value) {
     const OBJECTS: [&str; 4] = ["chat_template_kwargs", "logit_bias", "metadata", "stream_options"];
-    let float = value.as_f64().filter(|_| value.is_f64());
-    if let Some(whole) = float.filter(|float| float.fract() == 0.0 && float.abs() < WHOLE_MAX) {
-        *value = Value::from(whole as i64);
-    }
+    make_whole(value);
     let is_nothing = value.as_array().is_some_and(Vec::is_empty) || *value == Value::Bool(false);
     if is_nothing && OBJECTS.contains(&name) {
         *value = Value::Object(Map::new());
+    }
+}
+
+fn make_whole(value: &mut Value) {
+    if let Value::Array(list) = value {
+        list.iter_mut().for_each(make_whole);
+    }
+    let float = value.as_f64().filter(|_| value.is_f64());
+    if let Some(whole) = float.filter(|float| float.fract() == 0.0 && float.abs() < WHOLE_MAX) {
+        *value = Value::from(whole as i64);
     }
 }
 
@@ -221,6 +256,7 @@ mod tests {
         assert_eq!(tidied("n", json!(16.0)), json!(16));
         assert_eq!(tidied("n", json!(0.5)), json!(0.5));
         assert_eq!(tidied("n", json!(1e300)), json!(1e300));
+        assert_eq!(tidied("prompt", json!([[1.0, 2.5], 3.0])), json!([[1, 2.5], 3]));
         assert_eq!(tidied("logit_bias", json!([])), json!({}));
         assert_eq!(tidied("stop", json!([])), json!([]));
     }

@@ -53,6 +53,8 @@ impl Delta {
 pub enum Loss {
     /// The engine failed.
     Failed,
+    /// The form of the answer could not be followed any further.
+    Form,
     /// Its time was over before any choice had begun.
     Deadline,
     /// The server is shutting down.

@@ -163,7 +163,9 @@ impl Grammars {
         let schemas = schemas_within(&lark);
         for schema in &schemas {
             let mut kept = schema.clone();
-            schema::keep_numbers(&mut kept).map_err(failed)?;
+            schema::keep_references(&mut kept)
+                .and_then(|()| schema::keep_numbers(&mut kept))
+                .map_err(failed)?;
             if kept != *schema {
                 return Err(failed(
                     "bounds of numbers beyond 2^53, and exclusive ones of 0 beside another, must be in a schema of its own",
@@ -224,7 +226,7 @@ impl Grammars {
         source: Source,
     ) -> Result<Arc<dyn Grammar>, Error> {
         let compile = || {
-            if !schemas.iter().all(work::fits_schema) {
+            if !schemas.iter().all(schema::patterns_fit) {
                 return Err(failed(
                     "too many or too long patterns of its schema must hold at once (allOf, $ref)",
                 ));
@@ -233,7 +235,7 @@ impl Grammars {
             let read = GrammarInit::Serialized(grammar)
                 .to_internal(Some(environment), self.factory.limits().clone());
             let (rules, lexer) = read.map_err(|error| failed(told(&error.to_string())))?;
-            if !work::fits_expressions(lexer.regex_builder.exprset(), source == Source::Text) {
+            if !work::fits(lexer.regex_builder.exprset(), source == Source::Text) {
                 return Err(failed(
                     "its expressions may go on in too many ways: too many of them must hold at once (&), or too many parts in \
                      a row may be left out",
@@ -257,6 +259,7 @@ impl Grammars {
 /// Makes a schema one that can be followed, if it can be.
 fn prepare(schema: &mut Value) -> Result<(), String> {
     schema::drop_annotations(schema);
+    schema::keep_references(schema)?;
     schema::keep_numbers(schema)
 }
 

@@ -42,6 +42,9 @@ pub(crate) fn rejected(rejected: &Rejected) -> DynamoError {
 pub(crate) fn lost(loss: Loss) -> DynamoError {
     match loss {
         Loss::Failed => failed("the engine failed on this request"),
+        Loss::Form => invalid(
+            "the form of the answer could not be followed to its end: it has too many states, or asks for what is not supported",
+        ),
         Loss::Deadline => {
             error(ErrorType::DeadlineExceeded, "the answer took longer than --request-timeout allows")
         }

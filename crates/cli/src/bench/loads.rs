@@ -123,7 +123,7 @@ impl<R: Asked> Loads<R> {
         let n_requests = traffics.iter().map(|traffic| traffic.n_requests(args.requests)).max().unwrap_or(0);
         for traffic in traffics.iter().filter(|traffic| traffic.is_short(args.requests)) {
             tracing::warn!(
-                "{traffic}: with fewer than three requests per one in flight, tokens/s are those of beginnings and ends; take more --requests"
+                "{traffic}: with fewer than three requests for each in flight, tokens/s are those of beginnings and ends; take more --requests"
             );
         }
         let mut loads = Vec::new();

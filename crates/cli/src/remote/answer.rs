@@ -117,7 +117,7 @@ impl Answer {
                     self.is_over = true;
                     None
                 }
-                None => return Err(Error::Cut { source: None }),
+                None => return Err(Error::Cut { cause: None }),
             };
             if text.is_some() {
                 return Ok(text);
@@ -133,7 +133,7 @@ impl Answer {
                 return Ok(Some(event));
             }
             let bytes = self.response.chunk().await;
-            match bytes.map_err(|source| Error::Cut { source: Some(source) })? {
+            match bytes.map_err(|cause| Error::Cut { cause: Some(cause) })? {
                 Some(bytes) => {
                     self.n_bytes += bytes.len() as u64;
                     if self.n_bytes > ANSWER_BYTES_MAX {

@@ -158,7 +158,7 @@ impl Client {
     async fn begin(&self, request: RequestBuilder) -> Result<Response, Error> {
         let wait = tokio::time::timeout(self.timeout, request.send());
         let response = wait.await.map_err(|_| Error::silent(self.timeout))?;
-        let response = response.map_err(|source| Error::Unreachable { url: self.url.to_string(), source })?;
+        let response = response.map_err(|cause| Error::Unreachable { url: self.url.to_string(), cause })?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -173,7 +173,7 @@ impl Client {
         let read = async {
             let mut body = Vec::new();
             while let Some(bytes) =
-                response.chunk().await.map_err(|source| Error::Cut { source: Some(source) })?
+                response.chunk().await.map_err(|cause| Error::Cut { cause: Some(cause) })?
             {
                 body.extend_from_slice(&bytes);
                 if body.len() > BODY_BYTES_MAX {

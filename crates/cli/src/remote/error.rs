@@ -10,12 +10,12 @@ use super::sse;
 /// Longest message of a server that is shown, characters.
 const MESSAGE_CHARS_MAX: usize = 600;
 
-/// A failed exchange. Keys never stand in it.
+/// A failed exchange. Keys never stand in it. A cause is told in its message alone.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// No connection, or it broke before the answer began.
-    #[error("cannot reach {url}: {}", innermost(source))]
-    Unreachable { url: String, source: reqwest::Error },
+    #[error("cannot reach {url}: {}", innermost(cause))]
+    Unreachable { url: String, cause: reqwest::Error },
     /// An answer with an error status.
     #[error("the server answered {status}: {message}")]
     Status { status: StatusCode, message: String, code: Option<String>, retry_after: Option<Duration> },
@@ -23,8 +23,8 @@ pub(crate) enum Error {
     #[error("the server broke off the answer: {message}")]
     Event { message: String },
     /// The connection ended first.
-    #[error("the connection ended before the answer did{}", of(source.as_ref()))]
-    Cut { source: Option<reqwest::Error> },
+    #[error("the connection ended before the answer did{}", of(cause.as_ref()))]
+    Cut { cause: Option<reqwest::Error> },
     /// Nothing came.
     #[error("nothing came from the server for {seconds} s; --timeout sets how long to wait")]
     Silent { seconds: f64 },
@@ -104,7 +104,7 @@ pub(crate) fn innermost(error: &reqwest::Error) -> String {
 }
 
 fn of(source: Option<&reqwest::Error>) -> String {
-    source.map_or_else(String::new, |source| format!(": {}", innermost(source)))
+    source.map_or_else(String::new, |source| format!(": {}", innermost(cause)))
 }
 
 #[cfg(test)]

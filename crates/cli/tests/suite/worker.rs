@@ -87,6 +87,7 @@ async fn read(mut answer: Answer) -> (Vec<u32>, Done) {
 fn why(loss: Loss) -> &'static str {
     match loss {
         Loss::Failed => "failed",
+        Loss::Form => "form",
         Loss::Deadline => "too late",
         Loss::Shutdown => "gone",
     }

@@ -399,7 +399,7 @@ fn a_complete_form_ends_the_answer_and_a_lost_one_fails_it_alone() {
         (10..14).contains(&output(complete).tokens.len()),
         "the step in which it is complete is the last"
     );
-    assert_eq!(output(lost).reason(), FinishReason::Failed);
+    assert_eq!(output(lost).reason(), FinishReason::FormLost);
     assert_eq!((output(free).reason(), output(free).tokens.len()), (FinishReason::Length, 60));
 }
 

@@ -99,6 +99,7 @@ impl Owner {
                 let end = match finished.reason {
                     FinishReason::Cancelled => Err(flight.loss),
                     FinishReason::Failed => Err(Loss::Failed),
+                    FinishReason::FormLost => Err(Loss::Form),
                     reason => Ok(Done { reason, timeline: finished.timeline }),
                 };
                 flight.inbox.end(flight.first + finished.choice as usize, end);

@@ -115,6 +115,6 @@ fn finished_reason(reason: FinishReason) -> &'static str {
         FinishReason::Stop => "stop",
         FinishReason::Length => "length",
         FinishReason::Cancelled => "abort",
-        FinishReason::Failed => "error",
+        FinishReason::Failed | FinishReason::FormLost => "error",
     }
 }

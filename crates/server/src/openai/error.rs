@@ -85,6 +85,12 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", message)
     }
 
+    /// 415.
+    pub(crate) fn encoded_body(got: &str) -> Self {
+        let message = format!("the body must be sent as it is, got `Content-Encoding: {got}`");
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", message)
+    }
+
     /// 429.
     pub(crate) fn busy(message: impl Into<String>) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message).with_code("queue_full")
@@ -170,6 +176,9 @@ impl From<Refused> for ApiError {
                 Self::bad_field(PROMPT, message).with_code("context_length_exceeded")
             }
             Refused::EmptyPrompt => Self::bad_field(PROMPT, message),
+            Refused::UnknownToken { name, .. } => {
+                Self::bad_field(if name == PROMPT { PROMPT } else { "stop_token_ids" }, message)
+            }
             Refused::OutOfRange { name, got, min, max } => out_of_range(name, got, min, max),
             Refused::Slo { name, got } => {
                 let name = if name == "ttft_ms_max" { "slo_ttft_ms" } else { "slo_tpot_ms" };
@@ -221,6 +230,10 @@ impl From<Loss> for ApiError {
     fn from(loss: Loss) -> Self {
         match loss {
             Loss::Failed => Self::internal("the engine failed on this request"),
+            Loss::Form => Self::bad_request(
+                "the form of the answer could not be followed to its end: it has too many states, or asks for what is not \
+                 supported; simplify it",
+            ),
             Loss::Deadline => Self::timeout(),
             Loss::Shutdown => Self::unavailable("the server is shutting down"),
         }

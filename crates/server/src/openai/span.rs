@@ -84,6 +84,7 @@ impl GenerationSpan {
     pub(crate) fn lost(&mut self, loss: Loss) {
         let name = match loss {
             Loss::Failed => "failed",
+            Loss::Form => "form_lost",
             Loss::Deadline => "deadline",
             Loss::Shutdown => "shutdown",
         };

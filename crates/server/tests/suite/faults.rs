@@ -6,6 +6,8 @@ use crate::common::{CONTEXT, Server, Setup, chat, start, with};
 use dsde_server::{Config, Shutdown};
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 const CHAT: &str = "/v1/chat/completions";
 /// Longer than any test.
@@ -109,6 +111,7 @@ async fn mistakes_carry_the_path_of_their_field() {
     chat_field(json!({"n": 0}), "n", "from 1 to 128, got 0").await;
     chat_field(json!({"n": -1}), "n", "a whole number from 0").await;
     chat_field(json!({"min_tokens": 9, "max_tokens": 3}), "min_tokens", "from 0 to 3, got 9").await;
+    chat_field(json!({"stop_token_ids": [999_999]}), "stop_token_ids", "outside the vocabulary").await;
     chat_field(json!({"temperature": -1}), "temperature", "in 0 to 100, got -1").await;
     chat_field(json!({"top_p": 2}), "top_p", "above 0 and at most 1, got 2").await;
     chat_field(json!({"stream": "yes"}), "stream", "must be true or false").await;
@@ -159,6 +162,37 @@ async fn bodies_that_are_no_json_too_deep_or_too_long_are_refused() {
     assert_eq!(raw(nested).await, StatusCode::BAD_REQUEST);
     assert_eq!(raw("x".repeat(10_001)).await, StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(raw(chat("fits").to_string()).await, StatusCode::OK);
+    assert_eq!(raw(format!("\u{feff}{}", chat("fits"))).await, StatusCode::OK, "a byte order mark");
+    let half = server.client.post(server.url(CHAT)).body(r#"{"messages": "a\ud83d"}"#).send().await.unwrap();
+    assert!(half.text().await.unwrap().contains("half of a character"));
+    let packed = server.client.post(server.url(CHAT)).header("content-encoding", "gzip").body("x");
+    assert_eq!(packed.send().await.unwrap().status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
+}
+
+#[tokio::test]
+async fn a_body_that_is_announced_as_too_long_is_refused_before_it_comes() {
+    let server = start(Setup { config: |config| config.body_bytes_max = 10_000, ..Setup::default() }).await;
+    for expect in ["", "expect: 100-continue\r\n"] {
+        let mut stream = TcpStream::connect(server.url("").strip_prefix("http://").unwrap()).await.unwrap();
+        let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 10001\r\n{expect}\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 413");
+    }
+}
+
+#[tokio::test]
+async fn stop_strings_count_behind_the_least_number_of_tokens() {
+    let server = start(Setup::default()).await;
+    let asked = json!({"prompt": "Tell me about the sea.", "max_tokens": 24, "temperature": 0, "stop": " "});
+    let n_tokens = |answer: &Value| answer["usage"]["completion_tokens"].as_u64().unwrap();
+    let early = server.post("/v1/completions", asked.clone()).await;
+    assert!(n_tokens(&early) < 10, "{early}");
+    let late = server.post("/v1/completions", with(asked, json!({"min_tokens": 10}))).await;
+    assert!((11..24).contains(&n_tokens(&late)), "{late}");
+    let [early, late] = [early, late].map(|answer| answer["choices"][0]["text"].as_str().unwrap().to_owned());
+    assert!(late.starts_with(&early) && late.len() > early.len(), "{early:?} {late:?}");
 }
 
 #[tokio::test]

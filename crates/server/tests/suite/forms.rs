@@ -151,3 +151,12 @@ async fn forms_that_cannot_be_had_are_blamed_on_their_field() {
     }
     server.post(CHAT, asked(json!({}))).await;
 }
+
+#[tokio::test]
+async fn a_form_that_is_lost_on_the_way_is_no_failure_of_the_server() {
+    let server = start(Setup::default()).await;
+    let body = with(chat("x"), json!({"grammar": "start: t\nt[max_tokens=3]: /[a-z]+/\n", "temperature": 0}));
+    let response = server.send(CHAT, &body).await;
+    assert_eq!(response.status(), 400);
+    assert!(response.text().await.unwrap().contains("could not be followed to its end"));
+}

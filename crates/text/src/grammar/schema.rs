@@ -1,11 +1,15 @@
 //! What a schema says that nothing can be made of: it is left out, and the rest is followed. Numbers that the library would take for
 //! others are replaced by the nearest that keep every answer right, or refused.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 mod numbers;
+mod patterns;
 
 pub(super) use numbers::keep_numbers;
+pub(super) use patterns::patterns_fit;
 
 /// Formats of texts that are followed; any other is an annotation, as the standard has it.
 pub(super) const FORMATS: [&str; 10] =
@@ -60,6 +64,39 @@ fn each_of<'a>(
     change: &mut impl FnMut(&mut Map<String, Value>),
 ) {
     schemas.for_each(|schema| each_schema(schema, change));
+}
+
+/// Refuses references to places that are no schemas, which nothing here would have looked at, and those that the library follows
+/// elsewhere than the standard does.
+///
+/// # Errors
+/// Names the reference.
+pub(super) fn keep_references(schema: &mut Value) -> Result<(), String> {
+    let mut places = HashSet::new();
+    let mut references = Vec::new();
+    each_schema(schema, &mut |fields| {
+        // A schema is known by where its fields lie: nothing moves while they are looked at.
+        places.insert(std::ptr::from_ref(fields));
+        references.extend(fields.get("$ref").and_then(Value::as_str).map(str::to_owned));
+    });
+    let schema = &*schema;
+    let is_schema = |reference: &str| {
+        let pointer = reference.strip_prefix('#').filter(|pointer| !pointer.contains(['~', '%']));
+        let is_index =
+            |step: &str| step.starts_with(|first: char| first == '0' || first == '+') && step.len() > 1;
+        let target = pointer
+            .filter(|pointer| !pointer.split('/').any(is_index))
+            .and_then(|pointer| schema.pointer(pointer));
+        target.is_some_and(|target| {
+            target
+                .as_object()
+                .map_or(target.is_boolean(), |fields| places.contains(&std::ptr::from_ref(fields)))
+        })
+    };
+    match references.iter().find(|reference| !is_schema(reference)) {
+        Some(reference) => Err(format!("the reference {reference} leads to no schema within this one")),
+        None => Ok(()),
+    }
 }
 
 fn is_annotation(name: &str, value: &Value) -> bool {

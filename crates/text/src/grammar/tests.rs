@@ -384,7 +384,20 @@ fn numbers_at_the_edges_are_followed_or_refused() {
     let share = number(json!({"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}));
     check(share, &["0.5", "0.25", "0.000001"], &["0", "0.0", "0.6", "-0.1"]);
     let loss = number(json!({"type": "number", "exclusiveMaximum": 0, "minimum": -20}));
-    check(loss, &["-20", "-0.5", "-3.25"], &["0", "0.0", "1", "-21"]);
+    check(loss, &["-20", "-0.5", "-3.25"], &["1", "-21"]);
+    let loss = number(json!({"type": "number", "exclusiveMaximum": 0, "minimum": -0.5}));
+    check(loss, &["-0.5", "-0.25"], &["0", "0.0", "1", "-0.6"]);
+    let price = number(json!({"type": "number", "exclusiveMinimum": 0, "maximum": 1e9}));
+    check(price, &["5", "0.5", "1000000000"], &["0", "0.0", "-1"]);
+    let both = number(json!({"type": "number", "exclusiveMinimum": 0, "minimum": 0.25, "maximum": 0.5}));
+    check(both, &["0.25", "0.5"], &["0", "0.125"]);
+    // A schema that stands where none belongs is looked at by nobody.
+    for place in ["#/x", "#/default", "#/x~1y", "#/$defs/a%20b", "#/anyOf/00"] {
+        let hidden = json!({"const": i64::MIN});
+        let schema =
+            json!({"$ref": place, "x": hidden, "default": hidden, "x/y": hidden, "$defs": {"a b": hidden}});
+        assert!(grammars.json_schema(schema, Thoughts::None).is_err(), "{place}");
+    }
 }
 
 #[test]

@@ -4,11 +4,10 @@ use serde_json::{Map, Number, Value, json};
 
 use super::each_schema;
 
-/// Largest number that is the same as f64 and as i64; beyond it the library takes one for another, and its way to the digits of the
-/// least i64 never ends.
+/// Largest number that is the same as f64 and as i64. The library's way to the digits of the least i64 never ends.
 const EDGE: f64 = 9_223_372_036_854_774_784.0;
-/// What a bound of more than nothing becomes beside one on the other side: this share of that, roughly.
-const LEAST_SHARE: i32 = -6;
+/// What is small beside a number: a share of this power of ten.
+const SMALL: i32 = -6;
 
 /// Makes bounds of numbers such that every answer within what the library makes of them is within the schema's own.
 ///
@@ -37,26 +36,27 @@ fn bound(fields: &mut Map<String, Value>) -> Result<(), String> {
                 .ok_or_else(|| format!("no number can be written within {name} {bound}"))?;
         }
     }
-    let number = |name: &str| fields.get(name).and_then(Value::as_f64);
-    let is_integer = fields.get("type").is_some_and(|kind| kind == "integer");
-    // The library lets zero through beside an exclusive bound of zero if there is one on the other side.
-    if is_integer {
-    } else if let (Some(0.0), Some(upper)) =
-        (number("exclusiveMinimum"), number("maximum").or(number("exclusiveMaximum")))
-    {
-        if upper > 0.0 {
-            fields.remove("exclusiveMinimum");
-            fields.insert("minimum".to_owned(), json!(least(upper)));
-        }
-    } else if let (Some(0.0), Some(lower)) =
-        (number("exclusiveMaximum"), number("minimum").or(number("exclusiveMinimum")))
-    {
-        if lower < 0.0 {
-            fields.remove("exclusiveMaximum");
-            fields.insert("maximum".to_owned(), json!(-least(-lower)));
-        }
+    if fields.get("type").is_none_or(|kind| kind != "integer") {
+        keep_zero_out(fields, ["exclusiveMinimum", "minimum"], ["maximum", "exclusiveMaximum"], 1.0);
+        keep_zero_out(fields, ["exclusiveMaximum", "maximum"], ["minimum", "exclusiveMinimum"], -1.0);
     }
     Ok(())
+}
+
+/// The library lets zero through beside an exclusive bound of zero if the other bound is less than one away. So the bound becomes an
+/// inclusive one that is small beside the other.
+///
+/// * `near`: names of the bound at zero, exclusive and inclusive; `far`: of the other one.
+/// * `sign`: of what is between them.
+fn keep_zero_out(fields: &mut Map<String, Value>, near: [&str; 2], far: [&str; 2], sign: f64) {
+    let number = |name: &str| fields.get(name).and_then(Value::as_f64);
+    let nearest = far.into_iter().filter_map(number).map(|bound| sign * bound).reduce(f64::min);
+    let is_tight = nearest.is_some_and(|bound| bound > f64::MIN_POSITIVE && bound < 1.0);
+    if let (Some(0.0), Some(bound), true) = (number(near[0]), nearest, is_tight) {
+        let inclusive = number(near[1]).map_or(0.0, |bound| sign * bound);
+        fields.remove(near[0]);
+        fields.insert(near[1].to_owned(), json!(sign * inclusive.max(small(bound))));
+    }
 }
 
 /// The nearest bound that the library reads as it is, on the side of what is allowed.
@@ -87,9 +87,9 @@ fn number(whole: f64) -> Number {
     Number::from(whole as i64)
 }
 
-/// A power of ten that is small beside a positive number.
-fn least(beside: f64) -> f64 {
-    10_f64.powi(beside.log10().floor() as i32 + LEAST_SHARE)
+/// A power of ten that is small beside a positive number, and not zero.
+fn small(beside: f64) -> f64 {
+    10_f64.powi(beside.log10().floor() as i32 + SMALL).max(f64::MIN_POSITIVE)
 }
 
 /// Whether the numbers of a value, or within it, are written as they are.
