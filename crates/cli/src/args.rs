@@ -67,8 +67,8 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "N", help_heading = "Model", value_parser = positive_up_to(THREADS_MAX))]
     pub(crate) threads: Option<NonZeroU32>,
 
-    /// Blocks of the key/value stores, 16 tokens each. Default: room for 32 sequences of full length in at most 1 GiB, and at
-    /// least for one as long as that takes at most 4 GiB; never more than half of the memory that the weights leave.
+    /// Blocks of the key/value stores, 16 tokens each. Default: room for 32 sequences of full length, but at most 1 GiB; where a
+    /// single one needs more than that, room for it, but at most 4 GiB; never more than half of the memory that the weights leave.
     #[arg(long, value_name = "N", help_heading = "Model", value_parser = positive_up_to(u32::MAX))]
     pub(crate) kv_blocks: Option<NonZeroU32>,
 

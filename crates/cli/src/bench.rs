@@ -59,7 +59,8 @@ Examples:
   dsde bench
   dsde bench --workload chat.jsonl,code.jsonl --policies off,fixed:k=4,dsde --concurrency 1,4,16
   dsde bench --policies off,dsde:variant=released,cap=mean --repeat 5 --out runs/first
-  dsde bench --policies off,fixed:k=1..8,dsde --concurrency 1,2,4,8,16,32 --temperature 0,1 --minutes 60 --log runs.jsonl
+  dsde bench --policies off,fixed:k=1..8,dsde --concurrency 1,2,4,8,16,32 --temperature 0,1 \\
+      --minutes 60 --log runs.jsonl
   dsde bench --profile 1,16,2,32 --every 20 --log bursts.jsonl
   dsde bench --url http://127.0.0.1:8000 --concurrency 1,8,32 --log server.jsonl
   dsde bench report runs.jsonl bursts.jsonl --plot figures

@@ -47,8 +47,8 @@ Try next:
 
 /// Show speculation at work; nothing to set up
 ///
-/// Serves 16 built-in prompts on the small pair inside this program, one at a time and all at once, checks that plain and
-/// speculative decoding give the same output, and compares their speed on this machine.
+/// Serves 16 built-in prompts on the small pair inside this program, all at once and then six of them one at a time, checks that plain
+/// and speculative decoding give the same output, and compares their speed on this machine.
 #[derive(Args, Debug)]
 #[command(allow_negative_numbers = true)]
 pub(crate) struct DemoArgs {

@@ -23,8 +23,8 @@ use crate::trace::TraceFile;
 
 const EXAMPLES: &str = "\
 Examples:
-  dsde generate --prompt 'Write a haiku about rivers.'
-  echo 'def fib(n):' | dsde generate --raw --max-tokens 64
+  dsde generate --prompt 'Tell me about the sea.'
+  echo 'def fib(n):' | dsde generate --model ./Qwen3-0.6B --raw --max-tokens 64
   dsde generate --model ./Qwen3-0.6B --prompt 'Why is the sky blue?' --temperature 0.7 --top-p 0.9
   dsde generate --file prompts.jsonl --policy fixed:k=4 --json > answers.jsonl
 

@@ -14,8 +14,9 @@ Examples:
   dsde pull Qwen/Qwen3-0.6B@main               a branch, tag or commit
   dsde chat --model Qwen/Qwen3-0.6B            fetches it first if it is not there
 
-The cache is shared with other clients of the Hub: HF_HUB_CACHE, else HF_HOME/hub, else ~/.cache/huggingface/hub. What is \
-cut off goes on with the next call. HF_TOKEN or the file HF_HOME/token opens what is not public, HF_ENDPOINT names a mirror, and \
+The cache is shared with other clients of the Hub: HF_HUB_CACHE, else HF_HOME/hub, else XDG_CACHE_HOME/huggingface/hub, else \
+~/.cache/huggingface/hub. What is cut off goes on with the next call. HF_TOKEN, else the file HF_TOKEN_PATH, else HF_HOME/token \
+opens what is not public, HF_ENDPOINT names a mirror, and \
 HF_HUB_OFFLINE=1 forbids requests. --model and --draft ask for nothing that the cache has; pull looks for a newer version.";
 
 /// Fetch a model from the Hugging Face Hub

@@ -65,7 +65,7 @@ pub static ENTRY: Entry = Entry {
             key: "plain",
             values: ValueSet::Number { min: 0.1, max: 10.0 },
             default: Some("1.1"),
-            meaning: "factor on the goodput of plain decoding",
+            meaning: "factor on the expected tokens per second of plain decoding",
         },
         Parameter {
             key: "interval",

@@ -18,7 +18,10 @@ Examples:
   dsde bench compare before.jsonl after.jsonl --fail-if-slower 2
 
 On a machine that others use, measure in turns, a round of each at a time, and compare with --paired:
-  for i in 1 2 3 4 5 6; do old/dsde bench --log before.jsonl --repeat $i; new/dsde bench --log after.jsonl --repeat $i; done
+  for i in 1 2 3 4 5 6; do
+      old/dsde bench --log before.jsonl --repeat $i
+      new/dsde bench --log after.jsonl --repeat $i
+  done
   dsde bench compare before.jsonl after.jsonl --paired";
 
 /// Compare two logs, condition by condition
