@@ -109,7 +109,8 @@ pub(crate) fn write<V: View>(
     // The library lets its owner alone read what it wrote.
     let readers = fs::metadata(folder.join(config.0)).map(|metadata| metadata.permissions());
     let shared = readers.and_then(|readers| fs::set_permissions(&path, readers));
-    shared.map_err(|error| anyhow::Error::new(error).context(cannot_write(&path)))
+    shared.map_err(|error| anyhow::Error::new(error).context(cannot_write(&path)))?;
+    Ok(())
 }
 
 fn cannot_write(path: &Path) -> String {

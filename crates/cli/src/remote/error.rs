@@ -104,7 +104,7 @@ pub(crate) fn innermost(error: &reqwest::Error) -> String {
 }
 
 fn of(source: Option<&reqwest::Error>) -> String {
-    source.map_or_else(String::new, |source| format!(": {}", innermost(cause)))
+    source.map_or_else(String::new, |source| format!(": {}", innermost(source)))
 }
 
 #[cfg(test)]
