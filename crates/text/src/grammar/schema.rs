@@ -82,8 +82,7 @@ pub(super) fn keep_references(schema: &mut Value) -> Result<(), String> {
     let schema = &*schema;
     let is_schema = |reference: &str| {
         let pointer = reference.strip_prefix('#').filter(|pointer| !pointer.contains(['~', '%']));
-        let is_index =
-            |step: &str| step.starts_with(|first: char| first == '0' || first == '+') && step.len() > 1;
+        let is_index = |step: &str| step.starts_with(['0', '+']) && step.len() > 1;
         let target = pointer
             .filter(|pointer| !pointer.split('/').any(is_index))
             .and_then(|pointer| schema.pointer(pointer));
