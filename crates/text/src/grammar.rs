@@ -163,9 +163,7 @@ impl Grammars {
         let schemas = schemas_within(&lark);
         for schema in &schemas {
             let mut kept = schema.clone();
-            schema::keep_references(&mut kept)
-                .and_then(|()| schema::keep_numbers(&mut kept))
-                .map_err(failed)?;
+            check_schema(&mut kept).map_err(failed)?;
             if kept != *schema {
                 return Err(failed(
                     "bounds of numbers beyond 2^53, and exclusive ones of 0 beside another, must be in a schema of its own",
@@ -259,7 +257,13 @@ impl Grammars {
 /// Makes a schema one that can be followed, if it can be.
 fn prepare(schema: &mut Value) -> Result<(), String> {
     schema::drop_annotations(schema);
+    check_schema(schema)
+}
+
+/// Refuses a schema that the library would follow elsewhere, or at too high a price; and keeps its numbers.
+fn check_schema(schema: &mut Value) -> Result<(), String> {
     schema::keep_references(schema)?;
+    schema::keep_small(schema)?;
     schema::keep_numbers(schema)
 }
 

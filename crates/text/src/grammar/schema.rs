@@ -18,6 +18,17 @@ pub(super) const FORMATS: [&str; 10] =
 /// Keywords that say something about a document which cannot be told while it is written.
 const DROPPED: [&str; 1] = ["uniqueItems"];
 
+/// Most patterns of properties of one object; each is held against each.
+const PROPERTY_PATTERNS_MAX: usize = 64;
+/// Most values of `enum` times bytes of a `pattern` beside it, which is read once for every value.
+const MATCHED_MAX: usize = 1 << 20;
+/// Keywords with a list of schemas for one value.
+const OPTIONS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
+/// So many options may have anything beside them.
+const N_OPTIONS_FEW: usize = 16;
+/// Most options times bytes of what stands beside them.
+const COPIED_MAX: usize = 4 << 20;
+
 /// Leaves out what cannot be followed, in the schema and all that are part of it.
 pub(super) fn drop_annotations(schema: &mut Value) {
     each_schema(schema, &mut |fields| {
@@ -64,6 +75,47 @@ fn each_of<'a>(
     change: &mut impl FnMut(&mut Map<String, Value>),
 ) {
     schemas.for_each(|schema| each_schema(schema, change));
+}
+
+/// Refuses what the library copies, or holds against each other, more often than it counts.
+///
+/// # Errors
+/// Says what there is too much of.
+pub(super) fn keep_small(schema: &mut Value) -> Result<(), String> {
+    let mut fault = None;
+    each_schema(schema, &mut |fields| {
+        if let Err(reason) = is_small(fields) {
+            fault.get_or_insert(reason);
+        }
+    });
+    fault.map_or(Ok(()), Err)
+}
+
+fn is_small(fields: &Map<String, Value>) -> Result<(), String> {
+    let n_patterns = fields.get("patternProperties").and_then(Value::as_object).map_or(0, Map::len);
+    if n_patterns > PROPERTY_PATTERNS_MAX {
+        return Err(format!(
+            "patternProperties may have at most {PROPERTY_PATTERNS_MAX} patterns, got {n_patterns}"
+        ));
+    }
+    let list_len = |name: &str| fields.get(name).and_then(Value::as_array).map_or(0, Vec::len);
+    let pattern_len = fields.get("pattern").and_then(Value::as_str).map_or(0, str::len);
+    let matched = list_len("enum") * pattern_len;
+    if matched > MATCHED_MAX {
+        return Err(format!("enum times bytes of pattern may be at most {MATCHED_MAX}, got {matched}"));
+    }
+    let n_options = OPTIONS.map(list_len).into_iter().sum::<usize>();
+    let others = fields.iter().filter(|(name, _)| !OPTIONS.contains(&name.as_str()));
+    // Each option gets all that stands beside it.
+    if n_options > N_OPTIONS_FEW {
+        let copied = n_options * others.map(|(_, value)| value.to_string().len()).sum::<usize>();
+        if copied > COPIED_MAX {
+            return Err(format!(
+                "options times bytes of what stands beside them may be at most {COPIED_MAX}, got {copied}"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses references to places that are no schemas, which nothing here would have looked at, and those that the library follows

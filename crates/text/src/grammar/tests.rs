@@ -312,6 +312,11 @@ fn forms_whose_states_cannot_be_counted_are_refused_before_they_are_made() {
         "$ref": "#/$defs/a"});
     refused(schema(recursive), "must hold at once");
     refused(grammars.regex(&"a?b?".repeat(16_000), Thoughts::None), "may go on in too many ways");
+    let keys: serde_json::Map<String, Value> = (0..3000).map(|i| (format!("^{i:04}"), json!({}))).collect();
+    refused(schema(json!({"type": "object", "patternProperties": keys})), "at most 64 patterns");
+    let values: Vec<String> = (0..5000).map(|i| i.to_string()).collect();
+    refused(schema(json!({"enum": values, "pattern": "\\p{L}".repeat(2000)})), "enum times bytes");
+    refused(schema(json!({"enum": vec![0; 16_000], "oneOf": vec![true; 6000]})), "options times bytes");
 }
 
 #[test]
