@@ -200,8 +200,7 @@ impl Grammars {
                 lark.len()
             )));
         }
-        let schemas: Vec<Value> =
-            functions.iter().filter_map(|function| function.parameters.clone()).collect();
+        let schemas: Vec<Value> = functions.into_iter().filter_map(|function| function.parameters).collect();
         self.compiled(TopLevelGrammar::from_lark(lark), &schemas, Source::Schemas)
     }
 

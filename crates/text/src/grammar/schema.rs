@@ -70,6 +70,21 @@ fn each_schema(schema: &mut Value, change: &mut impl FnMut(&mut Map<String, Valu
     }
 }
 
+/// The same, where `change` may refuse a schema: the first reason counts.
+fn try_each_schema(
+    schema: &mut Value,
+    mut change: impl FnMut(&mut Map<String, Value>) -> Result<(), String>,
+) -> Result<(), String> {
+    let mut outcome = Ok(());
+    each_schema(schema, &mut |fields| {
+        let changed = change(fields);
+        if outcome.is_ok() {
+            outcome = changed;
+        }
+    });
+    outcome
+}
+
 fn each_of<'a>(
     schemas: impl Iterator<Item = &'a mut Value>,
     change: &mut impl FnMut(&mut Map<String, Value>),
@@ -82,13 +97,7 @@ fn each_of<'a>(
 /// # Errors
 /// Says what there is too much of.
 pub(super) fn keep_small(schema: &mut Value) -> Result<(), String> {
-    let mut fault = None;
-    each_schema(schema, &mut |fields| {
-        if let Err(reason) = is_small(fields) {
-            fault.get_or_insert(reason);
-        }
-    });
-    fault.map_or(Ok(()), Err)
+    try_each_schema(schema, |fields| is_small(fields))
 }
 
 fn is_small(fields: &Map<String, Value>) -> Result<(), String> {

@@ -22,16 +22,13 @@ pub(super) fn fits(exprs: &ExprSet, may_cross: bool) -> bool {
     let mut total = 0_u64;
     for id in 0..u32::try_from(exprs.len()).unwrap_or(u32::MAX) {
         let expr = ExprRef::new(id);
-        let (ways, work) = match exprs.is_valid(expr).then(|| tag(exprs, expr)).as_deref() {
-            None => (Ways::default(), 0),
-            Some("And") if !may_cross => (Ways { first: 1, anywhere: 1 }, 1),
-            Some("And") => {
-                let ways = Ways::of(exprs, expr, &parts);
-                (ways, ways.anywhere.saturating_mul(CROSSED))
-            }
-            Some(_) => {
-                let ways = Ways::of(exprs, expr, &parts);
-                (ways, ways.first)
+        let tag = if exprs.is_valid(expr) { tag(exprs, expr) } else { String::new() };
+        let (ways, work) = match tag.as_str() {
+            "" => (Ways::default(), 0),
+            "And" if !may_cross => (Ways { first: 1, anywhere: 1 }, 1),
+            tag => {
+                let ways = Ways::of(exprs, expr, tag, &parts);
+                (ways, if tag == "And" { ways.anywhere.saturating_mul(CROSSED) } else { ways.first })
             }
         };
         total = total.saturating_add(work);
@@ -50,8 +47,9 @@ struct Ways {
 }
 
 impl Ways {
+    /// * `tag`: what kind of expression it is.
     /// * `parts`: those of all expressions before it, which have what it is made of.
-    fn of(exprs: &ExprSet, expr: ExprRef, parts: &[Self]) -> Self {
+    fn of(exprs: &ExprSet, expr: ExprRef, tag: &str, parts: &[Self]) -> Self {
         let mut args =
             exprs.get_args(expr).iter().map(|arg| parts.get(arg.as_usize()).copied().unwrap_or_default());
         let sum = |of: fn(Self) -> u64, args: &mut dyn Iterator<Item = Self>| {
@@ -60,7 +58,7 @@ impl Ways {
         let product = |of: fn(Self) -> u64, args: &mut dyn Iterator<Item = Self>| {
             args.map(of).fold(1, u64::saturating_mul)
         };
-        match tag(exprs, expr).as_str() {
+        match tag {
             "EmptyString" | "NoMatch" => Self::default(),
             "And" => Self {
                 first: product(|arg| arg.first, &mut args.clone()),

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Number, Value, json};
 
-use super::each_schema;
+use super::try_each_schema;
 
 /// Largest number that is the same as f64 and as i64. The library's way to the digits of the least i64 never ends.
 const EDGE: f64 = 9_223_372_036_854_774_784.0;
@@ -14,17 +14,10 @@ const SMALL: i32 = -6;
 /// # Errors
 /// If a number cannot be written, or a bound leaves none that can.
 pub(in crate::grammar) fn keep_numbers(schema: &mut Value) -> Result<(), String> {
-    let mut fault = None;
-    each_schema(schema, &mut |fields| {
-        let kept = bound(fields).and_then(|()| {
-            let values = [fields.get("const"), fields.get("enum")];
-            values.into_iter().flatten().try_for_each(is_exact)
-        });
-        if let Err(reason) = kept {
-            fault.get_or_insert(reason);
-        }
-    });
-    fault.map_or(Ok(()), Err)
+    try_each_schema(schema, |fields| {
+        bound(fields)?;
+        [fields.get("const"), fields.get("enum")].into_iter().flatten().try_for_each(is_exact)
+    })
 }
 
 fn bound(fields: &mut Map<String, Value>) -> Result<(), String> {
@@ -69,22 +62,17 @@ fn inner(bound: &Number, is_lower: bool) -> Option<Number> {
             nearest = nearest.next_down();
         }
     }
-    match (is_lower, nearest) {
-        (true, lower) if lower > EDGE => None,
-        (false, upper) if upper < -EDGE => None,
-        _ if nearest.abs() > EDGE => Some(number(nearest.clamp(-EDGE, EDGE))),
-        _ if Some(nearest) != bound.as_f64()
-            || bound.as_i128().is_some_and(|exact| exact != nearest as i128) =>
-        {
-            Some(number(nearest))
-        }
-        _ => Some(bound.clone()),
+    let leaves_none = if is_lower { nearest > EDGE } else { nearest < -EDGE };
+    if leaves_none {
+        return None;
     }
-}
-
-/// A whole number within the edges.
-fn number(whole: f64) -> Number {
-    Number::from(whole as i64)
+    let kept = nearest.clamp(-EDGE, EDGE);
+    let is_same = match bound.as_i128() {
+        Some(exact) => exact == kept as i128,
+        None => Some(kept) == bound.as_f64(),
+    };
+    // A bound that is moved is a whole number.
+    Some(if is_same { bound.clone() } else { Number::from(kept as i64) })
 }
 
 /// A power of ten that is small beside a positive number, and not zero.

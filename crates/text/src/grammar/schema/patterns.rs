@@ -6,6 +6,7 @@
 //! been followed; where a schema refers to itself, all of its patterns count.
 
 use std::collections::BTreeMap;
+use std::ops::Add as _;
 
 use serde_json::Value;
 
@@ -20,44 +21,24 @@ const N_PLACES_MAX: usize = 100_000;
 pub(in crate::grammar) fn patterns_fit(schema: &Value) -> bool {
     let mut places =
         Places { root: schema, open: Vec::new(), n_left: N_PLACES_MAX, meet: false, is_cut: false };
-    let place = places.of(schema);
-    if !place.worst().fits() {
-        return false;
-    }
+    let worst = places.of(schema).worst();
     // What comes together where a schema refers to itself was not followed.
-    !(places.is_cut && places.meet) || all_patterns(schema).fits()
+    fit(worst) && (!(places.is_cut && places.meet) || fit(all_patterns(schema)))
 }
 
-/// Patterns that hold at once.
-#[derive(Clone, Copy, Default)]
-struct Patterns {
-    n: usize,
-    /// Logarithm of the product of their lengths.
-    ways: f64,
+/// What a pattern, or a format, of a length counts for: logarithms, so that products are sums.
+fn ways(len: f64) -> f64 {
+    (len + 1.0).ln()
 }
 
-impl Patterns {
-    fn one(len: f64) -> Self {
-        Self { n: 1, ways: (len + 1.0).ln() }
-    }
-
-    fn and(self, other: Self) -> Self {
-        Self { n: self.n + other.n, ways: self.ways + other.ways }
-    }
-
-    fn or(self, other: Self) -> Self {
-        if other.ways > self.ways { other } else { self }
-    }
-
-    fn fits(self) -> bool {
-        self.n < 2 || self.ways <= PATTERNS_MAX.ln()
-    }
+fn fit(ways: f64) -> bool {
+    ways <= PATTERNS_MAX.ln()
 }
 
-/// Patterns for a value, and for the values inside it.
+/// Ways of the patterns for a value, and for the values inside it.
 #[derive(Default)]
 struct Place {
-    here: Patterns,
+    here: f64,
     /// Whether something that refers to itself was not followed here.
     is_cut: bool,
     /// By name of a property, and by keyword for values that have none.
@@ -66,10 +47,10 @@ struct Place {
 
 impl Place {
     fn is_empty(&self) -> bool {
-        self.here.n == 0 && !self.is_cut && self.inside.is_empty()
+        self.here == 0.0 && !self.is_cut && self.inside.is_empty()
     }
 
-    fn join(&mut self, other: Self, join: fn(Patterns, Patterns) -> Patterns) {
+    fn join(&mut self, other: Self, join: fn(f64, f64) -> f64) {
         if self.is_empty() {
             *self = other;
             return;
@@ -81,15 +62,13 @@ impl Place {
         }
     }
 
-    /// Patterns of the place that has most; those for any property hold for named ones, too.
-    fn worst(&self) -> Patterns {
+    /// Ways at the place that has most; patterns for any property hold for named ones, too.
+    fn worst(&self) -> f64 {
         let any = |name: &&String| name.starts_with(ANY);
-        let worst = |places: &mut dyn Iterator<Item = &Self>| {
-            places.map(Self::worst).fold(Patterns::default(), Patterns::or)
-        };
+        let worst = |places: &mut dyn Iterator<Item = &Self>| places.map(Self::worst).fold(0.0, f64::max);
         let named = worst(&mut self.inside.iter().filter(|(name, _)| !any(name)).map(|(_, place)| place));
         let others = self.inside.iter().filter(|(name, _)| any(name)).map(|(_, place)| place.worst());
-        self.here.or(others.fold(named, Patterns::and))
+        self.here.max(others.fold(named, f64::add))
     }
 }
 
@@ -119,24 +98,24 @@ impl<'a> Places<'a> {
             return place;
         }
         self.n_left -= 1;
-        let (mut has_others, mut is_alone) = (false, true);
+        let (mut n_parts, mut has_others) = (0, false);
         for (keyword, value) in fields {
             let part = self.of_keyword(keyword, value);
             if !part.is_empty() {
-                is_alone &= place.is_empty();
+                n_parts += 1;
                 has_others |= !is_own(keyword);
             }
-            place.join(part, Patterns::and);
+            place.join(part, f64::add);
         }
-        self.meet |= has_others && !is_alone;
+        self.meet |= has_others && n_parts > 1;
         place
     }
 
     fn of_keyword(&mut self, keyword: &str, value: &'a Value) -> Place {
         let here = |here| Place { here, ..Place::default() };
         match (keyword, value) {
-            ("pattern", Value::String(pattern)) => here(Patterns::one(pattern.len() as f64)),
-            ("format", Value::String(_)) => here(Patterns::one(FORMAT_LEN)),
+            ("pattern", Value::String(pattern)) => here(ways(pattern.len() as f64)),
+            ("format", Value::String(_)) => here(ways(FORMAT_LEN)),
             ("$ref", Value::String(reference)) => self.of_reference(reference),
             ("allOf", Value::Array(list)) => self.all(list),
             ("dependentSchemas", Value::Object(schemas)) => self.all(schemas.values()),
@@ -175,7 +154,7 @@ impl<'a> Places<'a> {
         for schema in schemas {
             let part = self.of(schema);
             self.meet |= !all.is_empty() && !part.is_empty();
-            all.join(part, Patterns::and);
+            all.join(part, f64::add);
         }
         all
     }
@@ -183,7 +162,7 @@ impl<'a> Places<'a> {
     fn any(&mut self, schemas: impl IntoIterator<Item = &'a Value>) -> Place {
         let mut any = Place::default();
         for schema in schemas {
-            any.join(self.of(schema), Patterns::or);
+            any.join(self.of(schema), f64::max);
         }
         any
     }
@@ -218,16 +197,16 @@ fn inside(keyword: &str, place: Place) -> Place {
 }
 
 /// All patterns that stand anywhere in a schema, as though they held at once.
-fn all_patterns(schema: &Value) -> Patterns {
+fn all_patterns(schema: &Value) -> f64 {
     match schema {
         Value::Object(fields) => fields
             .iter()
             .map(|(keyword, value)| match (keyword.as_str(), value) {
-                ("pattern", Value::String(pattern)) => Patterns::one(pattern.len() as f64),
+                ("pattern", Value::String(pattern)) => ways(pattern.len() as f64),
                 _ => all_patterns(value),
             })
-            .fold(Patterns::default(), Patterns::and),
-        Value::Array(list) => list.iter().map(all_patterns).fold(Patterns::default(), Patterns::and),
-        _ => Patterns::default(),
+            .fold(0.0, f64::add),
+        Value::Array(list) => list.iter().map(all_patterns).fold(0.0, f64::add),
+        _ => 0.0,
     }
 }
