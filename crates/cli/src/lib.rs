@@ -50,6 +50,9 @@ pub use failure::{Failure, Outcome};
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
+    if let Some(code) = dsde_server::tried_form() {
+        return code;
+    }
     let program = commands::Program::parse();
     commands::log_to_stderr();
     match program.run() {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use clap::builder::{NonEmptyStringValueParser, TypedValueParser};
-use dsde_server::{Config, Text};
+use dsde_server::{Config, Text, Trial};
 
 use crate::args::{positive_up_to, whole_number_in};
 use crate::engine_args::{EngineArgs, EnginePlan};
@@ -120,6 +120,7 @@ pub(crate) fn run() -> Outcome {
     }
     let session = Session::open(&plan.models, &plan.wish)?;
     let mut config = server_config(&args, &plan);
+    config.trial = Some(Trial::by_this_program().context("cannot tell where this program is")?);
     config.sampling = session.sampling(args.engine.defaults);
     warn_if_open(&args.host, &config);
     let banner = banner(&session, &plan, &config);

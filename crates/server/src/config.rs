@@ -6,6 +6,8 @@ use std::time::Duration;
 use dsde_checkpoint::config::SamplingDefaults;
 use dsde_text::{ChatTemplate, Date, Tokenizer};
 
+use crate::forms::Trial;
+
 /// Names, keys and bounds.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -41,6 +43,8 @@ pub struct Config {
     /// Time between two events of a stream, which then have all that came meanwhile, and are filled up. `None`: every step is told at
     /// once, and when is as telling as what.
     pub pace: Option<Duration>,
+    /// Who compiles a client's form first, so that one that takes all memory does not take the server's. `None`: nobody.
+    pub trial: Option<Trial>,
     /// Silence of a stream after which a comment is sent, so that proxies keep it. 15 s.
     pub keep_alive: Duration,
 }
@@ -63,6 +67,7 @@ impl Config {
             drain_delay: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(30),
             pace: None,
+            trial: None,
             keep_alive: Duration::from_secs(15),
         }
     }

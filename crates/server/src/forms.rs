@@ -1,6 +1,8 @@
-//! Forms of answers, compiled where that holds up nobody else: few at a time, and those that were asked for last are kept.
+//! Forms of answers, compiled where that holds up nobody else: few at a time, first by a process that may end of it, and those that
+//! were asked for last are kept.
 
 mod recent;
+mod trial;
 
 use std::fmt::Debug;
 use std::sync::{Arc, OnceLock};
@@ -8,6 +10,7 @@ use std::time::Duration;
 
 use dsde_engine::Grammar;
 use dsde_text::{Error as TextError, Grammars, Thoughts, Tokenizer};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
@@ -15,6 +18,7 @@ use tokio::time::timeout;
 
 use crate::openai::tools::CallForm;
 use recent::RecentForms;
+pub use trial::{Trial, tried_form};
 
 /// Forms that are compiled at once; more wait.
 const COMPILING_MAX: usize = 2;
@@ -22,7 +26,7 @@ const COMPILING_MAX: usize = 2;
 const COMPILE_MAX: Duration = Duration::from_secs(30);
 
 /// What answers must be.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Form {
     /// A JSON object.
     JsonObject,
@@ -48,15 +52,51 @@ pub enum FormFault {
         /// Longest time, seconds.
         expected_s: u64,
     },
+    /// The process that tried it did not live through it.
+    #[error(
+        "the form takes more than {memory_mib} MiB of memory, or {processor_s} s of a processor, to be compiled and followed: simplify it"
+    )]
+    Dear {
+        /// Most memory, MiB.
+        memory_mib: u64,
+        /// Longest time of a processor, seconds.
+        processor_s: u64,
+    },
     /// Compiling it panicked.
     #[error("the form could not be compiled")]
     Failed,
+    /// It cannot be tried.
+    #[error("the form could not be tried in a process of its own: {0}")]
+    Untried(std::io::Error),
+}
+
+/// What a form is asked for as.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum Wanted {
+    Form(Form),
+    Calls(CallForm),
+}
+
+impl Wanted {
+    fn compile(&self, grammars: &Grammars, thoughts: Thoughts) -> Result<Arc<dyn Grammar>, TextError> {
+        match self {
+            Self::Form(Form::JsonObject) => grammars.json_object(thoughts),
+            Self::Form(Form::JsonSchema(schema)) => grammars.json_schema(schema.clone(), thoughts),
+            Self::Form(Form::Regex(regex)) => grammars.regex(regex, thoughts),
+            Self::Form(Form::Choice(texts)) => grammars.choice(texts, thoughts),
+            Self::Form(Form::Grammar(text)) => grammars.grammar(text, thoughts),
+            Self::Calls(CallForm { format, functions, are_parallel }) => {
+                grammars.calls(*format, functions, *are_parallel, thoughts)
+            }
+        }
+    }
 }
 
 /// Compiles forms for the answers of one model; two at a time, and others wait.
 #[derive(Debug)]
 pub struct Forms {
     compiler: Arc<Compiler>,
+    trial: Option<Trial>,
     recent: RecentForms,
     compiling: Arc<Semaphore>,
 }
@@ -71,9 +111,11 @@ struct Compiler {
 
 impl Forms {
     /// * `eos_tokens`: end an answer; without one no form can be had.
-    pub fn new(tokenizer: Arc<Tokenizer>, eos_tokens: Vec<u32>) -> Self {
+    /// * `trial`: who compiles each form first; without one, forms that take all memory take this process's.
+    pub fn new(tokenizer: Arc<Tokenizer>, eos_tokens: Vec<u32>, trial: Option<Trial>) -> Self {
         Self {
             compiler: Arc::new(Compiler { tokenizer, eos_tokens, grammars: OnceLock::new() }),
+            trial,
             recent: RecentForms::default(),
             compiling: Arc::new(Semaphore::new(COMPILING_MAX)),
         }
@@ -85,22 +127,14 @@ impl Forms {
     /// * `salt`: requests of another find no form that was compiled for this one, as they find none of its prefixes.
     ///
     /// # Errors
-    /// If the form cannot be followed, or takes more than 30 seconds to compile.
+    /// If the form cannot be followed, or takes too much memory or more than 30 seconds to compile.
     pub async fn grammar(
         &self,
         form: Form,
         thoughts: Thoughts,
         salt: &str,
     ) -> Result<Arc<dyn Grammar>, FormFault> {
-        let key = key(salt, thoughts, &form);
-        let compile = move |grammars: &Grammars| match form {
-            Form::JsonObject => grammars.json_object(thoughts),
-            Form::JsonSchema(schema) => grammars.json_schema(schema, thoughts),
-            Form::Regex(regex) => grammars.regex(&regex, thoughts),
-            Form::Choice(texts) => grammars.choice(&texts, thoughts),
-            Form::Grammar(text) => grammars.grammar(&text, thoughts),
-        };
-        self.compiled(key, compile).await
+        self.of_key(key(salt, thoughts, &form), Wanted::Form(form), thoughts).await
     }
 
     /// What an answer may say that must call a function, compiled as any other form.
@@ -113,36 +147,40 @@ impl Forms {
         thoughts: Thoughts,
         salt: &str,
     ) -> Result<Arc<dyn Grammar>, FormFault> {
-        let key = key(salt, thoughts, &form);
-        let compile = move |grammars: &Grammars| {
-            grammars.calls(form.format, &form.functions, form.are_parallel, thoughts)
-        };
-        self.compiled(key, compile).await
+        self.of_key(key(salt, thoughts, &form), Wanted::Calls(form), thoughts).await
     }
 
     /// * `key`: of the form among the recent ones.
-    async fn compiled(
+    async fn of_key(
         &self,
         key: String,
-        compile: impl FnOnce(&Grammars) -> Result<Arc<dyn Grammar>, TextError> + Send + 'static,
+        wanted: Wanted,
+        thoughts: Thoughts,
     ) -> Result<Arc<dyn Grammar>, FormFault> {
         if let Some(form) = self.recent.get(&key) {
             return Ok(form);
         }
-        let compiled = async {
-            let place = self.compiling.clone().acquire_owned().await.map_err(|_| FormFault::Failed)?;
-            let compiler = self.compiler.clone();
-            let compiled = spawn_blocking(move || {
-                // Held until the thread is done, also where nobody waits for it any more.
-                let _place = place;
-                compile(compiler.grammars()?)
-            });
-            Ok::<_, FormFault>(compiled.await.map_err(|_| FormFault::Failed)??)
-        };
-        let in_time = timeout(COMPILE_MAX, compiled).await;
+        let in_time = timeout(COMPILE_MAX, self.compiled(wanted, thoughts)).await;
         let form = in_time.map_err(|_| FormFault::Slow { expected_s: COMPILE_MAX.as_secs() })??;
         self.recent.keep(key, form.clone());
         Ok(form)
+    }
+
+    async fn compiled(&self, wanted: Wanted, thoughts: Thoughts) -> Result<Arc<dyn Grammar>, FormFault> {
+        let place = self.compiling.clone().acquire_owned().await.map_err(|_| FormFault::Failed)?;
+        if let Some(trial) = &self.trial {
+            let compiler = self.compiler.clone();
+            let outline =
+                spawn_blocking(move || compiler.grammars().map(|grammars| grammars.outline().clone()));
+            trial.run(&outline.await.map_err(|_| FormFault::Failed)??, thoughts, &wanted).await?;
+        }
+        let compiler = self.compiler.clone();
+        let compiled = spawn_blocking(move || {
+            // Held until the thread is done, also where nobody waits for it any more.
+            let _place = place;
+            wanted.compile(compiler.grammars()?, thoughts)
+        });
+        Ok(compiled.await.map_err(|_| FormFault::Failed)??)
     }
 }
 

@@ -31,7 +31,7 @@ mod stamp;
 
 pub use config::{Config, Text};
 pub use engine_thread::Rejected;
-pub use forms::{Form, FormFault, Forms};
+pub use forms::{Form, FormFault, Forms, Trial, tried_form};
 pub use inbox::{Delta, Done, End, Loss, SpeculativeStep, Update};
 pub use openai::statistics::{Detail, metrics as statistics};
 pub use run::run;

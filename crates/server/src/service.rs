@@ -103,7 +103,7 @@ pub async fn serve(
         head_bytes_max: config.head_bytes_max,
         head_timeout: config.head_timeout,
     };
-    let forms = Forms::new(text.tokenizer.clone(), text.eos_tokens.clone());
+    let forms = Forms::new(text.tokenizer.clone(), text.eos_tokens.clone(), config.trial.clone());
     let app = App {
         engine: engine.clone(),
         text,

@@ -28,7 +28,7 @@ pub use conversation::{Call, Conversation, Message, RESERVED_VARIABLES};
 pub use correspondence::Correspondence;
 pub use date::Date;
 pub use error::Error;
-pub use grammar::{CALLS_BYTES_MAX, Function, Grammars, SCHEMA_BYTES_MAX, Thoughts};
+pub use grammar::{CALLS_BYTES_MAX, Function, Grammars, Outline, SCHEMA_BYTES_MAX, Thoughts};
 pub use tokenizer::{Tokenizer, gguf_keys};
 pub use utf8::Utf8Stream;
 pub use veil::Prompt;

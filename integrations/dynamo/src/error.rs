@@ -22,8 +22,8 @@ pub(crate) fn failed(message: impl ToString) -> DynamoError {
 /// Why no answer can have the form that is asked for.
 pub(crate) fn formless(fault: &FormFault) -> DynamoError {
     match fault {
-        FormFault::Unfit(_) | FormFault::Slow { .. } => invalid(fault),
-        FormFault::Failed => failed(fault),
+        FormFault::Unfit(_) | FormFault::Slow { .. } | FormFault::Dear { .. } => invalid(fault),
+        FormFault::Failed | FormFault::Untried(_) => failed(fault),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use dsde_server::{Answer, Cancellation, Forms, Serving};
+use dsde_server::{Answer, Cancellation, Forms, Serving, Trial};
 use dsde_text::{Thoughts, Tokenizer};
 use dynamo_backend_common::{ComponentSnapshot, DynamoError, SnapshotPublisher};
 use tokio::sync::Notify;
@@ -53,8 +53,14 @@ impl Drop for Ticket {
 }
 
 impl Running {
-    pub(crate) fn new(serving: Serving, defaults: Defaults, tokenizer: Arc<Tokenizer>) -> Self {
-        let forms = Forms::new(tokenizer, defaults.eos_tokens.clone());
+    /// * `trial`: who compiles each form first.
+    pub(crate) fn new(
+        serving: Serving,
+        defaults: Defaults,
+        tokenizer: Arc<Tokenizer>,
+        trial: Option<Trial>,
+    ) -> Self {
+        let forms = Forms::new(tokenizer, defaults.eos_tokens.clone(), trial);
         Self {
             serving,
             defaults,

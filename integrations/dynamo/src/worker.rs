@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use dsde_cli::{EnginePlan, Served};
-use dsde_server::Serving;
+use dsde_server::{Serving, Trial};
 use dynamo_backend_common::{
     AsyncEngineContext, DynamoError, EngineConfig, GenerateContext, KvEventSource, LLMEngine,
     LLMEngineOutput, LlmRegistration, MetricsBindings, MetricsCtx, PreprocessedRequest,
@@ -28,6 +28,7 @@ pub struct Worker {
     /// Name of the model in requests.
     name: String,
     limits: Limits,
+    trial: Option<Trial>,
     /// Between start and cleanup.
     running: Mutex<Option<Arc<Running>>>,
     cache_events: Publisher,
@@ -37,12 +38,19 @@ type Chunks = BoxStream<'static, Result<LLMEngineOutput, DynamoError>>;
 
 impl Worker {
     pub(crate) fn new(plan: EnginePlan, name: String, limits: Limits) -> Self {
-        Self { plan, name, limits, running: Mutex::default(), cache_events: Publisher::default() }
+        let cache_events = Publisher::default();
+        Self { plan, name, limits, trial: None, running: Mutex::default(), cache_events }
+    }
+
+    /// Has forms tried before this process compiles them.
+    pub fn set_trial(&mut self, trial: Option<Trial>) {
+        self.trial = trial;
     }
 
     /// Loads the models and starts the engine's thread; takes as long as reading the weights.
     fn load(&self) -> impl FnOnce() -> Result<Running, DynamoError> + Send + 'static {
         let (plan, name, cache_events) = (self.plan.clone(), self.name.clone(), self.cache_events.clone());
+        let trial = self.trial.clone();
         move || {
             let served = plan.open().map_err(|failure| error::failed(failure.line()))?;
             let Served { mut engine, tokenizer, eos_tokens, sampling, draft, kernels } = served;
@@ -51,7 +59,7 @@ impl Worker {
             engine.set_cache_observer(Some(cache::observer(shape.block_len, cache_events)));
             let serving = Serving::start(engine, &name, plan.waiting_max()).map_err(error::failed)?;
             let defaults = Defaults { eos_tokens, sampling, can_draft: serving.can_draft() };
-            Ok(Running::new(serving, defaults, tokenizer))
+            Ok(Running::new(serving, defaults, tokenizer, trial))
         }
     }
 

@@ -10,7 +10,7 @@ use dsde_cli::{EngineArgs, EnginePlan, Failure, Served};
 use dsde_engine::{CacheEvent, FinishReason, Grammar, Refused, Request, RequestTimeline};
 use dsde_sampling::Params;
 use dsde_server::{
-    Answer, Delta, Detail, Done, Form, FormFault, Forms, Load, Loss, Rejected, Serving, statistics,
+    Answer, Delta, Detail, Done, Form, FormFault, Forms, Load, Loss, Rejected, Serving, Trial, statistics,
 };
 use dsde_text::Thoughts;
 
@@ -53,7 +53,8 @@ fn worker(options: &[&str]) -> Worker {
         });
     })));
     let serving = Serving::start(engine, "worker", plan.waiting_max()).unwrap();
-    Worker { plan, serving, forms: Forms::new(tokenizer, eos_tokens.clone()), eos_tokens, told }
+    let forms = Forms::new(tokenizer, eos_tokens.clone(), Some(trial(768)));
+    Worker { plan, serving, forms, eos_tokens, told }
 }
 
 fn request(tokens_max: u32) -> Request {
@@ -101,6 +102,11 @@ fn whose(rejected: &Rejected) -> &'static str {
         Rejected::Refused(_) => "the request's",
         Rejected::Stopped => "the worker's",
     }
+}
+
+/// Of forms, by the program.
+fn trial(memory_mib: u64) -> Trial {
+    Trial { program: env!("CARGO_BIN_EXE_dsde").into(), memory_mib, processor_s: 10 }
 }
 
 impl Worker {
@@ -161,4 +167,20 @@ async fn what_a_worker_cannot_do_has_a_reason_that_can_be_sorted() {
     let Err(absent) = options.engine.plan() else { panic!("there is no such model") };
     assert!(absent.line().contains("no such folder or file"), "{}", absent.line());
     assert_eq!(Failure::Usage(anyhow::Error::msg("an option of its own")).line(), "an option of its own");
+}
+
+/// One mebibyte is less than any program takes, so no form lives through that.
+#[tokio::test]
+async fn a_form_that_ends_the_process_that_tries_it_is_refused_and_nothing_else_happens() {
+    let tokenizer = Arc::new(dsde_text::embedded::tokenizer());
+    let tried = async |trial| {
+        let forms = Forms::new(tokenizer.clone(), vec![0], Some(trial));
+        forms.grammar(Form::Regex("pears".into()), Thoughts::None, "").await
+    };
+    let fault = tried(trial(1)).await.unwrap_err();
+    assert!(matches!(fault, FormFault::Dear { memory_mib: 1, processor_s: 10 }), "{fault}");
+    let gone = Trial { program: "/no/such/program".into(), ..trial(768) };
+    let fault = tried(gone).await.unwrap_err();
+    assert!(matches!(fault, FormFault::Untried(_)), "{fault}");
+    tried(trial(768)).await.unwrap();
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use dsde_text::{CallFormat, ChatTemplate, ExpectedCalls, Function};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::error::ApiError;
@@ -43,7 +44,7 @@ pub(crate) struct Tools {
 }
 
 /// The form of an answer that must call a function.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct CallForm {
     pub(crate) format: CallFormat,
     /// One of them.

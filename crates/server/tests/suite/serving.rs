@@ -106,7 +106,7 @@ async fn an_engine_that_stops_tells_its_requests_and_takes_no_more() {
 async fn answers_have_forms_that_are_compiled_once_for_all_of_a_salt() {
     let tokenizer = Arc::new(embedded::tokenizer());
     let eos_tokens = embedded::target().config().eos_tokens.clone();
-    let forms = Forms::new(tokenizer.clone(), eos_tokens.clone());
+    let forms = Forms::new(tokenizer.clone(), eos_tokens.clone(), None);
     let pears = || Form::Regex("pears|plums".to_owned());
     let first = forms.grammar(pears(), Thoughts::None, "").await.unwrap();
     let again = forms.grammar(pears(), Thoughts::None, "").await.unwrap();

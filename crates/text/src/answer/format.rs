@@ -1,9 +1,11 @@
 //! How models write calls of functions.
 
+use serde::{Deserialize, Serialize};
+
 use super::harmony;
 
 /// How a model writes calls of functions, as its template tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CallFormat {
     /// `<tool_call>{"name": …, "arguments": …}</tool_call>`, once per call: Hermes, Qwen 2.5, Qwen 3.
     Hermes,

@@ -1,9 +1,11 @@
 //! Thoughts that a model writes before its answer.
 
+use serde::{Deserialize, Serialize};
+
 use super::harmony;
 
 /// How a model marks its thoughts, as its template tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReasoningFormat {
     /// `<think>…</think>`: DeepSeek R1, Qwen 3, SmolLM 3.
     Think,

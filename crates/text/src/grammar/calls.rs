@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::answer::harmony;
@@ -11,7 +12,7 @@ use crate::{CallFormat, ReasoningFormat};
 const CALLS_MAX: usize = 16;
 
 /// A function that can be called.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Function {
     /// Its name: letters, digits and punctuation.
     pub name: String,
@@ -20,7 +21,7 @@ pub struct Function {
 }
 
 /// Whether an answer of a form may begin with thoughts, which have none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Thoughts {
     /// It begins with the form.
     #[default]

@@ -1,6 +1,7 @@
 //! What passes a form and what does not, over the embedded vocabulary; forms that are refused.
 
 use super::*;
+use crate::ReasoningFormat;
 use crate::embedded;
 
 fn grammars() -> Grammars {
@@ -165,7 +166,7 @@ fn forms_and_calls_of_messages_have_headers() {
 fn markers_that_are_tokens_are_those_tokens() {
     let mut grammars = grammars();
     let token = 1;
-    grammars.markers.insert("<tool_call>", token);
+    grammars.outline.markers.insert("<tool_call>".to_owned(), token);
     let mut constraint =
         grammars.calls(CallFormat::Hermes, &functions(), false, Thoughts::None).unwrap().begin();
     let mut mask = vec![0; embedded::tokenizer().vocab_len().div_ceil(32)];
@@ -429,4 +430,21 @@ fn annotations_are_no_reason_to_refuse() {
             "{format}"
         );
     }
+}
+
+/// Forms of bytes are those of the whole vocabulary: the same documents have them.
+#[test]
+fn a_vocabulary_of_bytes_knows_the_same_forms() {
+    let whole = grammars();
+    let bytes = Grammars::of_bytes(whole.outline().clone()).unwrap();
+    let tokens = bytes.outline().clone().byte_words();
+    for (regex, text, is_one) in [("ab*", "abbb", true), ("ab*", "abc", false), ("é|ÿ", "ÿ", true)] {
+        let mut constraint = bytes.regex(regex, Thoughts::None).unwrap().begin();
+        let token = |byte: u8| tokens.iter().position(|word| word == &[byte]).unwrap() as u32;
+        let spelled: Vec<u32> = text.bytes().map(token).collect();
+        assert_eq!(constraint.advance(&spelled).is_ok(), is_one, "{regex} {text}");
+    }
+    let fault =
+        |grammars: &Grammars, form: &str| grammars.regex(form, Thoughts::None).unwrap_err().to_string();
+    assert_eq!(fault(&bytes, "("), fault(&whole, "("));
 }
