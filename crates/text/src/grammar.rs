@@ -11,7 +11,7 @@ use std::thread;
 use dsde_engine::{Constraint, ConstraintError, Grammar, Vocabulary as _};
 use llguidance::api::{GrammarInit, GrammarWithLexer, TopLevelGrammar};
 use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
-use llguidance::{Matcher, ParserFactory};
+use llguidance::{Cancelled, Matcher, ParserFactory};
 use serde_json::{Value, json};
 
 use super::{CallFormat, Tokenizer};
@@ -19,15 +19,18 @@ use crate::error::Error;
 
 mod calls;
 mod gbnf;
+mod lark;
 mod outline;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod watch;
 mod work;
 
 use calls::Lark;
 pub use calls::{Function, Thoughts};
 pub use outline::Outline;
+use watch::Watched;
 
 /// Longest schema, bytes of compact JSON; longest regular expression, grammar, or list of texts, bytes.
 pub const SCHEMA_BYTES_MAX: usize = 64 << 10;
@@ -98,6 +101,8 @@ impl Grammars {
         limits.max_lexer_states = LEXER_STATES_MAX;
         limits.max_grammar_size = GRAMMAR_SIZE_MAX;
         limits.verbose_errors = false;
+        // It can be given more than it counts, and cannot be stopped.
+        limits.precompute_large_lexemes = false;
         Ok(Self { factory, outline })
     }
 
@@ -166,6 +171,7 @@ impl Grammars {
     pub fn grammar(&self, text: &str, thoughts: Thoughts) -> Result<Arc<dyn Grammar>, Error> {
         check_len("grammar", text.len())?;
         let lark = if gbnf::is_gbnf(text) { gbnf::to_lark(text).map_err(failed)? } else { text.to_owned() };
+        lark::check(&lark).map_err(failed)?;
         let mut n_open = 0_usize;
         for byte in lark.bytes() {
             match byte {
@@ -251,15 +257,14 @@ impl Grammars {
             let (rules, lexer) = read.map_err(|error| failed(told(&error.to_string())))?;
             if !work::fits(lexer.regex_builder.exprset(), source == Source::Text) {
                 return Err(failed(
-                    "its expressions may go on in too many ways: too many of them must hold at once (&), or too many parts in \
-                     a row may be left out",
+                    "its expressions are too large or may go on in too many ways: too many of them must hold at once (&) or must not \
+                     (~), or too many parts in a row may be left out",
                 ));
             }
-            let mut matcher = Matcher::new(
-                self.factory.create_parser_from_init_default(GrammarInit::Internal(rules, lexer)),
-            );
-            matcher.compute_mask().map_err(|error| failed(told(&error.to_string())))?;
-            Ok(matcher)
+            let parser = self.factory.create_parser_from_init_default(GrammarInit::Internal(rules, lexer));
+            let mut followed = Followed::of(Matcher::new(parser).into_cancellable());
+            followed.call(Matcher::compute_mask).map_err(|error| failed(told(&error.to_string())))?;
+            Ok(followed.matcher)
         };
         let matcher = thread::scope(|scope| {
             let builder = thread::Builder::new().name("grammar".to_owned()).stack_size(STACK_BYTES);
@@ -314,6 +319,9 @@ fn told(reason: &str) -> String {
     if reason.contains("NoExtensionBias") {
         return "no answer can have it".to_owned();
     }
+    if reason.contains(&Cancelled.to_string()) {
+        return "what may come next takes too long to find".to_owned();
+    }
     // Of a schema within a grammar of calls, what is said of the schema, without where that stands.
     let reason = match reason.split_once(SCHEMA_FAULT) {
         Some((_, reason)) => reason.lines().next().unwrap_or_default(),
@@ -348,12 +356,26 @@ impl Grammar for Compiled {
     fn begin(&self) -> Box<dyn Constraint> {
         let matcher = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // With states of its own: those of all answers together would reach the limit of one.
-        Box::new(Followed(matcher.deep_clone()))
+        Box::new(Followed::of(matcher.deep_clone()))
     }
 }
 
 /// A form as far as an answer has followed it.
-struct Followed(Matcher);
+struct Followed {
+    matcher: Matcher,
+    watched: Watched,
+}
+
+impl Followed {
+    fn of(matcher: Matcher) -> Self {
+        let watched = Watched::new(matcher.cancellation_handle().unwrap_or_default());
+        Self { matcher, watched }
+    }
+
+    fn call<T>(&mut self, work: impl FnOnce(&mut Matcher) -> T) -> T {
+        self.watched.call(|| work(&mut self.matcher))
+    }
+}
 
 impl fmt::Debug for Followed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -363,12 +385,16 @@ impl fmt::Debug for Followed {
 
 impl Constraint for Followed {
     fn allow(&mut self, path: &[u32], mask: &mut [u32]) -> Result<bool, ConstraintError> {
-        let n_consumed = self.0.try_consume_tokens(path).map_err(lost)?;
-        let allowed = (n_consumed == path.len()).then(|| self.0.compute_mask_or_eos()).transpose();
-        self.0.rollback(n_consumed).map_err(lost)?;
+        let allowed = self.call(|matcher| {
+            let n_consumed = matcher.try_consume_tokens(path)?;
+            let allowed = (n_consumed == path.len()).then(|| matcher.compute_mask_or_eos()).transpose();
+            matcher.rollback(n_consumed)?;
+            allowed
+        });
         let Some(allowed) = allowed.map_err(lost)? else {
             return Ok(false);
         };
+        self.watched.charge(self.matcher.last_step_stats().map_or(0, |stats| stats.lexer_cost));
         for (word, bits) in mask.iter_mut().zip(allowed.as_slice()) {
             *word = *bits;
         }
@@ -376,9 +402,9 @@ impl Constraint for Followed {
     }
 
     fn advance(&mut self, tokens: &[u32]) -> Result<bool, ConstraintError> {
-        let n_consumed = self.0.try_consume_tokens(tokens).map_err(lost)?;
+        let n_consumed = self.call(|matcher| matcher.try_consume_tokens(tokens)).map_err(lost)?;
         match n_consumed == tokens.len() {
-            true => Ok(self.0.is_stopped()),
+            true => Ok(self.matcher.is_stopped()),
             false => Err(ConstraintError("a token that was not allowed was emitted".to_owned())),
         }
     }

@@ -31,7 +31,7 @@ pub struct Trial {
     pub program: OsString,
     /// Most address space, MiB. 768: 512 are reserved whatever the form, half of that for a stack that only deep ones use.
     pub memory_mib: u64,
-    /// Longest time of a processor, seconds. 10: forms that people write take milliseconds.
+    /// Longest time of a processor, seconds. 3: forms that people write take milliseconds.
     pub processor_s: u64,
 }
 
@@ -46,7 +46,7 @@ impl Trial {
             true => "/proc/self/exe".into(),
             false => std::env::current_exe()?.into_os_string(),
         };
-        Ok(Self { program, memory_mib: 768, processor_s: 10 })
+        Ok(Self { program, memory_mib: 768, processor_s: 3 })
     }
 
     /// Ends well for a form that can be compiled within bounds, and for one that is refused within them.

@@ -448,3 +448,20 @@ fn a_vocabulary_of_bytes_knows_the_same_forms() {
         |grammars: &Grammars, form: &str| grammars.regex(form, Thoughts::None).unwrap_err().to_string();
     assert_eq!(fault(&bytes, "("), fault(&whole, "("));
 }
+
+/// What may come next takes as long as the square of what came before, as people write it without a thought.
+#[test]
+fn a_form_that_takes_ever_longer_is_stopped() {
+    let grammar = grammars().grammar("start: e \"!\"\ne: e e | /[a-z]/\n", Thoughts::None).unwrap();
+    let mut constraint = grammar.begin();
+    let token = embedded::tokenizer().encode("a").unwrap()[0];
+    let mut mask = vec![0; embedded::tokenizer().vocab_len().div_ceil(32)];
+    let lost = (0..4000).find_map(|_| {
+        let allowed = constraint.allow(&[], &mut mask);
+        allowed.and_then(|_| constraint.advance(&[token])).err()
+    });
+    let lost = lost.unwrap().to_string();
+    assert!(lost.ends_with(&Cancelled.to_string()), "{lost}");
+    // Another answer of the same form is not concerned.
+    assert!(grammar.begin().allow(&[token], &mut mask).unwrap());
+}

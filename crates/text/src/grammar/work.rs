@@ -10,14 +10,20 @@ use llguidance::derivre::raw::ExprSet;
 
 /// Most ways on of one state, summed over the parts of all expressions.
 const WAYS_MAX: u64 = 1 << 21;
+/// Most bytes of all expressions; those of the longest forms that people write take half of it, and some that are doubled again and again
+/// more, of which every form that is kept and every answer has its own.
+const BYTES_MAX: usize = 384 << 10;
 /// What one of the ways of expressions that hold at once counts for: it becomes an expression of its own.
 const CROSSED: u64 = 16;
 
 /// Whether the first states of these expressions are few enough to be made.
 ///
-/// * `may_cross`: whether expressions that hold at once count with their product. Those of schemas do not: what their patterns were
+/// * `may_cross`: whether expressions that hold at once count with their product, and complements with the square of what is in them. Those of schemas do not: what their patterns were
 ///   before they were written as JSON is known better ([`patterns_fit`](super::schema::patterns_fit)).
 pub(super) fn fits(exprs: &ExprSet, may_cross: bool) -> bool {
+    if exprs.num_bytes() > BYTES_MAX {
+        return false;
+    }
     let mut parts: Vec<Ways> = Vec::with_capacity(exprs.len());
     let mut total = 0_u64;
     for id in 0..u32::try_from(exprs.len()).unwrap_or(u32::MAX) {
@@ -28,7 +34,14 @@ pub(super) fn fits(exprs: &ExprSet, may_cross: bool) -> bool {
             "And" if !may_cross => (Ways { first: 1, anywhere: 1 }, 1),
             tag => {
                 let ways = Ways::of(exprs, expr, tag, &parts);
-                (ways, if tag == "And" { ways.anywhere.saturating_mul(CROSSED) } else { ways.first })
+                let work = match tag {
+                    "And" => ways.anywhere.saturating_mul(CROSSED),
+                    "Not" if may_cross => {
+                        Ways::within(exprs, expr, &parts).saturating_pow(2).saturating_mul(CROSSED)
+                    }
+                    _ => ways.first,
+                };
+                (ways, work)
             }
         };
         total = total.saturating_add(work);
@@ -47,6 +60,12 @@ struct Ways {
 }
 
 impl Ways {
+    /// Ways on from any place inside a complement. Each is held against all others: what may follow must not, of any of them.
+    fn within(exprs: &ExprSet, not: ExprRef, parts: &[Self]) -> u64 {
+        let inside = exprs.get_args(not).first().and_then(|arg| parts.get(arg.as_usize()));
+        inside.map_or(0, |inside| inside.anywhere)
+    }
+
     /// * `tag`: what kind of expression it is.
     /// * `parts`: those of all expressions before it, which have what it is made of.
     fn of(exprs: &ExprSet, expr: ExprRef, tag: &str, parts: &[Self]) -> Self {
