@@ -102,6 +102,23 @@ async fn every_choice_of_tools_gets_the_answer_of_plain_decoding() {
     assert!(server.metric("vllm:spec_decode_num_accepted_tokens_total").await > 0.0, "speculation was on");
 }
 
+#[tokio::test]
+async fn a_required_call_that_is_cut_leaves_no_markup_behind() {
+    let server = start(Setup::default()).await;
+    let mut have_begun = Vec::new();
+    for max_tokens in 1..=14 {
+        let more = json!({"tool_choice": "required", "max_tokens": max_tokens, "policy": "auto"});
+        let body = asked(with(more, json!({"parallel_tool_calls": false})));
+        let whole = server.post(CHAT, body.clone()).await;
+        let (said, reason) = told(&whole);
+        assert_eq!((&said["content"], &reason), (&json!(""), &json!("length")), "{whole}");
+        let streamed = assembled(&server.events(CHAT, with(body, json!({"stream": true}))).await);
+        assert_eq!(streamed, (said.clone(), reason));
+        have_begun.push(said["calls"] != json!([]));
+    }
+    assert!(!have_begun[0] && have_begun[13], "cut before and behind the name: {have_begun:?}");
+}
+
 /// Panics unless the arguments are of the function's schema.
 fn check_call(call: &Value) {
     let arguments: Value = serde_json::from_str(call["arguments"].as_str().unwrap()).unwrap();
