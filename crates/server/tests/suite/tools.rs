@@ -105,8 +105,7 @@ async fn every_choice_of_tools_gets_the_answer_of_plain_decoding() {
 #[tokio::test]
 async fn a_required_call_that_is_cut_leaves_no_markup_behind() {
     let server = start(Setup::default()).await;
-    let mut have_begun = Vec::new();
-    for max_tokens in 1..=14 {
+    for max_tokens in (1..100).step_by(3) {
         let more = json!({"tool_choice": "required", "max_tokens": max_tokens, "policy": "auto"});
         let body = asked(with(more, json!({"parallel_tool_calls": false})));
         let whole = server.post(CHAT, body.clone()).await;
@@ -114,9 +113,12 @@ async fn a_required_call_that_is_cut_leaves_no_markup_behind() {
         assert_eq!((&said["content"], &reason), (&json!(""), &json!("length")), "{whole}");
         let streamed = assembled(&server.events(CHAT, with(body, json!({"stream": true}))).await);
         assert_eq!(streamed, (said.clone(), reason));
-        have_begun.push(said["calls"] != json!([]));
+        if said["calls"] != json!([]) {
+            assert!(max_tokens > 4, "the marker and the name take several tokens");
+            return;
+        }
     }
-    assert!(!have_begun[0] && have_begun[13], "cut before and behind the name: {have_begun:?}");
+    panic!("a call begins within 100 tokens");
 }
 
 /// Panics unless the arguments are of the function's schema.
