@@ -21,7 +21,7 @@ pub fn answer(bytes: &[u8]) {
     let is_harmony = words.contains(&"harmony");
     assert_order(&whole, is_harmony);
     let texts: Option<Vec<&str>> = whole.iter().map(content).collect();
-    let is_required = words.contains(&"required") && FORMATS.iter().any(|format| words.contains(format));
+    let is_required = words.contains(&"required") && call_format(&words).is_some();
     if is_required && !is_harmony {
         assert!(whole.iter().all(|part| content(part).is_none()), "text where calls are required");
         return;
@@ -49,15 +49,18 @@ fn text(bytes: &[u8]) -> String {
     whole
 }
 
-fn reader(words: &[&str]) -> AnswerReader {
-    let calls = words.iter().find_map(|word| match *word {
+fn call_format(words: &[&str]) -> Option<CallFormat> {
+    words.iter().find_map(|word| match *word {
         "hermes" => Some(CallFormat::Hermes),
         "llama" => Some(CallFormat::Llama),
         "mistral" => Some(CallFormat::Mistral),
         "named" => Some(CallFormat::MistralNamed),
         "harmony" => Some(CallFormat::Harmony),
         _ => None,
-    });
+    })
+}
+
+fn reader(words: &[&str]) -> AnswerReader {
     let reasoning = words.iter().find_map(|word| match *word {
         "think" => Some(ReasoningFormat::Think),
         "brackets" => Some(ReasoningFormat::Brackets),
@@ -65,7 +68,7 @@ fn reader(words: &[&str]) -> AnswerReader {
         _ => None,
     });
     let names = vec!["f".to_owned(), "get_weather".to_owned()];
-    let calls = calls.map(|format| ExpectedCalls {
+    let calls = call_format(words).map(|format| ExpectedCalls {
         format,
         names,
         are_parallel: !words.contains(&"one"),
