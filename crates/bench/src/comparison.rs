@@ -36,7 +36,7 @@ const DEFINITIONS: &str = "\
 All figures are measured. C: requests in flight; T: temperature; tokens/s: from the first end of a request until fewer than C are left, mean over rounds; \
 x off: tokens/s over those of `off` in the same round, geometric mean without the outer fifths of the rounds, ± half of its 95 % confidence interval; best fixed: the \
 length with the most tokens/s, `off` being length 0; auto over it: tokens/s of `auto` over those of the policy, likewise; \
-means over cells are geometric, their ± is from the rounds of each, or where a cell has one round, from the spread over cells; regret: share of the best fixed length's tokens/s that is missed, where \
+means over conditions are geometric, their ± is from the rounds of each, or where a condition has one round, from the spread over conditions; regret: share of the best fixed length's tokens/s that is missed, where \
 the best length is chosen by the other rounds (negative: faster than it); TTFT, TPOT, gap: quantiles over requests, of gaps \
 over all of them, mean over rounds; goodput: requests per second that meet their latency targets; targets met: share of a class's requests that do, over all rounds; accepted: of the verified tokens.\n";
 
@@ -77,7 +77,7 @@ fn overview(cells: &[Cell<'_>]) -> Table {
     let whole: Vec<&Cell<'_>> = cells.iter().filter(|cell| !is_part(cell.conditions())).collect();
     let mut table = Table::new(&[
         "policy",
-        "cells",
+        "conditions",
         "x off",
         "auto over it",
         "worst x off",
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn the_overview_has_means_and_the_worst_cell() {
+    fn the_overview_has_means_and_the_worst_condition() {
         let mut log =
             log(&[("off", &[100.0, 100.0]), ("fixed:k=2", &[150.0, 150.0]), ("auto", &[120.0, 120.0])]);
         let mut others = log.runs.clone();
@@ -382,6 +382,8 @@ mod tests {
         assert!(page.contains("12 runs, up to 2 rounds;") && page.contains("in all 2 conditions"), "{page}");
         assert!(page.contains("## chat, T = 0\n") && page.contains("## code, T = 0\n"), "{page}");
         assert_eq!(line(page.split("## code").nth(1).unwrap(), "best fixed"), ["best fixed", "k=0"]);
+        assert_eq!(line(&page, "policy")[1], "conditions");
+        assert!(!page.contains("cell"), "readers know them as conditions: {page}");
     }
 
     #[test]

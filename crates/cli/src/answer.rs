@@ -1,5 +1,7 @@
 //! Answers as people and programs read them.
 
+use std::time::Duration;
+
 use dsde_bench::Choice;
 use dsde_bench::metrics::{self, Totals};
 use dsde_engine::{EmittedToken, FinishReason, RequestTimeline};
@@ -108,12 +110,22 @@ pub(crate) fn finish_reason(reason: FinishReason) -> &'static str {
     }
 }
 
+/// A time in a unit that shows digits of it, down to 10 µs.
+pub(crate) fn time(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    match seconds {
+        0.1.. => format!("{seconds:.2} s"),
+        0.01.. => format!("{:.0} ms", 1e3 * seconds),
+        _ => format!("{:.2} ms", 1e3 * seconds),
+    }
+}
+
 /// One line about speed: tokens, seconds, tokens per second, and what speculation achieved.
 pub(crate) fn speed(timelines: &[RequestTimeline]) -> String {
     let totals = Totals::of(timelines);
     let rate = metrics::throughput(timelines).unwrap_or(0.0);
-    let seconds = metrics::span(timelines).as_secs_f64();
-    let mut line = format!("{} tokens in {seconds:.2} s, {rate:.1} tokens/s", totals.output_tokens);
+    let time = time(metrics::span(timelines));
+    let mut line = format!("{} tokens in {time}, {rate:.1} tokens/s", totals.output_tokens);
     if let Some(mean) = totals.emitted_per_step() {
         line += &format!(", {mean:.2} per step");
     }
@@ -121,4 +133,23 @@ pub(crate) fn speed(timelines: &[RequestTimeline]) -> String {
         line += &format!(", {:.0} % of drafts accepted", 100.0 * share);
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_time_is_shown_as_nothing() {
+        for (micros, expected) in [
+            (12_345_678, "12.35 s"),
+            (100_000, "0.10 s"),
+            (99_400, "99 ms"),
+            (10_000, "10 ms"),
+            (4_213, "4.21 ms"),
+            (10, "0.01 ms"),
+        ] {
+            assert_eq!(time(Duration::from_micros(micros)), expected);
+        }
+    }
 }

@@ -43,6 +43,13 @@ pub(crate) fn number_in(range: RangeInclusive<f64>) -> impl TypedValueParser<Val
     clap::builder::StringValueParser::new().try_map(parse)
 }
 
+/// Parses a seed: what the API takes, where it has a sign, and the whole range of the engine, in which -1 is 2^64 - 1.
+pub(crate) fn seed(text: &str) -> Result<u64, String> {
+    let signed = || text.parse::<i64>().ok().map(i64::cast_unsigned);
+    let expected = || format!("expected a whole number in {}..={}", i64::MIN, u64::MAX);
+    text.parse().ok().or_else(signed).ok_or_else(expected)
+}
+
 /// Which models run, and with how much of the machine.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ModelArgs {
@@ -231,7 +238,7 @@ pub(crate) struct PolicyArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Sampling")]
 pub(crate) struct SamplingArgs {
-    /// Most tokens to emit per prompt; the context bounds it too. Default: a prompt's own `max_tokens`, else 256.
+    /// Most tokens of an answer; the context bounds it, too. Default: 256.
     #[arg(long, value_name = "N", value_parser = positive_up_to(u32::MAX))]
     pub(crate) max_tokens: Option<NonZeroU32>,
 
@@ -270,10 +277,10 @@ pub(crate) struct SamplingArgs {
     #[arg(long, value_name = "TOKEN=BIAS", value_parser = logit_bias, allow_hyphen_values = true)]
     pub(crate) logit_bias: Vec<(u32, f32)>,
 
-    /// Random draws of prompt i (from 0) use the seed S + i, and sampled text depends on nothing else: neither on drafts and
+    /// Random draws for the prompt or message i (from 0) use the seed S + i, and sampled text depends on nothing else: neither on drafts and
     /// policy nor on what runs beside it. A guess is then accepted where it is what the target draws, which happens a little
-    /// less often than without a seed. Without one, text is drawn anew each time.
-    #[arg(long, value_name = "S")]
+    /// less often than without a seed. Without one, text is drawn anew each time. -2^63 to 2^64 - 1.
+    #[arg(long, value_name = "S", value_parser = seed)]
     pub(crate) seed: Option<u64>,
 
     /// End before this text appears; may be given several times.
@@ -296,6 +303,21 @@ fn logit_bias(text: &str) -> Result<(u32, f32), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn seeds_are_those_of_the_api_and_of_the_engine() {
+        for (text, expected) in [
+            ("7", Some(7)),
+            ("-1", Some(u64::MAX)),
+            ("-9223372036854775808", Some(1 << 63)),
+            ("18446744073709551615", Some(u64::MAX)),
+            ("18446744073709551616", None),
+            ("-9223372036854775809", None),
+            ("one", None),
+        ] {
+            assert_eq!(seed(text).ok(), expected, "{text}");
+        }
+    }
 
     #[test]
     fn a_logit_bias_is_a_token_and_a_number() {

@@ -22,7 +22,9 @@ use clap::{Args, Subcommand};
 use dsde_bench::log::LogFile;
 use dsde_bench::{Heading, LatencyClass, Log, Run, Seen, Settings, comparison};
 
-use crate::args::{CONCURRENCY_MAX, ModelArgs, Verification, number_in, positive_up_to, whole_number_in};
+use crate::args::{
+    CONCURRENCY_MAX, ModelArgs, Verification, number_in, positive_up_to, seed, whole_number_in,
+};
 use crate::failure::{OrUsage as _, Outcome};
 use crate::machine;
 use crate::models::Models;
@@ -135,7 +137,7 @@ pub(crate) struct BenchArgs {
     repeat: NonZeroU32,
 
     /// Of the random draws; another one draws other text. A server (--url) draws as it likes.
-    #[arg(long, value_name = "S", default_value_t = 0)]
+    #[arg(long, value_name = "S", default_value_t = 0, value_parser = seed)]
     seed: u64,
 
     /// End requests at the end of text; otherwise all run to --max-tokens and do equal work.

@@ -11,7 +11,7 @@ use half::{bf16, f16};
 use indicatif::ProgressBar;
 use safetensors::tensor::{self, View};
 
-use crate::args::number_in;
+use crate::args::{number_in, seed};
 use crate::derived::{self, Files};
 use crate::failure::Outcome;
 use crate::models::found_folder;
@@ -41,7 +41,7 @@ pub(crate) struct BlurArgs {
     noise: f64,
 
     /// Of the noise; the same seed writes the same bytes.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = seed)]
     seed: u64,
 
     /// Folder to write; must not exist or be empty.

@@ -31,8 +31,8 @@ Examples:
 Type /help for the commands inside a conversation. Ctrl-C stops an answer and keeps what came of it; without one it ends the \
 program, as Ctrl-D and /quit do.
 
-With --url, sampling options that are given go into the request; servers may refuse those that OpenAI does not have: --top-k, \
---min-p, --repetition-penalty, --ignore-eos. --policy goes into its field `policy`.";
+With --url, sampling options that are given go into the request, `temperature` 0 and `max_tokens` 256 where they are not; \
+servers may refuse those that OpenAI does not have: --top-k, --min-p, --repetition-penalty, --ignore-eos. --policy goes into its field `policy`.";
 
 /// Talk to a model, one line per turn
 ///

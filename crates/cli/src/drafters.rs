@@ -92,10 +92,10 @@ pub(crate) fn run(folder: &Path, args: &ModelArgs, as_json: bool) -> Outcome {
     let form = if target.chat_template().is_ok() { Form::Chat } else { Form::Raw };
     let mut drafters = Vec::new();
     for name in candidates(folder, &models.target, &target)? {
-        // Loading and answering take a while, and what is known is not lost if they are ended.
-        let _ = write!(io::stderr(), "{name} ... ");
+        // Loading and answering take a while, and what is known is not lost if they are ended. Whole lines, as there may be warnings.
+        let _ = writeln!(io::stderr(), "{name} ...");
         let drafter = tried(name, form, args);
-        let _ = writeln!(io::stderr(), "{}", drafter.in_short());
+        let _ = writeln!(io::stderr(), "{}: {}", drafter.draft, drafter.in_short());
         if let (REPETITIONS, Some(why)) = (drafter.draft.as_str(), &drafter.misfit) {
             return Err(anyhow::anyhow!("the model cannot run: {why}").into());
         }

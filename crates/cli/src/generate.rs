@@ -29,7 +29,7 @@ Examples:
   dsde generate --file prompts.jsonl --policy fixed:k=4 --json > answers.jsonl
 
 Lines of --file are JSON objects with `prompt` (text) or `messages` (a list of {role, content}), and optionally \
-`max_tokens`.
+`max_tokens`, which counts where --max-tokens is not given.
 
 With --json, stdout holds one object per prompt in input order: index, text, tokens, finish_reason, prompt_tokens, \
 completion_tokens, steps, drafted, verified, accepted, ttft_ms, tpot_ms; also choice with --n, logprobs with --logprobs and \

@@ -69,7 +69,7 @@ pub(crate) struct ServeArgs {
 
     /// Name of the model in requests and answers; may be given several times. Default: ORG/NAME,
     /// the name of its folder, that of its file without .gguf, or `demo`.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     served_model_name: Vec<String>,
 
     /// Connections at once; more are answered with status 503 or closed.

@@ -250,7 +250,7 @@ fn template(target: &Opened, allows_control_tokens: bool) -> Outcome<ChatTemplat
         false => template.for_tokenizer(&target.tokenizer).or_usage()?,
     };
     if let Err(error) = template.try_out() {
-        tracing::warn!("the chat template fails on a first question, so chats may be refused: {error}");
+        tracing::warn!("chats may be refused; on a first question, {error}");
     }
     Ok(template)
 }

@@ -4,11 +4,12 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use dsde_simulate::{Error, Plan, Scenario, episode, plan, report};
 
+use crate::answer;
 use crate::args::whole_number_in;
 use crate::failure::{Failure, OrUsage as _, Outcome};
 use crate::machine::n_cores;
@@ -115,7 +116,7 @@ pub(crate) fn run(args: SimulateArgs) -> Outcome {
     let scenario = Scenario::read(&path).or_usage_of(path.display())?;
     let n_threads = args.threads.unwrap_or_else(n_cores) as usize;
     let started = Instant::now();
-    let bar = progress::bar(1, "{pos}/{len} cells, {eta} left");
+    let bar = progress::bar(1, "{pos}/{len} conditions, {eta} left");
     let results = dsde_simulate::run(&scenario, n_threads, &|done, all| {
         bar.set_length(all as u64);
         bar.set_position(done as u64);
@@ -132,12 +133,14 @@ pub(crate) fn run(args: SimulateArgs) -> Outcome {
         false => write!(out, "{}", report::markdown(&results))?,
     }
     let virtual_s: f64 = results.cells.iter().map(|cell| cell.seconds.mean * cell.seconds.n as f64).sum();
-    let real_s = started.elapsed().as_secs_f64();
+    let (simulated, real) = (Duration::from_secs_f64(virtual_s), started.elapsed());
     // Nothing can be done about a stderr that is gone.
     let _ = writeln!(
         io::stderr(),
-        "simulated {virtual_s:.0} s in {real_s:.1} s, {:.0} times as fast as real time",
-        virtual_s / real_s
+        "simulated {} in {}, {:.1} times as fast as real time",
+        answer::time(simulated),
+        answer::time(real),
+        virtual_s / real.as_secs_f64()
     );
     Ok(())
 }

@@ -114,14 +114,12 @@ impl Request {
         if self.prompt.is_empty() {
             return Err(Refused::EmptyPrompt);
         }
-        // One slot must remain for the first emitted token.
-        let context_len_max = shape.context_len_max.min(shape.storable_len());
-        let prompt_len_max = context_len_max.saturating_sub(1);
-        if self.prompt.len() > prompt_len_max as usize {
-            return Err(Refused::PromptTooLong {
-                prompt_len: self.prompt.len(),
-                prompt_len_max: prompt_len_max as usize,
-            });
+        let context_len_max = shape.context_len_max.min(shape.storable_len()) as usize;
+        // One slot must remain for the first emitted token, if any is asked for.
+        let prompt_len_max = context_len_max.saturating_sub(usize::from(self.tokens_max > 0));
+        if self.prompt.len() > prompt_len_max {
+            let prompt_len = self.prompt.len();
+            return Err(Refused::PromptTooLong { prompt_len, prompt_len_max, context_len_max });
         }
         for (name, tokens) in [("prompt", &self.prompt), ("stop tokens", &self.stop.tokens)] {
             if let Some(&token) = tokens.iter().find(|&&token| token >= shape.vocab_len) {
@@ -167,17 +165,19 @@ pub enum Refused {
     /// Nothing to continue.
     #[error("the prompt is empty; at least one token is needed")]
     EmptyPrompt,
-    /// The prompt leaves no room for a token. Clients that shorten conversations know the case by these words.
+    /// The prompt leaves no room for a token, or does not fit at all. Clients that shorten conversations know the case by these words.
     #[error(
-        "the prompt is too long: this model's maximum context length is {} tokens, and the prompt has {prompt_len} tokens, \
-         at most {prompt_len_max} fit beside an answer",
-        .prompt_len_max + 1
+        "the prompt is too long: this model's maximum context length is {context_len_max} tokens, and the prompt has {prompt_len} tokens, \
+         at most {prompt_len_max} fit{}",
+        if .prompt_len_max < .context_len_max { " beside an answer" } else { "" }
     )]
     PromptTooLong {
         /// Length of the prompt, tokens.
         prompt_len: usize,
-        /// Longest prompt that can be served, tokens.
+        /// Longest prompt that can be served, tokens; without an answer it may fill the context.
         prompt_len_max: usize,
+        /// Longest prompt and answer together, tokens.
+        context_len_max: usize,
     },
     /// A token id outside the vocabulary.
     #[error("token {token} is outside the vocabulary of {vocab_len} tokens")]

@@ -29,8 +29,8 @@ pub fn markdown(results: &Results) -> String {
 }
 
 /// What the columns of [`table`] mean, for a page that is read without the documentation.
-const COLUMNS: &str = "of off: throughput over that of plain decoding under the same load. TTFT: from arrival to the first token. TPOT: time per token \
-after the first. e2e: from arrival to the end. accepted: of verified tokens. per step, drafted: tokens emitted, and drafted, per sequence and step. \
+const COLUMNS: &str = "x off: throughput over that of plain decoding under the same load. TTFT: from arrival to the first token. TPOT: time per token \
+after the first. e2e: from arrival to the end. accepted: of verified tokens. emitted/step, drafted/step: tokens emitted, and drafted, per sequence and step. \
 $ per M: US dollars for a million tokens. Times are of the simulated machine.";
 
 /// Everything on one page.
@@ -259,15 +259,15 @@ fn table(results: &Results, temperature: f32) -> Cells {
         "policy",
         "load",
         "tokens/s",
-        "of off",
+        "x off",
         "TTFT p50 ms",
-        "p99 ms",
+        "TTFT p99 ms",
         "TPOT p50 ms",
-        "p99 ms",
+        "TPOT p99 ms",
         "e2e mean ms",
         "accepted",
-        "per step",
-        "drafted",
+        "emitted/step",
+        "drafted/step",
         "$ per M",
     ];
     if has_targets {

@@ -65,6 +65,23 @@ pub struct Scenario {
     pub faults: Faults,
 }
 
+/// What a file may hold.
+const KEYS: &[&str] = &[
+    "name",
+    "about",
+    "seed",
+    "repeats",
+    "policies",
+    "temperature",
+    "machine",
+    "pair",
+    "engine",
+    "acceptance",
+    "load",
+    "faults",
+    "plan",
+];
+
 /// Largest scenario file, bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -107,6 +124,7 @@ impl Scenario {
 
     fn of_table(table: &toml::Table, name: &str, folder: &Path) -> Result<Self, Error> {
         let root = Section::root(table);
+        root.known(KEYS)?;
         // What it says is for planning; the rest is a scenario like others.
         root.section("plan")?;
         let section = |key: &'static str| root.section(key)?.ok_or_else(|| root.missing(key, "a table"));
@@ -138,7 +156,6 @@ impl Scenario {
             load,
             points,
         };
-        root.end()?;
         scenario.engine.check(&scenario.pair.shape)?;
         Ok(scenario)
     }

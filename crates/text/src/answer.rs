@@ -53,6 +53,9 @@ pub struct ExpectedCalls {
     pub names: Vec<String>,
     /// Whether there may be several; else those after the first are left out.
     pub are_parallel: bool,
+    /// Whether the answer's form leaves room for calls alone. What is none, then, is the beginning of one that was cut, or
+    /// stands around calls, and is no text.
+    pub are_required: bool,
 }
 
 /// Takes one answer apart.

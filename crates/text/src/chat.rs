@@ -90,7 +90,7 @@ impl ChatTemplate {
         let mut environment = jinja::environment();
         let mut add = |name: &'static str, source: &str| {
             let added = jinja::add(&mut environment, name, source);
-            added.map_err(|source| Error::ChatTemplate { source })
+            added.map_err(|error| Error::of_template(&error))
         };
         add(CHAT, source)?;
         of_tools.map(|source| add(TOOL_USE, source)).transpose()?;
@@ -273,8 +273,8 @@ impl ChatTemplate {
             ..rest
         };
         let name = if is_of_tools { TOOL_USE } else { CHAT };
-        let text = jinja::render(&self.environment, name, context)
-            .map_err(|source| Error::ChatTemplate { source })?;
+        let text =
+            jinja::render(&self.environment, name, context).map_err(|error| Error::of_template(&error))?;
         if text.len() > TEXT_BYTES_MAX {
             return Err(Error::TextTooLong { expected: TEXT_BYTES_MAX, got: text.len() });
         }

@@ -1,6 +1,8 @@
 //! Why text cannot become tokens, or a conversation a prompt.
 
-/// Why text cannot become tokens, or a conversation a prompt; messages say what was expected and what was found.
+use std::error::Error as _;
+
+/// Why text cannot become tokens, or a conversation a prompt; messages say what was expected and what was found, causes included.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -14,13 +16,12 @@ pub enum Error {
         reason: String,
     },
     /// tokenizer.json is not a tokenizer.
-    #[error("{file} is not a tokenizer: {source}")]
+    #[error("{file} is not a tokenizer: {cause}")]
     Tokenizer {
         /// Which file.
         file: String,
         /// What is wrong.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        cause: Box<dyn std::error::Error + Send + Sync>,
     },
     /// An added token that cannot have the id that the file gives it, because ids are missing below it.
     #[error("{file}: added token {text:?} must have id {expected}, got {got:?}")]
@@ -72,11 +73,10 @@ pub enum Error {
     #[error("the conversation holds all private characters of Unicode; leave some out")]
     PrivateCharacters,
     /// The tokenizer failed on a text.
-    #[error("tokenising failed: {source}")]
+    #[error("tokenising failed: {cause}")]
     Encode {
         /// Why.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        cause: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Draft and target must agree on every token; this is the first on which they differ.
     #[error(
@@ -109,10 +109,17 @@ pub enum Error {
     )]
     NothingToContinue,
     /// A chat template that is not a valid program, or that refused these messages.
-    #[error("the chat template failed: {source}")]
+    #[error("the chat template failed: {reason}")]
     ChatTemplate {
-        /// Its own message.
-        #[source]
-        source: minijinja::Error,
+        /// Its own message, and what led to it.
+        reason: String,
     },
+}
+
+impl Error {
+    pub(crate) fn of_template(error: &minijinja::Error) -> Self {
+        let causes = std::iter::successors(error.source(), |&cause| cause.source());
+        let reason = causes.fold(error.to_string(), |reason, cause| format!("{reason}: {cause}"));
+        Self::ChatTemplate { reason }
+    }
 }

@@ -85,7 +85,7 @@ impl Tokenizer {
     /// # Errors
     /// If it is not one, or its decoder does not map every token to bytes of its own.
     pub fn parse(name: &str, text: &[u8]) -> Result<Self, Error> {
-        let failed = |source| Error::Tokenizer { file: name.to_string(), source };
+        let failed = |cause| Error::Tokenizer { file: name.to_string(), cause };
         let json = |source| FileError::Json { file: name.to_string(), source };
         // What is no tokenizer at all is told by the library, in its words.
         let file = serde_json::from_slice::<File>(text);
@@ -104,7 +104,7 @@ impl Tokenizer {
 
     /// A tokenizer of the library with the bytes of its tokens.
     fn new(name: &str, inner: tokenizers::Tokenizer, growth: Growth) -> Result<Self, Error> {
-        let failed = |source| Error::Tokenizer { file: name.to_string(), source };
+        let failed = |cause| Error::Tokenizer { file: name.to_string(), cause };
         let json = |source| FileError::Json { file: name.to_string(), source };
         let decoder = Decoder::parse(&serde_json::to_value(inner.get_decoder()).map_err(json)?)?;
         if let Some(&got) = inner.get_vocab(true).values().max().filter(|id| **id as usize >= VOCAB_LEN_MAX) {
@@ -158,7 +158,7 @@ impl Tokenizer {
         }
         self.check_len(prompt.text())?;
         let encoded = caught(|| self.added.encode(&self.inner, prompt.text(), prompt.veiled()));
-        encoded.map_err(|source| Error::Encode { source })
+        encoded.map_err(|cause| Error::Encode { cause })
     }
 
     /// Whole text of `tokens` from the beginning of a sequence; bytes that are no UTF-8 become U+FFFD.
@@ -236,7 +236,7 @@ impl Tokenizer {
         let both = || {
             Ok::<_, Failure>(ControlTokens::new(spellings(&|token| token.special)?, spellings(&is_written)?))
         };
-        caught(both).map_err(|source| Error::Encode { source })
+        caught(both).map_err(|cause| Error::Encode { cause })
     }
 
     fn decode_as<'a>(&self, tokens: &[u32], bytes: impl Fn(u32) -> &'a [u8]) -> String {
@@ -251,7 +251,7 @@ impl Tokenizer {
     fn encode_as(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, Error> {
         self.check_len(text)?;
         let encoding = caught(|| self.inner.encode_fast(text, add_special_tokens));
-        Ok(encoding.map_err(|source| Error::Encode { source })?.get_ids().to_vec())
+        Ok(encoding.map_err(|cause| Error::Encode { cause })?.get_ids().to_vec())
     }
 
     fn check_len(&self, text: &str) -> Result<(), Error> {

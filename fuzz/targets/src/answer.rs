@@ -5,10 +5,10 @@ use dsde_text::{AnswerReader, CallFormat, ExpectedCalls, Part, ReasoningFormat, 
 use crate::input::{head_and_body, pieces};
 
 /// However an answer is cut, the same parts come of it: none is lost, arguments follow a call, thoughts come first (where an answer is not
-/// a row of messages), and if there is neither call nor thought, all of it is text.
+/// a row of messages), and if there is neither call nor thought, all of it is text, or none where calls are required.
 ///
 /// Input: a line of words, `hermes`, `llama`, `mistral` or `named` for the form of calls, `think` or `brackets` for that of thoughts,
-/// `harmony` for both, `begun` where the prompt has begun some, `one` for one call at most, and numbers, the lengths of pieces; below it the answer.
+/// `harmony` for both, `begun` where the prompt has begun some, `one` for one call at most, `required` where nothing else may be said, and numbers, the lengths of pieces; below it the answer.
 pub fn answer(bytes: &[u8]) {
     let text = text(bytes);
     let (head, answer) = head_and_body(&text);
@@ -21,6 +21,11 @@ pub fn answer(bytes: &[u8]) {
     let is_harmony = words.contains(&"harmony");
     assert_order(&whole, is_harmony);
     let texts: Option<Vec<&str>> = whole.iter().map(content).collect();
+    let is_required = words.contains(&"required") && call_format(&words).is_some();
+    if is_required && !is_harmony {
+        assert!(whole.iter().all(|part| content(part).is_none()), "text where calls are required");
+        return;
+    }
     let has_thoughts =
         is_harmony || words.contains(&"begun") || answer.contains("think>") || answer.contains("THINK]");
     if let Some(texts) = texts.filter(|_| !has_thoughts) {
@@ -44,15 +49,18 @@ fn text(bytes: &[u8]) -> String {
     whole
 }
 
-fn reader(words: &[&str]) -> AnswerReader {
-    let calls = words.iter().find_map(|word| match *word {
+fn call_format(words: &[&str]) -> Option<CallFormat> {
+    words.iter().find_map(|word| match *word {
         "hermes" => Some(CallFormat::Hermes),
         "llama" => Some(CallFormat::Llama),
         "mistral" => Some(CallFormat::Mistral),
         "named" => Some(CallFormat::MistralNamed),
         "harmony" => Some(CallFormat::Harmony),
         _ => None,
-    });
+    })
+}
+
+fn reader(words: &[&str]) -> AnswerReader {
     let reasoning = words.iter().find_map(|word| match *word {
         "think" => Some(ReasoningFormat::Think),
         "brackets" => Some(ReasoningFormat::Brackets),
@@ -60,7 +68,12 @@ fn reader(words: &[&str]) -> AnswerReader {
         _ => None,
     });
     let names = vec!["f".to_owned(), "get_weather".to_owned()];
-    let calls = calls.map(|format| ExpectedCalls { format, names, are_parallel: !words.contains(&"one") });
+    let calls = call_format(words).map(|format| ExpectedCalls {
+        format,
+        names,
+        are_parallel: !words.contains(&"one"),
+        are_required: words.contains(&"required"),
+    });
     let thoughts = match reasoning {
         None => Thoughts::None,
         Some(format) if words.contains(&"begun") => Thoughts::Begun(format),

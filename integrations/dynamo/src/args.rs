@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Parser;
-use clap::builder::RangedU64ValueParser;
+use clap::builder::{NonEmptyStringValueParser, RangedU64ValueParser};
 use dsde_cli::{EngineArgs, EnginePlan, Failure, Outcome};
 use dynamo_backend_common::{CommonArgs, DisaggregationMode, WorkerConfig};
 
@@ -31,7 +31,7 @@ pub struct Args {
     engine: EngineArgs,
 
     /// Name of the model in requests. Default: ORG/NAME, the name of its folder, or that of its file without .gguf.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     served_model_name: Option<String>,
 
     /// Folder or ORG/NAME whose tokenizer and chat template the frontend uses. Default: the model's folder; a GGUF file and

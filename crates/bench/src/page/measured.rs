@@ -96,12 +96,12 @@ fn table(cells: &[&Cell<'_>]) -> Cells {
         "C",
         "runs",
         "tokens/s",
-        "of off",
+        "x off",
         "TTFT p50 ms",
         "TPOT p50 ms",
         "TPOT p99 ms",
         "accepted",
-        "per step",
+        "emitted/step",
     ];
     let number = |value: Option<f64>, decimals: usize| {
         value.map_or_else(|| "-".to_owned(), |value| format!("{value:.decimals$}"))

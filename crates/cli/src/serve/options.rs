@@ -267,6 +267,13 @@ mod tests {
 
     #[test]
     fn mistakes_are_refused_wherever_they_stand() {
+        let nameless = "a value is required for '--served-model-name <NAME>' but none was supplied";
+        for (typed, file) in
+            [(&["--served-model-name", ""][..], None), (&[], Some("served-model-name = ['a', '']"))]
+        {
+            let refused = from(typed, &[], file).err().map(|failure| failure.line());
+            assert!(refused.as_ref().is_some_and(|line| line.contains(nameless)), "{refused:?}");
+        }
         for text in ["port = ", "port = 1.5", "prot = 1", "port = 'x'", "config = 'y'", "[model]\na = 1"] {
             assert!(from(&[], &[], Some(text)).is_err(), "{text}");
         }

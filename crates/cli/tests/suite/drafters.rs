@@ -128,6 +128,12 @@ fn every_drafter_of_a_folder_is_tried() {
     let models = folder.path().display().to_string();
     let tried = dsde(&["inspect", "--drafters", &models, "--json"]);
     assert_eq!(tried.code, Some(0), "{}", tried.stderr);
+    // What is known stands in lines of its own as soon as it is.
+    let told: Vec<&str> =
+        tried.stderr.lines().map(|line| line.split_once(' ').unwrap_or_default().0).collect();
+    let hybrid = folder.path().join("hybrid").display().to_string();
+    let expected = ["suffix", "suffix:", "demo", "demo:", &hybrid, &format!("{hybrid}:")];
+    assert_eq!(told, expected, "{}", tried.stderr);
     let drafters = tried.json_lines().remove(0);
     assert_eq!(drafters.as_array().map(Vec::len), Some(3), "{drafters}");
     let [suffix, demo, hybrid] = [&drafters[0], &drafters[1], &drafters[2]];

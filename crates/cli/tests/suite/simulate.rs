@@ -29,6 +29,14 @@ fn a_scenario_becomes_a_table_json_and_a_page() {
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     assert!(run.stdout.contains("# first") && run.stdout.contains("| fixed:k=2 "), "{}", run.stdout);
     assert!(run.stderr.contains("times as fast as real time"), "{}", run.stderr);
+    let head = run.stdout.lines().find(|line| line.starts_with("| policy")).expect("a table");
+    let columns: Vec<&str> = head.split('|').map(str::trim).collect();
+    // As `dsde bench` calls them; see `dsde_bench::report`.
+    for shared in
+        ["tokens/s", "x off", "TTFT p50 ms", "TPOT p50 ms", "TPOT p99 ms", "accepted", "emitted/step"]
+    {
+        assert!(columns.contains(&shared), "{shared} in {head}");
+    }
     assert!(fs::read_to_string(path("first.html")).expect("a page").contains("<svg"));
     let json = dsde(&["simulate", &path("first.toml"), "--json", "--threads", "1"]).stdout;
     let json: serde_json::Value = serde_json::from_str(&json).expect("one object");

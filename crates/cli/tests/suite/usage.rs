@@ -36,7 +36,7 @@ fn options_outside_their_ranges_are_refused() {
         ("--logit-bias", "5", &["TOKEN=BIAS"]),
         ("--logit-bias", "4096=1", &["logit_bias"]),
         ("--stop", "", &["stop string"]),
-        ("--seed", "-1", &["--seed"]),
+        ("--seed", "-1.5", &["--seed", "a whole number in -9223372036854775808..=18446744073709551615"]),
         ("--max-tokens", "0", &["--max-tokens", "expected a whole number in 1..="]),
         ("--concurrency", "0", &["--concurrency"]),
         ("--n", "129", &["--n"]),
@@ -258,4 +258,13 @@ fn stdin_that_is_not_text_is_refused() {
     let run = dsde_with_stdin(&["generate", "--file", "-"], "hello\n");
     assert_eq!(run.code, Some(2));
     assert!(run.stderr.contains("stdin:1"), "{}", run.stderr);
+}
+
+#[test]
+fn help_of_a_chat_speaks_of_chats() {
+    let help = dsde(&["chat", "--help"]).stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    for foreign in ["per prompt", "a prompt's own", "of prompt i"] {
+        assert!(!help.contains(foreign), "{foreign}: {help}");
+    }
+    assert!(help.contains("`temperature` 0 and `max_tokens` 256"), "what goes to a server: {help}");
 }

@@ -139,6 +139,31 @@ fn length_ends_at_tokens_max_and_at_the_end_of_the_context() {
 }
 
 #[test]
+fn a_prompt_may_fill_the_context_if_nothing_is_asked_for() {
+    // The context has 256 tokens, and 64 blocks of 4 slots hold no more.
+    for (policy, n_choices) in [("off", 1), ("fixed:k=8", 2), ("ahead:4:fixed:k=3", 1), ("beams:8x8", 2)] {
+        let mut engine = engine(model_config(), policy, 64);
+        let full = Request { n_choices, scores_prompt: true, ..greedy(prompt(1, 256), 0) };
+        let id = engine.submit(full.clone()).unwrap();
+        let outputs = run(&mut engine);
+        for choice in 0..n_choices {
+            let output = &outputs[&(id, choice)];
+            assert_eq!((output.tokens.len(), output.reason()), (0, FinishReason::Length), "{policy}");
+        }
+        let shape = engine.shape();
+        let refused = |tokens_max, prompt_len| {
+            let request = Request { prompt: prompt(1, prompt_len), tokens_max, ..full.clone() };
+            request.check(&shape).unwrap_err().to_string()
+        };
+        let context = "this model's maximum context length is 256 tokens, and the prompt has";
+        assert!(
+            refused(1, 256).ends_with(&format!("{context} 256 tokens, at most 255 fit beside an answer"))
+        );
+        assert!(refused(0, 257).ends_with(&format!("{context} 257 tokens, at most 256 fit")));
+    }
+}
+
+#[test]
 fn choices_share_the_prompt_and_differ_in_their_draws() {
     for policy in ["off", "fixed:k=4", "beams:4x3"] {
         let mut engine = engine(model_config(), policy, 200);

@@ -83,7 +83,8 @@ impl Tools {
     pub(crate) fn expected_calls(&self) -> ExpectedCalls {
         let names = self.functions.iter().map(|function| function.name.clone()).collect();
         let are_parallel = self.are_parallel && !matches!(self.choice, Choice::Named(_));
-        ExpectedCalls { format: self.format, names, are_parallel }
+        let are_required = matches!(self.choice, Choice::Required | Choice::Named(_));
+        ExpectedCalls { format: self.format, names, are_parallel, are_required }
     }
 
     /// The form of an answer that must call a function; `None` leaves the model free.

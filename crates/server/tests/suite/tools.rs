@@ -102,6 +102,25 @@ async fn every_choice_of_tools_gets_the_answer_of_plain_decoding() {
     assert!(server.metric("vllm:spec_decode_num_accepted_tokens_total").await > 0.0, "speculation was on");
 }
 
+#[tokio::test]
+async fn a_required_call_that_is_cut_leaves_no_markup_behind() {
+    let server = start(Setup::default()).await;
+    for max_tokens in (1..100).step_by(3) {
+        let more = json!({"tool_choice": "required", "max_tokens": max_tokens, "policy": "auto"});
+        let body = asked(with(more, json!({"parallel_tool_calls": false})));
+        let whole = server.post(CHAT, body.clone()).await;
+        let (said, reason) = told(&whole);
+        assert_eq!((&said["content"], &reason), (&json!(""), &json!("length")), "{whole}");
+        let streamed = assembled(&server.events(CHAT, with(body, json!({"stream": true}))).await);
+        assert_eq!(streamed, (said.clone(), reason));
+        if said["calls"] != json!([]) {
+            assert!(max_tokens > 4, "the marker and the name take several tokens");
+            return;
+        }
+    }
+    panic!("a call begins within 100 tokens");
+}
+
 /// Panics unless the arguments are of the function's schema.
 fn check_call(call: &Value) {
     let arguments: Value = serde_json::from_str(call["arguments"].as_str().unwrap()).unwrap();

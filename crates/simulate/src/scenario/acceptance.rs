@@ -53,6 +53,7 @@ const TIES: [&Ties; 2] = [&ties::GREEDY, &ties::SAMPLED];
 pub(super) fn read(section: &Section<'_>, folder: &Path) -> Result<Acceptance, Error> {
     let kinds = ["independent", "regimes", "trace"];
     let kind = section.word("process", &kinds)?;
+    section.known(keys(kind))?;
     let kind = kind.ok_or_else(|| section.missing("process", format!("one of: {}", kinds.join(", "))))?;
     if kind == "trace" {
         return recorded(section, folder);
@@ -65,17 +66,33 @@ pub(super) fn read(section: &Section<'_>, folder: &Path) -> Result<Acceptance, E
         "independent" => [0, 1].map(|i| Regimes::independent(rates[i], TIES[i])),
         _ => regimes(section, rates)?,
     };
-    // Each process has keys of its own.
-    section.ended(if kind == "independent" { &["process", "rate", "rate_sampled"] } else { REGIME_KEYS })?;
     Ok(Acceptance { processes: processes.map(Process::Regimes), recording: None })
 }
 
-const REGIME_KEYS: &[&str] = &["process", "rate", "rate_sampled", "spread_requests", "regimes"];
+/// Each process has keys of its own.
+fn keys(process: Option<&str>) -> &'static [&'static str] {
+    match process {
+        Some("independent") => &["process", "rate", "rate_sampled"],
+        Some("trace") => &["process", "files", "temperature", "answers"],
+        Some(_) => &["process", "rate", "rate_sampled", "spread_requests", "regimes"],
+        None => &[
+            "process",
+            "rate",
+            "rate_sampled",
+            "spread_requests",
+            "regimes",
+            "files",
+            "temperature",
+            "answers",
+        ],
+    }
+}
 
 fn regimes(section: &Section<'_>, rates: [f64; 2]) -> Result<[Regimes; 2], Error> {
     let spread = section.number("spread_requests", 0.0..=ODDS_MAX)?;
     let mut named = Vec::new();
     for regime in section.sections("regimes")? {
+        regime.known(&["shift", "run", "spread"])?;
         named.push(Regime {
             shift: regime.number("shift", -ODDS_MAX..=ODDS_MAX)?.unwrap_or(0.0),
             run: regime
@@ -83,7 +100,6 @@ fn regimes(section: &Section<'_>, rates: [f64; 2]) -> Result<[Regimes; 2], Error
                 .ok_or_else(|| regime.missing("run", "places, at least 1"))?,
             spread: regime.number("spread", 0.0..=ODDS_MAX)?.unwrap_or(0.0),
         });
-        regime.end()?;
     }
     Ok([0, 1].map(|i| {
         let regimes = if named.is_empty() { REGIMES[i].to_vec() } else { named.clone() };
@@ -105,7 +121,6 @@ fn recorded(section: &Section<'_>, folder: &Path) -> Result<Acceptance, Error> {
         let path = beside(folder, file);
         recording = recording.with_answers(&answers::read(&path)?, &path)?;
     }
-    section.ended(&["process", "files", "temperature", "answers"])?;
     let recording = Arc::new(recording);
     let processes = [(); 2].map(|()| Process::Recorded(recording.clone()));
     Ok(Acceptance { processes, recording: Some(recording) })

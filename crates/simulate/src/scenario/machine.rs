@@ -51,11 +51,11 @@ pub(super) fn read(
     pair: &Section<'_>,
     folder: &Path,
 ) -> Result<Machine, Error> {
+    pair.known(&["target", "draft", "weight_bits", "draft_weight_bits", "kv_bits"])?;
     let target = model(pair, "target")?.ok_or_else(|| pair.missing("target", models()))?;
     let draft = model(pair, "draft")?;
     let kept = Kept { weight_bits: bits(pair, "weight_bits")?, kv_bits: bits(pair, "kv_bits")? };
     let draft_bits = pair.number("draft_weight_bits", 1.0..=32.0)?.unwrap_or(kept.weight_bits);
-    pair.ended(&["target", "draft", "weight_bits", "draft_weight_bits", "kv_bits"])?;
     let pretended = Pretended { target, draft, kept, draft_bits };
     let limits = Limits::read(engine)?;
     let noise = machine.number("noise", 0.0..=1.0)?.unwrap_or(0.0);
@@ -177,7 +177,7 @@ fn measured(
     limits: &Limits,
     path: &Path,
 ) -> Result<Machine, Error> {
-    machine.ended(&["trace", "noise", "profile"])?;
+    machine.known(&["trace", "noise", "profile"])?;
     let costs = Costs::Measured(Measured::fit(&trace::read(path)?, path)?);
     let hardware = Hardware {
         pair: pretended.name(),
@@ -199,6 +199,7 @@ fn measured(
 
 /// Prices are those of a data sheet.
 fn priced(machine: &Section<'_>, pretended: &Pretended, limits: &Limits) -> Result<Machine, Error> {
+    machine.known(MACHINE_KEYS)?;
     let device = device(machine)?;
     let runtime = match machine.word("runtime", &["graphs", "eager"])? {
         Some("eager") => Runtime::Eager,
@@ -209,7 +210,6 @@ fn priced(machine: &Section<'_>, pretended: &Pretended, limits: &Limits) -> Resu
     let n_draft_devices = machine.count("draft_tensor_parallel", 1..=n_devices)?.unwrap_or(n_devices);
     let share = machine.number("memory_share", 0.01..=1.0)?.unwrap_or(0.9);
     let dollars = machine.number("dollars_per_hour", 0.0..=1e6)?;
-    machine.ended(MACHINE_KEYS)?;
     let side = |model, bits: f64, tensor_parallel| Side {
         model,
         device,

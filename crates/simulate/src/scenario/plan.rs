@@ -4,8 +4,8 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
-use super::Scenario;
 use super::section::{Section, shown};
+use super::{Scenario, traffic};
 use crate::error::Error;
 
 /// A scenario per kind of machine, and the load of all replicas together.
@@ -50,14 +50,15 @@ impl Plan {
     pub fn parse(text: &str, name: &str, folder: &Path) -> Result<Self, Error> {
         let table: Table = toml::from_str(text)?;
         let root = Section::root(&table);
+        root.known(super::KEYS)?;
         let plan = root.section("plan")?.ok_or_else(|| root.missing("plan", "a table"))?;
+        plan.known(&["rate", "attained", "cv", "seconds", "machine"])?;
         let rate = plan.number("rate", 1e-3..=RATE_MAX)?;
         let rate = rate.ok_or_else(|| plan.missing("rate", "requests per second of the whole fleet"))?;
         let attained = plan.number("attained", 0.0..=1.0)?.unwrap_or(0.95);
         let cv = plan.number("cv", 0.0..=100.0)?.unwrap_or(1.0);
         let seconds = plan.number("seconds", 0.0..=SECONDS_MAX)?.unwrap_or(60.0);
         let n_machines = plan.sections("machine")?.len();
-        plan.end()?;
         check(&root)?;
         let machines = (0..n_machines.max(1)).map(|i| {
             let scenario = Scenario::of_table(&with_machine(&table, i), name, folder);
@@ -76,6 +77,7 @@ fn check(root: &Section<'_>) -> Result<(), Error> {
             return Err(load.wrong(key, "left out: a plan says what comes", shown(value)));
         }
     }
+    load.known(traffic::KEYS)?;
     if load.sections("class")?.is_empty() {
         return Err(load.missing("class", "a list of { name, ttft_ms, tpot_ms }, the targets to be met"));
     }

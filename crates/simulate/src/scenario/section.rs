@@ -110,11 +110,11 @@ impl<'a> Section<'a> {
 
     /// Every key has been asked for.
     pub(super) fn end(self) -> Result<(), Error> {
-        self.ended(&self.asked.borrow())
+        self.known(&self.asked.borrow())
     }
 
-    /// Like [`Section::end`], for a table whose keys depend on a value.
-    pub(super) fn ended(&self, keys: &[&str]) -> Result<(), Error> {
+    /// There are no keys but these. To be asked before a key can be missing: it may be there, misspelt.
+    pub(super) fn known(&self, keys: &[&str]) -> Result<(), Error> {
         match self.table.keys().find(|key| !keys.contains(&key.as_str())) {
             None => Ok(()),
             Some(key) => Err(Error::Unknown { key: self.key(key), expected: keys.join(", ") }),

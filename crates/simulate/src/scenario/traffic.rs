@@ -35,15 +35,31 @@ const LEN_MAX: u32 = 1 << 24;
 /// Longest latency target, ms: an hour.
 const TARGET_MS_MAX: f64 = 3.6e6;
 
+/// Keys of every load.
+pub(super) const KEYS: &[&str] =
+    &["arrivals", "requests", "prompt", "output", "file", "shared_prefix", "class"];
+
+/// More keys, of some arrivals.
+fn keys(arrivals: &str) -> &'static [&'static str] {
+    match arrivals {
+        "closed" => &["concurrency"],
+        "gamma" => &["rate", "cv"],
+        "ramp" => &["ramp"],
+        "recorded" => &["speed"],
+        _ => &["rate"],
+    }
+}
+
 pub(super) fn read(
     section: Section<'_>,
     acceptance: &Acceptance,
     machine: &Machine,
     folder: &Path,
 ) -> Result<(Load, Vec<Point>), Error> {
-    let file = section.text("file")?.map(|name| recorded(&beside(folder, name))).transpose()?;
     let kinds = ["closed", "poisson", "gamma", "ramp", "recorded"];
     let kind = section.word("arrivals", &kinds)?.unwrap_or("closed");
+    section.known(&[KEYS, keys(kind)].concat())?;
+    let file = section.text("file")?.map(|name| recorded(&beside(folder, name))).transpose()?;
     let times = file.as_ref().map(|file| file.times.as_slice());
     let points = points(&section, kind, times)?;
     let sizes = match (file, &acceptance.recording) {
@@ -109,13 +125,13 @@ fn points(section: &Section<'_>, kind: &str, times: Option<&[Duration]>) -> Resu
 fn ramp(section: &Section<'_>) -> Result<Point, Error> {
     let mut ramp = Vec::new();
     for point in section.sections("ramp")? {
+        point.known(&["at_s", "rate"])?;
         let at = point.number("at_s", 0.0..=super::SECONDS_MAX)?;
         let rate = point.number("rate", 0.0..=RATE_MAX)?;
         ramp.push((
             at.ok_or_else(|| point.missing("at_s", "seconds"))?,
             rate.ok_or_else(|| point.missing("rate", "requests per second"))?,
         ));
-        point.end()?;
     }
     let last_rate = ramp.last().map(|point: &(f64, f64)| point.1);
     let is_rising = ramp.windows(2).all(|pair| pair[0].0 < pair[1].0);
@@ -163,6 +179,7 @@ fn lengths(section: &Section<'_>, key: &'static str) -> Result<Option<Lengths>, 
 fn classes(section: &Section<'_>) -> Result<LatencyClasses, Error> {
     let mut classes: Vec<LatencyClass> = Vec::new();
     for class in section.sections("class")? {
+        class.known(&["name", "ttft_ms", "tpot_ms"])?;
         let name = class.text("name")?.ok_or_else(|| class.missing("name", "a text"))?;
         if classes.iter().any(|other| other.name == name) {
             return Err(class.wrong("name", "another name than those before it", format!("'{name}'")));
@@ -172,7 +189,6 @@ fn classes(section: &Section<'_>) -> Result<LatencyClasses, Error> {
             ttft_ms_max: class.number("ttft_ms", 1e-3..=TARGET_MS_MAX)?,
             tpot_ms_max: class.number("tpot_ms", 1e-3..=TARGET_MS_MAX)?,
         });
-        class.end()?;
     }
     Ok(LatencyClasses::new(classes))
 }

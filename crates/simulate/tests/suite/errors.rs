@@ -77,12 +77,44 @@ fn a_message_names_the_key_and_what_is_possible() {
         ("[\"off\"]", "[\"off\", \"fixed\"]", "`policies[1]` must be a policy (policy fixed needs k=<"),
         ("[\"off\"]", "[\"off\", \"off\"]", "`policies[1]` must be another policy"),
         ("[\"off\"]", "[]", "`policies` must be a value or a list of values, got an empty list"),
-        ("[load]", "[loads]", "`load` is missing; it must be a table"),
+        ("[load]", "[loads]", "`loads` is no key of a scenario; expected one of: name, about, seed, "),
         ("llama-3.1-8b", "llama-3.1-70b", "`machine`: the weights take 133.7 GiB of 72.0 GiB on each device"),
         ("policies", "policies policies", "the scenario is no TOML: "),
     ];
     for (old, new, expected) in cases {
         let got = message(&GOOD.replacen(old, new, 1));
         assert!(got.contains(expected), "{got}\nfor {expected}");
+    }
+    let (without_load, _) = GOOD.split_once("[load]").unwrap();
+    assert_eq!(message(without_load), "`load` is missing; it must be a table");
+}
+
+#[test]
+fn a_misspelt_key_is_told_before_the_one_that_it_should_be() {
+    let ramp = "arrivals = \"ramp\"\nramp = [{ at = 0, rate = 1 }]";
+    let regimes = "process = \"regimes\"\nregimes = [{ runs = 9 }]";
+    let cases = [
+        ("process = ", "proces = ", "`acceptance.proces`", "process, rate, rate_sampled, spread_requests, "),
+        ("rate = 0.7", "rat = 0.7", "`acceptance.rat`", "process, rate, rate_sampled"),
+        ("process = \"independent\"", regimes, "`acceptance.regimes[0].runs`", "shift, run, spread"),
+        ("rate = 0.7", "files = 1", "`acceptance.files`", "process, rate, rate_sampled"),
+        ("device = ", "devise = ", "`machine.devise`", "device, tensor_parallel, "),
+        ("target = ", "taget = ", "`pair.taget`", "target, draft, weight_bits, "),
+        ("concurrency = 4", "concurency = 4", "`load.concurency`", "arrivals, requests, prompt, output, "),
+        ("concurrency = 4", ramp, "`load.ramp[0].at`", "at_s, rate"),
+        (
+            "concurrency = 4",
+            "concurrency = 4\nclass = [{ nam = \"a\" }]",
+            "`load.class[0].nam`",
+            "name, ttft_ms, ",
+        ),
+        ("requests = 10", "request = 10", "`load.request`", "arrivals, requests, "),
+        ("output = 30", "outputs = 30", "`load.outputs`", "arrivals, requests, prompt, output, "),
+        ("policies", "policy", "`policy`", "name, about, seed, repeats, policies, "),
+    ];
+    for (old, new, key, keys) in cases {
+        let got = message(&GOOD.replacen(old, new, 1));
+        let expected = format!("{key} is no key of a scenario; expected one of: {keys}");
+        assert!(got.starts_with(&expected), "{got}\nfor {expected}");
     }
 }

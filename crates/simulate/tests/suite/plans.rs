@@ -82,12 +82,24 @@ fn what_a_plan_lacks_is_told() {
         ),
         ("class = [{ name = \"all\", ttft_ms = 200, tpot_ms = 12 }]", "", "`load.class` is missing"),
         ("[{}, ", "[{ device = \"abacus\" }, ", "`machine.device with plan.machine[0]` must be"),
-        ("[plan]", "[fleet]", "`plan` is missing"),
+        ("[plan]", "[fleet]", "`fleet` is no key of a scenario; expected one of: name, about, "),
+        (
+            "rate = 900",
+            "rats = 900",
+            "`plan.rats` is no key of a scenario; expected one of: rate, attained, cv, ",
+        ),
+        (
+            "class =",
+            "classes =",
+            "`load.classes` is no key of a scenario; expected one of: arrivals, requests, ",
+        ),
     ];
     for (from, to, expected) in cases {
         let message = parse(&GOOD.replace(from, to)).unwrap_err().to_string();
         assert!(message.contains(expected), "{message}");
     }
+    let (scenario, _) = GOOD.split_once("[plan]").unwrap();
+    assert_eq!(parse(scenario).unwrap_err().to_string(), "`plan` is missing; it must be a table");
 }
 
 #[test]

@@ -251,11 +251,15 @@ impl CallReader {
         self.step(character, parts);
     }
 
-    /// Hands a part on, unless it is of a call beyond the first where there may be only one.
+    /// Hands a part on, unless it is of a call beyond the first where there may be only one, or of none where there must be one.
     fn tell(&mut self, part: Part, parts: &mut Vec<Part>) {
         self.n_calls += usize::from(matches!(part, Part::Call(_)));
         let is_of_call = matches!(part, Part::Call(_) | Part::Arguments(_));
-        if !is_of_call || self.n_calls == 1 || self.expected.are_parallel {
+        let is_told = match is_of_call {
+            true => self.n_calls == 1 || self.expected.are_parallel,
+            false => !self.expected.are_required,
+        };
+        if is_told {
             part.push_to(parts);
         }
     }

@@ -4,11 +4,20 @@ use super::*;
 
 fn reader(format: CallFormat) -> AnswerReader {
     let names = vec!["f".to_owned(), "get_weather".to_owned()];
-    AnswerReader::new(None, Thoughts::None, Some(ExpectedCalls { format, names, are_parallel: true }))
+    AnswerReader::new(
+        None,
+        Thoughts::None,
+        Some(ExpectedCalls { format, names, are_parallel: true, are_required: false }),
+    )
 }
 
 fn thinker(is_reasoning: bool, format: Option<CallFormat>) -> AnswerReader {
-    let calls = format.map(|format| ExpectedCalls { format, names: Vec::new(), are_parallel: true });
+    let calls = format.map(|format| ExpectedCalls {
+        format,
+        names: Vec::new(),
+        are_parallel: true,
+        are_required: false,
+    });
     let format = ReasoningFormat::Think;
     let thoughts = if is_reasoning { Thoughts::Begun(format) } else { Thoughts::Possible(format) };
     AnswerReader::new(Some(format), thoughts, calls)
@@ -144,6 +153,28 @@ fn a_call_that_is_cut_keeps_what_came() {
 }
 
 #[test]
+fn where_a_call_is_required_its_cut_beginning_is_no_text() {
+    use CallFormat::{Hermes, Llama, Mistral, MistralNamed};
+    for (format, whole) in [
+        (Hermes, "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>"),
+        (Llama, "{\"name\": \"f\", \"parameters\": {\"x\": 1}}"),
+        (Mistral, "[TOOL_CALLS] [{\"name\": \"f\", \"arguments\": {\"x\": 1}}]"),
+        (MistralNamed, "[TOOL_CALLS]f[ARGS]{\"x\": 1}"),
+    ] {
+        let names = vec!["f".to_owned()];
+        let required = ExpectedCalls { format, names, are_parallel: true, are_required: true };
+        let required = AnswerReader::new(None, Thoughts::None, Some(required));
+        let arguments_at = whole.find("{\"x\"").unwrap();
+        for (end, _) in whole.char_indices() {
+            let [name, arguments] =
+                call("f", &whole[arguments_at..end.clamp(arguments_at, arguments_at + 8)]);
+            let expected = if end <= arguments_at { vec![] } else { vec![name, arguments] };
+            check(&required, &whole[..end], &expected);
+        }
+    }
+}
+
+#[test]
 fn text_that_might_become_a_call_is_held_up_to_a_bound() {
     let mut hermes = reader(CallFormat::Hermes);
     let long = format!("<tool_call>{{\"arguments\": {{\"x\": \"{}", "x".repeat(2 * HELD_BYTES_MAX));
@@ -154,7 +185,7 @@ fn text_that_might_become_a_call_is_held_up_to_a_bound() {
 #[test]
 fn where_one_call_is_wanted_the_first_is_told() {
     let names = vec!["f".to_owned()];
-    let one = ExpectedCalls { format: CallFormat::Hermes, names, are_parallel: false };
+    let one = ExpectedCalls { format: CallFormat::Hermes, names, are_parallel: false, are_required: false };
     let two = "<tool_call>{\"name\": \"f\", \"arguments\": {\"x\": 1}}</tool_call><tool_call>{\"name\": \"f\", \"arguments\": {\"x\": 2}}</tool_call>";
     check(&AnswerReader::new(None, Thoughts::None, Some(one)), two, &call("f", "{\"x\": 1}"));
 }
@@ -178,7 +209,12 @@ fn thoughts_are_parted_from_the_answer() {
 /// A reader of the messages of gpt-oss.
 fn messages(calls: bool, are_parallel: bool) -> AnswerReader {
     let names = vec!["f".to_owned(), "get_weather".to_owned()];
-    let calls = calls.then_some(ExpectedCalls { format: CallFormat::Harmony, names, are_parallel });
+    let calls = calls.then_some(ExpectedCalls {
+        format: CallFormat::Harmony,
+        names,
+        are_parallel,
+        are_required: false,
+    });
     AnswerReader::new(Some(ReasoningFormat::Harmony), Thoughts::POSSIBLE_HARMONY, calls)
 }
 

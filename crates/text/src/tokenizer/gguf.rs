@@ -73,7 +73,7 @@ impl Tokenizer {
             inner.add_tokens(entries.added(&marks.special()))?;
             Ok::<_, Failure>(inner)
         });
-        let failed = |source| Error::Tokenizer { file: name.to_string(), source };
+        let failed = |cause| Error::Tokenizer { file: name.to_string(), cause };
         let inner = inner.map_err(failed)?;
         let growth = Growth::of(&rest["normalizer"]).map_err(|reason| failed(reason.into()))?;
         let mut tokenizer = Self::new(name, inner, growth)?;

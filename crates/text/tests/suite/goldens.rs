@@ -345,6 +345,18 @@ fn templates_may_refuse_a_conversation() {
 }
 
 #[test]
+fn why_a_template_or_tokenizer_failed_is_told_once() {
+    let refusing = ChatTemplate::parse(b"{}", Some("{{ raise_exception('roles must alternate') }}")).unwrap();
+    let refused = refusing.prompt(&[], None).unwrap_err();
+    assert!(refused.to_string().ends_with("roles must alternate (in chat:1)"), "{refused}");
+    let broken = ChatTemplate::parse(b"{}", Some("{% if %}")).err().unwrap();
+    for error in [refused, broken] {
+        // Who tells an error tells its causes, too.
+        assert!(std::error::Error::source(&error).is_none(), "{error} says it all");
+    }
+}
+
+#[test]
 fn the_date_is_what_the_caller_says() {
     let source = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% else %}no date{% endif %}";
     let today = Date::new(2025, 9, 1);
