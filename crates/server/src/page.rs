@@ -6,6 +6,7 @@
 
 use axum::Json;
 use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::http::{HeaderMap, HeaderName, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
@@ -80,8 +81,9 @@ pub(crate) async fn root(headers: HeaderMap) -> Response {
 /// A file of the page.
 ///
 /// # Errors
-/// 404 if there is none of this name.
-pub(crate) async fn file(Path(name): Path<String>) -> Result<Response, ApiError> {
+/// 404 if there is none of this name, 400 if it is none.
+pub(crate) async fn file(name: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+    let Path(name) = name?;
     let file = FILES.iter().find(|(known, ..)| *known == name);
     let (_, kind, text) = file.ok_or_else(|| ApiError::not_found("the page has no such file"))?;
     Ok(served(kind, text))

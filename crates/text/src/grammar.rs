@@ -255,6 +255,12 @@ impl Grammars {
             let read = GrammarInit::Serialized(grammar)
                 .to_internal(Some(environment), self.factory.limits().clone());
             let (rules, lexer) = read.map_err(|error| failed(told(&error.to_string())))?;
+            // Proposals are followed and taken back.
+            if !lexer.can_rollback() {
+                return Err(failed(
+                    "`stop` and `max_tokens` of rules are not supported; `suffix` and `lazy` are",
+                ));
+            }
             if !work::fits(lexer.regex_builder.exprset(), source == Source::Text) {
                 return Err(failed(
                     "its expressions are too large or may go on in too many ways: too many of them must hold at once (&) or must not \

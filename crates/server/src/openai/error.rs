@@ -1,6 +1,7 @@
 //! Errors as clients of the OpenAI API expect them.
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use dsde_engine::Refused;
@@ -148,6 +149,12 @@ impl ApiError {
     pub(crate) fn body(&self) -> Value {
         let Self { kind, message, param, code, .. } = self;
         json!({"error": {"message": message, "type": kind, "param": param, "code": code}})
+    }
+}
+
+impl From<PathRejection> for ApiError {
+    fn from(rejection: PathRejection) -> Self {
+        Self::bad_request(format!("the path cannot be read: {}", rejection.body_text()))
     }
 }
 

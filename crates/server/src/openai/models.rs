@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
@@ -18,8 +19,9 @@ pub(crate) async fn list(State(app): State<Arc<App>>) -> Json<Value> {
 /// One name.
 pub(crate) async fn one(
     State(app): State<Arc<App>>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
+    let Path(name) = name?;
     app.check_model(Some(&name))?;
     Ok(Json(card(&app, &name)))
 }

@@ -79,6 +79,9 @@ async fn slashes_too_many_are_the_same_route() {
         assert_eq!(sent(&server, PAGE, path).await.0, StatusCode::OK, "{path}");
     }
     assert_eq!(server.get("/v1/models//").await.status(), StatusCode::OK);
+    let refused = server.get("/v1/models/%ff").await;
+    assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
+    assert!(refused.text().await.unwrap().contains("\"the path cannot be read"));
     assert_eq!(server.get("/v1/nothing/").await.status(), StatusCode::NOT_FOUND);
 }
 

@@ -61,6 +61,10 @@ async fn browsers_get_the_page_with_all_its_files_and_without_a_key() {
     assert!(!html.contains(" style=") && !html.contains(" onclick"), "nothing that the policy forbids");
     assert_eq!(server.get("/page/../Cargo.toml").await.status(), StatusCode::NOT_FOUND);
     assert_eq!(server.get("/page/none.js").await.status(), StatusCode::NOT_FOUND);
+    let refused = server.get("/page/%ed").await;
+    assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
+    let message = refused.json::<Value>().await.unwrap()["error"]["message"].to_string();
+    assert!(message.contains("the path cannot be read") && message.contains("UTF-8"), "{message}");
     assert_eq!(server.get("/v1/policies").await.status(), StatusCode::UNAUTHORIZED);
 }
 

@@ -449,6 +449,28 @@ fn a_vocabulary_of_bytes_knows_the_same_forms() {
     assert_eq!(fault(&bytes, "("), fault(&whole, "("));
 }
 
+#[test]
+fn rules_that_cannot_be_taken_back_or_have_no_bound_are_refused_by_name() {
+    let grammars = grammars();
+    for (attribute, word) in [
+        ("[stop=\"e\"]", "`stop` and `max_tokens`"),
+        ("[max_tokens=5]", "`stop` and `max_tokens`"),
+        ("[capture]", "captures"),
+        ("::_", "parameters"),
+    ] {
+        let lark = format!("start: a \"!\"\na{attribute}: /[a-z]*/\n");
+        let fault = grammars.grammar(&lark, Thoughts::None).unwrap_err().to_string();
+        assert!(fault.contains(word), "{lark}: {fault}");
+    }
+    for attribute in ["[suffix=\"e\"]", "[lazy]", ""] {
+        let lark = format!("start: a \"!\"\na{attribute}: /[a-z]*/\n");
+        let form = grammars.grammar(&lark, Thoughts::None).unwrap();
+        assert!(
+            form.begin().allow(&[], &mut vec![0; grammars.outline.vocab_len.div_ceil(32) as usize]).unwrap()
+        );
+    }
+}
+
 /// What may come next takes as long as the square of what came before, as people write it without a thought.
 #[test]
 fn a_form_that_takes_ever_longer_is_stopped() {
