@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use dsde_engine::Grammar;
-use dsde_text::{Error as TextError, Grammars, Thoughts, Tokenizer};
+use dsde_text::{Error as TextError, Grammars, Outline, Thoughts, Tokenizer};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -52,6 +52,9 @@ pub enum FormFault {
         /// Longest time, seconds.
         expected_s: u64,
     },
+    /// It nests deeper than can be told to the process that tries it.
+    #[error("the form nests too deeply: simplify it")]
+    Deep,
     /// The process that tried it did not live through it.
     #[error(
         "the form takes more than {memory_mib} MiB of memory, or {processor_s} s of a processor, to be compiled and followed: simplify it"
@@ -96,6 +99,7 @@ impl Wanted {
 #[derive(Debug)]
 pub struct Forms {
     compiler: Arc<Compiler>,
+    outline: Outline,
     trial: Option<Trial>,
     recent: RecentForms,
     compiling: Arc<Semaphore>,
@@ -113,7 +117,9 @@ impl Forms {
     /// * `eos_tokens`: end an answer; without one no form can be had.
     /// * `trial`: who compiles each form first; without one, forms that take all memory take this process's.
     pub fn new(tokenizer: Arc<Tokenizer>, eos_tokens: Vec<u32>, trial: Option<Trial>) -> Self {
+        let outline = Outline::new(&tokenizer, &eos_tokens);
         Self {
+            outline,
             compiler: Arc::new(Compiler { tokenizer, eos_tokens, grammars: OnceLock::new() }),
             trial,
             recent: RecentForms::default(),
@@ -169,10 +175,7 @@ impl Forms {
     async fn compiled(&self, wanted: Wanted, thoughts: Thoughts) -> Result<Arc<dyn Grammar>, FormFault> {
         let place = self.compiling.clone().acquire_owned().await.map_err(|_| FormFault::Failed)?;
         if let Some(trial) = &self.trial {
-            let compiler = self.compiler.clone();
-            let outline =
-                spawn_blocking(move || compiler.grammars().map(|grammars| grammars.outline().clone()));
-            trial.run(&outline.await.map_err(|_| FormFault::Failed)??, thoughts, &wanted).await?;
+            trial.run(&self.outline, thoughts, &wanted).await?;
         }
         let compiler = self.compiler.clone();
         let compiled = spawn_blocking(move || {

@@ -73,7 +73,7 @@ impl Grammars {
     /// # Errors
     /// If nothing ends an answer.
     pub fn new(tokenizer: &Tokenizer, eos_tokens: &[u32]) -> Result<Self, Error> {
-        let outline = Outline::of(tokenizer, eos_tokens);
+        let outline = Outline::new(tokenizer, eos_tokens);
         let words: Vec<Vec<u8>> =
             (0..outline.vocab_len).map(|token| tokenizer.token_bytes(token).to_vec()).collect();
         Self::of_words(outline, &words)
@@ -261,7 +261,7 @@ impl Grammars {
                     "`stop` and `max_tokens` of rules are not supported; `suffix` and `lazy` are",
                 ));
             }
-            if !work::fits(lexer.regex_builder.exprset(), source == Source::Text) {
+            if !work::fits(lexer.regex_builder.exprset(), source) {
                 return Err(failed(
                     "its expressions are too large or may go on in too many ways: too many of them must hold at once (&) or must not \
                      (~), or too many parts in a row may be left out",
@@ -269,12 +269,14 @@ impl Grammars {
             }
             let parser = self.factory.create_parser_from_init_default(GrammarInit::Internal(rules, lexer));
             let mut followed = Followed::of(Matcher::new(parser).into_cancellable());
-            followed.call(Matcher::compute_mask).map_err(|error| failed(told(&error.to_string())))?;
+            followed.call(Matcher::compute_mask).map_err(failed)?;
             Ok(followed.matcher)
         };
         let matcher = thread::scope(|scope| {
             let builder = thread::Builder::new().name("grammar".to_owned()).stack_size(STACK_BYTES);
-            let compiling = builder.spawn_scoped(scope, compile).map_err(failed)?;
+            // Not the form's fault, so no error of it.
+            let compiling =
+                builder.spawn_scoped(scope, compile).expect("compiling needs a thread and its stack");
             compiling.join().unwrap_or_else(|_| Err(failed("it cannot be compiled")))
         })?;
         Ok(Arc::new(Compiled(Mutex::new(matcher))))
@@ -378,8 +380,16 @@ impl Followed {
         Self { matcher, watched }
     }
 
-    fn call<T>(&mut self, work: impl FnOnce(&mut Matcher) -> T) -> T {
-        self.watched.call(|| work(&mut self.matcher))
+    /// Calls the library; an answer that was stopped during the call is lost, whatever came of it.
+    fn call<T, E: fmt::Display>(
+        &mut self,
+        work: impl FnOnce(&mut Matcher) -> Result<T, E>,
+    ) -> Result<T, String> {
+        let result = self.watched.call(|| work(&mut self.matcher));
+        match self.matcher.is_cancelled() {
+            true => Err(told(&Cancelled.to_string())),
+            false => result.map_err(|error| told(&error.to_string())),
+        }
     }
 }
 
@@ -408,6 +418,7 @@ impl Constraint for Followed {
     }
 
     fn advance(&mut self, tokens: &[u32]) -> Result<bool, ConstraintError> {
+        self.watched.allow_more();
         let n_consumed = self.call(|matcher| matcher.try_consume_tokens(tokens)).map_err(lost)?;
         match n_consumed == tokens.len() {
             true => Ok(self.matcher.is_stopped()),

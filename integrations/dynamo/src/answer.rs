@@ -105,7 +105,9 @@ impl Generation {
             EngineReason::Stop if is_eos => FinishReason::EoS,
             EngineReason::Stop => FinishReason::Stop,
             EngineReason::Length => FinishReason::Length,
-            EngineReason::Cancelled | EngineReason::Failed | EngineReason::FormLost => FinishReason::Cancelled,
+            EngineReason::Cancelled | EngineReason::Failed | EngineReason::FormLost => {
+                FinishReason::Cancelled
+            }
         };
         let mut engine_data = json!({
             "metrics": statistics(Detail::Summary, &timeline, &self.steps),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Parser;
 use clap::builder::{NonEmptyStringValueParser, RangedU64ValueParser};
 use dsde_cli::{EngineArgs, EnginePlan, Failure, Outcome};
+use dsde_server::Trial;
 use dynamo_backend_common::{CommonArgs, DisaggregationMode, WorkerConfig};
 
 use crate::worker::Worker;
@@ -64,9 +65,11 @@ pub(crate) struct Limits {
 impl Args {
     /// A worker that has loaded nothing yet, and how it is to be registered.
     ///
+    /// * `trial`: who compiles each form first; without one, forms that take all memory take this process's.
+    ///
     /// # Errors
     /// If there is no such model or tokenizer, or options contradict each other.
-    pub fn worker(&self) -> Outcome<(Worker, WorkerConfig)> {
+    pub fn worker(&self, trial: Option<Trial>) -> Outcome<(Worker, WorkerConfig)> {
         let plan = self.engine.plan()?;
         let config = self.worker_config(&plan)?;
         let name = self.served_model_name.clone().unwrap_or_else(|| plan.model_name());
@@ -74,7 +77,7 @@ impl Args {
             request_timeout: Duration::from_secs(self.request_timeout),
             drain_timeout: Duration::from_secs(self.drain_timeout),
         };
-        Ok((Worker::new(plan, name, limits), config))
+        Ok((Worker::new(plan, name, limits, trial), config))
     }
 
     fn worker_config(&self, plan: &EnginePlan) -> Outcome<WorkerConfig> {

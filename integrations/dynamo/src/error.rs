@@ -22,7 +22,9 @@ pub(crate) fn failed(message: impl ToString) -> DynamoError {
 /// Why no answer can have the form that is asked for.
 pub(crate) fn formless(fault: &FormFault) -> DynamoError {
     match fault {
-        FormFault::Unfit(_) | FormFault::Slow { .. } | FormFault::Dear { .. } => invalid(fault),
+        FormFault::Unfit(_) | FormFault::Slow { .. } | FormFault::Dear { .. } | FormFault::Deep => {
+            invalid(fault)
+        }
         FormFault::Failed | FormFault::Untried(_) => failed(fault),
     }
 }
@@ -43,7 +45,7 @@ pub(crate) fn lost(loss: Loss) -> DynamoError {
     match loss {
         Loss::Failed => failed("the engine failed on this request"),
         Loss::Form => invalid(
-            "the form of the answer could not be followed to its end: it has too many states, or asks for what is not supported",
+            "the form of the answer could not be followed to its end: it has too many states, takes too long to follow, or asks for what is not supported",
         ),
         Loss::Deadline => {
             error(ErrorType::DeadlineExceeded, "the answer took longer than --request-timeout allows")

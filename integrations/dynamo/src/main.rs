@@ -12,14 +12,11 @@ fn main() -> ExitCode {
     if let Some(code) = dsde_server::tried_form() {
         return code;
     }
-    let (mut worker, config) = match Args::parse().worker() {
+    let trial = Trial::by_this_program().map_err(Failure::from);
+    let (worker, config) = match trial.and_then(|trial| Args::parse().worker(Some(trial))) {
         Ok(worker) => worker,
         Err(failure) => return failure.report(),
     };
-    match Trial::by_this_program() {
-        Ok(trial) => worker.set_trial(Some(trial)),
-        Err(error) => return Failure::Run(error.into()).report(),
-    }
     match dynamo_backend_common::run(Arc::new(worker), config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => Failure::Run(error).report(),

@@ -37,14 +37,10 @@ pub struct Worker {
 type Chunks = BoxStream<'static, Result<LLMEngineOutput, DynamoError>>;
 
 impl Worker {
-    pub(crate) fn new(plan: EnginePlan, name: String, limits: Limits) -> Self {
+    /// * `trial`: who compiles each form first.
+    pub(crate) fn new(plan: EnginePlan, name: String, limits: Limits, trial: Option<Trial>) -> Self {
         let cache_events = Publisher::default();
-        Self { plan, name, limits, trial: None, running: Mutex::default(), cache_events }
-    }
-
-    /// Has forms tried before this process compiles them.
-    pub fn set_trial(&mut self, trial: Option<Trial>) {
-        self.trial = trial;
+        Self { plan, name, limits, trial, running: Mutex::default(), cache_events }
     }
 
     /// Loads the models and starts the engine's thread; takes as long as reading the weights.

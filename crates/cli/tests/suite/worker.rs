@@ -183,4 +183,23 @@ async fn a_form_that_ends_the_process_that_tries_it_is_refused_and_nothing_else_
     let fault = tried(gone).await.unwrap_err();
     assert!(matches!(fault, FormFault::Untried(_)), "{fault}");
     tried(trial(768)).await.unwrap();
+
+    let forms = Forms::new(tokenizer.clone(), vec![0], Some(trial(768)));
+    let schema = (0..126).fold(serde_json::json!({}), |inner, _| serde_json::json!({ "not": inner }));
+    let fault = forms.grammar(Form::JsonSchema(schema), Thoughts::None, "").await.unwrap_err();
+    assert!(matches!(fault, FormFault::Deep), "{fault}");
+}
+
+/// A text of two to the 28th letters, which the library writes out until it refuses.
+#[tokio::test]
+async fn a_form_is_refused_where_its_bound_is_and_no_sooner() {
+    let tokenizer = Arc::new(dsde_text::embedded::tokenizer());
+    let doubled = (1..=28).fold("start: T28\nT0: \"a\"\n".to_owned(), |lark, i| {
+        lark + &format!("T{i}: T{before} T{before}\n", before = i - 1)
+    });
+    for (memory_mib, is_dear) in [(400, true), (2048, false)] {
+        let forms = Forms::new(tokenizer.clone(), vec![0], Some(trial(memory_mib)));
+        let fault = forms.grammar(Form::Grammar(doubled.clone()), Thoughts::None, "").await.unwrap_err();
+        assert_eq!(matches!(fault, FormFault::Dear { .. }), is_dear, "{memory_mib} MiB: {fault}");
+    }
 }

@@ -57,23 +57,39 @@ impl Trial {
         wanted: &Wanted,
     ) -> Result<(), FormFault> {
         let order = order(outline, thoughts, wanted).map_err(|_| FormFault::Failed)?;
+        // Two levels deeper than the schema itself, which may be what was too deep.
+        if read(&order).is_err() {
+            return Err(FormFault::Deep);
+        }
         let mut command = Command::new(&self.program);
         command.arg(TRY_FORM).args([self.memory_mib, self.processor_s].map(|bound| bound.to_string()));
         command.env_clear().kill_on_drop(true);
+        // Who ends the server from a terminal does not end the forms of requests in flight.
+        #[cfg(unix)]
+        command.process_group(0);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn().map_err(FormFault::Untried)?;
         if let Some(mut stdin) = child.stdin.take() {
             // A process that is gone already tells more by its status.
             let _ = stdin.write_all(&order).await;
         }
-        match child.wait().await.map_err(FormFault::Untried)?.success() {
-            true => Ok(()),
-            false => Err(FormFault::Dear { memory_mib: self.memory_mib, processor_s: self.processor_s }),
+        let status = child.wait().await.map_err(FormFault::Untried)?;
+        match status.code() {
+            Some(0) => Ok(()),
+            Some(_) => {
+                tracing::warn!(
+                    "forms cannot be tried: `{} {TRY_FORM}` ends with {status}",
+                    self.program.display()
+                );
+                Err(FormFault::Untried(io::Error::other(status.to_string())))
+            }
+            // A bound has ended it.
+            None => Err(FormFault::Dear { memory_mib: self.memory_mib, processor_s: self.processor_s }),
         }
     }
 }
 
-/// Three documents: what nests in one nests no deeper than in the body that it came from, so it can be read again.
+/// Three documents, of which each may nest as deep as a body.
 fn order(outline: &Outline, thoughts: Thoughts, wanted: &Wanted) -> serde_json::Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec(outline)?;
     serde_json::to_writer(&mut bytes, &thoughts)?;
@@ -84,9 +100,9 @@ fn order(outline: &Outline, thoughts: Thoughts, wanted: &Wanted) -> serde_json::
 /// If this process was started by a [`Trial`], compiles and follows the form that stands on stdin, within bounds beyond which the
 /// process ends; then how it is to end. `None` for every other process.
 pub fn tried_form() -> Option<ExitCode> {
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = std::env::args_os().skip(1);
     arguments.next().filter(|first| first == TRY_FORM)?;
-    let bounds: Vec<u64> = arguments.map_while(|bound| bound.parse().ok()).collect();
+    let bounds: Vec<u64> = arguments.map_while(|bound| bound.to_str()?.parse().ok()).collect();
     let tried =
         <[u64; 2]>::try_from(bounds).map_err(|_| io::ErrorKind::InvalidInput.into()).and_then(try_form);
     Some(if tried.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -95,6 +111,8 @@ pub fn tried_form() -> Option<ExitCode> {
 /// * bounds: as [`Trial`] has them.
 fn try_form([memory_mib, processor_s]: [u64; 2]) -> io::Result<()> {
     bound_process(memory_mib, processor_s)?;
+    // Where memory is short this process goes first, not the server; elsewhere than on Linux there is no such file.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     let mut order = Vec::new();
     io::stdin().read_to_end(&mut order)?;
     if let Some((grammar, vocab_len)) = compile(&order)? {
@@ -103,17 +121,20 @@ fn try_form([memory_mib, processor_s]: [u64; 2]) -> io::Result<()> {
     Ok(())
 }
 
-/// The form of an order and the size of its vocabulary; `None` if it is refused, of which the server will hear itself.
-fn compile(order: &[u8]) -> serde_json::Result<Option<(Arc<dyn Grammar>, u32)>> {
+/// What an order says.
+fn read(order: &[u8]) -> serde_json::Result<(Outline, Thoughts, Wanted)> {
     let mut documents = Deserializer::from_slice(order);
     let outline = Outline::deserialize(&mut documents)?;
     let thoughts = Thoughts::deserialize(&mut documents)?;
-    let wanted = Wanted::deserialize(&mut documents)?;
-    let compiled = Grammars::of_bytes(outline).and_then(|grammars| {
-        let grammar = wanted.compile(&grammars, thoughts)?;
-        Ok((grammar, grammars.outline().vocab_len()))
-    });
-    Ok(compiled.ok())
+    Ok((outline, thoughts, Wanted::deserialize(&mut documents)?))
+}
+
+/// The form of an order and the size of its vocabulary; `None` if it is refused, of which the server will hear itself.
+fn compile(order: &[u8]) -> io::Result<Option<(Arc<dyn Grammar>, u32)>> {
+    let (outline, thoughts, wanted) = read(order)?;
+    let grammars = Grammars::of_bytes(outline).map_err(io::Error::other)?;
+    let compiled = wanted.compile(&grammars, thoughts);
+    Ok(compiled.ok().map(|grammar| (grammar, grammars.outline().vocab_len())))
 }
 
 /// Follows one answer for a while, as a draw over what may come next.

@@ -45,7 +45,7 @@ impl ApiError {
     /// 400 because of a form that no answer can have; 500 if that is not the client's fault.
     pub(crate) fn of_form(fault: &FormFault, field: &str) -> Self {
         match fault {
-            FormFault::Unfit(_) | FormFault::Slow { .. } | FormFault::Dear { .. } => {
+            FormFault::Unfit(_) | FormFault::Slow { .. } | FormFault::Dear { .. } | FormFault::Deep => {
                 Self::bad_field(field, fault.to_string())
             }
             FormFault::Failed | FormFault::Untried(_) => Self::internal(fault.to_string()),

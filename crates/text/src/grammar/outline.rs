@@ -20,7 +20,8 @@ pub struct Outline {
 }
 
 impl Outline {
-    pub(super) fn of(tokenizer: &Tokenizer, eos_tokens: &[u32]) -> Self {
+    /// * `eos_tokens`: end an answer; those that the vocabulary does not have are left out.
+    pub fn new(tokenizer: &Tokenizer, eos_tokens: &[u32]) -> Self {
         let vocab_len = tokenizer.vocab_len() as u32;
         let reasoning = ReasoningFormat::ALL.into_iter().flat_map(ReasoningFormat::markers);
         let calls = CallFormat::ALL.into_iter().flat_map(|format| format.markers().iter().copied());

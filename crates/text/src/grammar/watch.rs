@@ -1,8 +1,8 @@
-//! Nobody waits for one form: who follows an answer is watched, and stopped where a single look takes too long.
+//! Nobody waits for one form: the calls of an answer into the library are watched, and the answer is stopped where they take too long.
 //!
 //! The library counts the work of a mask, but not everywhere: there are grammars that never end, and every request waits for the step
 //! that asks for their masks. It can be told to stop, from another thread. That thread counts the times that it has woken, not the
-//! clock: a process that is stopped for a while goes on where it was. What many looks take together is counted behind each of them.
+//! clock: a process that is stopped for a while goes on where it was. What many calls take together is counted behind each of them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
@@ -18,8 +18,8 @@ const LOOKS_MAX: u32 = 20;
 
 /// What an answer may take at once, beside what each call may; the first ones make most of the states.
 const SPENT_MAX: Duration = Duration::from_secs(1);
-/// What a call may take in the mean; usual are some tens of microseconds.
-const CALL_MAX: Duration = Duration::from_millis(5);
+/// What each step may take in the mean, with all that is looked up for it; usual are some tens of microseconds a mask.
+const STEP_MAX: Duration = Duration::from_millis(5);
 
 /// Most expressions that an answer may have the library make, in its own measure: fifty times what it makes for one mask at most. Forms that
 /// people write stay below a hundredth of that; one that reaches it in every mask takes some ten KiB of memory for each token.
@@ -40,7 +40,7 @@ pub(super) struct Watched {
 #[derive(Debug)]
 struct Shared {
     /// Calls that have begun, and those that have ended; so it is odd during one.
-    n_turns: AtomicU64,
+    n_edges: AtomicU64,
     /// Stops the answer for ever.
     handle: CancellationHandle,
 }
@@ -48,23 +48,29 @@ struct Shared {
 impl Watched {
     /// Watches the calls of an answer from now on.
     pub(super) fn new(handle: CancellationHandle) -> Self {
-        let shared = Arc::new(Shared { n_turns: AtomicU64::new(0), handle });
-        watch().add(&shared);
+        let shared = Arc::new(Shared { n_edges: AtomicU64::new(0), handle });
+        if let Some(watch) = watch() {
+            watch.add(&shared);
+        }
         Self { shared, spent: Duration::ZERO, allowed: SPENT_MAX, cost: 0 }
     }
 
     /// Makes a call; if it or the ones before took too long, all later ones fail.
     pub(super) fn call<T>(&mut self, work: impl FnOnce() -> T) -> T {
         let began = thread_time();
-        self.shared.n_turns.fetch_add(1, Ordering::Relaxed);
+        self.shared.n_edges.fetch_add(1, Ordering::Relaxed);
         let result = work();
-        self.shared.n_turns.fetch_add(1, Ordering::Relaxed);
+        self.shared.n_edges.fetch_add(1, Ordering::Relaxed);
         self.spent += thread_time().saturating_sub(began);
-        self.allowed += CALL_MAX;
         if self.spent > self.allowed {
             self.shared.handle.cancel();
         }
         result
+    }
+
+    /// The answer has come a step further.
+    pub(super) fn allow_more(&mut self) {
+        self.allowed += STEP_MAX;
     }
 
     /// Counts what a mask made, as the library does, which begins anew for each.
@@ -92,7 +98,7 @@ fn thread_time() -> Duration {
 }
 
 /// All who are watched, by one thread that sleeps while there is nobody.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Watch {
     seats: Mutex<Vec<Seat>>,
     is_taken: Condvar,
@@ -102,26 +108,27 @@ struct Watch {
 #[derive(Debug)]
 struct Seat {
     shared: Weak<Shared>,
-    n_turns: u64,
+    n_edges: u64,
     n_looks: u32,
 }
 
-fn watch() -> &'static Watch {
-    static WATCH: OnceLock<Watch> = OnceLock::new();
-    static THREAD: OnceLock<()> = OnceLock::new();
-    let watch = WATCH.get_or_init(Watch::default);
-    THREAD.get_or_init(|| {
-        let started = thread::Builder::new().name("watch".to_owned()).spawn(|| watch.run());
-        if let Err(error) = started {
-            tracing::warn!("nobody stops forms that take too long: {error}");
+/// `None` if its thread cannot be started.
+fn watch() -> Option<&'static Watch> {
+    static WATCH: Watch = Watch { seats: Mutex::new(Vec::new()), is_taken: Condvar::new() };
+    static IS_STARTED: OnceLock<bool> = OnceLock::new();
+    let start = || match thread::Builder::new().name("watch".to_owned()).spawn(|| WATCH.run()) {
+        Ok(_) => true,
+        Err(error) => {
+            tracing::warn!("nobody stops forms that never end: {error}");
+            false
         }
-    });
-    watch
+    };
+    IS_STARTED.get_or_init(start).then_some(&WATCH)
 }
 
 impl Watch {
     fn add(&self, shared: &Arc<Shared>) {
-        let seat = Seat { shared: Arc::downgrade(shared), n_turns: 0, n_looks: 0 };
+        let seat = Seat { shared: Arc::downgrade(shared), n_edges: 0, n_looks: 0 };
         self.seats.lock().unwrap_or_else(PoisonError::into_inner).push(seat);
         self.is_taken.notify_one();
     }
@@ -142,10 +149,10 @@ impl Seat {
         let Some(shared) = self.shared.upgrade() else {
             return false;
         };
-        let n_turns = shared.n_turns.load(Ordering::Relaxed);
-        let is_same_call = n_turns % 2 == 1 && n_turns == self.n_turns;
+        let n_edges = shared.n_edges.load(Ordering::Relaxed);
+        let is_same_call = n_edges % 2 == 1 && n_edges == self.n_edges;
         self.n_looks = if is_same_call { self.n_looks + 1 } else { 0 };
-        self.n_turns = n_turns;
+        self.n_edges = n_edges;
         if self.n_looks >= LOOKS_MAX {
             shared.handle.cancel();
         }
@@ -158,8 +165,8 @@ mod tests {
     use super::*;
 
     fn watched() -> (Watched, Seat) {
-        let shared = Arc::new(Shared { n_turns: AtomicU64::new(0), handle: CancellationHandle::default() });
-        let seat = Seat { shared: Arc::downgrade(&shared), n_turns: 0, n_looks: 0 };
+        let shared = Arc::new(Shared { n_edges: AtomicU64::new(0), handle: CancellationHandle::default() });
+        let seat = Seat { shared: Arc::downgrade(&shared), n_edges: 0, n_looks: 0 };
         (Watched { shared, spent: Duration::ZERO, allowed: SPENT_MAX, cost: 0 }, seat)
     }
 
@@ -186,8 +193,13 @@ mod tests {
     fn calls_that_took_too_long_together_are_the_last_ones() {
         let (mut watched, _seat) = watched();
         watched.call(|| {});
-        assert!(!watched.shared.handle.is_cancelled() && watched.allowed == SPENT_MAX + CALL_MAX);
-        watched.spent += watched.allowed + CALL_MAX;
+        assert!(!watched.shared.handle.is_cancelled());
+        watched.spent += SPENT_MAX + STEP_MAX;
+        watched.allow_more();
+        watched.allow_more();
+        watched.call(|| {});
+        assert!(!watched.shared.handle.is_cancelled());
+        watched.spent += STEP_MAX;
         watched.call(|| {});
         assert!(watched.shared.handle.is_cancelled());
         let (mut watched, _seat) = self::watched();

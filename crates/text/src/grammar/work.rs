@@ -8,6 +8,8 @@
 use llguidance::derivre::ExprRef;
 use llguidance::derivre::raw::ExprSet;
 
+use super::Source;
+
 /// Most ways on of one state, summed over the parts of all expressions.
 const WAYS_MAX: u64 = 1 << 21;
 /// Most bytes of all expressions; those of the longest forms that people write take half of it, and some that are doubled again and again
@@ -18,9 +20,9 @@ const CROSSED: u64 = 16;
 
 /// Whether the first states of these expressions are few enough to be made.
 ///
-/// * `may_cross`: whether expressions that hold at once count with their product, and complements with the square of what is in them. Those of schemas do not: what their patterns were
-///   before they were written as JSON is known better ([`patterns_fit`](super::schema::patterns_fit)).
-pub(super) fn fits(exprs: &ExprSet, may_cross: bool) -> bool {
+/// * `source`: in a text, expressions that hold at once count with their product, and complements with the square of what is in them. In schemas
+///   they do not: what their patterns were before they were written as JSON is known better ([`patterns_fit`](super::schema::patterns_fit)).
+pub(super) fn fits(exprs: &ExprSet, source: Source) -> bool {
     if exprs.num_bytes() > BYTES_MAX {
         return false;
     }
@@ -31,12 +33,12 @@ pub(super) fn fits(exprs: &ExprSet, may_cross: bool) -> bool {
         let tag = if exprs.is_valid(expr) { tag(exprs, expr) } else { String::new() };
         let (ways, work) = match tag.as_str() {
             "" => (Ways::default(), 0),
-            "And" if !may_cross => (Ways { first: 1, anywhere: 1 }, 1),
+            "And" if source == Source::Schemas => (Ways { first: 1, anywhere: 1 }, 1),
             tag => {
                 let ways = Ways::of(exprs, expr, tag, &parts);
                 let work = match tag {
                     "And" => ways.anywhere.saturating_mul(CROSSED),
-                    "Not" if may_cross => {
+                    "Not" if source == Source::Text => {
                         Ways::within(exprs, expr, &parts).saturating_pow(2).saturating_mul(CROSSED)
                     }
                     _ => ways.first,

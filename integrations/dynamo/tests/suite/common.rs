@@ -18,7 +18,7 @@ pub const PROMPT: [u32; 40] = [7; 40];
 pub fn worker(options: &[&str]) -> Worker {
     let fixed = ["dsde-dynamo", "--threads=1", "--kv-blocks=128", "--tokenizer", TOKENIZER];
     let args = Args::parse_from(fixed.iter().chain(options));
-    args.worker().unwrap_or_else(|failure| panic!("{}", failure.line())).0
+    args.worker(None).unwrap_or_else(|failure| panic!("{}", failure.line())).0
 }
 
 /// A worker that serves.

@@ -107,7 +107,7 @@ fn options_that_cannot_be_used_are_named() {
     ];
     for (options, expected) in cases {
         let args = Args::parse_from(["dsde-dynamo"].iter().chain(options));
-        let Err(failure) = args.worker() else { panic!("{options:?} is refused") };
+        let Err(failure) = args.worker(None) else { panic!("{options:?} is refused") };
         assert!(failure.line().contains(expected), "{}", failure.line());
     }
 }
