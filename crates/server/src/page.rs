@@ -81,7 +81,7 @@ pub(crate) async fn root(headers: HeaderMap) -> Response {
 /// A file of the page.
 ///
 /// # Errors
-/// 404 if there is none of this name, 400 if it is none.
+/// 404 if there is none of this name, 400 if the name is no UTF-8.
 pub(crate) async fn file(name: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
     let Path(name) = name?;
     let file = FILES.iter().find(|(known, ..)| *known == name);
