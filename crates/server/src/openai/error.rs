@@ -240,7 +240,7 @@ impl From<Loss> for ApiError {
         match loss {
             Loss::Failed => Self::internal("the engine failed on this request"),
             Loss::Form => Self::bad_request(
-                "the form of the answer could not be followed to its end: it has too many states, or asks for what is not \
+                "the form of the answer could not be followed to its end: it has too many states, takes too long to follow, or asks for what is not \
                  supported; simplify it",
             ),
             Loss::Deadline => Self::timeout(),
